@@ -1,0 +1,23 @@
+"""Captioner: image captioning on cached CNN features, rerun to the same bytes.
+
+>>> from pipeline import Captioner                      # doctest: +SKIP
+>>> Captioner.load("models/captioner.safetensors")("photo.jpg")  # doctest: +SKIP
+'a brown dog runs through the grass'
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.predict import Captioner
+
+__all__ = ["Captioner", "__version__"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """`Captioner` is imported on first use: torch takes seconds, and `captioner --help` does without."""
+    if name == "Captioner":
+        from pipeline.predict import Captioner
+
+        return Captioner
+    raise AttributeError(f"module 'pipeline' has no attribute {name!r}")

@@ -1,0 +1,178 @@
+"""features.h5: the rows of all pictures in one file, the only place that knows h5py.
+
+    features  (N, R, C) float16   contiguous, so that a row is read by np.memmap at a fixed offset
+    crc32     (N,)      uint32    of each row's bytes
+    image     (N,)      bytes     the pictures' ids in UTF-8, in the order of their bytes
+    attributes: spec (the EncoderSpec's canonical JSON), schema
+
+The file is a function of the pictures and the spec alone: the same bytes whatever the order or history.
+"""
+
+import os
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import ArtefactError, DataError
+from pipeline.features.spec import EncoderSpec
+from pipeline.files import replacing
+
+SCHEMA = 1
+_SLAB_BYTES = 8 << 20
+
+Rows = NDArray[np.float16]
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """An open features.h5: ids in memory, rows mapped."""
+
+    path: Path
+    spec: EncoderSpec
+    images: tuple[str, ...]
+    features: Rows
+    """(N, R, C) float16, memory-mapped."""
+    crc32: NDArray[np.uint32]
+
+    @property
+    def regions(self) -> int:
+        return int(self.features.shape[1])
+
+    @property
+    def channels(self) -> int:
+        return int(self.features.shape[2])
+
+    def index(self) -> dict[str, int]:
+        """The row of each picture."""
+        return {image: row for row, image in enumerate(self.images)}
+
+    def load(self, images: Sequence[str]) -> Rows:
+        """Rows (len(images), R, C) in the order asked for, each checked against its crc32.
+
+        Raises `DataError` for a picture without a row, `ArtefactError` for a damaged row.
+        """
+        index = self.index()
+        rows = np.empty((len(images), *self.features.shape[1:]), np.float16)
+        for place, image in enumerate(images):
+            row = index.get(image)
+            if row is None:
+                raise DataError(f"{self.path}: holds no features of {image}; run `dvc repro extract`")
+            rows[place] = self.features[row]
+            if zlib.crc32(rows[place].tobytes()) != self.crc32[row]:
+                raise ArtefactError(f"{self.path}: the row of {image} is damaged; run `dvc repro -f extract`")
+        return rows
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Raises `ArtefactError` naming what is wrong with the file, `DataError` when there is none."""
+        import h5py
+
+        if not path.is_file():
+            raise DataError(f"{path}: no such file; run `dvc repro extract` first")
+        try:
+            with h5py.File(path, "r") as file:
+                features = _plain_dataset(file, "features", path)
+                checksums = _plain_dataset(file, "crc32", path)[:]
+                ids = _plain_dataset(file, "image", path)[:]
+                schema = file.attrs.get("schema")
+                if schema != SCHEMA:
+                    raise ArtefactError(
+                        f"{path}: schema {schema}, this program reads {SCHEMA}; run `dvc repro -f extract`"
+                    )
+                spec = EncoderSpec.from_json(str(file.attrs["spec"]))
+                shape, dtype, offset = features.shape, features.dtype, features.id.get_offset()
+            if (
+                len(shape) != 3
+                or dtype != np.dtype("<f2")
+                or checksums.dtype != np.dtype("<u4")
+                or ids.dtype.kind != "S"
+            ):
+                raise ArtefactError(f"{path}: features is {dtype} {shape}, expected float16 (N, R, C)")
+            if not len(ids) == len(checksums) == shape[0]:
+                raise ArtefactError(f"{path}: {shape[0]} rows, {len(checksums)} checksums, {len(ids)} ids")
+            if shape[0] and (offset is None or offset + int(np.prod(shape)) * 2 > path.stat().st_size):
+                raise ArtefactError(f"{path}: shorter than its {shape} features; run `dvc repro -f extract`")
+            images = tuple(value.decode() for value in ids)
+            if any(first >= second for first, second in pairwise(ids)):
+                raise ArtefactError(f"{path}: the ids are not in order; run `dvc repro -f extract`")
+            rows: Rows = np.memmap(path, dtype, "r", offset, shape) if shape[0] else np.empty(shape, np.float16)
+        except ArtefactError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
+            raise ArtefactError(f"{path}: not a readable features file: {error}; run `dvc repro -f extract`") from error
+        return cls(path, spec, images, rows, checksums)
+
+
+def _plain_dataset(file: Any, name: str, path: Path) -> Any:
+    """A dataset whose bytes lie in this very file. Others could read any file of the machine into the features."""
+    import h5py
+
+    if name not in file or not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        raise ArtefactError(f"{path}: has no dataset {name!r} of its own; run `dvc repro -f extract`")
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external or dataset.chunks:
+        raise ArtefactError(f"{path}: {name!r} is not one contiguous dataset; run `dvc repro -f extract`")
+    return dataset
+
+
+def write_cache(
+    path: Path,
+    spec: EncoderSpec,
+    images: Iterable[str],
+    shape: tuple[int, int],
+    read: Callable[[str], Rows],
+) -> None:
+    """Replace `path` by the rows (R, C) = `shape` that `read` gives for each of `images`, in the order of their bytes.
+
+    The file is made whole first and then filled: a full disk is an error of the system, not a crash inside HDF5.
+    Raises `DiskError`.
+    """
+    ordered = sorted({image.encode() for image in images})
+    with replacing(path) as beside:
+        offset = _create(beside, spec, ordered, shape)
+        checksums = np.empty(len(ordered), "<u4")
+        per_slab = max(1, _SLAB_BYTES // max(1, shape[0] * shape[1] * 2))
+        with beside.open("rb+", buffering=0) as file:
+            if ordered and hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+            for start in range(0, len(ordered), per_slab):
+                slab = np.stack([read(image.decode()) for image in ordered[start : start + per_slab]]).astype("<f2")
+                checksums[start : start + len(slab)] = [zlib.crc32(row.tobytes()) for row in slab]
+                file.seek(offset["features"] + start * slab[0].nbytes)
+                _write_all(file, slab.tobytes())
+            if ordered:
+                file.seek(offset["crc32"])
+                _write_all(file, checksums.tobytes())
+
+
+def _create(path: Path, spec: EncoderSpec, ordered: list[bytes], shape: tuple[int, int]) -> dict[str, int]:
+    """An allocated file with everything but the rows and checksums; where those belong."""
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        file.attrs["schema"] = SCHEMA
+        file.attrs["spec"] = spec.to_json()
+        width = max((len(image) for image in ordered), default=1)
+        file.create_dataset("image", data=np.array(ordered, dtype=f"S{width}"))
+        for name, full_shape, dtype in (("crc32", (len(ordered),), "<u4"), ("features", (len(ordered), *shape), "<f2")):
+            creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            creation.set_layout(h5py.h5d.CONTIGUOUS)
+            creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+            creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+            creation.set_obj_track_times(False)
+            space = h5py.h5s.create_simple(full_shape)
+            h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(np.dtype(dtype)), space, creation)
+        return {name: file[name].id.get_offset() or 0 for name in ("crc32", "features")}
+
+
+def _write_all(file: Any, content: bytes) -> None:
+    """An unbuffered write may stop early, at a full disk for one; the next try tells why."""
+    view = memoryview(content)
+    while view:
+        view = view[file.write(view) :]

@@ -1,0 +1,118 @@
+"""The one way in which a file is written: beside its final name, synced, then renamed onto it.
+
+A reader therefore sees the old file or the new one, never a part of it, and a run that is killed leaves the old one.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import DataError, DiskError
+
+_BLOCK = 1 << 20
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """The path of an empty file beside `path` that takes its place when the block ends well, and else vanishes.
+
+    Raises `DiskError` with the path and the system's reason.
+    """
+    with _disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise DiskError(f"{path}: a folder stands where a file is to be written; move it away")
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(descriptor)
+    beside = Path(name)
+    try:
+        with _disk_errors(path):
+            yield beside
+            with beside.open("rb+") as file:
+                os.fsync(file.fileno())
+            beside.chmod(0o644)
+            os.replace(beside, path)
+            sync_folder(path.parent)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DiskError(
+            f"{path}: cannot be written: {error.strerror or error}; what stood there is untouched"
+        ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename durable. Windows cannot open a folder, and needs no such call."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    with replacing(path) as beside:
+        beside.write_bytes(content)
+
+
+def write_text(path: Path, content: str) -> None:
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Indented, UTF-8, keys in the order given: the same bytes for the same content."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON: {error}") from error
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def read_csv(path: Path, header: Sequence[str]) -> list[list[str]]:
+    """The rows of a table that a stage wrote; its header must be `header`."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.reader(file)
+            found = next(reader, [])
+            if found != list(header):
+                raise DataError(f"{path}: the columns are {found}, expected {list(header)}; run `dvc repro` again")
+            return list(reader)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}; run `dvc repro` first") from error
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file's bytes, read in blocks. Raises `OSError`."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

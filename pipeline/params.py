@@ -1,0 +1,194 @@
+"""params.yaml as typed, frozen objects: one section per stage, every key written down, every mistake named.
+
+Read with YAML 1.2 rules, by which `1e-05` (what `dvc exp run -S train.lr=1e-5` writes) is a number. There are no
+defaults in the code: what a run used stands in its params.yaml. `params.schema.json` is made from these models, so
+that an editor completes and checks the file.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.errors import ParamsError
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Section(BaseModel):
+    """What every section shares: values of the declared type only, no unknown key, no change after reading."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataParams(Section):
+    """Which pictures and captions (stage `prepare`)."""
+
+    format: Literal["table", "flickr8k", "coco"] = Field(
+        description="table: CSV with columns image,caption[,split]; flickr8k: captions.txt or Flickr8k.token.txt with "
+        "split lists; coco: captions_*.json"
+    )
+    captions: Text = Field(description="The captions file; for coco a JSON file or the folder that holds several")
+    images: Text = Field(description="The folder that the names of pictures are relative to")
+    max_bad: Fraction = Field(description="Stop when a larger share of pictures or of caption rows is unusable")
+
+
+class EncoderParams(Section):
+    """The frozen CNN (stage `extract`)."""
+
+    name: Text = Field(description="A torchvision classification model, e.g. resnet50, vgg16, mobilenet_v2, vit_b_16")
+    weights: Text = Field(
+        description="A torchvision weights name (IMAGENET1K_V2, DEFAULT), a file with a state dict, or none: random "
+        "weights made from the seed"
+    )
+    node: Text = Field(
+        description="The node of the network whose output is kept, e.g. layer4 or classifier.4. auto: the last feature "
+        "map; with random weights, which blur further down, the deepest one of stride 8"
+    )
+    grid: PositiveInt = Field(description="The map is averaged to grid x grid regions; 1 keeps one vector")
+    image_size: Annotated[int, Field(ge=8, le=4096)] | Literal["auto"] = Field(
+        description="Side in pixels of the network's input. auto: the size the weights were trained at; 112 without"
+    )
+    fit: Literal["squash", "crop"] = Field(
+        description="squash: the whole picture, made square; crop: the centre, in its own proportions"
+    )
+
+
+class VocabParams(Section):
+    """Which words the decoder knows (stage `vocab`)."""
+
+    min_count: PositiveInt = Field(description="Words seen less often in the training captions become <unk>")
+
+
+class DecoderParams(Section):
+    """The LSTM that writes the caption (stage `train`)."""
+
+    kind: Literal["inject", "attention"] = Field(
+        description="inject: the picture is the LSTM's first input (Show and Tell); attention: the LSTM looks at the "
+        "regions before each word (Show, Attend and Tell)"
+    )
+    embed: PositiveInt = Field(description="Width of a word's embedding")
+    hidden: PositiveInt = Field(description="Width of the LSTM's state")
+    attention: PositiveInt = Field(description="Width of the attention's hidden layer (unused by inject)")
+    dropout: Fraction = Field(description="Share of the embeddings and LSTM outputs set to zero in training")
+
+
+class TrainParams(Section):
+    """How the decoder is trained (stage `train`)."""
+
+    epochs: PositiveInt = Field(description="At most this many passes over the training captions")
+    batch_size: PositiveInt = Field(description="Captions per step")
+    lr: PositiveFloat = Field(description="AdamW's learning rate at the start; it falls along a cosine to a tenth")
+    weight_decay: NonNegativeFloat = Field(description="AdamW's weight decay")
+    clip: PositiveFloat = Field(description="Largest norm of the gradient")
+    label_smoothing: Fraction = Field(description="Share of each target's probability spread over all words")
+    patience: PositiveInt = Field(
+        description="Stop after this many epochs without a better CIDEr-D of captions generated for the val split"
+    )
+
+
+class ScoreParams(Section):
+    """How captions are searched for and scored (stage `score`)."""
+
+    split: Literal["train", "val", "test"] = Field(description="The pictures that are scored")
+    beam_size: PositiveInt = Field(description="Captions kept in the search; 1 is greedy")
+    max_length: PositiveInt = Field(description="Longest caption, in words")
+    length_penalty: NonNegativeFloat = Field(
+        description="A caption's log-probability is divided by its length to this power: 0 favours short captions"
+    )
+
+
+class RunParams(Section):
+    """Where and how fast it runs; nothing here changes a result, so no stage depends on it."""
+
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = Field(
+        description="auto takes CUDA where there is one; a device asked for by name must be there"
+    )
+    threads: Annotated[int, Field(ge=0)] = Field(description="Threads for training; 0: as many as there are cores")
+    extract_batch: PositiveInt = Field(description="Pictures per forward pass of the encoder")
+    workers: Annotated[int, Field(ge=0)] = Field(
+        description="Threads that decode and encode pictures; 0: as many as there are cores"
+    )
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(description="Every random number follows from it")
+    data: DataParams
+    encoder: EncoderParams
+    vocab: VocabParams
+    decoder: DecoderParams
+    train: TrainParams
+    score: ScoreParams
+    run: RunParams
+
+
+def read_params(path: Path) -> Params:
+    """The checked contents of `path`. Raises `ParamsError` naming each wrong key, what is allowed and what it got."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ParamsError(f"{path}: no such file; run the command in the folder that holds it") from error
+    except OSError as error:
+        raise ParamsError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{path}: not UTF-8 at byte {error.start}") from error
+    except MarkedYAMLError as error:
+        place = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ParamsError(f"{path}{place}: not valid YAML: {error.problem}") from error
+    except YAMLError as error:
+        raise ParamsError(f"{path}: not valid YAML: {error}") from error
+    return check_params(content)
+
+
+def check_params(content: Any) -> Params:
+    """`Params` from plain dicts. Raises `ParamsError` with one line per mistake."""
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        raise ParamsError("\n".join(_line(dict(mistake)) for mistake in error.errors())) from error
+
+
+def _line(mistake: dict[str, Any]) -> str:
+    """One mistake in the user's words: the key, what is allowed, what it got."""
+    location = [
+        str(part) for part in mistake["loc"] if part != "literal['auto']" and not str(part).startswith("constr")
+    ]
+    location = [part for part in location if part != "constrained-int"]
+    if location and location[-1] in {"int", "float", "str"}:
+        location.pop()
+    key = ".".join(["params", *location])
+    if mistake["type"] == "extra_forbidden":
+        known = _keys_beside(location)
+        close = difflib.get_close_matches(location[-1], known, n=1)
+        return f"{key}: unknown parameter; " + (
+            f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+        )
+    if mistake["type"] == "missing":
+        return f"{key}: missing; add it to params.yaml"
+    message = mistake["msg"].removeprefix("Input ").replace("should ", "must ")
+    return f"{key}: {message}, got {mistake['input']!r}"
+
+
+def _keys_beside(location: list[str]) -> list[str]:
+    model: type[BaseModel] = Params
+    for part in location[:-1]:
+        section = model.model_fields[part].annotation
+        assert isinstance(section, type)
+        assert issubclass(section, BaseModel)
+        model = section
+    return list(model.model_fields)
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of params.yaml, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Params.model_json_schema()}

@@ -1,0 +1,13 @@
+"""How a long computation tells how far it is, without knowing who listens."""
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Called now and then with what is done out of the total, in units that `note` may explain."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None: ...
+
+
+def silent(done: int, total: int, note: str = "") -> None:
+    """The listener of those who do not listen."""

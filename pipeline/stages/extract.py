@@ -1,0 +1,61 @@
+"""extract: the frozen encoder runs once per picture, ever.
+
+Reads images.csv, the pictures and prepare's skipped.csv. Writes features.h5, encoder.safetensors (the weights that a
+model file has to carry) and metrics/skipped.csv, which adds the pictures that could not be decoded. Rows that were
+computed before come from the feature store.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors.torch import save
+
+from pipeline.device import choose_device
+from pipeline.errors import DataError
+from pipeline.features.encoder import build
+from pipeline.features.extraction import Extraction, Picture, extract_features
+from pipeline.files import read_csv, write_bytes, write_csv
+from pipeline.progress import Progress, silent
+from pipeline.stages.tables import SKIPPED_COLUMNS, read_images
+
+if TYPE_CHECKING:
+    from pipeline.params import EncoderParams, RunParams
+
+
+def extract(
+    params: "EncoderParams",
+    run: "RunParams",
+    *,
+    seed: int,
+    max_bad: float,
+    images: Path,
+    skipped: Path,
+    features_out: Path,
+    encoder_out: Path,
+    skipped_out: Path,
+    store: Path,
+    progress: Progress = silent,
+) -> Extraction:
+    """Raises `ParamsError` for the encoder, `DataError` when more than `max_bad` of the pictures cannot be read."""
+    encoder = build(**params.model_dump(), seed=seed, device=choose_device(run.device))
+    pictures = [Picture(row.image, row.path, row.sha256) for row in read_images(images)]
+    result = extract_features(
+        pictures,
+        encoder,
+        features_out,
+        store=store,
+        batch_size=run.extract_batch,
+        workers=run.workers,
+        progress=progress,
+    )
+    paths = {picture.image: picture.path for picture in pictures}
+    bad = [("extract", paths[image], 0, image, reason) for image, reason in sorted(result.unreadable.items())]
+    if len(bad) > max_bad * len(pictures):
+        shown = "\n".join(f"  {path}: {reason}" for _, path, _, _, reason in bad[:5])
+        raise DataError(
+            f"{len(bad)} of {len(pictures)} pictures cannot be read, more than params.data.max_bad = {max_bad} "
+            f"allows:\n{shown}\nmend them or raise params.data.max_bad"
+        )
+    write_bytes(encoder_out, save(encoder.tensors_to_embed()))
+    write_csv(skipped_out, SKIPPED_COLUMNS, [*read_csv(skipped, SKIPPED_COLUMNS), *bad])
+    return result

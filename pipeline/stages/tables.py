@@ -1,0 +1,34 @@
+"""The tables between the stages: their columns, and how they are read back."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.files import read_csv
+
+CAPTION_COLUMNS = ("image", "caption", "split")
+IMAGE_COLUMNS = ("image", "path", "sha256", "split")
+SKIPPED_COLUMNS = ("stage", "file", "line", "image", "reason")
+
+
+@dataclass(frozen=True)
+class Image:
+    """A row of images.csv."""
+
+    image: str
+    path: Path
+    sha256: str
+    split: str
+
+
+def read_images(path: Path) -> list[Image]:
+    """Raises `DataError`."""
+    return [Image(image, Path(file), sha256, split) for image, file, sha256, split in read_csv(path, IMAGE_COLUMNS)]
+
+
+def read_captions(path: Path, split: str | None = None) -> dict[str, list[str]]:
+    """The captions of each picture (of one split), pictures and captions in the file's order. Raises `DataError`."""
+    captions: dict[str, list[str]] = {}
+    for image, caption, its_split in read_csv(path, CAPTION_COLUMNS):
+        if split in (None, its_split):
+            captions.setdefault(image, []).append(caption)
+    return captions

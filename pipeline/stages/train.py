@@ -1,0 +1,159 @@
+"""train: a decoder on the cached features.
+
+Reads captions.csv, features.h5, vocab.json and encoder.safetensors. Writes captioner.safetensors, the one
+file that captions pictures, and metrics/training.csv, one row per epoch as soon as it is over.
+"""
+
+import csv
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from pipeline.bundle import Bundle
+from pipeline.captions import tokenizer
+from pipeline.captions.vocabulary import Vocabulary
+from pipeline.decoders import make_decoder
+from pipeline.device import choose_device
+from pipeline.errors import ArtefactError, DataError, DiskError
+from pipeline.features.cache import FeatureCache
+from pipeline.features.spec import EncoderSpec, sha256_of_tensors
+from pipeline.files import read_json, sha256_of
+from pipeline.stages.tables import read_captions
+from pipeline.training.batches import Batches
+from pipeline.training.loop import Epoch, Trained, Validation, deterministic, train_decoder
+
+if TYPE_CHECKING:
+    from pipeline.params import DecoderParams, RunParams, TrainParams
+
+MAX_WORDS = 60
+"""Longer training captions are cut: one of a thousand words would make a thousand steps of a whole batch."""
+
+
+UNSTEADY = {"seconds", "tokens_per_second"}
+"""Columns that differ from run to run stay out of the table: an output has the same bytes on every rerun."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """How training went."""
+
+    trained: Trained
+    pictures: int
+    captions: int
+    parameters: int
+
+
+def train(
+    params: "TrainParams",
+    decoder_params: "DecoderParams",
+    run: "RunParams",
+    *,
+    seed: int,
+    captions: Path,
+    features: Path,
+    vocabulary: Path,
+    encoder: Path,
+    model_out: Path,
+    curve_out: Path,
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+) -> Report:
+    """Raises `DataError`, `ArtefactError`, `NumericError`."""
+    cache = FeatureCache.open(features)
+    words = Vocabulary.from_json(read_json(vocabulary), str(vocabulary))
+    if words.tokenizer != tokenizer.NAME:
+        raise ArtefactError(f"{vocabulary}: made with tokenizer {words.tokenizer!r}; run `dvc repro -f vocab`")
+    known = cache.index()
+    train_captions, val_captions = (
+        {image: texts for image, texts in read_captions(captions, split).items() if image in known}
+        for split in ("train", "val")
+    )
+    if not train_captions or not val_captions:
+        raise DataError(f"{features}: holds no pictures of the train or val split; run `dvc repro`")
+
+    images = list(train_captions)
+    rows = torch.from_numpy(cache.load(images))
+    encoded = [words.encode(tokenizer.tokenize(text)[:MAX_WORDS] for text in train_captions[image]) for image in images]
+    batches = Batches(
+        [caption for texts in encoded for caption in texts],
+        [row for row, texts in enumerate(encoded) for _ in texts],
+        batch_size=params.batch_size,
+        seed=seed,
+    )
+    validation = Validation(
+        torch.from_numpy(cache.load(list(val_captions))),
+        [[" ".join(tokenizer.tokenize(text)) for text in texts] for texts in val_captions.values()],
+    )
+    with deterministic(run.threads):
+        torch.manual_seed(seed)
+        decoder = make_decoder(
+            decoder_params.model_dump(), vocabulary=len(words), regions=cache.regions, channels=cache.channels
+        )
+        decoder.standardise.fit(rows)
+        with _curve(curve_out, on_epoch) as add:
+            trained = train_decoder(
+                decoder,
+                rows,
+                batches,
+                validation,
+                words,
+                params,
+                seed=seed,
+                device=choose_device(run.device),
+                on_epoch=add,
+            )
+    Bundle(
+        decoder=decoder,
+        decoder_params=decoder_params.model_dump(),
+        vocabulary=words,
+        spec=cache.spec,
+        regions=cache.regions,
+        channels=cache.channels,
+        encoder_tensors=_encoder_tensors(encoder, cache.spec),
+        trained_on={
+            "captions_sha256": sha256_of(captions),
+            "pictures": len(images),
+            "best_epoch": trained.best.epoch,
+            "seed": seed,
+            "train": params.model_dump(),
+        },
+    ).save(model_out)
+    return Report(trained, len(images), sum(map(len, encoded)), sum(part.numel() for part in decoder.parameters()))
+
+
+@contextmanager
+def _curve(path: Path, listener: Callable[[Epoch], None]) -> Iterator[Callable[[Epoch], None]]:
+    """Adds epochs to the table at `path`, each readable as soon as it is over."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow([field.name for field in fields(Epoch) if field.name not in UNSTEADY])
+
+            def add(epoch: Epoch) -> None:
+                row = {field.name: getattr(epoch, field.name) for field in fields(Epoch)}
+                writer.writerow([f"{value:.6g}" for name, value in row.items() if name not in UNSTEADY])
+                file.flush()
+                listener(epoch)
+
+            yield add
+    except OSError as error:
+        raise DiskError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _encoder_tensors(path: Path, spec: EncoderSpec) -> dict[str, Tensor] | None:
+    """The weights to embed, None when torchvision can fetch them. Raises `ArtefactError`."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ArtefactError(f"{path}: not the encoder's weights: {error}; run `dvc repro -f extract`") from error
+    if tensors and sha256_of_tensors(tensors) != spec.weights_sha256:
+        raise ArtefactError(f"{path}: not the weights that made the features; run `dvc repro -f extract`")
+    return tensors or None

@@ -1,0 +1,100 @@
+"""The search finds what it says it finds."""
+
+import itertools
+
+import pytest
+import torch
+
+from pipeline.decoders import BOS, EOS, PAD, UNK, make_decoder
+from pipeline.decoders.search import Search, beam_search
+
+V, R, C = 6, 2, 3  # two words beside the special tokens
+
+
+@pytest.fixture(params=["inject", "attention"])
+def decoder(request):
+    torch.manual_seed(3)
+    params = {"kind": request.param, "embed": 8, "hidden": 12, "attention": 6, "dropout": 0.0}
+    model = make_decoder(params, vocabulary=V, regions=R, channels=C).eval()
+    for part in model.parameters():
+        torch.nn.init.normal_(part, std=0.8)  # opinions strong enough to differ from picture to picture
+    return model
+
+
+@pytest.fixture
+def features():
+    return torch.randn(7, R, C, generator=torch.Generator().manual_seed(4))
+
+
+def log_probability(decoder, features, tokens):
+    state, total, last = decoder.start(features.unsqueeze(0)), 0.0, BOS
+    for token in (*tokens, EOS):
+        log_probs, state = decoder.step(state, torch.tensor([last]))
+        total += float(log_probs[0, token])
+        last = token
+    return total
+
+
+def every_caption(longest):
+    words = [token for token in range(V) if token not in {PAD, BOS, EOS, UNK}]
+    return [one for length in range(longest + 1) for one in itertools.product(words, repeat=length)]
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.7, 1.0])
+@torch.inference_mode()
+def test_a_wide_beam_equals_exhaustive_search(decoder, features, penalty):
+    longest = 4
+    found = beam_search(decoder, features, Search(2**longest * 4, longest, penalty), captions=3)
+    for picture, best in zip(features, found, strict=True):
+        scores = {
+            tokens: log_probability(decoder, picture, tokens) / (len(tokens) + 1) ** penalty
+            for tokens in every_caption(longest)
+        }
+        expected = sorted(scores, key=lambda tokens: -scores[tokens])[:3]
+        assert [one.tokens for one in best] == expected
+        assert best[0].score == pytest.approx(scores[expected[0]], abs=1e-4)
+
+
+@torch.inference_mode()
+def test_a_beam_of_one_is_greedy(decoder, features):
+    for picture, (best,) in zip(features, beam_search(decoder, features, Search(1, 6, 0.7)), strict=True):
+        state, last, tokens = decoder.start(picture.unsqueeze(0)), BOS, []
+        while len(tokens) < 6:
+            log_probs, state = decoder.step(state, torch.tensor([last]))
+            log_probs[0, [PAD, BOS, UNK]] = -torch.inf
+            last = int(log_probs.argmax())
+            if last == EOS:
+                break
+            tokens.append(last)
+        assert best.tokens == tuple(tokens)
+
+
+@pytest.mark.parametrize("beam", [1, 2, 5])
+def test_the_company_in_a_batch_changes_no_caption(decoder, features, beam):
+    search = Search(beam, 8, 0.7)
+    together = beam_search(decoder, features, search)
+    alone = [beam_search(decoder, picture.unsqueeze(0), search)[0] for picture in features]
+    assert [one[0].tokens for one in together] == [one[0].tokens for one in alone]
+
+
+def test_no_caption_is_longer_than_asked_or_holds_a_special_token(decoder, features):
+    for captions in beam_search(decoder, features, Search(4, 3, 0.0), captions=4):
+        for one in captions:
+            assert len(one.tokens) <= 3
+            assert not {PAD, BOS, EOS, UNK} & set(one.tokens)
+
+
+def test_several_captions_differ_and_come_best_first(decoder, features):
+    for captions in beam_search(decoder, features, Search(5, 6, 0.7), captions=5):
+        assert len({one.tokens for one in captions}) == len(captions) > 1
+        assert [one.score for one in captions] == sorted((one.score for one in captions), reverse=True)
+
+
+def test_attention_is_told_for_each_word(features):
+    torch.manual_seed(1)
+    params = {"kind": "attention", "embed": 8, "hidden": 12, "attention": 6, "dropout": 0.0}
+    model = make_decoder(params, vocabulary=V, regions=R, channels=C).eval()
+    for (best,) in beam_search(model, features, Search(3, 5, 1.0), attention=True):
+        looks = best.attention or ()
+        assert len(looks) == len(best.tokens)
+        assert all(sum(look) == pytest.approx(1, abs=1e-5) for look in looks)

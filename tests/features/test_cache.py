@@ -1,0 +1,139 @@
+"""features.h5: the same bytes for the same pictures, and no trust in a damaged file."""
+
+import h5py
+import numpy as np
+import pytest
+
+from pipeline.errors import ArtefactError, DataError, DiskError
+from pipeline.features.cache import FeatureCache, write_cache
+from pipeline.features.spec import EncoderSpec, Transform
+
+SPEC = EncoderSpec(
+    name="net",
+    weights="random:1",
+    weights_sha256="0" * 64,
+    node="features",
+    grid=2,
+    transform=Transform(64, None, "bilinear", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), (255, 255, 255)),
+    precision="float32",
+)
+SHAPE = (4, 6)
+IMAGES = ["b.jpg", "a.jpg", "z/é.jpg", "Z.jpg"]
+
+
+def row(image):
+    return np.random.default_rng(len(image) + ord(image[0])).random(SHAPE).astype(np.float16)
+
+
+@pytest.fixture
+def path(tmp_path):
+    write_cache(tmp_path / "features.h5", SPEC, IMAGES, SHAPE, row)
+    return tmp_path / "features.h5"
+
+
+def test_rows_are_found_by_name(path):
+    cache = FeatureCache.open(path)
+    assert cache.spec == SPEC
+    assert cache.images == ("Z.jpg", "a.jpg", "b.jpg", "z/é.jpg")
+    assert cache.load(["b.jpg", "a.jpg"]).tobytes() == row("b.jpg").tobytes() + row("a.jpg").tobytes()
+
+
+def test_anybody_can_read_it_with_h5py(path):
+    with h5py.File(path) as file:
+        assert file["features"].dtype == np.float16
+        assert file["features"].chunks is None
+        assert (file["features"][1] == row("a.jpg")).all()
+
+
+def test_the_bytes_do_not_depend_on_the_order(path, tmp_path):
+    write_cache(tmp_path / "other.h5", SPEC, reversed(IMAGES), SHAPE, row)
+    assert (tmp_path / "other.h5").read_bytes() == path.read_bytes()
+
+
+def test_a_picture_without_features_is_named(path):
+    with pytest.raises(DataError, match=r"holds no features of new.jpg"):
+        FeatureCache.open(path).load(["new.jpg"])
+
+
+def test_a_flipped_bit_in_a_row_is_named(path):
+    content = bytearray(path.read_bytes())
+    place = content.index(row("b.jpg").tobytes())
+    content[place + 5] ^= 1
+    path.write_bytes(bytes(content))
+    cache = FeatureCache.open(path)
+    assert cache.load(["a.jpg"]).shape == (1, *SHAPE)
+    with pytest.raises(ArtefactError, match=r"the row of b.jpg is damaged"):
+        cache.load(["b.jpg"])
+
+
+def test_every_truncation_is_refused(path):
+    content = path.read_bytes()
+    for length in range(0, len(content) - 1, 97):
+        path.write_bytes(content[:length])
+        with pytest.raises((ArtefactError, DataError)):
+            FeatureCache.open(path).load(IMAGES)
+
+
+def test_a_flipped_byte_anywhere_is_refused_or_harmless(path):
+    content = path.read_bytes()
+    expected = [row(image).tobytes() for image in IMAGES]
+    for place in range(0, len(content), 41):
+        damaged = bytearray(content)
+        damaged[place] ^= 0xFF
+        path.write_bytes(bytes(damaged))
+        try:
+            cache = FeatureCache.open(path)
+            found = [part.tobytes() for part in cache.load(IMAGES)]
+        except (ArtefactError, DataError):
+            continue
+        assert found == expected
+
+
+def test_links_out_of_the_file_are_refused(path, tmp_path):
+    with h5py.File(tmp_path / "elsewhere.h5", "w") as file:
+        file["features"] = np.zeros((4, *SHAPE), np.float16)
+    with h5py.File(path, "a") as file:
+        del file["features"]
+        file["features"] = h5py.ExternalLink("elsewhere.h5", "features")
+    with pytest.raises(ArtefactError, match="no dataset 'features' of its own"):
+        FeatureCache.open(path)
+
+
+def test_storage_outside_the_file_is_refused(path, tmp_path):
+    (tmp_path / "secret").write_bytes(b"x" * 4096)
+    with h5py.File(path, "a") as file:
+        del file["features"]
+        outside = [(str(tmp_path / "secret"), 0, 4 * 24 * 2)]
+        file.create_dataset("features", (4, *SHAPE), np.float16, external=outside)
+    with pytest.raises(ArtefactError, match="not one contiguous dataset"):
+        FeatureCache.open(path)
+
+
+def test_a_text_file_is_refused(tmp_path):
+    (tmp_path / "features.h5").write_text("hello")
+    with pytest.raises(ArtefactError, match="not a readable features file"):
+        FeatureCache.open(tmp_path / "features.h5")
+
+
+def test_the_old_file_stays_when_writing_fails(path):
+    before = path.read_bytes()
+
+    def fails(image):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(DiskError, match=r"features.h5: cannot be written: No space left"):
+        write_cache(path, SPEC, IMAGES, SHAPE, fails)
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == ["features.h5"]
+
+
+def test_a_folder_in_its_place_is_refused(tmp_path):
+    (tmp_path / "features.h5").mkdir()
+    with pytest.raises(DiskError, match="a folder stands where a file is to be written"):
+        write_cache(tmp_path / "features.h5", SPEC, IMAGES, SHAPE, row)
+
+
+def test_specs_that_differ_say_where():
+    other = EncoderSpec.from_json(SPEC.to_json().replace('"grid":2', '"grid":7'))
+    assert SPEC.differences(other) == ["grid: 2, 7"]
+    assert other.digest != SPEC.digest

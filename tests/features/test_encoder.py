@@ -1,0 +1,113 @@
+"""The frozen network: any backbone at any node, the same bits for the same picture."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.errors import ArtefactError, ParamsError
+from pipeline.features.encoder import build, restore
+from pipeline.features.extraction import single_compute_thread
+from pipeline.features.spec import EncoderSpec
+
+CPU = torch.device("cpu")
+
+
+def encoder(name="alexnet", node="auto", grid=3, image_size=64, fit="squash", seed=1, weights="none"):
+    return build(
+        name=name, weights=weights, node=node, grid=grid, image_size=image_size, fit=fit, seed=seed, device=CPU
+    )
+
+
+def pixels(count, side, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("name", "node", "grid", "size", "channels"),
+    [
+        ("resnet18", "layer4", 2, 64, 512),
+        ("vgg11", "classifier.4", 1, "auto", 4096),
+        ("efficientnet_b0", "features", 2, 64, 1280),
+        ("convnext_tiny", "features", 2, 64, 768),
+        ("regnet_x_400mf", "trunk_output", 2, 64, 400),
+        ("mobilenet_v2", "features", 2, 64, 1280),
+        ("swin_t", "features", 2, 64, 768),  # rows, columns, channels
+        ("vit_b_16", "encoder.ln", 7, "auto", 768),  # tokens
+        ("densenet121", "auto", 2, 64, 512),
+    ],
+)
+def test_every_family_gives_regions_by_channels(name, node, grid, size, channels):
+    made = encoder(name, node, grid, size)
+    assert (made.regions, made.channels) == (grid * grid, channels)
+    assert made.encode(pixels(1, made.spec.transform.size)).shape == (1, grid * grid, channels)
+
+
+def test_channels_last_maps_are_told_from_channels_first_ones():
+    made = encoder("swin_t", "features", 2, 64)
+    one, other = pixels(2, 64)
+    other[:32, :32] = one[:32, :32]  # alike in the first of the four regions alone
+    first, second = made.encode(np.stack([one, other])).astype(float)
+    distance = np.linalg.norm(first - second, axis=1)
+    assert distance[0] < distance[3]
+
+
+def test_a_wrong_node_lists_the_right_ones():
+    with pytest.raises(ParamsError, match=r"resnet18 has no node 'layer5'; did you mean .*layer4.* known: conv1, bn1"):
+        encoder("resnet18", "layer5")
+
+
+def test_a_wrong_network_suggests_one():
+    with pytest.raises(ParamsError, match="no classification model 'resnet20'; did you mean"):
+        encoder("resnet20")
+
+
+def test_wrong_weights_list_what_there_is():
+    with pytest.raises(ParamsError, match=r"must be one of \{DEFAULT, IMAGENET1K_V1\} for resnet18"):
+        encoder("resnet18", weights="IMAGENET21K")
+
+
+def test_a_file_that_is_no_state_dict_is_refused(tmp_path):
+    (tmp_path / "weights.pth").write_bytes(b"not weights")
+    with pytest.raises(ParamsError, match=r"weights.pth is not a state dict of alexnet"):
+        encoder(weights=str(tmp_path / "weights.pth"))
+
+
+def test_a_vector_cannot_be_made_a_grid():
+    with pytest.raises(ParamsError, match="gives one vector; must be 1, got 3"):
+        encoder("alexnet", "classifier.4", 3, "auto")
+
+
+def test_random_weights_follow_the_seed_alone():
+    torch.manual_seed(99)
+    first = encoder(seed=5).spec
+    assert first == encoder(seed=5).spec
+    assert first.weights_sha256 != encoder(seed=6).spec.weights_sha256
+
+
+@pytest.mark.parametrize("name", ["alexnet", "resnet18", "mobilenet_v2", "densenet121"])
+def test_a_row_does_not_depend_on_the_batch_around_it(name):
+    made = encoder(name)
+    batch = pixels(9, 64)
+    with single_compute_thread():
+        together = made.encode(batch)
+        alone = np.concatenate([made.encode(batch[place : place + 1]) for place in range(9)])
+    assert together.tobytes() == alone.tobytes()
+
+
+def test_a_restored_encoder_gives_the_same_rows():
+    made = encoder()
+    again = restore(EncoderSpec.from_json(made.spec.to_json()), made.tensors_to_embed(), CPU)
+    assert again.encode(pixels(2, 64)).tobytes() == made.encode(pixels(2, 64)).tobytes()
+
+
+def test_other_weights_are_refused_by_their_digests():
+    made, other = encoder(seed=1), encoder(seed=2)
+    with pytest.raises(ArtefactError, match=made.spec.weights_sha256[:12]):
+        restore(made.spec, other.tensors_to_embed(), CPU)
+
+
+def test_real_weights_are_read_at_the_size_they_were_trained_for(shared):
+    path = str(shared / "weights" / "mobilenet_v2-imagenet.pth")
+    made = encoder("mobilenet_v2", image_size="auto", grid=7, weights=path)
+    assert (made.spec.weights, made.spec.node, made.spec.transform.size) == ("file", "features", 224)
+    assert (made.regions, made.channels) == (49, 1280)

@@ -1,0 +1,44 @@
+"""Captions with the scores that pycocoevalcap 1.2 gave them."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Case:
+    """Hypotheses and references, and what pycocoevalcap says of them."""
+
+    name: str
+    hypotheses: list[str]
+    references: list[list[str]]
+    bleu: list[float]
+    """BLEU-1..4 of the whole set."""
+    bleu_4: list[float]
+    """Of each picture, as are the next two."""
+    cider_d: list[float]
+    rouge_l: list[float]
+
+
+FILE = Path(__file__).with_name("oracle.json")
+every_case = pytest.mark.parametrize(
+    "case",
+    [Case(**case) for case in json.loads(FILE.read_text(encoding="utf-8"))],
+    ids=lambda case: case.name,
+)
+
+REFERENCES = [
+    [
+        "a dog runs on the grass",
+        "the brown dog is running on the green grass",
+        "a dog running outside on grass",
+    ],
+    [
+        "two men play soccer on a wide field",
+        "two people are playing a game of soccer in a field",
+    ],
+    ["a child in a red coat is standing in the snow"],
+]
+HYPOTHESES = ["a brown dog is running", "two men play soccer in a field", "a child in a red coat is"]

@@ -1,0 +1,80 @@
+"""Who may import whom, as docs/architecture.md draws it."""
+
+import ast
+
+import pytest
+from closure import PACKAGE, imports
+
+LAYERS = [
+    {"errors", "progress", "paths"},
+    {"files", "params", "device"},
+    {"features", "captions", "decoders", "metrics"},
+    {"training", "bundle", "report"},
+    {"stages", "predict"},
+    {"cli", "__init__"},
+    {"__main__"},
+]
+MODULES = sorted(PACKAGE.rglob("*.py"))
+ONLY_IN = {
+    "h5py": {"features/cache.py"},
+    "PIL": {"features/images.py"},
+    "ruamel": {"params.py"},
+    "pydantic": {"params.py"},
+}
+
+
+def part_of(path: "str | object") -> str:
+    return str(path).removesuffix(".py").split("/")[0]
+
+
+def level(part: str) -> int:
+    return next(number for number, layer in enumerate(LAYERS) if part in layer)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_a_module_imports_only_from_its_own_part_or_from_below(path):
+    part = part_of(path.relative_to(PACKAGE).as_posix())
+    for name in imports(path):
+        if name.startswith("pipeline."):
+            other = name.split(".")[1]
+            assert other == part or level(other) < level(part), f"{path.name} imports {name}"
+
+
+def test_each_boundary_library_has_one_importer():
+    for library, allowed in ONLY_IN.items():
+        users = {
+            path.relative_to(PACKAGE).as_posix()
+            for path in MODULES
+            if any(name.split(".")[0] == library for name in imports(path))
+        }
+        assert users == allowed, library
+
+
+def test_decoders_know_tensors_only():
+    for path in (PACKAGE / "decoders").glob("*.py"):
+        ours = {name for name in imports(path) if name.startswith("pipeline")}
+        assert all(name.startswith("pipeline.decoders") for name in ours), path.name
+
+
+def test_the_command_line_starts_without_the_heavy_libraries():
+    at_import = set()
+    for name in ("cli.py", "__init__.py", "__main__.py", "paths.py", "errors.py"):
+        at_import |= {imported.split(".")[0] for imported in imports(PACKAGE / name, at_top=True)}
+    assert not at_import & {"torch", "torchvision", "pandas", "sacrebleu", "numpy", "h5py", "pydantic", "rich"}
+
+
+def test_only_the_command_line_prints_or_exits():
+    for path in MODULES:
+        if path.name in {"cli.py", "__main__.py"}:
+            continue
+        calls = {
+            node.func.id
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        }
+        assert not calls & {"print", "exit", "quit", "input"}, path.name
+
+
+def test_no_module_is_a_drawer_for_everything():
+    vague = {"utils", "helpers", "common", "base", "manager", "misc"}
+    assert not vague & {path.stem for path in MODULES}

@@ -1,0 +1,191 @@
+"""The five stages and predict, end to end, on a small dataset."""
+
+import csv
+import json
+
+import pytest
+from conftest import run_command, set_param
+
+from pipeline import Captioner, paths
+
+STAGES = ("prepare", "extract", "vocab", "train", "score")
+
+
+def run_stages(project, stages=STAGES):
+    said = {}
+    for stage in stages:
+        code, out, said[stage] = run_command(stage, cwd=project)
+        assert (code, out) == (0, ""), said[stage]
+    return said
+
+
+def outputs(project):
+    return {path: (project / path).read_bytes() for name, path in vars(paths).items() if name.isupper() and name != "PARAMS"}
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_whole_pipeline_gives_the_same_bytes_twice(project):
+    said = run_stages(project)
+    first = outputs(project)
+    assert "18 images (12 train, 3 val, 3 test), 36 captions" in said["prepare"]
+    assert "18 images, 0 from the store, 18 encoded" in said["extract"]
+    assert "BLEU-4" in said["score"]
+    scores = json.loads(first[paths.SCORES])
+    assert scores["pictures"] == 3
+    assert 0 <= scores["bleu_4"] <= 100
+    assert len(rows(project / paths.TRAINING)) == 3
+    assert [row["image"] for row in rows(project / paths.SCORED_CAPTIONS)] == ["012.png", "013.png", "014.png"]
+
+    for path in first:
+        (project / path).unlink()
+    again = run_stages(project)
+    assert "18 images, 18 from the store, 0 encoded" in again["extract"]
+    assert outputs(project) == first
+
+    import shutil
+
+    shutil.rmtree(project / ".cache")
+    set_param(project, "run.workers", 1)
+    set_param(project, "run.extract_batch", 7)
+    run_stages(project)
+    assert outputs(project) == first
+
+
+def test_a_typo_in_a_caption_changes_nothing_that_extract_reads(project):
+    run_stages(project, ("prepare",))
+    before = (project / paths.IMAGES).read_bytes(), (project / paths.SKIPPED_ROWS).read_bytes()
+    table = project / "data/tiny/captions.csv"
+    table.write_text(table.read_text().replace("all red", "al red"))
+    run_stages(project, ("prepare",))
+    assert ((project / paths.IMAGES).read_bytes(), (project / paths.SKIPPED_ROWS).read_bytes()) == before
+
+
+def test_bad_rows_and_pictures_are_listed_and_the_others_go_on(project):
+    table = project / "data/tiny/captions.csv"
+    with table.open("a") as file:
+        file.write("gone.png,never there,train\n../secret.png,outside,train\n003.png,,train\n")
+    (project / "data/tiny/images/004.png").write_bytes(b"broken")
+    set_param(project, "data.max_bad", 0.2)
+    said = run_stages(project)
+    assert "gone.png: no such picture" in said["prepare"]
+    found = {(row["stage"], row["image"]): row["reason"] for row in rows(project / paths.SKIPPED)}
+    assert found.keys() == {
+        ("prepare", "../secret.png"),
+        ("prepare", "003.png"),
+        ("prepare", "gone.png"),
+        ("extract", "004.png"),
+    }
+    assert json.loads((project / paths.SCORES).read_text())["pictures"] == 3
+
+
+def test_too_many_bad_pictures_stop_the_run(project):
+    for number in range(6):
+        (project / f"data/tiny/images/{number:03d}.png").write_bytes(b"")
+    run_stages(project, ("prepare",))
+    code, _, said = run_command("extract", cwd=project)
+    assert code == 3
+    assert "6 of 18 pictures cannot be read, more than params.data.max_bad" in said
+    assert "000.png: the file is empty" in said
+
+
+def test_predict_says_what_score_says(project):
+    run_stages(project)
+    pictures = [f"data/tiny/images/{number:03d}.png" for number in (12, 13, 14)]
+    code, out, said = run_command("predict", "--json", *pictures, cwd=project)
+    assert (code, said) == (0, "")
+    answers = [json.loads(line) for line in out.splitlines()]
+    scored = {row["image"]: row["caption"] for row in rows(project / paths.SCORED_CAPTIONS)}
+    assert [answer["captions"][0]["caption"] for answer in answers] == list(scored.values())
+
+    (project / "elsewhere").mkdir()
+    (project / paths.MODEL).rename(project / "elsewhere" / "model.safetensors")
+    captioner = Captioner.load(project / "elsewhere" / "model.safetensors", device="cpu")
+    assert captioner(project / pictures[0]) == scored["012.png"]
+    assert captioner((project / pictures[0]).read_bytes()) == scored["012.png"]
+
+
+def test_predict_and_extract_give_the_same_row(project):
+    from pipeline.features.cache import FeatureCache
+    from pipeline.features.extraction import single_compute_thread
+    from pipeline.features.images import decode
+
+    run_stages(project)
+    captioner = Captioner.load(project / paths.MODEL, device="cpu")
+    cache = FeatureCache.open(project / paths.FEATURES)
+    with single_compute_thread():
+        row = captioner.encoder.encode_pictures([decode((project / "data/tiny/images/005.png").read_bytes())])
+    assert row.tobytes() == cache.load(["005.png"]).tobytes()
+
+
+def test_one_bad_picture_among_many_is_reported_and_the_others_answered(project):
+    run_stages(project)
+    (project / "photos").mkdir()
+    (project / "photos" / "a.jpg").write_bytes(b"no picture")
+    (project / "data/tiny/images/001.png").rename(project / "photos" / "b.png")
+    code, out, said = run_command("predict", "photos", cwd=project)
+    assert code == 3
+    assert out.startswith("photos/b.png: ")
+    assert "error: photos/a.jpg: not a picture" in said
+    assert "1 of 2 pictures could not be captioned" in said
+
+
+def test_a_model_of_other_features_is_refused_with_both_values(project):
+    run_stages(project)
+    set_param(project, "encoder.grid", 2)
+    run_stages(project, ("extract",))
+    code, _, said = run_command("score", cwd=project)
+    assert code == 4
+    assert "not the features that the model was trained on (model, features): grid: 3, 2; run `dvc repro`" in said
+
+
+def test_pictures_beside_the_captions_are_found_with_a_warning(project):
+    set_param(project, "data.images", "data/nowhere")
+    said = run_stages(project, ("prepare",))["prepare"]
+    assert "warning: the pictures are not in data/nowhere but in data/tiny/images" in said
+
+
+def test_pictures_that_are_nowhere_are_an_error_that_says_where_it_looked(project, tmp_path):
+    import shutil
+
+    shutil.rmtree(project / "data/tiny/images")
+    code, _, said = run_command("prepare", cwd=project)
+    assert code == 3
+    assert "holds none of the 18 pictures" in said
+    assert "set params.data.images" in said
+
+
+@pytest.mark.parametrize(
+    ("damage", "code", "words"),
+    [
+        (("train", "prepare", "extract", "vocab"), 0, ""),
+        (("train",), 3, "data/interim/features.h5: no such file; run `dvc repro extract` first"),
+        (("vocab",), 3, "data/interim/captions.csv: cannot be read"),
+        (("score",), 3, "data/interim/features.h5: no such file"),
+    ],
+)
+def test_a_stage_without_its_inputs_names_them(project, damage, code, words):
+    last, *before = damage
+    run_stages(project, before)
+    found, _, said = run_command(last, cwd=project)
+    assert found == code
+    assert words in said
+    assert "Traceback" not in said
+
+
+def test_inject_decoder_trains_on_the_same_cache(project):
+    set_param(project, "decoder.kind", "inject")
+    run_stages(project)
+
+
+def test_the_real_mini_set_is_prepared_whole(project, shared):
+    mini = shared / "data" / "flickr8k-mini"
+    set_param(project, "data.format", "flickr8k")
+    set_param(project, "data.captions", str(mini / "captions.txt"))
+    said = run_stages(project, ("prepare",))["prepare"]
+    assert "798 images (638 train, 80 val, 80 test), 3990 captions" in said
+
+
