@@ -288,24 +288,28 @@ def options(
     """Options of every command."""
 
 
-class Terminated(BaseException):
-    """The process was asked to end (SIGTERM)."""
+class Stopped(BaseException):
+    """The process was asked to end: SIGINT (Ctrl-C) or SIGTERM."""
+
+    def __init__(self, number: int) -> None:
+        self.exit_code = 128 + number
+        self.word = "interrupted" if number == signal.SIGINT else "terminated"
 
 
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise Terminated
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise Stopped(number)
 
 
 def main() -> None:
     """Run the command line; every expected failure is one `error:` line and its own exit code."""
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     debug = "--debug" in sys.argv
     try:
         code = app(standalone_mode=False) or 0
-    except (typer.Abort, KeyboardInterrupt):
-        code = _end("interrupted: what was encoded is kept; run the same command to go on", 130, debug)
-    except Terminated:
-        code = _end("terminated: what was encoded is kept; run the same command to go on", 143, debug)
+    except Stopped as stopped:
+        message = f"{stopped.word}: features that were computed are kept; run the same command again to go on"
+        code = _end(message, stopped.exit_code, debug)
     except CaptionerError as error:
         code = _end(_as_errors(str(error)), error.exit_code, debug)
     except BrokenPipeError:  # `captioner predict ... | head`

@@ -38,7 +38,9 @@ def test_debug_shows_the_traceback(project):
     assert "Traceback" in said
 
 
-@pytest.mark.parametrize("arguments", [["nonsense"], ["predict"], ["predict", "--beam", "0", "x.jpg"], ["train", "--no"]])
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["predict"], ["predict", "--beam", "0", "x.jpg"], ["train", "--no"]]
+)
 def test_wrong_usage_ends_with_two(arguments):
     code, _, said = run_command(*arguments)
     assert code == 2
@@ -61,7 +63,9 @@ def test_a_picture_that_is_not_there_ends_with_three(tmp_path):
 def test_a_missing_model_says_how_to_make_one(project):
     code, _, said = run_command("predict", "data/tiny/images/*.png", cwd=project)
     assert code == 3
-    assert said == "error: models/captioner.safetensors: no such model; `dvc repro` makes models/captioner.safetensors\n"
+    assert (
+        said == "error: models/captioner.safetensors: no such model; `dvc repro` makes models/captioner.safetensors\n"
+    )
 
 
 def test_a_damaged_model_ends_with_four(project):
@@ -87,7 +91,9 @@ def test_a_folder_where_an_output_belongs_ends_with_five(project):
     assert "data/interim/captions.csv: a folder stands where a file is to be written" in said
 
 
-@pytest.mark.parametrize(("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
 def test_a_signal_ends_with_its_code_and_says_how_to_go_on(project, number, code, word):
     set_param(project, "train.epochs", 5000)
     set_param(project, "train.patience", 5000)

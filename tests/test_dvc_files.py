@@ -42,7 +42,9 @@ def test_stages_run_the_checkout_they_stand_in_and_say_what_they_do():
 
 def test_outputs_are_those_of_the_command_line():
     ours = {str(value) for name, value in vars(paths).items() if name.isupper()} - {str(paths.PARAMS)}
-    declared = set().union(*(names(stage.get("outs", [])) | names(stage.get("metrics", [])) for stage in STAGES.values()))
+    declared = set().union(
+        *(names(stage.get("outs", [])) | names(stage.get("metrics", [])) for stage in STAGES.values())
+    )
     assert declared == ours
 
 

@@ -77,3 +77,10 @@ def test_the_editor_schema_accepts_the_file_and_refuses_a_typo():
     content["train"]["epoch"] = 3
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(content, schema())
+
+
+def test_the_page_about_parameters_is_that_of_the_code():
+    import runpy
+
+    page = runpy.run_path(str(ROOT / "docs" / "make_params_page.py"))["page"]
+    assert (ROOT / "docs" / "params.md").read_text() == page()

@@ -20,7 +20,9 @@ def run_stages(project, stages=STAGES):
 
 
 def outputs(project):
-    return {path: (project / path).read_bytes() for name, path in vars(paths).items() if name.isupper() and name != "PARAMS"}
+    return {
+        path: (project / path).read_bytes() for name, path in vars(paths).items() if name.isupper() and name != "PARAMS"
+    }
 
 
 def rows(path):
@@ -187,5 +189,3 @@ def test_the_real_mini_set_is_prepared_whole(project, shared):
     set_param(project, "data.captions", str(mini / "captions.txt"))
     said = run_stages(project, ("prepare",))["prepare"]
     assert "798 images (638 train, 80 val, 80 test), 3990 captions" in said
-
-

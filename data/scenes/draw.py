@@ -28,8 +28,8 @@ COLOURS = {
     "purple": (130, 50, 170),
     "white": (245, 245, 245),
 }
-SHAPES = ("circle", "cross", "triangle")
-RADII = {"small": (11, 13), "large": (21, 24)}
+SHAPES = ("ring", "cross", "triangle")
+RADII = {"small": (12, 14), "large": (21, 24)}
 RELATIONS = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 
@@ -88,8 +88,9 @@ def render(rng: random.Random, scene: Scene) -> Image.Image:
     canvas = ImageDraw.Draw(picture)
     for thing in scene.objects:
         x, y, radius = thing.x * SCALE, thing.y * SCALE, thing.radius * SCALE
-        if thing.shape == "circle":
-            canvas.ellipse((x - radius, y - radius, x + radius, y + radius), fill=COLOURS[thing.colour])
+        if thing.shape == "ring":
+            box = (x - radius, y - radius, x + radius, y + radius)
+            canvas.ellipse(box, outline=COLOURS[thing.colour], width=round(radius * 0.45))
             continue
         if thing.shape == "cross":
             arm = radius * 0.3

@@ -49,10 +49,10 @@ class CiderD:
         self._words: dict[str, int] = {}
         tokens = [caption.split() for captions in references for caption in captions]
         words = np.array([self._words.setdefault(w, len(self._words)) for c in tokens for w in c], np.int64)
-        self._lengths = _lengths(tokens)
+        self._lengths = np.array([len(caption) for caption in tokens], np.int64)  # (R,)
         self._rarest = float(np.log(len(references)))
         self._orders: list[_Order] = []
-        caption = np.repeat(np.arange(len(tokens)), [len(c) for c in tokens])
+        caption = np.repeat(np.arange(len(tokens)), self._lengths)
         place, ngram = np.arange(len(words)), np.zeros(len(words), np.int64)
         for order in range(ORDERS):
             place, ngram = _longer(place, ngram, order, caption, words)
@@ -80,8 +80,8 @@ class CiderD:
         tokens = [caption.split() for caption in hypotheses]
         unknown: dict[str, int] = {}
         words = np.array([self._number(word, unknown) for caption in tokens for word in caption], np.int64)
-        lengths = _lengths(tokens)
-        caption = np.repeat(np.arange(len(tokens)), [len(c) for c in tokens])
+        lengths = np.array([len(caption) for caption in tokens], np.int64)  # (H,)
+        caption = np.repeat(np.arange(len(tokens)), lengths)
         place, ngram = np.arange(len(words)), np.zeros(len(words), np.int64)
         total = np.zeros(len(tokens))  # (H,)
         for number, order in enumerate(self._orders):
@@ -129,11 +129,6 @@ class CiderD:
         shared = np.minimum(weight, order.weight[posting]) * order.unit[posting] * penalty
         products = np.bincount(hypothesis, shared, len(pictures))
         return np.divide(products, norm, out=np.zeros(len(pictures)), where=norm > 0)
-
-
-def _lengths(tokens: Sequence[Sequence[str]]) -> Ints:
-    """Lengths as coco-caption measures them, by bigrams: it makes no difference between no word and one."""
-    return np.array([max(0, len(caption) - 1) for caption in tokens], np.int64)
 
 
 def _longer(place: Ints, ngram: Ints, order: int, caption: Ints, words: Ints) -> tuple[Ints, Ints]:

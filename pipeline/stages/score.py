@@ -20,7 +20,7 @@ from pipeline.errors import DataError
 from pipeline.features.cache import FeatureCache
 from pipeline.features.images import ImageError, thumbnail_uri
 from pipeline.files import write_csv, write_json, write_text
-from pipeline.metrics.scorecard import Scorecard, score
+from pipeline.metrics.scorecard import Scorecard, degeneracy, score
 from pipeline.progress import Progress, silent
 from pipeline.report import Card, render_report
 from pipeline.stages.tables import Image, read_captions, read_images
@@ -46,6 +46,8 @@ class Scored:
 
     scorecard: Scorecard
     captions: dict[str, str]
+    degeneracy: dict[str, float]
+    """Signs that the model says one sentence for everything."""
     without_features: int
     """Pictures that could not be decoded, so that they are not in the scores."""
 
@@ -78,7 +80,8 @@ def score_split(
     generated = _generate(bundle, cache, list(references), search, run, progress)
     tokenised = [[" ".join(tokenizer.tokenize(text)) for text in texts] for texts in references.values()]
     card = score(list(generated.values()), tokenised, seed=seed)
-    result = Scored(card, generated, len(everything) - len(references))
+    signs = degeneracy(list(generated.values()), len(bundle.vocabulary))
+    result = Scored(card, generated, signs, len(everything) - len(references))
 
     write_json(scores_out, _metrics(result))
     per_picture = zip(generated.items(), references.values(), card.per_picture["cider_d"], strict=True)
@@ -129,7 +132,7 @@ def _metrics(result: Scored) -> dict[str, object]:
         "intervals": {name: [round(low, 4), round(high, 4)] for name, (low, high) in card.intervals.items()},
         "pictures": card.pictures,
         "without_features": result.without_features,
-        "distinct_captions": len(set(result.captions.values())),
+        **{name: round(value, 4) for name, value in result.degeneracy.items()},
         "signature": card.signature,
     }
 

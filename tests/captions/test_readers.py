@@ -110,7 +110,12 @@ def coco(tmp_path, name, images, annotations):
 
 def test_coco_names_pictures_by_their_folder_and_keeps_val_for_testing(tmp_path):
     images = [{"id": 7, "file_name": "7.jpg"}]
-    coco(tmp_path, "captions_val2017.json", images, [{"image_id": 7, "caption": "A dog.\n"}, {"image_id": 8, "caption": "x"}])
+    coco(
+        tmp_path,
+        "captions_val2017.json",
+        images,
+        [{"image_id": 7, "caption": "A dog.\n"}, {"image_id": 8, "caption": "x"}],
+    )
     captions = read_coco(tmp_path)
     assert kept(captions) == [("val2017/7.jpg", "A dog.", "test")]
     assert refused(captions) == [(2, "", "image_id 8 is not among the images")]

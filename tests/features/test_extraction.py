@@ -74,7 +74,9 @@ def test_features_do_not_depend_on_order_batch_or_workers(pictures, encoder, tmp
 
 
 def test_one_bad_picture_stops_nobody_and_moves_no_row(pictures, encoder, tmp_path):
-    whole = dict(zip([one.image for one in pictures], _rows(run(pictures, encoder, tmp_path, "a"), tmp_path), strict=True))
+    whole = dict(
+        zip([one.image for one in pictures], _rows(run(pictures, encoder, tmp_path, "a"), tmp_path), strict=True)
+    )
     pictures[4].path.write_bytes(b"not a picture")
     bad = Picture(pictures[4].image, pictures[4].path, sha256_of(pictures[4].path))
     result, _ = run([*pictures[:4], bad, *pictures[5:]], encoder, tmp_path, "b")

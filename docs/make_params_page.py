@@ -1,0 +1,32 @@
+"""Writes docs/params.md from the models in pipeline/params.py: `python docs/make_params_page.py`."""
+
+from pathlib import Path
+
+from pipeline.params import Params, read_params
+
+HERE = Path(__file__).parent
+
+
+def page() -> str:
+    values = read_params(HERE.parent / "params.yaml")
+    lines = [
+        "# Parameters",
+        "",
+        "All of params.yaml, with the values that the built-in dataset is trained with.",
+        "Made by `python docs/make_params_page.py`.",
+        "",
+        f"`seed: {values.seed}` — {Params.model_fields['seed'].description}.",
+    ]
+    for name, field in Params.model_fields.items():
+        if name == "seed":
+            continue
+        section = getattr(values, name)
+        lines += ["", f"## {name}", "", str(field.annotation.__doc__), "", "| Key | Value | Meaning |", "|---|---|---|"]
+        lines += [
+            f"| `{key}` | `{getattr(section, key)}` | {one.description} |" for key, one in type(section).model_fields.items()
+        ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    (HERE / "params.md").write_text(page(), encoding="utf-8")

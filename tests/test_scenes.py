@@ -1,0 +1,88 @@
+"""The captions of the built-in dataset are true of what was drawn; needs the outputs of `make`."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
+OBJECT = re.compile(r"\b(small|large) (\w+) (ring|cross|triangle)\b")
+RELATION = re.compile(r"\bto the (left|right) of a (?:small|large)|\b(above|below)\b")
+PLACE = re.compile(r"\bon the (left|right)\b|\bat the (top|bottom)\b|\bin the (middle)\b")
+
+
+def is_true(caption, scene):
+    """Whether each size, colour, shape and the place or relation that `caption` names is what was drawn."""
+    drawn = [(thing["size"], thing["colour"], thing["shape"]) for thing in scene["objects"]]
+    said = OBJECT.findall(caption)
+    relations = [next(filter(None, found)) for found in RELATION.findall(caption)]
+    places = [next(filter(None, found)) for found in PLACE.findall(caption)]
+    if len(drawn) == 1:
+        return said == drawn and places == [scene["relation"]] and not relations
+    forwards = said == drawn and relations == [scene["relation"]]
+    backwards = said == drawn[::-1] and relations == [OPPOSITE[scene["relation"]]]
+    return (forwards or backwards) and not places
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    path = ROOT / "data/scenes/scenes.json"
+    if not path.exists() or not (ROOT / "models/captioner.safetensors").exists():
+        pytest.skip("needs the built-in dataset and its model: run `make` first")
+    return {scene["image"]: scene for scene in json.loads(path.read_text())}
+
+
+@pytest.fixture(scope="module")
+def generated(scenes):
+    with (ROOT / "metrics/captions.csv").open(newline="") as file:
+        captions = {row["image"]: row["caption"] for row in csv.DictReader(file)}
+    if not captions.keys() <= scenes.keys():
+        pytest.skip("the workspace holds the results of another dataset: run `make` first")
+    return captions
+
+
+def share_true(captions, scenes):
+    return float(np.mean([is_true(caption, scenes[image]) for image, caption in captions.items()]))
+
+
+def test_every_human_caption_is_true_and_false_of_a_changed_scene(scenes):
+    with (ROOT / "data/scenes/captions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert all(is_true(row["caption"], scenes[row["image"]]) for row in rows)
+    for attribute, other in (("size", "tiny"), ("colour", "pink"), ("shape", "cone")):
+        for row in rows[:50]:
+            scene = scenes[row["image"]]
+            changed = [{**scene["objects"][0], attribute: other}, *scene["objects"][1:]]
+            assert not is_true(row["caption"], {**scene, "objects": changed})
+    assert not any(is_true(row["caption"], {**scenes[row["image"]], "relation": "inside"}) for row in rows[:50])
+
+
+def test_at_least_nine_in_ten_generated_captions_are_true(generated, scenes):
+    assert len(generated) == 100
+    assert share_true(generated, scenes) >= 0.9
+
+
+def test_bleu_4_is_at_least_sixty(generated):
+    assert json.loads((ROOT / "metrics/scores.json").read_text())["bleu_4"] >= 60
+
+
+def test_the_same_decoder_with_shuffled_features_is_seldom_right(generated, scenes):
+    import torch
+
+    from pipeline.bundle import Bundle
+    from pipeline.decoders.search import Search, beam_search
+    from pipeline.features.cache import FeatureCache
+
+    bundle = Bundle.load(ROOT / "models/captioner.safetensors")
+    images = list(generated)
+    rows = torch.from_numpy(FeatureCache.open(ROOT / "data/interim/features.h5").load(images)).float()
+
+    def captions(features):
+        found = beam_search(bundle.decoder, features, Search())
+        return {image: bundle.vocabulary.decode(best.tokens) for image, (best,) in zip(images, found, strict=True)}
+
+    assert share_true(captions(rows), scenes) >= 0.9
+    assert share_true(captions(rows.roll(1, 0)), scenes) <= 0.1
