@@ -25,7 +25,7 @@ def said(content):
 
 
 def test_the_number_that_dvc_writes_is_a_number(tmp_path):
-    text = (ROOT / "params.yaml").read_text().replace("lr: 1e-3", "lr: 1e-05")
+    text = (ROOT / "params.yaml").read_text().replace("lr: 2e-3", "lr: 1e-05")
     (tmp_path / "params.yaml").write_text(text)
     assert read_params(tmp_path / "params.yaml").train.lr == 1e-5
 
