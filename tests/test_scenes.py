@@ -23,7 +23,7 @@ def is_true(caption, scene):
     if len(drawn) == 1:
         return said == drawn and places == [scene["relation"]] and not relations
     forwards = said == drawn and relations == [scene["relation"]]
-    backwards = said == drawn[::-1] and relations == [OPPOSITE[scene["relation"]]]
+    backwards = said == drawn[::-1] and relations == [OPPOSITE.get(scene["relation"])]
     return (forwards or backwards) and not places
 
 
