@@ -11,7 +11,7 @@ all: $(VENV)/ready
 	@echo
 	@dvc metrics show
 	@echo
-	@captioner predict data/scenes/images/0900.png data/scenes/images/0925.png data/scenes/images/0950.png
+	@captioner predict data/scenes/images/1104.png data/scenes/images/1108.png data/scenes/images/1100.png
 	@echo
 	@echo "Look at the pictures with their captions: metrics/report.html"
 
