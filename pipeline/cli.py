@@ -250,12 +250,13 @@ def _find(patterns: list[str]) -> list[Path]:
     """The files that are meant, in the order given. Raises `DataError` naming what matches nothing."""
     import glob
 
-    suffixes = {".jpg", ".jpeg", ".png", ".gif", ".webp", ".tif", ".tiff", ".bmp"}
+    from pipeline.features.images import SUFFIXES
+
     files: list[Path] = []
     for pattern in patterns:
         path = Path(pattern)
         if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes)
+            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
         elif path.exists():
             found = [path]
         else:

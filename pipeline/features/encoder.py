@@ -68,7 +68,7 @@ class Encoder:
         """Rows (B, R, C) of pictures (B, S, S, 3). Raises `NumericError` for a row that is not finite.
 
         On a CPU the pictures go through one by one: a row's last bits depend on the size of the batch, and a picture
-        is to have the same row alone (`predict`) as among others (`extract`). It costs nothing there.
+        is to have the same row alone (`predict`) as among others (`extract`).
         """
         per_pass = 1 if self.device.type == "cpu" else len(pixels)
         parts = [self._encode(pixels[start : start + per_pass]) for start in range(0, len(pixels), per_pass)]
