@@ -1,0 +1,64 @@
+"""What every command does with the terminal: results to standard output, all else to standard error."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pipeline.params import Params
+
+ParamsFile = Annotated[Path, typer.Option("--params", help="The parameters of the run.")]
+_EVERY = 3.0
+"""Seconds between two lines of progress where there is no terminal."""
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Any]:
+    """A bar on a terminal, a plain line every few seconds elsewhere (dvc hides the terminal from its stages)."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(title, total=None)
+            yield lambda done, total, note="": bar.update(task, completed=done, total=total)
+        return
+    last = time.monotonic()
+
+    def line(done: int, total: int, note: str = "") -> None:
+        nonlocal last
+        if time.monotonic() - last >= _EVERY:
+            last = time.monotonic()
+            say(f"{title}: {done} of {total} {note}")
+
+    yield line
+
+
+def read(path: Path) -> "Params":
+    from pipeline.params import read_params
+
+    return read_params(path)
+
+
+def announce_device(name: str) -> None:
+    from pipeline.device import choose_device
+
+    device = choose_device(name)
+    say(f"device: {device}" + (" (chosen by auto)" if name == "auto" else ""))
+
+
+def store_folder() -> Path:
+    """Where features outlive every output: `$CAPTIONER_CACHE`, or the main repository's, also from a copy of it."""
+    named = os.environ.get("CAPTIONER_CACHE")
+    return Path(named) if named else Path(os.environ.get("DVC_ROOT", ".")) / ".cache" / "features"
