@@ -4,15 +4,18 @@ A reader therefore sees the old file or the new one, never a part of it, and a r
 """
 
 import csv
+import errno
+import glob
 import hashlib
 import io
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pipeline.errors import DataError, DiskError
 
@@ -44,14 +47,71 @@ def replacing(path: Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+def remove_leftovers(path: Path) -> None:
+    """What killed runs left of their attempts to write `path`. Only for who alone may write it now."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        with suppress(OSError):
+            leftover.unlink()
+
+
 @contextmanager
 def _disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise DiskError(f"{path}: {no_space(path, 0)}; what stood there is untouched") from error
         raise DiskError(
             f"{path}: cannot be written: {error.strerror or error}; what stood there is untouched"
         ) from error
+
+
+def no_space(path: Path, needed: int) -> str:
+    """What to say of a full disk. `needed`: the bytes that were still to be written, 0 when nobody knows."""
+    try:
+        free = shutil.disk_usage(path.parent).free
+    except OSError:
+        free = 0
+    if needed > free:
+        return f"no space left: {needed:,} bytes are needed, {free:,} are free, {needed - free:,} are missing"
+    return f"no space left: {free:,} bytes are free"
+
+
+def allocate(file: BinaryIO, path: Path, size: int) -> None:
+    """Give an open file its full size before it is filled, so that a disk that is too small is noticed now.
+
+    Raises `DiskError` with the bytes that are missing.
+    """
+    needed = size - os.fstat(file.fileno()).st_size
+    try:
+        if needed > shutil.disk_usage(path.parent).free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        file.truncate(size)
+        if size and hasattr(os, "posix_fallocate"):  # neither macOS nor Windows has it
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            raise DiskError(f"{path}: {no_space(path, needed)}; free some, and run again") from error
+        if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:  # a file system without the call
+            raise
+
+
+def write_at(file: BinaryIO, place: int, content: bytes | memoryview) -> None:
+    """Write all of `content` at `place` of an unbuffered file. Raises `OSError`."""
+    view = memoryview(content).cast("B")
+    if not hasattr(os, "pwrite"):  # Windows
+        file.seek(place)
+        while view:
+            view = view[file.write(view) :]
+        return
+    while view:  # a write may stop early, at a full disk for one; the next one then tells why
+        written = os.pwrite(file.fileno(), view, place)
+        place, view = place + written, view[written:]
+
+
+def sync(file: BinaryIO) -> None:
+    """What was written is on the disk when this returns; times in the folder's entry need not be."""
+    getattr(os, "fdatasync", os.fsync)(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

@@ -57,6 +57,10 @@ class EncoderParams(Section):
     fit: Literal["squash", "crop"] = Field(
         description="squash: the whole picture, made square; crop: the centre, in its own proportions"
     )
+    precision: Literal["float32", "bfloat16", "auto"] = Field(
+        description="What the network computes in. bfloat16 is about twice as fast where the processor has it; auto "
+        "takes it there and float32 elsewhere. Part of what the features are, so changing it encodes anew"
+    )
 
 
 class VocabParams(Section):

@@ -8,9 +8,11 @@
 The file is a function of the pictures and the spec alone: the same bytes whatever the order or history.
 """
 
+import io
 import os
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +23,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ArtefactError, DataError
 from pipeline.features.spec import EncoderSpec
-from pipeline.files import replacing
+from pipeline.files import allocate, replacing, write_at
 
 SCHEMA = 1
 _SLAB_BYTES = 8 << 20
@@ -66,6 +68,8 @@ class FeatureCache:
             rows[place] = self.features[row]
             if zlib.crc32(rows[place].tobytes()) != self.crc32[row]:
                 raise ArtefactError(f"{self.path}: the row of {image} is damaged; run `dvc repro -f extract`")
+            if not np.isfinite(rows[place]).all():
+                raise ArtefactError(f"{self.path}: the row of {image} is not finite; run `dvc repro -f extract`")
         return rows
 
     @classmethod
@@ -126,36 +130,95 @@ def write_cache(
     spec: EncoderSpec,
     images: Iterable[str],
     shape: tuple[int, int],
-    read: Callable[[str], Rows],
+    read: Callable[[Sequence[str]], tuple[Rows, NDArray[np.uint32]]],
 ) -> None:
-    """Replace `path` by the rows (R, C) = `shape` that `read` gives for each of `images`, in the order of their bytes.
+    """Replace `path` by the rows of `images` in the order of their bytes.
 
-    The file is made whole first and then filled: a full disk is an error of the system, not a crash inside HDF5.
-    Raises `DiskError`.
+    `read` gives rows (n, R, C) with (R, C) = `shape` and the crc32 of each; several threads call it. The file is made
+    whole first and then filled: a full disk is an error of the system, not a crash inside HDF5. Raises `DiskError`.
     """
     ordered = sorted({image.encode() for image in images})
-    with replacing(path) as beside:
-        offset = _create(beside, spec, ordered, shape)
-        checksums = np.empty(len(ordered), "<u4")
-        per_slab = max(1, _SLAB_BYTES // max(1, shape[0] * shape[1] * 2))
-        with beside.open("rb+", buffering=0) as file:
-            if ordered and hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
-            for start in range(0, len(ordered), per_slab):
-                slab = np.stack([read(image.decode()) for image in ordered[start : start + per_slab]]).astype("<f2")
-                checksums[start : start + len(slab)] = [zlib.crc32(row.tobytes()) for row in slab]
-                file.seek(offset["features"] + start * slab[0].nbytes)
-                _write_all(file, slab.tobytes())
-            if ordered:
-                file.seek(offset["crc32"])
-                _write_all(file, checksums.tobytes())
+    layout, offset = _layout(spec, ordered, shape)
+    row_bytes = shape[0] * shape[1] * 2
+    per_slab = max(1, _SLAB_BYTES // row_bytes)
+    with replacing(path) as beside, beside.open("rb+", buffering=0) as file, ThreadPoolExecutor() as pool:
+        allocate(file, beside, layout.size)
+        for place, content in layout.written():
+            write_at(file, place, content)
+
+        def fill(start: int) -> None:
+            rows, sums = read([image.decode() for image in ordered[start : start + per_slab]])
+            write_at(file, offset["features"] + start * row_bytes, rows.astype("<f2", copy=False).data)
+            write_at(file, offset["crc32"] + start * 4, sums.astype("<u4").tobytes())
+
+        for _ in pool.map(fill, range(0, len(ordered), per_slab)):
+            pass
 
 
-def _create(path: Path, spec: EncoderSpec, ordered: list[bytes], shape: tuple[int, int]) -> dict[str, int]:
-    """An allocated file with everything but the rows and checksums; where those belong."""
+class _Layout(io.RawIOBase):
+    """A file in memory that holds only the pages that were written: what HDF5 needs around gigabytes of rows.
+
+    HDF5 itself must not write to a disk that may be full: it ends in its own errors then, or in a crash.
+    """
+
+    _PAGE = 4096
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._place = 0
+        self._pages: dict[int, bytearray] = {}
+
+    def written(self) -> Iterator[tuple[int, bytes]]:
+        """The place and content of each page that was written, in order."""
+        for number, page in sorted(self._pages.items()):
+            place = number * self._PAGE
+            yield place, bytes(page[: max(0, self.size - place)])
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self.size}[whence]
+        self._place = start + offset
+        return self._place
+
+    def tell(self) -> int:
+        return self._place
+
+    def truncate(self, size: int | None = None) -> int:
+        self.size = self._place if size is None else size
+        return self.size
+
+    def write(self, content: Any) -> int:
+        view = memoryview(content).cast("B")
+        for start, end, number, within in self._parts(len(view)):
+            page = self._pages.setdefault(number, bytearray(self._PAGE))
+            page[within : within + end - start] = view[start:end]
+        self._place += len(view)
+        self.size = max(self.size, self._place)
+        return len(view)
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")[: max(0, self.size - self._place)]
+        for start, end, number, within in self._parts(len(view)):
+            page = self._pages.get(number, bytes(self._PAGE))
+            view[start:end] = page[within : within + end - start]
+        self._place += len(view)
+        return len(view)
+
+    def _parts(self, length: int) -> Iterator[tuple[int, int, int, int]]:
+        """Start and end within a buffer of `length` at the current place, the page, and the place within it."""
+        start = 0
+        while start < length:
+            number, within = divmod(self._place + start, self._PAGE)
+            end = min(length, start + self._PAGE - within)
+            yield start, end, number, within
+            start = end
+
+
+def _layout(spec: EncoderSpec, ordered: list[bytes], shape: tuple[int, int]) -> tuple[_Layout, dict[str, int]]:
+    """Everything of the file but the rows and checksums, and where those belong."""
     import h5py
 
-    with h5py.File(path, "w") as file:
+    layout = _Layout()
+    with h5py.File(layout, "w") as file:
         file.attrs["schema"] = SCHEMA
         file.attrs["spec"] = spec.to_json()
         width = max((len(image) for image in ordered), default=1)
@@ -168,11 +231,5 @@ def _create(path: Path, spec: EncoderSpec, ordered: list[bytes], shape: tuple[in
             creation.set_obj_track_times(False)
             space = h5py.h5s.create_simple(full_shape)
             h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(np.dtype(dtype)), space, creation)
-        return {name: file[name].id.get_offset() or 0 for name in ("crc32", "features")}
-
-
-def _write_all(file: Any, content: bytes) -> None:
-    """An unbuffered write may stop early, at a full disk for one; the next try tells why."""
-    view = memoryview(content)
-    while view:
-        view = view[file.write(view) :]
+        offset = {name: file[name].id.get_offset() or 0 for name in ("crc32", "features")}
+    return layout, offset

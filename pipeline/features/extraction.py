@@ -5,21 +5,26 @@ overlaps the network, and a row does not depend on how many cores there are.
 """
 
 import hashlib
+import itertools
 import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from pipeline.errors import DiskError
 from pipeline.features import images
 from pipeline.features.cache import Rows, write_cache
 from pipeline.features.encoder import Encoder
-from pipeline.features.store import FeatureStore, Shard
+from pipeline.features.spec import EncoderSpec
+from pipeline.features.store import FeatureStore
+from pipeline.files import remove_leftovers
 from pipeline.progress import Progress, silent
 
 
@@ -76,23 +81,52 @@ def extract_features(
     A picture that cannot be read is left out and named in the result. Raises `DiskError`, `NumericError`.
     """
     shape = (encoder.regions, encoder.channels)
-    memo = FeatureStore(store, encoder.spec, shape)
+    memo = FeatureStore(store, encoder.spec, encoder.engine, shape)
+    by_key = {picture.sha256: picture for picture in pictures}
+    began = time.monotonic()
     with memo.locked():
-        memo = FeatureStore(store, encoder.spec, shape)  # what another run added while this one waited
-        by_key = {picture.sha256: picture for picture in pictures}
-        missing = memo.missing(by_key)
-        began = time.monotonic()
+        remove_leftovers(out)
+        missing = [key for key in by_key if key not in memo]
+        encoded = len(missing)
         unreadable = _fill(memo, [by_key[key] for key in missing], encoder, batch_size, workers, progress)
         seconds = time.monotonic() - began
-        kept = {picture.image: picture.sha256 for picture in pictures if picture.sha256 in memo}
-        write_cache(out, encoder.spec, kept, shape, lambda image: memo[kept[image]])
+        for _ in range(3):
+            damaged = _assemble(memo, pictures, encoder.spec, out)
+            if not damaged:
+                break
+            memo.forget(damaged)
+            encoded += len(damaged)
+            unreadable |= _fill(memo, [by_key[key] for key in damaged], encoder, batch_size, workers, progress)
+        else:
+            raise DiskError(f"{memo.folder}: rows read back are not those that were written; check this disk")
     return Extraction(
         pictures=len(pictures),
-        from_store=len(by_key) - len(missing),
-        encoded=len(missing) - len(unreadable),
+        from_store=len(by_key) - encoded,
+        encoded=encoded - len(unreadable),
         seconds=seconds,
         unreadable={picture.image: unreadable[picture.sha256] for picture in pictures if picture.sha256 in unreadable},
     )
+
+
+class _DamagedRows(Exception):
+    """The store has rows that are not what was written there."""
+
+
+def _assemble(memo: FeatureStore, pictures: Sequence[Picture], spec: EncoderSpec, out: Path) -> list[str]:
+    """Write what the store holds of `pictures` to `out`; the keys of damaged rows, if any, and then nothing else."""
+    kept = {picture.image: picture.sha256 for picture in pictures if picture.sha256 in memo}
+
+    def read(images: Sequence[str]) -> tuple[Rows, NDArray[np.uint32]]:
+        rows, sums, damaged = memo.read([kept[image] for image in images])
+        if damaged:
+            raise _DamagedRows
+        return rows, sums
+
+    try:
+        write_cache(out, spec, kept, memo.shape, read)
+    except _DamagedRows:
+        return memo.damaged(dict.fromkeys(kept.values()))
+    return []
 
 
 def _fill(
@@ -101,42 +135,36 @@ def _fill(
     """Encode `pictures` into one new shard; the reason for each key that could not be."""
     if not pictures:
         return {}
-    shard = memo.new_shard([picture.sha256 for picture in pictures])
-    place = {key: number for number, key in enumerate(shard.keys)}
+    writer = memo.new_shard([picture.sha256 for picture in pictures])
+    place = {key: number for number, key in enumerate(writer.shard.keys)}
     batches = iter([pictures[start : start + batch_size] for start in range(0, len(pictures), batch_size)])
     unreadable: dict[str, str] = {}
     workers = workers or os.cpu_count() or 1
     seen = 0
-    with single_compute_thread(), ThreadPoolExecutor(workers) as pool:
+    with closing(writer), single_compute_thread(), ThreadPoolExecutor(workers) as pool:
         running: set[Future[Encoded]] = set()
         try:
-            while batch := next(batches, None):
-                running.add(pool.submit(_encode, batch, encoder))
-                if len(running) == 2 * workers:
-                    seen += _keep_finished(running, memo, shard, place, unreadable)
-                    progress(seen, len(pictures), "pictures")
-            while running:
-                seen += _keep_finished(running, memo, shard, place, unreadable)
+            for batch in itertools.chain(batches, itertools.repeat(None)):
+                if batch is not None:
+                    running.add(pool.submit(_encode, batch, encoder))
+                    if len(running) < 2 * workers:
+                        continue
+                elif not running:
+                    break
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                for keys, rows, bad in (future.result() for future in finished):
+                    if rows is not None:
+                        memo.learn(writer.shard, writer.add([place[key] for key in keys], rows))
+                    unreadable.update(bad)
+                    seen += len(keys) + len(bad)
                 progress(seen, len(pictures), "pictures")
-        except BaseException:
+        except BaseException:  # an interruption too: what was computed is kept
             pool.shutdown(cancel_futures=True)
+            with suppress(DiskError):
+                writer.flush()
             raise
+        memo.learn(writer.shard, writer.flush())
     return unreadable
-
-
-def _keep_finished(
-    running: set[Future[Encoded]], memo: FeatureStore, shard: Shard, place: dict[str, int], unreadable: dict[str, str]
-) -> int:
-    """Wait for at least one batch, store what is there; the number of pictures seen."""
-    finished, _ = wait(running, return_when=FIRST_COMPLETED)
-    running -= finished
-    seen = 0
-    for keys, rows, bad in (future.result() for future in finished):
-        if rows is not None:
-            memo.add(shard, [place[key] for key in keys], rows)
-        unreadable.update(bad)
-        seen += len(keys) + len(bad)
-    return seen
 
 
 def _encode(batch: Sequence[Picture], encoder: Encoder) -> Encoded:

@@ -14,7 +14,7 @@ from pipeline.errors import ArtefactError
 if TYPE_CHECKING:
     from torch import Tensor
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)

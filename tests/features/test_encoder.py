@@ -12,9 +12,19 @@ from pipeline.features.spec import EncoderSpec
 CPU = torch.device("cpu")
 
 
-def encoder(name="alexnet", node="auto", grid=3, image_size=64, fit="squash", seed=1, weights="none"):
+def encoder(
+    name="alexnet", node="auto", grid=3, image_size=64, fit="squash", seed=1, weights="none", precision="float32"
+):
     return build(
-        name=name, weights=weights, node=node, grid=grid, image_size=image_size, fit=fit, seed=seed, device=CPU
+        name=name,
+        weights=weights,
+        node=node,
+        grid=grid,
+        image_size=image_size,
+        fit=fit,
+        precision=precision,
+        seed=seed,
+        device=CPU,
     )
 
 

@@ -5,7 +5,6 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.features import store as store_module
 from pipeline.features.cache import FeatureCache
 from pipeline.features.encoder import build
 from pipeline.features.extraction import Picture, extract_features
@@ -21,6 +20,7 @@ def encoder():
         grid=2,
         image_size=64,
         fit="squash",
+        precision="float32",
         seed=1,
         device=torch.device("cpu"),
     )
@@ -96,34 +96,6 @@ def test_a_picture_that_changed_since_it_was_hashed_is_refused(pictures, encoder
     Image.new("RGB", (9, 9)).save(pictures[2].path)
     result, _ = run(pictures, encoder, tmp_path)
     assert "changed since" in result.unreadable["02.png"]
-
-
-class Killed(BaseException):
-    pass
-
-
-@pytest.mark.parametrize("calls", range(1, 7))
-def test_a_run_killed_at_any_sync_keeps_what_was_synced(pictures, encoder, tmp_path, monkeypatch, calls):
-    """Each batch syncs its rows, then its marks: a kill at the second one of a batch leaves that batch unmarked."""
-    whole = run(pictures, encoder, tmp_path, "whole")[1]
-    real, seen = store_module._sync, 0
-
-    def dying(descriptor):
-        nonlocal seen
-        seen += 1
-        if seen == calls:
-            raise Killed
-        real(descriptor)
-
-    monkeypatch.setattr(store_module, "_sync", dying)
-    with pytest.raises(Killed):
-        run(pictures, encoder, tmp_path, workers=1)
-    monkeypatch.setattr(store_module, "_sync", real)
-    resumed, content = run(pictures, encoder, tmp_path)
-    assert content == whole
-    kept = (calls - 1) // 2 * 4
-    assert resumed.from_store in {kept, min(kept + 4, 11)}
-    assert resumed.from_store + resumed.encoded == 11
 
 
 def test_a_damaged_store_repairs_itself(pictures, encoder, tmp_path):

@@ -1,0 +1,53 @@
+"""An encoder without a network: rows follow from the pixels, and it notes every picture that it encodes."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # crash_driver runs this file without pytest
+
+from pipeline.features.extraction import Picture
+from pipeline.features.spec import EncoderSpec, Transform
+from pipeline.files import sha256_of
+
+SPEC = EncoderSpec(
+    name="net",
+    weights="random:1",
+    weights_sha256="0" * 64,
+    node="features",
+    grid=2,
+    transform=Transform(8, None, "bilinear", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), (255, 255, 255)),
+    precision="float32",
+)
+
+
+class StandIn:
+    """What `extract_features` asks of an encoder."""
+
+    spec = SPEC
+    engine = "none"
+    regions, channels = 4, 48
+
+    def __init__(self):
+        self.encoded = 0
+
+    def prepare(self, picture):
+        return np.asarray(picture.resize((8, 8)))
+
+    def encode(self, pixels):
+        self.encoded += len(pixels)
+        return (pixels.reshape(len(pixels), 4, 48) / 255).astype(np.float16)
+
+
+def draw(folder, count=11):
+    """`count` small pictures of noise."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = []
+    for number in range(count):
+        path = folder / f"{number:02d}.png"
+        pixels = np.random.default_rng(number).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+        pictures.append(Picture(path.name, path, sha256_of(path)))
+    return pictures

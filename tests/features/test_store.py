@@ -1,0 +1,105 @@
+"""A store that was damaged, or made for something else, is never trusted: its rows are encoded again."""
+
+import json
+
+import numpy as np
+import pytest
+from stand_in import SPEC, StandIn, draw
+
+from pipeline.features.extraction import extract_features
+from pipeline.features.spec import EncoderSpec
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    return draw(tmp_path / "pictures")
+
+
+def extract(pictures, folder, encoder=None):
+    encoder = encoder or StandIn()
+    extract_features(pictures, encoder, folder / "features.h5", store=folder / "store", batch_size=3, workers=1)
+    return encoder.encoded, (folder / "features.h5").read_bytes()
+
+
+def shard_of(folder):
+    (path,) = folder.glob("store/*/*.shard")
+    return path
+
+
+def test_every_truncation_of_a_shard_is_repaired(pictures, tmp_path):
+    expected = extract(pictures, tmp_path)[1]
+    whole = shard_of(tmp_path).read_bytes()
+    for length in range(0, len(whole), 487):
+        shard_of(tmp_path).write_bytes(whole[:length])
+        assert extract(pictures, tmp_path) == (11, expected), length
+        for path in tmp_path.glob("store/*/*.shard"):
+            path.unlink()
+        shard_of_first = next(tmp_path.glob("store/*")) / "000001.shard"
+        shard_of_first.write_bytes(whole)
+
+
+def test_a_flipped_byte_anywhere_in_a_shard_changes_no_row(pictures, tmp_path):
+    expected = extract(pictures, tmp_path)[1]
+    path = shard_of(tmp_path)
+    whole = path.read_bytes()
+    encoded = set()
+    for place in range(0, len(whole), 61):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0xFF
+        path.write_bytes(bytes(damaged))
+        count, content = extract(pictures, tmp_path)
+        assert content == expected, place
+        encoded.add(count)
+        for made in path.parent.glob("*.shard"):
+            made.unlink()
+    assert {0, 1, 11} <= encoded  # nothing was lost, one row, or the header and so all of them
+
+
+def test_a_row_marked_as_done_that_is_not_finite_is_not_believed_by_the_reader(pictures, tmp_path):
+    from pipeline.errors import ArtefactError
+    from pipeline.features.cache import FeatureCache
+
+    class Broken(StandIn):
+        def encode(self, pixels):
+            rows = super().encode(pixels)
+            rows[0, 0, 0] = np.nan
+            return rows
+
+    extract(pictures, tmp_path, Broken())
+    with pytest.raises(ArtefactError, match=r"the row of 00.png is not finite"):
+        FeatureCache.open(tmp_path / "features.h5").load(["00.png"])
+
+
+def test_a_shard_of_another_shape_is_left_alone(pictures, tmp_path):
+    class Wider(StandIn):
+        regions, channels = 2, 96
+
+        def encode(self, pixels):
+            return super().encode(pixels).reshape(-1, 2, 96)
+
+    extract(pictures, tmp_path, Wider())
+    assert extract(pictures, tmp_path)[0] == 11
+
+
+def test_another_engine_computes_its_own_rows(pictures, tmp_path):
+    class Newer(StandIn):
+        engine = "torch of tomorrow"
+
+    extract(pictures, tmp_path)
+    assert extract(pictures, tmp_path, Newer())[0] == 11
+    assert extract(pictures, tmp_path)[0] == 0
+
+
+def test_switching_the_encoder_and_back_encodes_nothing_again(pictures, tmp_path):
+    class Other(StandIn):
+        spec = EncoderSpec.from_json(SPEC.to_json().replace('"node":"features"', '"node":"layer4"'))
+
+    expected = extract(pictures, tmp_path)[1]
+    assert extract(pictures, tmp_path, Other())[0] == 11
+    assert extract(pictures, tmp_path) == (0, expected)
+
+
+def test_the_store_says_what_it_holds(pictures, tmp_path):
+    extract(pictures, tmp_path)
+    (path,) = tmp_path.glob("store/*/spec.json")
+    assert json.loads(path.read_text()) == {"engine": "none", "spec": json.loads(SPEC.to_json())}
