@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from pipeline import __version__
-from pipeline.commands import predict, schema, stages
+from pipeline.commands import cache, predict, schema, stages
 from pipeline.commands.terminal import say
 from pipeline.errors import CaptionerError, ParamsError
 
@@ -27,6 +27,7 @@ for stage in (stages.prepare, stages.extract, stages.vocab, stages.train, stages
     app.command(rich_help_panel="Stages of dvc.yaml")(stage)
 app.command()(predict.predict)
 app.command()(schema.schema)
+app.add_typer(cache.app, name="cache")
 
 
 def _version(show: bool) -> None:

@@ -48,6 +48,8 @@ def decode(content: bytes) -> Image.Image:
                 return _rgb(ImageOps.exif_transpose(picture))
     except ImageError:
         raise
+    except Image.DecompressionBombError as error:  # Pillow's own limit comes first where it is passed twice over
+        raise ImageError(f"more than the limit of {MAX_PIXELS} pixels") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"not a picture in one of the formats {', '.join(FORMATS)}") from error
     except Exception as error:  # Pillow's parsers let ValueError, SyntaxError, struct.error and others escape

@@ -94,6 +94,14 @@ class Shard:
                     raise EOFError
                 view = view[count:]
 
+    def is_sound(self, place: int, out: Rows) -> bool:
+        """Fill `out` (1, R, C) with one row; whether it is what was written."""
+        try:
+            self.read(place, out)
+        except (OSError, EOFError):
+            return False
+        return bool(zlib.crc32(out.data) == self.marks["crc32"][place])
+
 
 class ShardWriter:
     """Fills a new shard: rows first, synced, then their marks, synced; about once a second and at the end."""
@@ -204,6 +212,10 @@ class FeatureStore:
         """Rows that turned out to be damaged are to be computed again."""
         for key in keys:
             del self._where[key]
+
+    def keys(self) -> list[str]:
+        """Of all rows, in the order in which they were computed."""
+        return list(self._where)
 
     def __contains__(self, key: str) -> bool:
         return key in self._where

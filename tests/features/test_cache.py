@@ -144,3 +144,45 @@ def test_specs_that_differ_say_where():
     other = EncoderSpec.from_json(SPEC.to_json().replace('"grid":2', '"grid":7'))
     assert SPEC.differences(other) == ["grid: 2, 7"]
     assert other.digest != SPEC.digest
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("features", np.zeros((4, *SHAPE), np.float32), "float32 .*expected float16"),
+        ("features", np.zeros((4, 24), np.float16), r"\(4, 24\), expected float16 \(N, R, C\)"),
+        ("features", np.zeros((3, *SHAPE), np.float16), "3 rows, 4 checksums, 4 ids"),
+        ("crc32", np.zeros(4, np.int64), "expected"),
+        ("image", np.array([b"b", b"a", b"c", b"d"]), "the ids are not in order"),
+        ("image", np.arange(4), "expected"),
+    ],
+)
+def test_another_shape_or_type_is_refused(path, name, content, words):
+    with h5py.File(path, "a") as file:
+        del file[name]
+        file[name] = content
+    with pytest.raises(ArtefactError, match=words):
+        FeatureCache.open(path)
+
+
+def test_rows_that_are_not_numbers_are_refused(tmp_path):
+    rows = np.full((1, *SHAPE), np.nan, np.float16)
+    sums = np.array([zlib.crc32(rows.tobytes())], np.uint32)
+    write_cache(tmp_path / "features.h5", SPEC, ["a.jpg"], SHAPE, lambda images: (rows, sums))
+    with pytest.raises(ArtefactError, match=r"the row of a.jpg is not finite"):
+        FeatureCache.open(tmp_path / "features.h5").load(["a.jpg"])
+
+
+def test_a_shape_larger_than_the_file_is_refused_before_memory_is_asked_for(path):
+    content = path.read_bytes()
+    extent = b"".join(size.to_bytes(8, "little") for size in (4, *SHAPE))
+    place = content.index(extent)
+    larger = (2**40).to_bytes(8, "little") + extent[8:]
+    path.write_bytes(content[:place] + larger + content[place + len(extent) :])
+    with pytest.raises(ArtefactError):
+        FeatureCache.open(path)
+
+
+def test_an_empty_dataset_gives_an_empty_file(tmp_path):
+    write_cache(tmp_path / "features.h5", SPEC, [], SHAPE, read)
+    assert FeatureCache.open(tmp_path / "features.h5").images == ()

@@ -1,0 +1,130 @@
+"""What a feature store holds, whether it is sound, and how it is made smaller."""
+
+import json
+import shutil
+from collections.abc import Iterator, Set
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.errors import ArtefactError, DataError
+from pipeline.features.spec import EncoderSpec
+from pipeline.features.store import FeatureStore, Shard, shards_of
+
+
+@dataclass(frozen=True)
+class Holding:
+    """The rows of one encoder, computed by one engine."""
+
+    digest: str
+    """Name of the folder."""
+    spec: EncoderSpec | None
+    """None where it cannot be read: made by another version, or damaged."""
+    engine: str
+    pictures: int
+    bytes: int
+    """On disk, with room that interrupted runs have not filled."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """What reading every row of a holding found."""
+
+    digest: str
+    sound: int
+    damaged: int
+    """These are encoded again by the next run that needs them."""
+    unreadable_files: tuple[Path, ...]
+
+
+def holdings(root: Path) -> list[Holding]:
+    """What lies below `root`, by digest."""
+    found = []
+    for folder in sorted(path for path in root.glob("*") if path.is_dir()):
+        spec, engine = _described(folder)
+        shards = [Shard.open(path, folder.name) for path in shards_of(folder)]
+        keys = {key for shard in shards if shard for key, _ in shard.done()}
+        size = sum(path.stat().st_size for path in folder.iterdir())
+        found.append(Holding(folder.name, spec, engine, len(keys), size))
+    return found
+
+
+def verify(root: Path, digest: str) -> Check:
+    """Read every row and compare its crc32."""
+    folder = root / digest
+    sound = damaged = 0
+    unreadable = []
+    for path in shards_of(folder):
+        shard = Shard.open(path, digest)
+        if shard is None:
+            unreadable.append(path)
+            continue
+        row = np.empty((1, *shard.shape), np.float16)
+        for _, place in shard.done():
+            if shard.is_sound(place, row):
+                sound += 1
+            else:
+                damaged += 1
+    return Check(digest, sound, damaged, tuple(unreadable))
+
+
+def find(root: Path, prefix: str) -> Holding:
+    """The one holding whose digest begins with `prefix`. Raises `DataError`."""
+    matching = [one for one in holdings(root) if one.digest.startswith(prefix)]
+    if len(matching) != 1:
+        raise DataError(
+            f"{root}: {len(matching) or 'no'} encoders begin with {prefix!r}; `captioner cache show` lists them"
+        )
+    return matching[0]
+
+
+def remove(root: Path, digest: str) -> None:
+    """Forget one holding. Raises `DiskError` when a run is filling it."""
+    with _locked(root, digest):
+        for path in (*shards_of(root / digest), root / digest / "spec.json"):
+            path.unlink(missing_ok=True)
+    shutil.rmtree(root / digest, ignore_errors=True)
+
+
+def keep_only(root: Path, digest: str, keys: Set[str]) -> int:
+    """Forget the rows of all pictures but `keys`, the sha256 of each; the number of rows that went.
+
+    What stays is written to a new shard before the old ones go. Raises `DiskError`.
+    """
+    with _locked(root, digest) as store:
+        held = store.keys()
+        kept = [key for key in held if key in keys]
+        if len(kept) == len(held):
+            return 0
+        old = shards_of(store.folder)
+        damaged = store.damaged(kept)
+        kept = [key for key in kept if key not in set(damaged)]
+        if kept:
+            with closing(store.new_shard(kept)) as writer:
+                for place, key in enumerate(kept):
+                    writer.add([place], store.read([key])[0])
+                writer.flush()
+        for path in old:
+            path.unlink()
+        return len(held) - len(kept)
+
+
+@contextmanager
+def _locked(root: Path, digest: str) -> Iterator[FeatureStore]:
+    spec, engine = _described(root / digest)
+    if spec is None:
+        raise ArtefactError(f"{root / digest}: not a folder of the feature store; delete it by hand")
+    shapes = {shard.shape for path in shards_of(root / digest) if (shard := Shard.open(path, digest))}
+    store = FeatureStore(root, spec, engine, next(iter(shapes), (1, 1)))
+    with store.locked():
+        yield store
+
+
+def _described(folder: Path) -> tuple[EncoderSpec | None, str]:
+    try:
+        content = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
+        return EncoderSpec.from_json(json.dumps(content["spec"])), str(content["engine"])
+    except (OSError, ValueError, KeyError, TypeError, ArtefactError):
+        return None, "unknown"
