@@ -1,4 +1,7 @@
-"""Which device to compute on."""
+"""Which device to compute on, and with how many threads."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -18,3 +21,14 @@ def choose_device(name: str) -> torch.device:
         found = ", ".join(kind for kind, is_there in present.items() if is_there)
         raise ParamsError(f"params.run.device: {name} is not on this machine (found: {found}); use auto")
     return device
+
+
+@contextmanager
+def single_compute_thread() -> Iterator[None]:
+    """Within, every thread computes alone: a row's bits then depend on the processor, not on its number of cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -9,11 +9,10 @@ import torch
 
 from pipeline.bundle import Bundle
 from pipeline.decoders.search import Hypothesis, Search, beam_search
-from pipeline.device import choose_device
+from pipeline.device import choose_device, single_compute_thread
 from pipeline.errors import DataError
 from pipeline.features import images
 from pipeline.features.encoder import Encoder, restore
-from pipeline.features.extraction import single_compute_thread
 
 if TYPE_CHECKING:
     import numpy as np

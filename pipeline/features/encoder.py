@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pipeline.device import single_compute_thread
 from pipeline.errors import ArtefactError, NumericError, ParamsError
 from pipeline.features import images
 from pipeline.features.backbone import RANDOM_STRIDE, blank_network, forward, last_map, load, up_to
@@ -42,7 +43,8 @@ class Encoder:
         """The network as torchvision has it, in float32."""
         transform = spec.transform
         self._dtype = torch.bfloat16 if spec.precision == "bfloat16" else torch.float32
-        self._fast = fused(network, transform.size, self._dtype, device)
+        with single_compute_thread():  # weights are packed for the number of threads that will compute
+            self._fast = fused(network, transform.size, self._dtype, device)
         self._mean = torch.tensor(transform.mean, device=device).view(3, 1, 1) * 255
         self._std = torch.tensor(transform.std, device=device).view(3, 1, 1) * 255
         with torch.inference_mode():
