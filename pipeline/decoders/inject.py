@@ -4,6 +4,7 @@ O. Vinyals et al., "Show and Tell: A Neural Image Caption Generator", CVPR 2015,
 Shapes: see protocol.py.
 """
 
+import torch
 from torch import Tensor, nn
 
 from pipeline.decoders.cell import Cell
@@ -18,6 +19,9 @@ class Inject(Decoder):
         self.image = nn.Linear(sizes.channels, sizes.embed)
         self.cell = Cell(words=sizes.embed, other=0, hidden=sizes.hidden, layer_norm=sizes.layer_norm)
         self.width = sizes.hidden
+
+    def condense(self, features: Tensor) -> Tensor:
+        return torch.cat([part.float().mean(1, keepdim=True) for part in features.split(256)])  # (N, 1, C)
 
     def start(self, features: Tensor) -> State:
         pooled = self.feature_dropout(self.standardise(features).mean(1))  # (B, C)

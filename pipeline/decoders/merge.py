@@ -21,6 +21,9 @@ class Merge(Decoder):
         self.cell = Cell(words=sizes.embed, other=0, hidden=sizes.hidden, layer_norm=sizes.layer_norm)
         self.dense = nn.Linear(sizes.hidden, sizes.hidden)
 
+    def condense(self, features: Tensor) -> Tensor:
+        return torch.cat([part.float().mean(1, keepdim=True) for part in features.split(256)])  # (N, 1, C)
+
     def start(self, features: Tensor) -> State:
         pooled = self.feature_dropout(self.standardise(features).mean(1))  # (B, C)
         image = torch.relu(self.image(pooled))

@@ -65,6 +65,10 @@ class Decoder(nn.Module, ABC):
         else:
             self.output = nn.Linear(said_from, sizes.vocabulary)
 
+    def condense(self, features: Tensor) -> Tensor:
+        """What this decoder needs of features (N, R, C): the same start follows from it, as often as it is needed."""
+        return features
+
     @abstractmethod
     def start(self, features: Tensor) -> State:
         """The state before the first word."""

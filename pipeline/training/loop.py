@@ -86,11 +86,13 @@ class Trainer:
         longest: int,
     ) -> None:
         self.decoder = decoder.to(device)
-        self.features = features.to(device)
+        self.features = decoder.condense(features).to(device)
         batches.to(device)
         self.batches, self.vocabulary, self.params = batches, vocabulary, params
         self.seed, self.device, self.reward, self.longest = seed, device, reward, longest
-        self.optimizer = torch.optim.AdamW(decoder.parameters(), lr=params.lr, weight_decay=params.weight_decay)
+        self.optimizer = torch.optim.AdamW(
+            decoder.parameters(), lr=params.lr, weight_decay=params.weight_decay, fused=True
+        )
         self.schedule = Schedule(params, len(batches))
         self._half = choose_precision(params.precision, device, "params.train.precision") == "bfloat16"
         self.average = MovingAverage(decoder, params.ema) if params.ema else None

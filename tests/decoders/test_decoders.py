@@ -134,3 +134,10 @@ def test_features_are_standardised_over_the_training_pictures():
     torch.testing.assert_close(scaled.mean((0, 1)), torch.zeros(C), atol=1e-3, rtol=0)
     torch.testing.assert_close(scaled.std((0, 1))[:5], torch.ones(5), atol=1e-2, rtol=0)
     assert (scaled[..., 5] == 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_condensed_features_say_the_same(kind):
+    model = decoder(kind)
+    features, tokens = inputs()
+    torch.testing.assert_close(model(model.condense(features), tokens), model(features, tokens))
