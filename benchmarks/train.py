@@ -244,9 +244,8 @@ def main() -> None:
     for dtype in (torch.float32, torch.bfloat16)[: 1 + half]:
         roof = product_roof(dtype, given.words, given.hidden, given.embed)
         name = str(dtype).removeprefix("torch.")
-        print(
-            f"\nmatrix products alone, {name}: {roof:,.0f} tokens/s; inject has {rates[f'ours, inject, {name}'] / roof:.2f}"
-        )
+        share = rates[f"ours, inject, {name}"] / roof
+        print(f"\nmatrix products alone, {name}: {roof:,.0f} tokens/s; inject has {share:.2f} of it")
 
 
 if __name__ == "__main__":
