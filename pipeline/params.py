@@ -105,6 +105,9 @@ class ScoreParams(Section):
     length_penalty: NonNegativeFloat = Field(
         description="A caption's log-probability is divided by its length to this power: 0 favours short captions"
     )
+    meteor: bool = Field(
+        description="METEOR beside the other scores; needs Java and the extra `meteor`, and stops without them"
+    )
 
 
 class RunParams(Section):
