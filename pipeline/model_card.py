@@ -119,8 +119,8 @@ def _limits(model: ModelFacts, card: Scorecard, split: str) -> str:
         'know": it captions any picture, also one of a kind that it was never shown.',
         f"Its scores hold for pictures like those of the {split} split, and for these references: compare them with "
         "other captioners' only over the same ones.",
-        "What people assumed in the captions (who is a man, who plays, what is normal) it repeats. Do not let it decide "
-        "about people.",
+        "What people assumed in the captions (who is a man, who plays, what is normal) it repeats. Do not let it "
+        "decide about people.",
     ]
     if isinstance(trained, int) and trained < _RECOGNISABLE * 10:
         lines.append(f"It was trained on {trained:,} pictures, which is few: expect it to fail on others.")

@@ -55,13 +55,16 @@ def render_card(card: Card) -> str:
     """An `article` whose `data-` attributes the page's script sorts and filters by."""
     scores = "".join(f"<span><small>{escape(name)}</small> {value:.0f}</span>" for name, value in card.scores.items())
     values = " ".join(f"{value:.3f}" for value in card.scores.values())
-    references = "".join(f"<li>{escape(reference)}" for reference in card.references)
+    first, *others = map(escape, card.references)
+    more = (
+        f"<details><summary>{len(others)} more</summary><ul><li>{'<li>'.join(others)}</ul></details>" if others else ""
+    )
     looks = card.looks if card.picture else None
     return (
         f'<article data-scores="{values}" data-chance="{card.chance}" data-signs="{escape(" ".join(card.signs))}">'
         f"{_frame(card, looks)}<div class=text>{_caption(card, looks)}"
         f'<p class="scores">{scores}</p>'
-        f"<details><summary>{len(card.references)} references</summary><ul>{references}</ul></details>"
+        f'<p class="reference">{first}</p>{more}'
         f"{'<details class=strip><summary>word by word</summary><div></div></details>' if looks else ''}"
         f'<p class="file">{escape(card.image)}</p></div></article>'
     )

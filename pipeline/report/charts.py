@@ -30,14 +30,11 @@ def line_chart(
         if name == mark:
             best = max(line, key=lambda point: point[1])
             x, y = at(*best)
-            side, shift = ("end", -8) if x > WIDTH / 2 else ("start", 8)
             parts.append(f'<circle class="dot c{number}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
-            parts.append(
-                f'<text x="{x + shift:.1f}" y="{y + 16:.1f}" text-anchor="{side}">best {_short(best[1])}</text>'
-            )
-    for value in sorted({x_low, x_high}):
+            title += f" (best {_short(best[1])} at {_short(best[0])})"
+    for value, side in {x_low: "start", x_high: "end"}.items():
         x, _ = at(value, ticks[0])
-        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 14}" text-anchor="middle">{_short(value)}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 14}" text-anchor="{side}">{_short(value)}</text>')
     return _figure(title, series, "".join(parts))
 
 

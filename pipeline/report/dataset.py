@@ -14,7 +14,7 @@ def render_dataset(found: Exploration) -> str:
         for title, counts in (("pictures", about.pictures), ("captions", about.captions))
     ]
     charts = bar_chart("Words per caption", {"captions": about.lengths}, x_label="words")
-    charts += line_chart("Vocabulary growth", {"words": about.growth}, x_label="captions read")
+    charts += line_chart("Vocabulary growth", {"words": ((0, 0), *about.growth)}, x_label="captions read")
     return (
         f'<div class="panel">{table(("", *about.pictures, "all"), rows)}</div><div class="charts">{charts}</div>'
         f'<details class="panel"><summary>Words</summary>{_words(found)}</details>'

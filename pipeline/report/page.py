@@ -53,7 +53,10 @@ def render_report(
         "signs": ("Is it more than one sentence?", _signs(evaluation)),
         "learning": ("Learning", _learning(curves)),
         "data": ("Data", render_dataset(exploration)),
-        "made-from": ("Made from", "".join(_made_from(*part) for part in made_from.items())),
+        "made-from": (
+            "Made from",
+            f'<div class="charts">{"".join(_made_from(*part) for part in made_from.items())}</div>',
+        ),
     }
     links = "".join(f'<a href="#{name}">{escape(heading)}</a>' for name, (heading, _) in sections.items())
     body = "".join(
@@ -162,4 +165,4 @@ def _plain(name: str) -> str:
 
 
 def _made_from(heading: str, rows: Mapping[str, str]) -> str:
-    return f'<details class="panel" open><summary>{escape(heading)}</summary>{facts(rows)}</details>'
+    return f'<div class="panel"><h3>{escape(heading)}</h3>{facts(rows)}</div>'

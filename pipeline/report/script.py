@@ -9,8 +9,9 @@ SCRIPT = """
 document.documentElement.classList.add("live");
 const LEVELS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_", PAGE = 12;
 const list = document.querySelector(".cards"), count = document.querySelector(".bar output");
-const more = document.querySelector(".more"), by = document.querySelector("#by"), sign = document.querySelector("#sign");
-const search = document.querySelector("#search"), tabs = [...document.querySelectorAll(".bar [data-view]")];
+const more = document.querySelector(".more"), sign = document.querySelector("#sign");
+const by = document.querySelector("#by"), search = document.querySelector("#search");
+const tabs = [...document.querySelectorAll(".bar [data-view]")];
 const cards = [...list.children].map((node, place) => ({
   node, place, chance: +node.dataset.chance, scores: node.dataset.scores.split(" ").map(Number),
   signs: node.dataset.signs.split(" "), text: node.textContent.toLowerCase() }));
@@ -70,7 +71,8 @@ list.addEventListener("toggle", event => {
   if (!strip.matches("details.strip") || !strip.open || strip.lastElementChild.children.length) return;
   const card = strip.closest("article"), picture = card.querySelector(".picture");
   card.querySelectorAll(".caption button").forEach((word, number) => {
-    const figure = document.createElement("figure"), copy = picture.cloneNode(false), name = document.createElement("figcaption");
+    const figure = document.createElement("figure"), name = document.createElement("figcaption");
+    const copy = picture.cloneNode(false);
     copy.style.width = "100%";
     copy.append(picture.querySelector("img").cloneNode(), veil(picture, number));
     name.textContent = word.textContent;

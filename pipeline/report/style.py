@@ -11,7 +11,7 @@ header, main { max-width: 80rem; margin: 0 auto; padding: 0 1.25rem; }
 header { padding-top: 2rem; }
 h1 { font-size: 1.8rem; line-height: 1.2; margin: 0; }
 h2 { font-size: 1.25rem; margin: 2.5rem 0 .8rem; scroll-margin-top: 4rem; }
-h3 { font-size: 1rem; margin: 1.5rem 0 .5rem; }
+h3 { font-size: 1rem; margin: .5rem 0; }
 .lead { color: var(--soft); margin: .3rem 0 .8rem; }
 nav { display: flex; gap: .2rem 1.2rem; flex-wrap: wrap; }
 a { color: var(--c0); }
@@ -27,6 +27,8 @@ a { color: var(--c0); }
   border-radius: 1rem; }
 .ends { display: flex; justify-content: space-between; font-size: .7rem; }
 .bar { display: none; }
+.bar + .cards { margin-top: .3rem; }
+.soft { margin: 0 0 .4rem; }
 .live .bar { position: sticky; top: 0; z-index: 2; display: flex; flex-wrap: wrap; gap: .5rem; align-items: center;
   background: var(--back); padding: .6rem 0; }
 .bar button, .bar select, .bar input, .more { font: inherit; color: inherit; background: var(--card);
@@ -52,16 +54,20 @@ article { overflow: hidden; content-visibility: auto; contain-intrinsic-size: au
   border-bottom: 2px dotted var(--line); }
 .caption button:hover, .caption button:focus-visible, .caption button.on { background: var(--c0);
   color: light-dark(#fff, #10141a); }
-.scores { display: flex; flex-wrap: wrap; gap: .1rem .9rem; font-variant-numeric: tabular-nums; }
+.reference::before { content: "“"; } .reference::after { content: "”"; }
+.reference { color: var(--soft); font-size: .9rem; line-height: 1.4; }
+.scores { display: flex; flex-wrap: wrap; gap: .1rem .75rem; font-size: .9rem; font-variant-numeric: tabular-nums; }
 .scores small { color: var(--soft); }
 .text details { font-size: .9rem; }
 summary { cursor: pointer; color: var(--soft); min-height: 1.8rem; }
 ul { margin: .2rem 0 .5rem; padding-left: 1.1rem; }
 .file { overflow-wrap: anywhere; margin-top: .3rem !important; }
-.strip > div { display: grid; grid-template-columns: repeat(auto-fill, minmax(4.6rem, 1fr)); gap: .4rem; margin: .3rem 0; }
+.strip > div { display: grid; grid-template-columns: repeat(auto-fill, minmax(4.6rem, 1fr)); gap: .4rem;
+  margin: .3rem 0; }
 .strip figure { margin: 0; font-size: .75rem; text-align: center; }
 .more { display: none; margin: 1rem auto; cursor: pointer; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 1rem; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 1rem; margin-bottom: 1rem; align-items: start; }
+.charts .panel { margin: 0; }
 .chart { margin: 0; padding: .8rem .9rem .4rem; }
 .chart figcaption { font-weight: 600; display: flex; justify-content: space-between; gap: 1rem; flex-wrap: wrap; }
 .legend { font-weight: 400; font-size: .85rem; display: flex; gap: .9rem; color: var(--soft); }
@@ -84,6 +90,9 @@ thead th { color: var(--soft); font-weight: 400; font-size: .85rem; }
 .facts dt { color: var(--soft); }
 .facts dd { margin: 0; overflow-wrap: anywhere; min-width: 0; }
 footer { color: var(--soft); font-size: .85rem; padding: 2rem 0; }
+@media (min-width: 40.01rem) {
+  article:has(.strip[open]) { grid-column: 1 / -1; display: grid; grid-template-columns: 16rem 1fr; }
+}
 @media (max-width: 40rem) {
   header, main { padding-left: .9rem; padding-right: .9rem; }
   header { padding-top: 1.2rem; }
@@ -92,8 +101,8 @@ footer { color: var(--soft); font-size: .85rem; padding: 2rem 0; }
   .bar [role=group] { flex: 1 1 100%; }
   .bar [role=group] button { flex: 1; padding: .35rem .2rem; }
   .bar select { flex: 1 1 8rem; min-width: 0; }
-  .facts { grid-template-columns: 1fr; gap: 0; }
-  .facts dd { margin-bottom: .5rem; }
+  .facts { grid-template-columns: minmax(0, 8.5rem) 1fr; gap: .25rem .8rem; font-size: .9rem; }
+  .facts dt { overflow-wrap: anywhere; }
 }
 @media print { .bar, .more, nav { display: none !important; } }
 """

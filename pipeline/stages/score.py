@@ -86,19 +86,15 @@ def score_split(
     _write_plots(bleu_out, lengths_out, evaluation)
     rows = read_images(images)
     facts = _facts(bundle)
+    digests = {row.image: row.sha256 for row in rows}
+    files = {row.image: row.path for row in rows}
     page = render_report(
         title=f"Captions of the {params.split} split",
         lead=_lead(facts, evaluation, params),
         evaluation=evaluation,
-        exploration=explore(
-            splits,
-            {row.image: row.path for row in rows},
-            {row.image: row.sha256 for row in rows},
-            sample=OPENED,
-            whole=False,
-        ),
+        exploration=explore(splits, files, digests, sample=OPENED, whole=False),
         curves=read_curves(curve),
-        cards=make_cards(found, evaluation, {row.image: row.path for row in rows}, bundle.spec, seed=seed),
+        cards=make_cards(found, evaluation, files, bundle.spec, seed=seed),
         made_from=_made_from(params, bundle, facts, scored, seed),
     )
     write_text(report_out, page)
@@ -173,8 +169,8 @@ def _facts(bundle: Bundle) -> ModelFacts:
 def _lead(facts: ModelFacts, evaluation: Evaluation, params: "ScoreParams") -> str:
     weights = "random weights" if facts.spec.weights.startswith("random") else facts.spec.weights
     return (
-        f"{evaluation.scorecard.pictures:,} pictures, captioned by the {facts.decoder['kind']} decoder on {facts.spec.name} "
-        f"({weights}), beam {params.beam_size}"
+        f"{evaluation.scorecard.pictures:,} pictures, captioned by the {facts.decoder['kind']} decoder on "
+        f"{facts.spec.name} ({weights}), beam {params.beam_size}"
     )
 
 
@@ -189,7 +185,7 @@ def _made_from(
     return {
         "Scores": _text(
             {
-                "pictures": f"{scored.evaluation.scorecard.pictures:,} ({scored.without_features:,} could not be decoded)",
+                "pictures": f"{len(scored.evaluation.captions):,} ({scored.without_features:,} could not be decoded)",
                 "BLEU": scored.evaluation.scorecard.signature,
                 "seed of the bootstrap": seed,
                 **{f"score.{key}": value for key, value in params.model_dump().items()},
@@ -198,7 +194,8 @@ def _made_from(
         "Decoder": _text(
             {
                 **{f"decoder.{key}": value for key, value in facts.decoder.items()},
-                "vocabulary": f"{len(bundle.vocabulary) - len(SPECIAL):,} words, tokenizer {bundle.vocabulary.tokenizer}",
+                "vocabulary": f"{facts.vocabulary - len(SPECIAL):,} words",
+                "tokenizer": bundle.vocabulary.tokenizer,
                 "parameters": f"{facts.parameters:,}",
             }
         ),
