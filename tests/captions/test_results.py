@@ -57,7 +57,7 @@ def test_what_predict_prints_meets_references_by_the_files_name(tmp_path, coco):
 
 
 def test_a_table_and_a_plain_object_are_read(tmp_path):
-    found = results(tmp_path, "\ufeffImage,Caption\n1.png,\"a dog, brown\"\n", "ours.csv")
+    found = results(tmp_path, '\ufeffImage,Caption\n1.png,"a dog, brown"\n', "ours.csv")
     assert found.captions == {"1.png": "a dog, brown"}
     assert found.references is None
     (tmp_path / "references.json").write_text(json.dumps({"1.png": ["a dog", "the dog"]}))
@@ -73,7 +73,9 @@ def test_a_table_of_scored_captions_holds_its_references(tmp_path):
 
 
 @settings(deadline=None, derandomize=True, database=None)
-@given(st.lists(st.text("ab |\\"), min_size=1, max_size=4).map(lambda texts: [" ".join(text.split()) for text in texts]))
+@given(
+    st.lists(st.text("ab |\\"), min_size=1, max_size=4).map(lambda texts: [" ".join(text.split()) for text in texts])
+)
 def test_joined_references_come_apart_as_they_were(captions):
     assert list(split_references(join_references(captions))) == captions
 

@@ -102,4 +102,6 @@ def test_real_captions_score_as_with_pycocoevalcap(oracle, shared):
     expected, _ = oracle.compute_score(
         dict(enumerate(references)), {place: [caption] for place, caption in enumerate(hypotheses)}
     )
-    assert score(hypotheses, references, seed=0, meteor=True).scores["meteor"] / 100 == pytest.approx(expected, abs=1e-12)
+    assert score(hypotheses, references, seed=0, meteor=True).scores["meteor"] / 100 == pytest.approx(
+        expected, abs=1e-12
+    )
