@@ -57,8 +57,7 @@ def meteor_statistics(hypotheses: Sequence[str], references: Sequence[Sequence[s
         " ||| ".join(["SCORE", *map(_field, captions), _field(hypothesis)])
         for hypothesis, captions in zip(hypotheses, references, strict=True)
     ]
-    # The program reads captions in the locale's encoding unless told.
-    command = ["java", "-Dfile.encoding=UTF-8", "-Xmx2G", "-jar", jar.name, "-", "-", "-stdio", "-l", "en", "-norm"]
+    command = ["java", "-Xmx2G", "-jar", jar.name, "-", "-", "-stdio", "-l", "en", "-norm"]
     done = subprocess.run(
         command, cwd=jar.parent, input="\n".join(lines) + "\n", capture_output=True, encoding="utf-8", check=False
     )

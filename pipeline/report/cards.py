@@ -57,7 +57,9 @@ def render_card(card: Card) -> str:
     values = " ".join(f"{value:.3f}" for value in card.scores.values())
     first, *others = map(escape, card.references)
     more = (
-        f"<details><summary>{len(others)} more references</summary><ul><li>{'<li>'.join(others)}</ul></details>" if others else ""
+        f"<details><summary>{len(others)} more references</summary><ul><li>{'<li>'.join(others)}</ul></details>"
+        if others
+        else ""
     )
     looks = card.looks if card.picture else None
     return (

@@ -21,7 +21,7 @@ def test_a_dataset_is_explored_without_writing_anything(project):
 
 def test_everything_is_in_the_json(project):
     images = project / "data/tiny/images"
-    (images / "004.png").write_bytes(b"broken")
+    (images / "004.png").write_bytes((images / "004.png").read_bytes()[:-2000])  # only its header is whole
     (images / "005.png").write_bytes((images / "002.png").read_bytes())
     Image.fromarray(np.zeros((30, 20), np.uint8)).save(images / "006.png")
     with (project / "data/tiny/captions.csv").open("a") as file:
@@ -33,7 +33,9 @@ def test_everything_is_in_the_json(project):
     assert found["duplicates"] == [["002.png", "005.png"]]
     assert found["images"]["modes"] == {"RGB": 16, "L": 1}
     assert found["images"]["widths"] == [20, 50, 50]
-    assert found["images"]["bad"][0][0] == "004.png"
+    ((name, reason),) = found["images"]["bad"]
+    assert name == "004.png"
+    assert reason.startswith("damaged: ")
     assert found["skipped"][0]["image"] == "gone.png"
     assert found["captions"]["coverage"][0]["of_split"]["val"] == 1.0
 

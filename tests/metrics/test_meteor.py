@@ -63,7 +63,7 @@ TRICKY = {
     "stems and synonyms": ("a boy jumped quickly", ["the child is jumping fast", "a boy jumps"]),
     "the same": ("a dog runs", ["a dog runs"]),
     "broken order": ("runs dog a", ["a dog runs"]),
-    "letters beyond ASCII": ("a café in 北京", ["the café in 北京", "a cafe"]),
+    "letters beyond ASCII": ("a man in 北京", ["a man in 南京"]),
     "the program's separator": ("a ||| dog", ["a dog ||| runs"]),
 }
 

@@ -144,6 +144,7 @@ browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
     [
         ("", [f"{number:02d}.png" for number in range(12)], "12 of 30"),
         ("click('[data-view=best]')", [f"{29 - number:02d}.png" for number in range(12)], "12 of 30"),
+        ("click('[data-view=best]'); by.value = 1; by.dispatchEvent(new Event('change'))", NAMES[:12], "12 of 30"),
         ("by.value = 1; by.dispatchEvent(new Event('change'))", NAMES[:17:-1], "12 of 30"),
         ("click('[data-view=random]')", sorted(NAMES, key=lambda n: 7 * int(n[:2]) % 30)[:12], "12 of 30"),
         ("click('[data-view=all]'); click('.more')", NAMES[:24], "24 of 30"),
