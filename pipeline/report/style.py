@@ -66,7 +66,8 @@ ul { margin: .2rem 0 .5rem; padding-left: 1.1rem; }
   margin: .3rem 0; }
 .strip figure { margin: 0; font-size: .75rem; text-align: center; }
 .more { display: none; margin: 1rem auto; cursor: pointer; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 1rem; margin-bottom: 1rem; align-items: start; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 1rem;
+  margin-bottom: 1rem; align-items: start; }
 .charts .panel { margin: 0; }
 .chart { margin: 0; padding: .8rem .9rem .4rem; }
 .chart figcaption { font-weight: 600; display: flex; justify-content: space-between; gap: 1rem; flex-wrap: wrap; }

@@ -100,7 +100,7 @@ def test_joined_references_come_apart_as_they_were(captions):
     ],
 )
 def test_wrong_results_are_refused_with_their_place(text, words):
-    with pytest.raises(DataError, match="^ours") as caught:
+    with pytest.raises(DataError, match=r"^ours") as caught:
         parse_results(text, "ours")
     assert words in str(caught.value)
 
