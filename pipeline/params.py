@@ -144,6 +144,9 @@ class ScoreParams(Section):
     no_repeat_ngram: Annotated[int, Field(ge=0)] = Field(
         description="No sequence of so many words twice in one caption; 0 allows all"
     )
+    meteor: bool = Field(
+        description="METEOR beside the other scores; needs Java and the extra `meteor`, and stops without them"
+    )
 
 
 class RunParams(Section):

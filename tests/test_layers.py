@@ -7,9 +7,10 @@ from closure import PACKAGE, imports
 
 LAYERS = [
     {"errors", "progress", "paths"},
-    {"files", "params", "device"},
+    {"files", "params", "device", "revisions"},
     {"features", "captions", "decoders", "metrics"},
-    {"training", "bundle", "report"},
+    {"training", "bundle", "evaluation", "exploration", "model_card"},
+    {"report"},
     {"stages", "predict"},
     {"commands"},
     {"cli", "__init__"},

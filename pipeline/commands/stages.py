@@ -118,32 +118,3 @@ def train(params: ParamsFile = paths.PARAMS) -> None:
         f"train: {done.captions} captions of {done.pictures} images, {done.parameters:,} parameters; "
         f"best of {done.trained.epochs} epochs: {best.epoch}, val CIDEr-D {best.val_cider_d:.1f}"
     )
-
-
-def score(params: ParamsFile = paths.PARAMS) -> None:
-    """Caption a split and score it: BLEU, CIDEr-D, ROUGE-L."""
-    from pipeline.stages.score import NAMES, score_split
-
-    given = read(params)
-    announce_device(given.run.device)
-    with progress_bar("score") as progress:
-        result = score_split(
-            given.score,
-            given.run,
-            seed=given.seed,
-            captions=paths.CAPTIONS,
-            images=paths.IMAGES,
-            features=paths.FEATURES,
-            model=paths.MODEL,
-            curve=paths.TRAINING,
-            scores_out=paths.SCORES,
-            captions_out=paths.SCORED_CAPTIONS,
-            report_out=paths.REPORT,
-            progress=progress,
-        )
-    card = result.scorecard
-    say(f"score: {card.pictures} images of the {given.score.split} split (95% interval)")
-    for name, title in NAMES.items():
-        low, high = card.intervals[name]
-        say(f"  {title:8s} {card.scores[name]:6.1f}   {low:6.1f} to {high:.1f}")
-    say(f"  look at {paths.REPORT}")
