@@ -7,7 +7,7 @@ from closure import PACKAGE, imports
 
 LAYERS = [
     {"errors", "progress", "paths"},
-    {"files", "params", "device"},
+    {"files", "params", "device", "archives"},
     {"features", "captions", "decoders", "metrics"},
     {"training", "bundle", "report"},
     {"stages", "predict"},

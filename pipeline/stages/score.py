@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from pipeline.archives import read_picture
 from pipeline.bundle import Bundle
-from pipeline.captions import tokenizer
+from pipeline.captions.units import spaced, tokenizer_of
 from pipeline.decoders.search import Search, beam_search
 from pipeline.device import choose_device
 from pipeline.errors import DataError
@@ -78,9 +79,11 @@ def score_split(
         raise DataError(f"{captions}: no picture of the {params.split} split has features; check params.score.split")
     search = Search(params.beam_size, params.max_length, params.length_penalty)
     generated = _generate(bundle, cache, list(references), search, run, progress)
-    tokenised = [[" ".join(tokenizer.tokenize(text)) for text in texts] for texts in references.values()]
-    card = score(list(generated.values()), tokenised, seed=seed)
-    signs = degeneracy(list(generated.values()), len(bundle.vocabulary))
+    tokenize = tokenizer_of(bundle.vocabulary.tokenizer, str(model))
+    tokenised = [[spaced(tokenize(text)) for text in texts] for texts in references.values()]
+    hypotheses = [bundle.vocabulary.for_metrics(caption) for caption in generated.values()]
+    card = score(hypotheses, tokenised, seed=seed)
+    signs = degeneracy(hypotheses, len(bundle.vocabulary))
     result = Scored(card, generated, signs, len(everything) - len(references))
 
     write_json(scores_out, _metrics(result))
@@ -153,7 +156,7 @@ def _cards(generated: dict[str, str], references: dict[str, list[str]], rows: di
     cards = []
     for image in list(generated)[::step][:CARDS]:
         try:
-            picture = thumbnail_uri(rows[image].path.read_bytes(), 320)
+            picture = thumbnail_uri(read_picture(rows[image].path), 320)
         except (OSError, ImageError):
             continue  # gone since it was encoded: its caption stands in the table all the same
         cards.append(Card(image, picture, generated[image], references[image]))

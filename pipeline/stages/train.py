@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.bundle import Bundle
-from pipeline.captions import tokenizer
+from pipeline.captions.units import MAX_TOKENS, spaced, tokenizer_of
 from pipeline.captions.vocabulary import Vocabulary
 from pipeline.decoders import make_decoder
 from pipeline.device import choose_device
@@ -29,10 +29,6 @@ from pipeline.training.loop import Epoch, Trained, Validation, deterministic, tr
 
 if TYPE_CHECKING:
     from pipeline.params import DecoderParams, RunParams, TrainParams
-
-MAX_WORDS = 60
-"""Longer training captions are cut: one of a thousand words would make a thousand steps of a whole batch."""
-
 
 UNSTEADY = {"seconds", "tokens_per_second"}
 """Columns that differ from run to run stay out of the table: an output has the same bytes on every rerun."""
@@ -65,8 +61,7 @@ def train(
     """Raises `DataError`, `ArtefactError`, `NumericError`."""
     cache = FeatureCache.open(features)
     words = Vocabulary.from_json(read_json(vocabulary), str(vocabulary))
-    if words.tokenizer != tokenizer.NAME:
-        raise ArtefactError(f"{vocabulary}: made with tokenizer {words.tokenizer!r}; run `dvc repro -f vocab`")
+    tokenize = tokenizer_of(words.tokenizer, str(vocabulary))
     known = cache.index()
     train_captions, val_captions = (
         {image: texts for image, texts in read_captions(captions, split).items() if image in known}
@@ -77,7 +72,8 @@ def train(
 
     images = list(train_captions)
     rows = torch.from_numpy(cache.load(images))
-    encoded = [words.encode(tokenizer.tokenize(text)[:MAX_WORDS] for text in train_captions[image]) for image in images]
+    limit = MAX_TOKENS[words.tokenizer]
+    encoded = [words.encode(tokenize(text)[:limit] for text in train_captions[image]) for image in images]
     batches = Batches(
         [caption for texts in encoded for caption in texts],
         [row for row, texts in enumerate(encoded) for _ in texts],
@@ -86,7 +82,7 @@ def train(
     )
     validation = Validation(
         torch.from_numpy(cache.load(list(val_captions))),
-        [[" ".join(tokenizer.tokenize(text)) for text in texts] for texts in val_captions.values()],
+        [[spaced(tokenize(text)) for text in texts] for texts in val_captions.values()],
     )
     with deterministic(run.threads):
         torch.manual_seed(seed)

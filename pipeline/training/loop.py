@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 FINAL_LR = 0.1
 """The learning rate at the end, as a share of that at the start."""
+LONGEST = 240
+"""Tokens of a caption that is generated while training: one absurd reference must not make every epoch wait."""
 _WARMUP = 0.02
 """Share of the steps in which the learning rate rises from zero."""
 
@@ -86,6 +88,7 @@ def train_decoder(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _cosine(params.epochs * len(batches)))
     cider = CiderD(validation.references)
     longest = max(len(reference.split()) for references in validation.references for reference in references)
+    longest = min(LONGEST, 2 * longest if " " in vocabulary.tokens else longest)  # spaces are no tokens to the metrics
     best: Epoch | None = None
     weights = deepcopy(decoder.state_dict())
     number = 0
@@ -147,7 +150,7 @@ def greedy_captions(
     captions = []
     for chunk in features.split(256):
         found = beam_search(decoder, chunk.to(device).float(), Search(beam_size=1, max_length=max_length))
-        captions += [vocabulary.decode(best.tokens) for best, *_ in found]
+        captions += [vocabulary.for_metrics(vocabulary.decode(best.tokens)) for best, *_ in found]
     return captions
 
 
