@@ -6,12 +6,14 @@ that an editor completes and checks the file.
 """
 
 import difflib
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import ParamsError
+from pipeline.files import write_text
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -170,6 +172,25 @@ def read_params(path: Path) -> Params:
     except YAMLError as error:
         raise ParamsError(f"{path}: not valid YAML: {error}") from error
     return check_params(content)
+
+
+def write_section(path: Path, name: str, values: dict[str, Any]) -> None:
+    """Change `values` in section `name` of a params.yaml; its comments and all else stay as they are.
+
+    Nothing is written unless the result is valid. Raises `ParamsError`, `DiskError`.
+    """
+    from ruamel.yaml import YAML
+
+    read_params(path)
+    yaml = YAML()
+    yaml.width = 4096
+    yaml.preserve_quotes = True
+    content = yaml.load(path.read_text(encoding="utf-8"))
+    content[name].update(values)
+    text = StringIO()
+    yaml.dump(content, text)
+    check_params(YAML(typ="safe", pure=True).load(text.getvalue()))
+    write_text(path, text.getvalue())
 
 
 def check_params(content: Any) -> Params:

@@ -7,7 +7,8 @@ from closure import PACKAGE, imports
 
 LAYERS = [
     {"errors", "progress", "paths"},
-    {"files", "params", "device", "archives"},
+    {"files", "device", "archives"},
+    {"params"},
     {"features", "captions", "decoders", "metrics"},
     {"training", "bundle", "report"},
     {"stages", "predict"},

@@ -28,7 +28,8 @@ def captions_of(captions):
 def test_quotes_inside_captions_are_kept(tmp_path):
     captions = table(
         tmp_path,
-        HEADER + "a.jpg,a \"big\" dog\nb.jpg,\"big\" dogs\nc.jpg,'single' and \u201ccurly\u201d and \u00abguillemets\u00bb\n"
+        HEADER
+        + 'a.jpg,a "big" dog\nb.jpg,"big" dogs\nc.jpg,\'single\' and \u201ccurly\u201d and \u00abguillemets\u00bb\n'
         'd.jpg,a 12" ruler\ne.jpg,"doubled ""quotes"""\n',
     )
     assert captions_of(captions) == [
@@ -139,7 +140,7 @@ def test_a_latin_1_row_is_reported_and_read_when_the_encoding_is_given(tmp_path)
 def test_an_unknown_encoding_is_refused_by_name(tmp_path):
     path = written(tmp_path, HEADER)
     for name in ("klingon", "rot13"):
-        with pytest.raises(ParamsError, match="params.data.encoding"):
+        with pytest.raises(ParamsError, match=r"params.data.encoding"):
             read("table", path, encoding=name)
 
 
@@ -165,7 +166,9 @@ def test_a_nul_is_reported(tmp_path):
 
 def test_half_a_surrogate_pair_in_json_is_reported(tmp_path):
     captions = table(
-        tmp_path, '{"image": "a.jpg", "caption": "\\ud83d"}\n{"image": "b.jpg", "caption": "\\ud83d\\udc15 dog"}', "c.jsonl"
+        tmp_path,
+        '{"image": "a.jpg", "caption": "\\ud83d"}\n{"image": "b.jpg", "caption": "\\ud83d\\udc15 dog"}',
+        "c.jsonl",
     )
     assert captions_of(captions) == ["\U0001f415 dog"]
     assert refused(captions) == [(1, "a.jpg", "half of a surrogate pair stands where a character should")]
@@ -250,7 +253,11 @@ def test_duplicate_rows_are_captions_like_others(tmp_path):
 
 def test_an_empty_file_a_folder_and_nothing_are_refused_by_name(tmp_path):
     (tmp_path / "folder.csv").mkdir()
-    for name, said in (("empty.csv", "the file is empty"), ("folder.csv", "Is a directory"), ("no.csv", "No such file")):
+    for name, said in (
+        ("empty.csv", "the file is empty"),
+        ("folder.csv", "Is a directory"),
+        ("no.csv", "No such file"),
+    ):
         path = tmp_path / name
         if name == "empty.csv":
             path.write_bytes(b"")
@@ -276,7 +283,9 @@ def test_truncated_json_is_refused_with_the_place(tmp_path, keep):
 
 def test_broken_json_is_refused_with_the_place(tmp_path):
     text = '{"images": [{"id": 1, "file_name": "1.jpg"}, {"id": 2 "file_name": "2.jpg"}], "annotations": []' + " " * 100
-    with pytest.raises(DataError, match=r"captions.json: not valid JSON in element 2 of 'images' .*Expecting ',' delim"):
+    with pytest.raises(
+        DataError, match=r"captions.json: not valid JSON in element 2 of 'images' .*Expecting ',' delim"
+    ):
         read("coco", written(tmp_path, text + "}", "captions.json"))
     for text in ('{"images": [}', "[1, 2", '"text"', "{1: 2}", '{"images": [[' + "[" * 100_000, '{"images": []} x'):
         with pytest.raises(DataError, match=r"captions.json: (not valid JSON|truncated)"):
