@@ -27,49 +27,56 @@ class Record:
     """Whether quotes had a meaning; else the fields are the line cut at the delimiters."""
 
 
-def records(file: TextIO, delimiter: str) -> Iterator[Record]:
-    """The lines with something in them. A line whose quotes do not add up is cut at the delimiters as it stands."""
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    source = lines(file)
-    waiting: deque[tuple[int, str]] = deque()
-    while following := waiting.popleft() if waiting else next(source, None):
-        number, text = following
-        if '"' not in text:
-            if text.strip():
-                yield Record(number, text.split(delimiter), False)
-            continue
-        fields = _strict([text], delimiter)
-        if fields == [] and _opens(text, delimiter):
-            waiting.extend(islice(source, max(_FURTHER - len(waiting), 0)))
-            fields, used = _continued(text, waiting, delimiter)
-            for _ in range(used):
-                waiting.popleft()
-        yield Record(number, fields, True) if fields else Record(number, text.split(delimiter), False)
+class Records:
+    """The lines with something in them, in order. A line whose quotes do not add up is cut at the delimiters.
+
+    `width`: how many fields a record has, once that is known; one that goes on over lines must have as many.
+    """
+
+    def __init__(self, file: TextIO, delimiter: str) -> None:
+        csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+        self.delimiter = delimiter
+        self.width: int | None = None
+        self._source = lines(file)
+        self._waiting: deque[tuple[int, str]] = deque()
+
+    def __iter__(self) -> Iterator[Record]:
+        while following := self._waiting.popleft() if self._waiting else next(self._source, None):
+            number, text = following
+            if '"' in text:
+                fields = _strict(text, self.delimiter) or self._continued(text)
+                yield Record(number, fields, True) if fields else Record(number, text.split(self.delimiter), False)
+            elif text.strip():
+                yield Record(number, text.split(self.delimiter), False)
+
+    def _continued(self, text: str) -> list[str]:
+        """The fields of the record that begins with `text`, whose last field is quoted and goes on; else none."""
+        if not _opens(text, self.delimiter):
+            return []
+        self._waiting.extend(islice(self._source, max(_FURTHER - len(self._waiting), 0)))
+        for used, (_, line) in enumerate(self._waiting, start=1):
+            text += "\n" + line
+            if '"' not in line:
+                continue
+            fields = _strict(text, self.delimiter)
+            if fields and self.width in (None, len(fields)):
+                for _ in range(used):
+                    self._waiting.popleft()
+                return fields
+            if fields or not _opens(text, self.delimiter):
+                break  # a quote that neither closes the field nor is doubled: the first one was a stray
+        return []
 
 
-def _strict(text: list[str], delimiter: str) -> list[str]:
-    """The fields of one record by the rules; empty when its quotes do not add up."""
+def _strict(text: str, delimiter: str) -> list[str]:
+    """The fields of one record by the rules; none when its quotes do not add up."""
     try:
-        found = list(csv.reader(["\n".join(text)], delimiter=delimiter, strict=True))
+        found = list(csv.reader([text], delimiter=delimiter, strict=True))
     except csv.Error:
         return []
     return found[0] if len(found) == 1 else []
 
 
 def _opens(text: str, delimiter: str) -> bool:
-    """Whether the last field is quoted and not closed on this line."""
-    return bool(_strict([text + '"'], delimiter))
-
-
-def _continued(text: str, further: deque[tuple[int, str]], delimiter: str) -> tuple[list[str], int]:
-    """The record that begins with `text` and the number of lines it takes beside the first; none when it never ends."""
-    parts = [text]
-    for used, (_, line) in enumerate(further, start=1):
-        parts.append(line)
-        if '"' in line:
-            fields = _strict(parts, delimiter)
-            if fields:
-                return fields, used
-            if not _opens("\n".join(parts), delimiter):
-                break  # a quote that neither closes the field nor is doubled: the first one was a stray
-    return [], 0
+    """Whether the last field is quoted and not closed."""
+    return bool(_strict(text + '"', delimiter))

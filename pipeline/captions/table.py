@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.archives import PICTURES
 from pipeline.captions.jsonstream import elements
-from pipeline.captions.records import Record, records
+from pipeline.captions.records import Record, Records
 from pipeline.captions.rows import SPLIT_NAMES, SPLITS, Entry, Note, make_row, skip
 from pipeline.captions.text import AUTO, lines, open_text
 from pipeline.errors import DataError
@@ -93,12 +93,14 @@ def _read_delimited(path: Path, encoding: str, columns: Columns) -> Iterator[Ent
     with open_text(path, encoding) as file:
         delimiter = delimiter_of(file.readline().rstrip("\r\n"))
     with open_text(path, encoding) as file:
-        source = records(file, delimiter)
+        table = Records(file, delimiter)
+        source = iter(table)
         first = next(source, None)
         if first is None:
             raise DataError(f"{path}: holds no rows")
         headless = _headless(first, columns)
         places = headless or _places([_name(field) for field in first.fields], columns, path)
+        table.width = places.width
         if headless:
             read_as = "image, caption, split" if headless.split else "image, caption"
             yield Note(f"{path}: has no header; its columns are read as {read_as}")
