@@ -22,22 +22,32 @@ class PictureFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._inside: dict[str, bool] = {}
 
     @cached_property
-    def _real_root(self) -> str:
-        return os.path.realpath(self.root)
+    def _base(self) -> str:
+        return self.root.as_posix().rstrip("/")
 
     def find(self, name: str) -> str | None:
         """The path to read the picture from; None when there is no such picture."""
-        path = self.root / name
-        if path.is_file():
-            return path.as_posix()
+        path = f"{self._base}/{name}" if self._base != "." else name
+        if os.path.isfile(path):
+            return path
         return self._by_name.get(name) or self._by_name.get(_folded(name))
 
     def leaves(self, path: str) -> bool:
         """Whether a path that `find` gave leads out of the folder through a link."""
-        real = os.path.realpath(path.partition("::")[0])
-        return not (real == self._real_root or real.startswith(self._real_root.rstrip(os.sep) + os.sep))
+        file = path.partition("::")[0]
+        if os.path.islink(file):
+            return not self._holds(os.path.realpath(file))
+        folder = os.path.dirname(file)
+        if folder not in self._inside:
+            self._inside[folder] = self._holds(os.path.realpath(folder or "."))
+        return not (self._inside[folder] or file == self._base)
+
+    def _holds(self, real: str) -> bool:
+        root = os.path.realpath(self.root)
+        return real == root or real.startswith(root.rstrip(os.sep) + os.sep)
 
     def listing(self) -> dict[str, str]:
         """Every picture and text: its name and the path to read it from, in the order of names.
@@ -57,12 +67,14 @@ class PictureFolder:
         if not self.root.is_dir():
             return []
         found = []
-        for folder, folders, files in os.walk(self.root):
+        for folder, folders, files in os.walk(self._base or "/"):
             folders[:] = sorted(one for one in folders if not one.startswith("."))
-            below = Path(folder).relative_to(self.root)
+            below = os.path.relpath(folder, self.root).replace(os.sep, "/")
+            prefix = "" if below == "." else f"{below}/"
+            start = "" if self._base == "." else f"{self._base}/"
             for file in sorted(files):
                 if not file.startswith("._") and _suffix(file) in PICTURES | TEXTS | ARCHIVES:
-                    found.append(((below / file).as_posix(), (self.root / below / file).as_posix()))
+                    found.append((prefix + file, start + prefix + file))
         return found
 
     @cached_property

@@ -111,6 +111,8 @@ def clean_name(name: str) -> str:
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_PLAIN = re.compile(r"(?:[\w-][\w.-]*/)*[\w-][\w.-]*", re.ASCII)
+"""Nearly every name, at a glance."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DRIVE = re.compile("[A-Za-z]:")
 _WORD = re.compile(r"[^\W_]")
@@ -118,6 +120,8 @@ _WORD = re.compile(r"[^\W_]")
 
 def name_refusal(image: str) -> str | None:
     """Why a picture cannot have this name; None when it can."""
+    if _PLAIN.fullmatch(image):
+        return None
     if not image:
         return "names no picture"
     if broken := _SURROGATE.search(image):
