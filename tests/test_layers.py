@@ -7,7 +7,8 @@ from closure import PACKAGE, imports
 
 LAYERS = [
     {"errors", "progress", "paths"},
-    {"files", "params", "device", "revisions"},
+    {"files", "device", "archives", "revisions"},
+    {"params"},
     {"features", "captions", "decoders", "metrics"},
     {"training", "bundle", "evaluation", "exploration", "model_card"},
     {"report"},

@@ -32,7 +32,7 @@ def progress_bar(title: str) -> Iterator[Any]:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(title, total=None)
-            yield lambda done, total, note="": bar.update(task, completed=done, total=total)
+            yield lambda done, total, note="": bar.update(task, completed=done, total=total or None)
         return
     last = time.monotonic()
 
@@ -40,7 +40,7 @@ def progress_bar(title: str) -> Iterator[Any]:
         nonlocal last
         if time.monotonic() - last >= _EVERY:
             last = time.monotonic()
-            say(f"{title}: {done} of {total} {note}")
+            say(f"{title}: {done}{f' of {total}' if total else ''} {note}")
 
     yield line
 
