@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     Picture = str | Path | bytes | NDArray[np.uint8] | Image.Image
 
 Search = TypeVar("Search")
+One = TypeVar("One", bound="Picture")
 Pixels = NDArray[np.uint8]
 
 
@@ -83,17 +84,17 @@ class Captioning(ABC, Generic[Search]):
     def __call__(self, picture: "Picture", search: Search | None = None) -> str: ...
 
     @overload
-    def __call__(self, picture: "Sequence[Picture]", search: Search | None = None) -> list[str]: ...
+    def __call__(self, picture: "list[One]", search: Search | None = None) -> list[str]: ...
 
-    def __call__(self, picture: "Picture | Sequence[Picture]", search: Search | None = None) -> str | list[str]:
+    def __call__(self, picture: "Picture | list[One]", search: Search | None = None) -> str | list[str]:
         """The best caption of a picture, or of each of a list of them.
 
         A picture is a path, a file's bytes, a Pillow picture or uint8 pixels (H, W) or (H, W, 3).
         Raises `DataError` for a bad one.
         """
-        if isinstance(picture, list | tuple):
+        if isinstance(picture, list):
             return [best.text for best, *_ in self.captions(picture, search)]
-        return self.captions([picture], search)[0][0].text  # type: ignore[list-item]
+        return self.captions([picture], search)[0][0].text
 
     def captions(
         self,
@@ -163,8 +164,8 @@ class Captioning(ABC, Generic[Search]):
             try:
                 pixels.append(future.result())
                 errors.append(None)
-            except DataError as error:
-                errors.append(str(error))
+            except DataError as bad:
+                errors.append(str(bad))
         found = iter(self.describe(np.stack(pixels), search, captions=captions, attention=attention) if pixels else [])
         for (name, _), error in zip(decoding, errors, strict=True):
             yield Answer(name, error=error) if error else Answer(name, tuple(next(found)))

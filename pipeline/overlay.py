@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from pipeline.captioning import Caption, open_picture, part_seen
 from pipeline.errors import DataError
@@ -31,7 +31,7 @@ def draw_attention(picture: "Picture", caption: Caption, spec: EncoderSpec) -> b
         raise DataError("this decoder does not look at regions, so there is no attention to draw")
     tile = open_picture(picture)
     seen = part_seen(spec.transform, *tile.size)
-    tile.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    tile = ImageOps.contain(tile, (_SIDE, _SIDE), Image.Resampling.LANCZOS)
     light = [light_of(np.array(weights), spec.grid, tile.size, seen) for weights in caption.attention]
     pixels = np.asarray(tile, dtype=np.float32)
     tiles = [("", tile)]
@@ -51,7 +51,7 @@ def light_of(
     smooth = Image.fromarray(heat).resize((max(right - left, 1), max(bottom - top, 1)), Image.Resampling.BICUBIC)
     light = np.zeros((height, width), np.float32)
     light[top : top + smooth.height, left : left + smooth.width] = np.asarray(smooth)[: height - top, : width - left]
-    return _DARKEST + (1 - _DARKEST) * light.clip(0, 1)
+    return (_DARKEST + (1 - _DARKEST) * light.clip(0, 1)).astype(np.float32)
 
 
 def _sheet(title: str, tiles: list[tuple[str, Image.Image]]) -> bytes:

@@ -20,7 +20,7 @@ _COMPILER = ("torch._dynamo", "torch._dynamo.utils")
 class _StandIn(ModuleType):
     """Takes the place of a module of the compiler; whoever asks for more than there is gets the real one."""
 
-    __path__: Sequence[str] = ()
+    __path__ = []  # noqa: RUF012 - what makes it a package
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

@@ -9,8 +9,9 @@ LAYERS = [
     {"errors", "progress", "paths"},
     {"files", "params", "device"},
     {"features", "captions", "decoders", "metrics"},
-    {"training", "bundle", "report"},
-    {"stages", "predict"},
+    {"training", "bundle", "report", "startup", "captioning"},
+    {"stages", "predict", "overlay", "onnx_captioner"},
+    {"export", "web"},
     {"commands"},
     {"cli", "__init__"},
     {"__main__"},
@@ -18,7 +19,7 @@ LAYERS = [
 MODULES = sorted(PACKAGE.rglob("*.py"))
 ONLY_IN = {
     "h5py": {"features/cache.py"},
-    "PIL": {"features/images.py"},
+    "PIL": {"features/images.py", "overlay.py"},
     "ruamel": {"params.py"},
     "pydantic": {"params.py"},
 }
