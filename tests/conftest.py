@@ -10,6 +10,8 @@ from PIL import Image
 
 from pipeline.params import Params, check_params, read_params
 
+pytest_plugins = ["web_server"]
+
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 

@@ -8,23 +8,13 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from pipeline import Captioner, paths
+from pipeline import paths
 from pipeline.captioning import part_seen
 from pipeline.decoders.search import Search
 from pipeline.errors import DataError, ParamsError
 from pipeline.features.spec import Transform
 
 TRANSFORM = {"interpolation": "bilinear", "mean": (0.5,) * 3, "std": (0.2,) * 3, "background": (255, 255, 255)}
-
-
-@pytest.fixture(scope="module")
-def captioner(trained_project):
-    return Captioner.load(trained_project / paths.MODEL, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def pictures(trained_project):
-    return sorted((trained_project / "data/tiny/images").glob("*.png"))
 
 
 def test_a_picture_is_a_path_a_string_bytes_pixels_or_a_pillow_picture(captioner, pictures):

@@ -68,7 +68,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _run(server: "uvicorn.Server", listening: socket.socket) -> None:
-    """Until it is asked to end, which is how a server ends well: uvicorn raises the signal once more when it is done."""
+    """Until it is asked to end, which is how a server ends well; uvicorn raises the signal again when it is done."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     server.run(sockets=[listening])

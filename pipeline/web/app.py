@@ -145,7 +145,6 @@ def make_app(captioner: Captioning[Any], *, limits: Limits = Limits(), hosts: Co
         """Caption the picture in the body: its bytes alone, or a form with the picture in the field `image`."""
         nonlocal inside
         if inside >= limits.max_requests:
-            await discard(request, limits.max_bytes)
             raise HTTPException(503, "too many requests at a time; try again", headers={"Retry-After": "1"})
         inside += 1
         try:
@@ -192,9 +191,10 @@ def make_app(captioner: Captioning[Any], *, limits: Limits = Limits(), hosts: Co
 
     @app.exception_handler(StarletteHTTPException)
     async def refused(request: Request, error: StarletteHTTPException) -> Response:
-        if error.status_code in {408, 413, 415}:
-            await discard(request, 2 * limits.max_bytes)
         headers = dict(error.headers or {})
+        if error.status_code in {408, 413, 415, 503}:
+            await discard(request, 2 * limits.max_bytes)
+            headers["Connection"] = "close"  # a body that goes on for ever ends here
         return JSONResponse(asdict(ErrorOut(str(error.detail))), error.status_code, headers=headers)
 
     @app.exception_handler(RequestValidationError)

@@ -1,13 +1,13 @@
 """The picture in a request's body: raw bytes or one part of a form, counted while they arrive, kept in memory only."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from typing import Any
 
 from fastapi import HTTPException, Request
-from python_multipart.exceptions import MultipartParseError
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
 
 FIELD = "image"
 SECONDS = 30.0
@@ -32,7 +32,7 @@ async def read_picture(request: Request, limit: int) -> bytes:
     try:
         async with asyncio.timeout(SECONDS), aclosing(_counted(request, allowed, limit)) as chunks:
             if form:
-                return await _from_form(request, chunks, limit)
+                return await _from_form(request, chunks)
             return b"".join([chunk async for chunk in chunks])
     except TimeoutError:
         raise HTTPException(408, f"the picture did not arrive within {SECONDS:.0f} seconds") from None
@@ -52,7 +52,7 @@ async def discard(request: Request, limit: int) -> None:
         return
 
 
-async def _counted(request: Request, allowed: int, limit: int) -> AsyncIterator[bytes]:
+async def _counted(request: Request, allowed: int, limit: int) -> AsyncGenerator[bytes, None]:
     too_large = HTTPException(413, f"the picture is larger than the limit of {limit} bytes")
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > allowed:
@@ -65,15 +65,58 @@ async def _counted(request: Request, allowed: int, limit: int) -> AsyncIterator[
         yield chunk
 
 
-async def _from_form(request: Request, chunks: AsyncIterator[bytes], limit: int) -> bytes:
-    parser = MultiPartParser(request.headers, chunks, max_files=1, max_fields=0)
-    parser.spool_max_size = limit + 1  # never a temporary file
+async def _from_form(request: Request, chunks: AsyncIterator[bytes]) -> bytes:
+    """The content of the one part that the form may have."""
+    boundary = parse_options_header(request.headers.get("content-type", ""))[1].get(b"boundary")
+    if not boundary:
+        raise HTTPException(400, "the form cannot be read: its content-type has no boundary")
+    form = _Form()
     try:
-        form = await parser.parse()
-    except (MultiPartException, MultipartParseError, KeyError, ValueError) as error:
-        reason = getattr(error, "message", None) or str(error)
-        raise HTTPException(400, f"the form cannot be read: {reason}") from error
-    picture = form.get(FIELD)
-    if not isinstance(picture, UploadFile):
-        raise HTTPException(400, f"the form has no file in the field {FIELD}")
-    return await picture.read()
+        parser = MultipartParser(boundary, form.callbacks())
+        async for chunk in chunks:
+            parser.write(chunk)
+        parser.finalize()
+    except FormParserError as error:
+        raise HTTPException(400, f"the form cannot be read: {error}") from error
+    if form.names != [FIELD.encode()] or not form.ended:
+        names = ", ".join(name.decode(errors="replace") for name in form.names) or "none"
+        raise HTTPException(400, f"the form must have the field {FIELD} and no other; it has: {names}")
+    return bytes(form.content)
+
+
+class _Form:
+    """What a form's parser finds, in memory. The file's name stands in the same header as the field's, and is left."""
+
+    def __init__(self) -> None:
+        self.names: list[bytes] = []
+        self.content = bytearray()
+        self.ended = False
+        self._header = b""
+        self._value = b""
+
+    def callbacks(self) -> Any:
+        return {
+            "on_part_begin": lambda: self.names.append(b""),
+            "on_header_field": self._field,
+            "on_header_value": self._values,
+            "on_header_end": self._header_end,
+            "on_part_data": self._data,
+            "on_end": self._end,
+        }
+
+    def _field(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
+
+    def _values(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _header_end(self) -> None:
+        if self._header.lower() == b"content-disposition":
+            self.names[-1] = parse_options_header(self._value)[1].get(b"name", b"")
+        self._header = self._value = b""
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        self.content += data[start:end]
+
+    def _end(self) -> None:
+        self.ended = True

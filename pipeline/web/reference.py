@@ -1,6 +1,6 @@
 """/docs: the interface for programs as one page that stands alone, written from the OpenAPI document."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -70,7 +70,7 @@ def _fields(reference: str, schemas: Mapping[str, Any]) -> str:
     return "{" + ", ".join(shown) + "}" if shown else ""
 
 
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f'<th scope="col">{name}' for name in header)
     body = "".join("<tr>" + "".join(f"<td>{cell}" for cell in row) for row in rows)
     return f'<div class="scroll"><table><thead><tr>{head}</thead><tbody>{body}</tbody></table></div>'

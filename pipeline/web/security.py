@@ -45,7 +45,7 @@ class Guard:
             await send(message)
 
         refusal = self._refusal(Headers(scope=scope))
-        answer = JSONResponse({"error": refusal}, 403) if refusal else self._app
+        answer = JSONResponse({"error": refusal}, 403, {"Connection": "close"}) if refusal else self._app
         await answer(scope, receive, guarded)
 
     def _refusal(self, headers: Headers) -> str | None:

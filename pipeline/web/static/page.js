@@ -16,12 +16,13 @@ let running = 0;
 let server = { max_bytes: Infinity, attention: false };
 
 onFiles(add, { drop: at.drop, choose: at.choose, files: at.files, takePhoto: at.take, camera: at.camera });
-start();
+const ready = start();
 
 async function start() {
   try {
     server = await model();
     const looks = server.attention ? "shows where it looked" : "does not show where it looked";
+    at.accepted.textContent = `${server.formats.join(", ")}; up to ${Math.floor(server.max_bytes / 1e6)} MB each.`;
     at.model.textContent = `Captioner ${server.version}: ${server.encoder}, ${server.vocabulary} words, ${looks}.`;
   } catch {
     notify("The server does not answer. Is it still running?");
@@ -84,6 +85,7 @@ function work() {
 async function caption(item) {
   item.state = "busy";
   update(item);
+  await ready;
   try {
     item.answer = await captionsOf(item.file, {
       captions: bounded(at.number),
