@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from pipeline import __version__
-from pipeline.commands import cache, predict, schema, serve, stages
+from pipeline.commands import cache, export, predict, schema, serve, stages
 from pipeline.commands.terminal import say
 from pipeline.errors import CaptionerError, ParamsError
 
@@ -27,6 +27,7 @@ for stage in (stages.prepare, stages.extract, stages.vocab, stages.train, stages
     app.command(rich_help_panel="Stages of dvc.yaml")(stage)
 app.command()(predict.predict)
 app.command()(serve.serve)
+app.command()(export.export)
 app.command()(schema.schema)
 app.add_typer(cache.app, name="cache")
 

@@ -19,11 +19,12 @@ class Runtime(StrEnum):
 
     torch = "torch"
     onnx = "onnx"
+    onnx_int8 = "onnx-int8"
 
 
 ModelOption = Annotated[
     Path | None,
-    typer.Option("--model", help=f"The model: {paths.MODEL}, or with --runtime onnx the folder {ONNX_FOLDER}."),
+    typer.Option("--model", help=f"The model file ({paths.MODEL}), or an exported folder ({ONNX_FOLDER})."),
 ]
 RuntimeOption = Annotated[Runtime, typer.Option(help="onnx starts sooner: it needs an exported model, and no torch.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps (torch only).")]
@@ -31,10 +32,10 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps 
 
 def load(model: Path | None, runtime: Runtime, device: str) -> "Captioning[Any]":
     """Raises `DataError`, `ArtefactError`, `ParamsError`."""
-    if runtime is Runtime.onnx:
+    if runtime is not Runtime.torch:
         from pipeline.onnx_captioner import OnnxCaptioner
 
-        return OnnxCaptioner.load(model or ONNX_FOLDER)
+        return OnnxCaptioner.load(model or ONNX_FOLDER, int8=runtime is Runtime.onnx_int8)
     from pipeline.predict import Captioner
 
     return Captioner.load(model or paths.MODEL, device=device)
