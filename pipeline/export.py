@@ -6,7 +6,7 @@ B pictures (or beams), S input side, R regions, C channels.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.decoders import Decoder
+from pipeline.decoders.protocol import State
 from pipeline.errors import ParamsError
 from pipeline.features.spec import EncoderSpec
 from pipeline.files import write_bytes, write_json, write_text
@@ -86,23 +87,28 @@ class ExportedStart(nn.Module):
         self.decoder = decoder
 
     def forward(self, features: Tensor) -> tuple[Tensor, ...]:
-        return self.decoder.start(features)
+        state = self.decoder.start(features)
+        return *state.picture, *state.beam
 
 
 class ExportedStep(nn.Module):
-    """The latest tokens (B,) and the state to log-probabilities (B, V), attention (B, R) if the decoder looks, and
-    those parts of the next state that change."""
+    """The latest tokens (B,) and the state, whose first `kept` parts belong to the picture, to log-probabilities
+    (B, V), attention (B, R) if the decoder looks, and the other parts of the next state.
 
-    def __init__(self, decoder: Decoder, changing: Sequence[int]) -> None:
+    One beam per picture: a search repeats the picture's parts for each beam. ONNX has no name for a size that is a
+    multiple of another.
+    """
+
+    def __init__(self, decoder: Decoder, kept: int) -> None:
         super().__init__()
         self.decoder = decoder
-        self._changing = tuple(changing)
+        self._kept = kept
 
     def forward(self, tokens: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        log_probs, following = self.decoder.step(state, tokens)
+        log_probs, following = self.decoder.step(State(state[: self._kept], state[self._kept :]), tokens)
         look = self.decoder.attention_map(following)
         seen = () if look is None else (look.clone(),)
-        return log_probs, *seen, *(following[place] for place in self._changing)
+        return log_probs, *seen, *following.beam
 
 
 def export_onnx(captioner: "Captioner", folder: Path) -> Exported:
@@ -117,17 +123,17 @@ def export_onnx(captioner: "Captioner", folder: Path) -> Exported:
     features = torch.zeros(2, captioner.bundle.regions, captioner.bundle.channels)
     tokens = torch.ones(2, dtype=torch.long)
     with torch.inference_mode():
-        state = decoder.start(features)
-        following = decoder.step(state, tokens)[1]
-        looks = decoder.attention_map(following) is not None
-    names = [f"state_{place}" for place in range(len(state))]
-    changing = [place for place, (old, new) in enumerate(zip(state, following, strict=True)) if new is not old]
-    outputs = ["log_probs", *(["attention"] if looks else []), *(f"next_{names[place]}" for place in changing)]
+        first = decoder.start(features)
+        looks = decoder.attention_map(decoder.step(first, tokens)[1]) is not None
+    kept = [f"picture_{place}" for place in range(len(first.picture))]
+    changing = [f"state_{place}" for place in range(len(first.beam))]
+    state = dict(zip([*kept, *changing], (*first.picture, *first.beam), strict=True))
+    outputs = ["log_probs", *(["attention"] if looks else []), *(f"next_{name}" for name in changing)]
     pixels = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     networks = {
         ENCODER: _network(encoder, (pixels,), ["pixels"], ["features"]),
-        START: _network(ExportedStart(decoder), (features,), ["features"], names),
-        STEP: _network(ExportedStep(decoder, changing), (tokens, *state), ["tokens", *names], outputs),
+        START: _network(ExportedStart(decoder), (features,), ["features"], list(state)),
+        STEP: _network(ExportedStep(decoder, len(kept)), (tokens, *state.values()), ["tokens", *state], outputs),
     }
     for name, content in networks.items():
         write_bytes(folder / name, content)
@@ -137,8 +143,8 @@ def export_onnx(captioner: "Captioner", folder: Path) -> Exported:
             "schema": SCHEMA,
             "spec": captioner.spec.to_json(),
             "vocabulary": captioner.vocabulary.to_json(),
-            "state": names,
-            "kept": [name for place, name in enumerate(names) if place not in changing],
+            "state": list(state),
+            "kept": kept,
             "attention": looks,
             "input": {
                 "size": size,
@@ -147,7 +153,7 @@ def export_onnx(captioner: "Captioner", folder: Path) -> Exported:
             },
         },
     )
-    write_text(folder / "README.md", _readme(captioner, dict(zip(names, state, strict=True)), changing))
+    write_text(folder / "README.md", _readme(captioner, state, kept))
     write_text(folder / "caption.py", (_texts() / "caption.py.txt").read_text(encoding="utf-8"))
     return Exported(folder, sum(map(len, networks.values())) / 1e6)
 
@@ -185,16 +191,15 @@ def _network(module: nn.Module, inputs: tuple[Tensor, ...], names: list[str], ou
     return bytes(model.SerializeToString())
 
 
-def _readme(captioner: "Captioner", state: dict[str, Tensor], changing: Sequence[int]) -> str:
+def _readme(captioner: "Captioner", state: Mapping[str, Tensor], kept: Sequence[str]) -> str:
     rows = [f"| `{name}` | {' x '.join(('B', *map(str, part.shape[1:])))} |" for name, part in state.items()]
-    kept = [f"`{name}`" for place, name in enumerate(state) if place not in changing]
     values = {
         "SIZE": captioner.spec.transform.size,
         "REGIONS": captioner.bundle.regions,
         "CHANNELS": captioner.bundle.channels,
         "TOKENS": len(captioner.vocabulary),
         "STATE": "\n".join(rows),
-        "KEPT": ", ".join(kept) or "none",
+        "KEPT": ", ".join(f"`{name}`" for name in kept) or "none",
         "NETWORK": f"{captioner.spec.name} up to {captioner.spec.node}",
         "PRECISION": captioner.spec.precision,
     }

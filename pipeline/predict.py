@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from pipeline.bundle import Bundle
 from pipeline.captioning import Answer, Caption, Captioning, Pixels
 from pipeline.decoders.search import Hypothesis, Search, beam_search
-from pipeline.device import choose_device
+from pipeline.device import choose_device, single_compute_thread
 from pipeline.features.encoder import Encoder, restore
-from pipeline.features.extraction import single_compute_thread
 from pipeline.startup import UnfilledWeights, without_compiler
 
 if TYPE_CHECKING:

@@ -30,8 +30,15 @@ def small_params(**changes: dict[str, object]) -> Params:
     """The project's params.yaml with a network that trains in a second; `changes` are values by section."""
     content = read_params(ROOT / "params.yaml").model_dump()
     content["encoder"] |= {"name": "alexnet", "grid": 3, "image_size": 64}
-    content["decoder"] |= {"embed": 24, "hidden": 32, "attention": 16, "dropout": 0.0}
-    content["train"] |= {"epochs": 3, "batch_size": 16, "lr": 5e-3}
+    content["decoder"] |= {
+        "embed": 24,
+        "hidden": 32,
+        "attention": 16,
+        "feature_dropout": 0.0,
+        "word_dropout": 0.0,
+        "output_dropout": 0.0,
+    }
+    content["train"] |= {"epochs": 3, "batch_size": 16, "lr": 5e-3, "precision": "float32"}
     content["vocab"] |= {"min_count": 1}
     content["run"] |= {"device": "cpu", "extract_batch": 4, "workers": 2}
     for section, values in changes.items():

@@ -14,8 +14,9 @@ from conftest import ROOT, run_command
 from pipeline import Captioner, paths
 from pipeline.bundle import Bundle
 from pipeline.captions.vocabulary import SPECIAL, Vocabulary
-from pipeline.decoders import make_decoder
+from pipeline.decoders import KINDS, make_decoder
 from pipeline.decoders import search as torch_search
+from pipeline.decoders.protocol import State
 from pipeline.features.encoder import build
 from pipeline.features.spec import Transform
 
@@ -30,7 +31,16 @@ def captioner_of(*, kind="attention", words=40, **encoder):
     given = {"weights": "none", "node": "auto", "grid": 3, "image_size": 64, "fit": "squash", "precision": "float32"}
     built = build(**given | {"seed": 3} | encoder, device=CPU)
     vocabulary = Vocabulary((*SPECIAL, *(f"w{n}" for n in range(words))), (0,) * (words + 4), "ptb")
-    params = {"kind": kind, "embed": 24, "hidden": 32, "attention": 16, "dropout": 0.0}
+    dropouts = dict.fromkeys(("feature_dropout", "word_dropout", "output_dropout"), 0.0)
+    params = {
+        "kind": kind,
+        "embed": 24,
+        "hidden": 32,
+        "attention": 16,
+        **dropouts,
+        "tie_weights": False,
+        "layer_norm": True,
+    }
     torch.manual_seed(5)
     sizes = {"regions": built.regions, "channels": built.channels}
     decoder = make_decoder(params, vocabulary=len(vocabulary), **sizes)
@@ -74,7 +84,7 @@ def folder(trained_project, tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("kind", ["attention", "inject"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "encoder",
     [
@@ -128,17 +138,23 @@ def test_the_two_searches_are_one(beam, captions, length, penalty):
     class Latest(torch_search.Decoder):
         """The next word depends on the picture and on the latest word alone."""
 
+        def __init__(self):
+            torch.nn.Module.__init__(self)
+
         def start(self, features):
-            return (features,)
+            return State((), (features,))
 
-        def hidden(self, state, tokens):
-            return table[tokens] + state[0], state
+        def read(self, words):
+            return words
 
-        def logits(self, hidden):
-            return hidden
+        def advance(self, state, read):
+            return read, state
+
+        def step(self, state, tokens):
+            return (table[tokens] + state.beam[0]).log_softmax(-1), state
 
         def attention_map(self, state):
-            return state[0].softmax(-1)
+            return state.beam[0].softmax(-1)
 
     features = torch.from_numpy(np.random.default_rng(9).normal(0, 1, (6, 23)).astype(np.float32))
     search = torch_search.Search(beam_size=beam, max_length=length, length_penalty=penalty)
@@ -147,8 +163,8 @@ def test_the_two_searches_are_one(beam, captions, length, penalty):
 
     def step(state, tokens):
         with torch.inference_mode():
-            log_probs, following = decoder.step((torch.from_numpy(state[0]),), torch.from_numpy(tokens))
-        return log_probs.numpy().copy(), [following[0].numpy()], decoder.attention_map(following).numpy()
+            log_probs, following = decoder.step(State((), (torch.from_numpy(state[0]),)), torch.from_numpy(tokens))
+        return log_probs.numpy().copy(), [following.beam[0].numpy()], decoder.attention_map(following).numpy()
 
     options = onnx_search.Search(beam, length, penalty)
     found = onnx_search.beam_search(step, [features.numpy()], options, captions=captions, attention=True)

@@ -4,7 +4,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import paths
-from pipeline.commands.terminal import ParamsFile, announce_device, progress_bar, read, say, store_folder
+from pipeline.commands.terminal import (
+    ParamsFile,
+    announce_device,
+    checkpoint_folder,
+    progress_bar,
+    read,
+    say,
+    store_folder,
+)
 
 if TYPE_CHECKING:
     from pipeline.training.loop import Epoch
@@ -82,10 +90,11 @@ def train(params: ParamsFile = paths.PARAMS) -> None:
     announce_device(given.run.device)
 
     def show(epoch: "Epoch") -> None:
-        left = (given.train.epochs - epoch.epoch) * epoch.seconds
+        total = given.train.epochs + given.train.scst.epochs
+        learnt = f"reward {epoch.reward:5.1f}" if epoch.reward else f"loss {epoch.train_loss:.3f}"
         say(
-            f"epoch {epoch.epoch:3d}/{given.train.epochs}  loss {epoch.train_loss:.3f}  "
-            f"val CIDEr-D {epoch.val_cider_d:5.1f}  {epoch.tokens_per_second:,.0f} tokens/s  at most {left:.0f} s left"
+            f"epoch {epoch.epoch:3d}/{total}  {learnt}  val CIDEr-D {epoch.val_cider_d:5.1f}  "
+            f"{epoch.tokens_per_second:,.0f} tokens/s  at most {(total - epoch.epoch) * epoch.seconds:.0f} s left"
         )
 
     done = run(
@@ -99,8 +108,11 @@ def train(params: ParamsFile = paths.PARAMS) -> None:
         encoder=paths.ENCODER,
         model_out=paths.MODEL,
         curve_out=paths.TRAINING,
+        checkpoints=checkpoint_folder(),
         on_epoch=show,
     )
+    if done.trained.resumed_after:
+        say(f"train: went on after epoch {done.trained.resumed_after}, where an interrupted run had stopped")
     best = done.trained.best
     say(
         f"train: {done.captions} captions of {done.pictures} images, {done.parameters:,} parameters; "

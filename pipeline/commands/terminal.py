@@ -58,6 +58,11 @@ def announce_device(name: str) -> None:
     say(f"device: {device}" + (" (chosen by auto)" if name == "auto" else ""))
 
 
+def checkpoint_folder() -> Path:
+    """Where an interrupted training left off; in the main repository, also from a copy of it."""
+    return Path(os.environ.get("DVC_ROOT", ".")) / ".cache" / "training"
+
+
 def store_folder() -> Path:
     """Where features outlive every output: `$CAPTIONER_CACHE`, or the main repository's, also from a copy of it."""
     named = os.environ.get("CAPTIONER_CACHE")

@@ -76,7 +76,7 @@ def score_split(
     references = {image: texts for image, texts in everything.items() if image in known}
     if not references:
         raise DataError(f"{captions}: no picture of the {params.split} split has features; check params.score.split")
-    search = Search(params.beam_size, params.max_length, params.length_penalty)
+    search = Search(**params.model_dump(exclude={"split"}))
     generated = _generate(bundle, cache, list(references), search, run, progress)
     tokenised = [[" ".join(tokenizer.tokenize(text)) for text in texts] for texts in references.values()]
     card = score(list(generated.values()), tokenised, seed=seed)
