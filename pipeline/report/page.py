@@ -29,7 +29,7 @@ FILTERS = {
     "shared": "said of several pictures",
     "unfinished": "end in a function word",
     "repeats": "repeat themselves",
-    "none": "share no four words with a reference",
+    "none": "share no four words in a row with a reference",
 }
 """Signs of single captions, as `Card.signs` names them."""
 _SUSPICIOUS = 0.2

@@ -19,8 +19,8 @@ EACH = 60
 """Pictures in the page: this many of the best, of the worst, and twice as many at random; of a small split all."""
 SIDE = 280
 """Of the small pictures, in pixels."""
-NOTHING_SHARED = 0.01
-"""BLEU-4 of a caption below this has no four words in a row that a reference has."""
+NOTHING_SHARED = 0.1
+"""A caption of four words or more with less BLEU-4 has no four of them in a row that a reference has."""
 
 
 def make_cards(
@@ -67,7 +67,7 @@ def _signs(tokens: Sequence[str], times: int, bleu_4: float) -> tuple[str, ...]:
         "shared": times > 1,
         "unfinished": ends_in_function_word(tokens),
         "repeats": repeats_a_word(tokens) or repeats_a_phrase(tokens),
-        "none": bleu_4 < NOTHING_SHARED,
+        "none": len(tokens) < 4 or bleu_4 < NOTHING_SHARED,
     }
     return tuple(name for name, seen in signs.items() if seen)
 

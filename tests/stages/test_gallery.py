@@ -36,6 +36,9 @@ def test_signs_of_single_captions_are_named(tmp_path):
             "3": "a man on a",
             "4": "a red cat and a red cat",
             "5": "a a dog",
+            "6": "a dog runs",
+            "7": "a dog runs on snow",
+            "8": "a dog runs a dog",
         },
     )
     assert {image: card.signs for image, card in found.items()} == {
@@ -44,6 +47,9 @@ def test_signs_of_single_captions_are_named(tmp_path):
         "3": ("shared", "unfinished", "none"),
         "4": ("repeats", "none"),
         "5": ("repeats", "none"),
+        "6": ("none",),
+        "7": (),
+        "8": ("none",),
     }
 
 
