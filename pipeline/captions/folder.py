@@ -1,9 +1,12 @@
-"""Reader of `data.format: folder`: pictures with a .txt (or .caption) beside each, as diffusion trainers keep them and
-WebDataset's shards do, or the Hugging Face imagefolder with metadata.csv or metadata.jsonl.
+"""Reader of `data.format: folder`: pictures with a text beside each, as diffusion trainers keep them and WebDataset's
+shards do, or the Hugging Face imagefolder with metadata.csv or metadata.jsonl.
 
-Every line of a text with something in it is a caption. Folders (or archives) named train, val and test are splits.
+Every line of a .txt or .caption with something in it is a caption; a .json has them under `caption` or `captions`.
+Folders and archives that are named train, val or test (`train-00012.tar`, too) are splits.
 """
 
+import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -55,12 +58,14 @@ def _read_tables(root: Path, tables: list[Path], encoding: str, columns: Columns
 
 def _read_texts(path: Path, encoding: str) -> Iterator[Entry]:
     listing = PictureFolder(path).listing()
-    texts = {_stem(name): name for name in listing if _suffix(name) in TEXTS}
+    texts: dict[str, str] = {}
+    for suffix in reversed(TEXTS):  # the likeliest last, so that it stands
+        texts |= {_stem(name): name for name in listing if _suffix(name) == suffix}
     pictures = [name for name in listing if _suffix(name) in PICTURES]
     if not pictures:
         raise DataError(f"{path}: holds no pictures, neither loose nor in .zip or .tar archives")
     if not texts:
-        raise DataError(f"{path}: no picture has a .txt beside it, and there is no {' or '.join(METADATA)}")
+        raise DataError(f"{path}: no picture has a text beside it, and there is no {' or '.join(METADATA)}")
     used = set()
     for name in pictures:
         text = texts.get(_stem(name))
@@ -70,7 +75,7 @@ def _read_texts(path: Path, encoding: str) -> Iterator[Entry]:
         used.add(text)
         yield from _captions(name, listing[text], encoding)
     for name in texts.values():
-        if name not in used:
+        if name not in used and _suffix(name) != ".json":  # of which there are many for other ends
             yield skip(name, "no picture stands beside the text", listing[name], 0)
 
 
@@ -79,6 +84,9 @@ def _captions(image: str, place: str, encoding: str) -> Iterator[Entry]:
         content = read_picture(place)
     except OSError as error:
         yield skip(image, f"its text cannot be read: {error.strerror}", place, 0)
+        return
+    if _suffix(place) == ".json":
+        yield from _json_captions(image, content, place)
         return
     chosen = _encoding(content) if encoding == AUTO else encoding
     text = content.decode(chosen, errors="surrogateescape" if chosen.startswith("utf-8") else "replace")
@@ -91,13 +99,32 @@ def _captions(image: str, place: str, encoding: str) -> Iterator[Entry]:
         yield skip(image, "the caption is empty", place, 1)
 
 
+def _json_captions(image: str, content: bytes, place: str) -> Iterator[Entry]:
+    try:
+        record = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        yield skip(image, f"not valid JSON: {str(error)[:100]}", place, 1)
+        return
+    found = record.get("caption", record.get("captions")) if isinstance(record, dict) else None
+    if not found:
+        yield skip(image, "the picture has no caption", place, 1)
+        return
+    for caption in found if isinstance(found, list) else [found]:
+        yield make_row(image, caption, split_of(image), place, 1)
+
+
 def split_of(image: str) -> str | None:
-    """The split that a folder above the picture is named after."""
+    """The split that a folder or archive above the picture is named after."""
     for part in PurePosixPath(image).parts[:-1]:
-        name = SPLIT_NAMES.get(PurePosixPath(part).stem.lower() if _suffix(part) in {".zip", ".tar"} else part.lower())
+        archive = _SHARD.fullmatch(part.lower())
+        name = SPLIT_NAMES.get(archive[1] if archive else part.lower())
         if name:
             return name
     return None
+
+
+_SHARD = re.compile(r"([a-z]+)[\W_]*\d*\.(?:zip|tar)")
+"""An archive, alone or one of many."""
 
 
 def _encoding(content: bytes) -> str:

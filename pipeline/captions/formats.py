@@ -12,7 +12,7 @@ from pipeline.captions.flickr30k import read_flickr30k
 from pipeline.captions.folder import metadata_files, read_folder
 from pipeline.captions.jsonstream import elements
 from pipeline.captions.karpathy import read_karpathy
-from pipeline.captions.pictures import PictureFolder
+from pipeline.captions.pictures import TEXTS, PictureFolder
 from pipeline.captions.rows import Entry
 from pipeline.captions.table import JSON_LINES, Columns, read_table
 from pipeline.captions.text import AUTO, open_text
@@ -102,7 +102,7 @@ def _has_texts(path: Path) -> bool:
     texts: set[str] = set()
     for name in PictureFolder(path).listing():
         stem, _, suffix = name.rpartition(".")
-        (texts if suffix.lower() in {"txt", "caption"} else stems).add(stem)
+        (texts if f".{suffix.lower()}" in TEXTS else stems).add(stem)
     return bool(stems & texts)
 
 

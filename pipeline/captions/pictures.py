@@ -14,7 +14,10 @@ from pathlib import Path, PurePosixPath
 from pipeline.archives import ARCHIVES, PICTURES, inside, is_archive, open_archive
 from pipeline.errors import DataError
 
-TEXTS = frozenset({".txt", ".caption"})
+TEXTS = (".txt", ".caption", ".json")
+"""What may hold a picture's captions beside it, the likeliest first."""
+
+_LISTED = PICTURES.union(TEXTS)
 
 
 class PictureFolder:
@@ -73,7 +76,7 @@ class PictureFolder:
             prefix = "" if below == "." else f"{below}/"
             start = "" if self._base == "." else f"{self._base}/"
             for file in sorted(files):
-                if not file.startswith("._") and _suffix(file) in PICTURES | TEXTS | ARCHIVES:
+                if not file.startswith("._") and _suffix(file) in _LISTED | ARCHIVES:
                     found.append((prefix + file, start + prefix + file))
         return found
 
@@ -104,7 +107,7 @@ class PictureFolder:
                     continue  # some other archive; the pictures lie beside it
                 raise DataError(f"{path}: {error.strerror}; check params.data.images") from error
             for member in members:
-                if _suffix(member) in PICTURES | TEXTS:
+                if _suffix(member) in _LISTED:
                     name = f"{archive}/{member}" if archive else member
                     found.append((archive, member, name, inside(path, member)))
         return found

@@ -252,6 +252,37 @@ def test_texts_beside_pictures_are_found_in_shards(tmp_path, kind):
     assert captions.skipped == []
 
 
+def test_shards_may_hold_captions_as_json(tmp_path):
+    (tmp_path / "train").mkdir()
+    for shard in ("train/train-00000.tar", "val_01.tar"):
+        with tarfile.open(tmp_path / shard, "w") as out:
+            for name, content in {
+                "1.jpg": b"picture",
+                "1.json": b'{"captions": ["a dog", "a cat", 7]}',
+                "2.jpg": b"picture",
+                "2.json": b'{"caption": "json"}',
+                "2.txt": b"a text goes before",
+                "3.jpg": b"picture",
+                "3.json": b"{",
+                "lost.json": b"{}",
+            }.items():
+                out.add(written(tmp_path / "loose", content, name), name)
+    for path in (tmp_path / "loose").glob("*"):
+        path.unlink()
+    captions = read("folder", tmp_path)
+    val = "val_01.tar"
+    assert kept(captions)[3:] == [
+        (f"{val}/1.jpg", "a dog", "val"),
+        (f"{val}/1.jpg", "a cat", "val"),
+        (f"{val}/2.jpg", "a text goes before", "val"),
+    ]
+    assert [row.split for row in captions.rows[:3]] == ["train"] * 3
+    assert [(image, reason.split(":")[0]) for _, image, reason in refused(captions)[2:]] == [
+        (f"{val}/1.jpg", "the caption is not text"),
+        (f"{val}/3.jpg", "not valid JSON"),
+    ]
+
+
 def test_an_imagefolder_has_its_metadata_above_or_beside_the_pictures(tmp_path):
     for name in ("train/1.jpg", "train/2.jpg", "test/1.jpg"):
         written(tmp_path, b"picture", name)
