@@ -5,6 +5,7 @@ The decoder is exported as its start and one step: a search in any language call
 B pictures (or beams), S input side, R regions, C channels.
 """
 
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -52,7 +53,7 @@ class ExportedEncoder(nn.Module):
         self.register_buffer("mean", torch.tensor(spec.transform.mean).view(3, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(spec.transform.std).view(3, 1, 1) * 255)
         size = spec.transform.size
-        with torch.inference_mode():
+        with torch.no_grad():
             output = self._node(torch.zeros(1, size, size, 3, dtype=torch.uint8))
         self._dimensions = output.dim()
         self._channels_last = output.dim() == 4 and output.shape[1] == output.shape[2] != output.shape[3]
@@ -122,12 +123,14 @@ def export_onnx(captioner: "Captioner", folder: Path) -> Exported:
     size = captioner.spec.transform.size
     features = torch.zeros(2, captioner.bundle.regions, captioner.bundle.channels)
     tokens = torch.ones(2, dtype=torch.long)
-    with torch.inference_mode():
+    with torch.no_grad():
         first = decoder.start(features)
         looks = decoder.attention_map(decoder.step(first, tokens)[1]) is not None
     kept = [f"picture_{place}" for place in range(len(first.picture))]
     changing = [f"state_{place}" for place in range(len(first.beam))]
-    state = dict(zip([*kept, *changing], (*first.picture, *first.beam), strict=True))
+    # Clones: a decoder may begin with one tensor of zeros in several places, which the exporter would take for one input.
+    parts = (part.clone() for part in (*first.picture, *first.beam))
+    state = dict(zip([*kept, *changing], parts, strict=True))
     outputs = ["log_probs", *(["attention"] if looks else []), *(f"next_{name}" for name in changing)]
     pixels = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     networks = {
@@ -173,7 +176,7 @@ def _network(module: nn.Module, inputs: tuple[Tensor, ...], names: list[str], ou
     shapes: Any = tuple({0: batch} for _ in inputs)
     if isinstance(module, ExportedStep):
         shapes = (shapes[0], shapes[1:])
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.no_grad(), tempfile.TemporaryDirectory() as reports:
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             module.eval(),
@@ -184,6 +187,7 @@ def _network(module: nn.Module, inputs: tuple[Tensor, ...], names: list[str], ou
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
+            artifacts_dir=reports,
         )
     assert program is not None
     model = program.model_proto

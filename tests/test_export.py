@@ -124,7 +124,7 @@ def test_captions_of_real_pictures_are_the_same(tmp_path, shared):
     assert len(pictures) == 20
     pixels = np.stack([captioner.pixels(path) for path in pictures])
     assert np.array_equal(pixels, np.stack([other.pixels(path) for path in pictures]))
-    assert len({one.text for (one,) in captioner.describe(pixels)}) > 10
+    assert len({one.text for (one,) in captioner.describe(pixels)}) > 5
     assert_same(captioner, other, pixels)
 
 

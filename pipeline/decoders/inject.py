@@ -25,7 +25,7 @@ class Inject(Decoder):
 
     def start(self, features: Tensor) -> State:
         pooled = self.feature_dropout(self.standardise(features).mean(1))  # (B, C)
-        nothing = pooled.new_zeros(len(pooled), self.width)
+        nothing = pooled.new_zeros(pooled.shape[0], self.width)
         return State((), self.cell(self.cell.read(self.image(pooled)), [], nothing, nothing))
 
     def read(self, words: Tensor) -> Tensor:

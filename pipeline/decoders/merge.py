@@ -35,7 +35,7 @@ class Merge(Decoder):
     def advance(self, state: State, read: Tensor) -> tuple[Tensor, State]:
         (image,) = state.picture
         h, c = self.cell(read, [], *state.beam)
-        both = image.unsqueeze(1) + h.unflatten(0, (len(image), -1))  # (B, K, H)
+        both = image.unsqueeze(1) + h.unflatten(0, (image.shape[0], -1))  # (B, K, H)
         return both.flatten(0, 1), State(state.picture, (h, c))
 
     def combine(self, seen: Tensor, words: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 Shapes: B pictures, K beams of each (1 in training), R regions, C channels, T steps, V tokens, E embedding, H hidden,
 S what an output is made from. Tokens 0-3 mean padding, begin, end and unknown in every vocabulary.
+
+A batch's size is asked for as `shape[0]`: `len` would become a constant in an exported network.
 """
 
 from abc import ABC, abstractmethod
@@ -171,7 +173,7 @@ class Look(nn.Module):
 
     def forward(self, values: Tensor, keys: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """The context (B K, H) and the weights (B K, R), for regions `values` (B, R, H), `keys` (B, R, A) and h."""
-        query = self.query(h).unflatten(0, (len(values), -1)).unsqueeze(2)  # (B, K, 1, A)
+        query = self.query(h).unflatten(0, (values.shape[0], -1)).unsqueeze(2)  # (B, K, 1, A)
         scores = self.score(torch.tanh(keys.unsqueeze(1) + query)).squeeze(-1)  # (B, K, R)
         weights = scores.float().softmax(-1).to(values.dtype)
         return torch.bmm(weights, values).flatten(0, 1), weights.flatten(0, 1)

@@ -35,7 +35,7 @@ class UpDown(Decoder):
     def advance(self, state: State, read: Tensor) -> tuple[Tensor, State]:
         values, keys, mean = state.picture
         h1, c1, h2, c2, _ = state.beam
-        mean = mean.repeat_interleave(len(h1) // len(mean), 0)  # (B K, H)
+        mean = mean.repeat_interleave(h1.shape[0] // mean.shape[0], 0)  # (B K, H)
         h1, c1 = self.attending(read, [h2, mean], h1, c1)
         context, weights = self.look(values, keys, h1)
         h2, c2 = self.speaking(None, [context, h1], h2, c2)
