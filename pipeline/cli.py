@@ -65,6 +65,8 @@ def main() -> None:
     """Run the command line; every expected failure is one `error:` line and its own exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
+    # Threads that wait by spinning starve each other wherever something else runs beside; read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     debug = "--debug" in sys.argv
     try:
         code = app(standalone_mode=False) or 0

@@ -175,7 +175,10 @@ class RunParams(Section):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = Field(
         description="auto takes CUDA where there is one; a device asked for by name must be there"
     )
-    threads: Annotated[int, Field(ge=0)] = Field(description="Threads for training; 0: as many as there are cores")
+    threads: Annotated[int, Field(ge=0)] = Field(
+        description="Threads for training; 0: as many as there are cores. One is best for small decoders, and its result "
+        "does not depend on the number of cores"
+    )
     extract_batch: PositiveInt = Field(description="Pictures per forward pass of the encoder")
     workers: Annotated[int, Field(ge=0)] = Field(
         description="Threads that decode and encode pictures; 0: as many as there are cores"
