@@ -176,8 +176,8 @@ class RunParams(Section):
         description="auto takes CUDA where there is one; a device asked for by name must be there"
     )
     threads: Annotated[int, Field(ge=0)] = Field(
-        description="Threads for training; 0: as many as there are cores. One is best for small decoders, and its result "
-        "does not depend on the number of cores"
+        description="Threads for training; 0: as many as there are cores. One is best for small decoders, and its "
+        "result does not depend on the number of cores"
     )
     extract_batch: PositiveInt = Field(description="Pictures per forward pass of the encoder")
     workers: Annotated[int, Field(ge=0)] = Field(
