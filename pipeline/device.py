@@ -32,3 +32,31 @@ def single_compute_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def engine(device: torch.device) -> str:
+    """What last bits depend on: the version of torch and the processor that compute."""
+    if device.type == "cuda":
+        processor = torch.cuda.get_device_name(device)
+    else:
+        processor = f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
+    return f"torch {torch.__version__}, {processor}"
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16; elsewhere it is emulated, several times slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    supported = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return device.type == "cpu" and bool(supported)
+
+
+def choose_precision(precision: str, device: torch.device, name: str) -> str:
+    """`auto` made definite: float32 or bfloat16. Raises `ParamsError`, calling the parameter `name`."""
+    if precision == "auto":
+        return "bfloat16" if has_bfloat16(device) else "float32"
+    if precision == "bfloat16" and not has_bfloat16(device):
+        raise ParamsError(
+            f"{name}: this {device.type} has no bfloat16 arithmetic and would be slower with it; use float32 or auto"
+        )
+    return precision

@@ -92,14 +92,33 @@ class VocabParams(Section):
 class DecoderParams(Section):
     """The LSTM that writes the caption (stage `train`)."""
 
-    kind: Literal["inject", "attention"] = Field(
-        description="inject: the picture is the LSTM's first input (Show and Tell); attention: the LSTM looks at the "
-        "regions before each word (Show, Attend and Tell)"
+    kind: Literal["inject", "merge", "attention", "updown"] = Field(
+        description="inject: the picture is the LSTM's first input (Show and Tell); merge: picture and text meet "
+        "before the softmax; attention: the LSTM looks at the regions before each word (Show, Attend and Tell); "
+        "updown: one LSTM looks, another one speaks (Bottom-Up and Top-Down)"
     )
     embed: PositiveInt = Field(description="Width of a word's embedding")
     hidden: PositiveInt = Field(description="Width of the LSTM's state")
-    attention: PositiveInt = Field(description="Width of the attention's hidden layer (unused by inject)")
-    dropout: Fraction = Field(description="Share of the embeddings and LSTM outputs set to zero in training")
+    attention: PositiveInt = Field(description="Width of the attention's hidden layer (unused by inject and merge)")
+    feature_dropout: Fraction = Field(description="Share of the features set to zero in training")
+    word_dropout: Fraction = Field(description="Share of the embedded words' values set to zero in training")
+    output_dropout: Fraction = Field(description="Share of the values before the output layer set to zero in training")
+    tie_weights: bool = Field(description="The output layer has the embedding's weights")
+    layer_norm: bool = Field(description="Layer normalisation inside the LSTM")
+
+
+class ScstParams(Section):
+    """Self-critical training, after the epochs on people's captions."""
+
+    epochs: Annotated[int, Field(ge=0)] = Field(
+        description="At most this many passes over the training pictures in which the decoder learns from the CIDEr-D "
+        "of captions it draws itself; 0 leaves it out"
+    )
+    lr: PositiveFloat = Field(description="Learning rate of these epochs")
+    samples: Annotated[int, Field(ge=2)] = Field(
+        description="Captions drawn per picture; each one's baseline is the mean of the others"
+    )
+    cross_entropy: Fraction = Field(description="Weight of people's captions in the loss beside the drawn ones")
 
 
 class TrainParams(Section):
@@ -107,13 +126,29 @@ class TrainParams(Section):
 
     epochs: PositiveInt = Field(description="At most this many passes over the training captions")
     batch_size: PositiveInt = Field(description="Captions per step")
-    lr: PositiveFloat = Field(description="AdamW's learning rate at the start; it falls along a cosine to a tenth")
+    lr: PositiveFloat = Field(description="AdamW's learning rate at its highest")
+    schedule: Literal["cosine", "plateau", "constant"] = Field(
+        description="How the learning rate goes: cosine falls to a tenth; plateau halves it after two epochs without a "
+        "better val score"
+    )
+    warmup: Fraction = Field(description="Share of all steps in which the learning rate rises from zero")
     weight_decay: NonNegativeFloat = Field(description="AdamW's weight decay")
     clip: PositiveFloat = Field(description="Largest norm of the gradient")
     label_smoothing: Fraction = Field(description="Share of each target's probability spread over all words")
+    scheduled_sampling: Fraction = Field(
+        description="Probability at the last epoch, rising from 0, that an input word is the decoder's own"
+    )
+    ema: Fraction = Field(
+        description="Decay of the moving average of the weights, which is then what is scored and saved; 0: none"
+    )
+    average: PositiveInt = Field(description="The model is the mean of so many best epochs")
+    precision: Literal["float32", "bfloat16", "auto"] = Field(
+        description="What matrix products are computed in; auto takes bfloat16 where the processor has it"
+    )
     patience: PositiveInt = Field(
         description="Stop after this many epochs without a better CIDEr-D of captions generated for the val split"
     )
+    scst: ScstParams
 
 
 class ScoreParams(Section):
@@ -124,6 +159,13 @@ class ScoreParams(Section):
     max_length: PositiveInt = Field(description="Longest caption, in words")
     length_penalty: NonNegativeFloat = Field(
         description="A caption's log-probability is divided by its length to this power: 0 favours short captions"
+    )
+    min_length: Annotated[int, Field(ge=0)] = Field(description="Shortest caption, in words")
+    no_repeat_ngram: Annotated[int, Field(ge=0)] = Field(
+        description="No sequence of so many words twice in one caption; 0 allows all"
+    )
+    meteor: bool = Field(
+        description="METEOR beside the other scores; needs Java and the extra `meteor`, and stops without them"
     )
 
 

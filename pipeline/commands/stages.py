@@ -5,7 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import paths
-from pipeline.commands.terminal import ParamsFile, announce_device, progress_bar, read, say, store_folder
+from pipeline.commands.terminal import (
+    ParamsFile,
+    announce_device,
+    checkpoint_folder,
+    progress_bar,
+    read,
+    say,
+    store_folder,
+)
 
 if TYPE_CHECKING:
     from pipeline.stages.prepare import Prepared
@@ -115,10 +123,11 @@ def train(params: ParamsFile = paths.PARAMS) -> None:
     announce_device(given.run.device)
 
     def show(epoch: "Epoch") -> None:
-        left = (given.train.epochs - epoch.epoch) * epoch.seconds
+        total = given.train.epochs + given.train.scst.epochs
+        learnt = f"reward {epoch.reward:5.1f}" if epoch.reward else f"loss {epoch.train_loss:.3f}"
         say(
-            f"epoch {epoch.epoch:3d}/{given.train.epochs}  loss {epoch.train_loss:.3f}  "
-            f"val CIDEr-D {epoch.val_cider_d:5.1f}  {epoch.tokens_per_second:,.0f} tokens/s  at most {left:.0f} s left"
+            f"epoch {epoch.epoch:3d}/{total}  {learnt}  val CIDEr-D {epoch.val_cider_d:5.1f}  "
+            f"{epoch.tokens_per_second:,.0f} tokens/s  at most {(total - epoch.epoch) * epoch.seconds:.0f} s left"
         )
 
     done = run(
@@ -132,39 +141,13 @@ def train(params: ParamsFile = paths.PARAMS) -> None:
         encoder=paths.ENCODER,
         model_out=paths.MODEL,
         curve_out=paths.TRAINING,
+        checkpoints=checkpoint_folder(),
         on_epoch=show,
     )
+    if done.trained.resumed_after:
+        say(f"train: went on after epoch {done.trained.resumed_after}, where an interrupted run had stopped")
     best = done.trained.best
     say(
         f"train: {done.captions} captions of {done.pictures} images, {done.parameters:,} parameters; "
         f"best of {done.trained.epochs} epochs: {best.epoch}, val CIDEr-D {best.val_cider_d:.1f}"
     )
-
-
-def score(params: ParamsFile = paths.PARAMS) -> None:
-    """Caption a split and score it: BLEU, CIDEr-D, ROUGE-L."""
-    from pipeline.stages.score import NAMES, score_split
-
-    given = read(params)
-    announce_device(given.run.device)
-    with progress_bar("score") as progress:
-        result = score_split(
-            given.score,
-            given.run,
-            seed=given.seed,
-            captions=paths.CAPTIONS,
-            images=paths.IMAGES,
-            features=paths.FEATURES,
-            model=paths.MODEL,
-            curve=paths.TRAINING,
-            scores_out=paths.SCORES,
-            captions_out=paths.SCORED_CAPTIONS,
-            report_out=paths.REPORT,
-            progress=progress,
-        )
-    card = result.scorecard
-    say(f"score: {card.pictures} images of the {given.score.split} split (95% interval)")
-    for name, title in NAMES.items():
-        low, high = card.intervals[name]
-        say(f"  {title:8s} {card.scores[name]:6.1f}   {low:6.1f} to {high:.1f}")
-    say(f"  look at {paths.REPORT}")

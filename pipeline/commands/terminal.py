@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -58,7 +58,25 @@ def announce_device(name: str) -> None:
     say(f"device: {device}" + (" (chosen by auto)" if name == "auto" else ""))
 
 
+def checkpoint_folder() -> Path:
+    """Where an interrupted training left off; in the main repository, also from a copy of it."""
+    return Path(os.environ.get("DVC_ROOT", ".")) / ".cache" / "training"
+
+
 def store_folder() -> Path:
     """Where features outlive every output: `$CAPTIONER_CACHE`, or the main repository's, also from a copy of it."""
     named = os.environ.get("CAPTIONER_CACHE")
     return Path(named) if named else Path(os.environ.get("DVC_ROOT", ".")) / ".cache" / "features"
+
+
+def aligned(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> str:
+    """Rows of text with their columns below each other; those numbered in `right` end at one edge."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = (
+        "  ".join(
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
+    return "\n".join(line.rstrip() for line in lines)

@@ -8,6 +8,7 @@
 The file is a function of the pictures and the spec alone: the same bytes whatever the order or history.
 """
 
+import hashlib
 import io
 import os
 import threading
@@ -51,6 +52,13 @@ class FeatureCache:
     @property
     def channels(self) -> int:
         return int(self.features.shape[2])
+
+    def digest(self) -> str:
+        """Hex sha256 over the spec, the ids and the checksums of the rows: equal for equal contents."""
+        content = hashlib.sha256(self.spec.to_json().encode())
+        content.update("\n".join(self.images).encode())
+        content.update(np.ascontiguousarray(self.crc32).tobytes())
+        return content.hexdigest()
 
     def index(self) -> dict[str, int]:
         """The row of each picture."""
