@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from pipeline import __version__
-from pipeline.commands import cache, compare, predict, schema, score, stages, stats
+from pipeline.commands import cache, compare, export, init, predict, schema, score, serve, stages, stats
 from pipeline.commands.terminal import say
 from pipeline.errors import CaptionerError, ParamsError
 
@@ -25,7 +25,10 @@ app = typer.Typer(
 )
 for stage in (stages.prepare, stages.extract, stages.vocab, stages.train, score.score):
     app.command(rich_help_panel="Stages of dvc.yaml")(stage)
+app.command()(init.init)
 app.command()(predict.predict)
+app.command()(serve.serve)
+app.command()(export.export)
 app.command()(compare.compare)
 app.command()(stats.stats)
 app.command()(schema.schema)

@@ -1,4 +1,7 @@
-"""Which device to compute on."""
+"""Which device to compute on, and with how many threads."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -18,3 +21,42 @@ def choose_device(name: str) -> torch.device:
         found = ", ".join(kind for kind, is_there in present.items() if is_there)
         raise ParamsError(f"params.run.device: {name} is not on this machine (found: {found}); use auto")
     return device
+
+
+@contextmanager
+def single_compute_thread() -> Iterator[None]:
+    """Within, every thread computes alone: a row's bits then depend on the processor, not on its number of cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def engine(device: torch.device) -> str:
+    """What last bits depend on: the version of torch and the processor that compute."""
+    if device.type == "cuda":
+        processor = torch.cuda.get_device_name(device)
+    else:
+        processor = f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
+    return f"torch {torch.__version__}, {processor}"
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16; elsewhere it is emulated, several times slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    supported = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return device.type == "cpu" and bool(supported)
+
+
+def choose_precision(precision: str, device: torch.device, name: str) -> str:
+    """`auto` made definite: float32 or bfloat16. Raises `ParamsError`, calling the parameter `name`."""
+    if precision == "auto":
+        return "bfloat16" if has_bfloat16(device) else "float32"
+    if precision == "bfloat16" and not has_bfloat16(device):
+        raise ParamsError(
+            f"{name}: this {device.type} has no bfloat16 arithmetic and would be slower with it; use float32 or auto"
+        )
+    return precision

@@ -5,7 +5,7 @@ compare` come through here, and so give the same numbers for the same captions.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.captions import tokenizer
@@ -52,8 +52,9 @@ def evaluate(
     vocabulary_size: int | None = None,
     meteor: bool = False,
     resamples: int = RESAMPLES,
+    tokenize: Callable[[str], list[str]] = tokenizer.tokenize,
 ) -> Evaluation:
-    """Both by picture, with the same pictures in the same order.
+    """Both by picture, with the same pictures in the same order; a space that is a token does not count.
 
     Raises `DataError` where that is not so or a picture has no reference, `ParamsError` when METEOR is asked for and
     cannot be had.
@@ -63,8 +64,8 @@ def evaluate(
     without = [picture for picture, texts in references.items() if not texts]
     if without or not references:
         raise DataError(f"no references to score with: {', '.join(without[:5]) or 'no pictures'}")
-    tokens = [tokenizer.tokenize(text) for text in captions.values()]
-    reference_tokens = [[tokenizer.tokenize(text) for text in texts] for texts in references.values()]
+    tokens = [_without_spaces(tokenize(text)) for text in captions.values()]
+    reference_tokens = [[_without_spaces(tokenize(text)) for text in texts] for texts in references.values()]
     hypotheses = list(map(" ".join, tokens))
     tokenised = [list(map(" ".join, texts)) for texts in reference_tokens]
     return Evaluation(
@@ -77,6 +78,10 @@ def evaluate(
         lengths=Counter(map(len, tokens)),
         reference_lengths=Counter(len(text) for texts in reference_tokens for text in texts),
     )
+
+
+def _without_spaces(tokens: list[str]) -> list[str]:
+    return [token for token in tokens if token != " "]
 
 
 @dataclass(frozen=True)

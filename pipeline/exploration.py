@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from pipeline.archives import read_picture
 from pipeline.captions.statistics import CaptionStatistics, caption_statistics
 from pipeline.features.images import Description, ImageError, describe
 from pipeline.progress import Progress, silent
@@ -99,7 +100,7 @@ def _pictures(files: Mapping[str, Path], sample: int | None, whole: bool, progre
 
 def _describe(path: Path, whole: bool) -> tuple[Description, int] | str:
     try:
-        content = path.read_bytes()
+        content = read_picture(path)
         return describe(content, whole=whole), len(content)
     except OSError as error:
         return f"cannot be read: {error.strerror}"

@@ -6,12 +6,14 @@ that an editor completes and checks the file.
 """
 
 import difflib
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import ParamsError
+from pipeline.files import write_text
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -29,12 +31,24 @@ class Section(BaseModel):
 class DataParams(Section):
     """Which pictures and captions (stage `prepare`)."""
 
-    format: Literal["table", "flickr8k", "coco"] = Field(
-        description="table: CSV with columns image,caption[,split]; flickr8k: captions.txt or Flickr8k.token.txt with "
-        "split lists; coco: captions_*.json"
+    format: Literal["auto", "table", "flickr8k", "flickr30k", "coco", "karpathy", "folder"] = Field(
+        description="table: CSV, TSV or JSON lines with columns image,caption[,split]; flickr8k: captions.txt or "
+        "Flickr8k.token.txt with split lists; flickr30k: results.csv or results_20130124.token; coco: "
+        "captions_*.json; karpathy: dataset_*.json; folder: a .txt beside each picture, or metadata.csv or "
+        "metadata.jsonl; auto: found out, and said"
     )
-    captions: Text = Field(description="The captions file; for coco a JSON file or the folder that holds several")
-    images: Text = Field(description="The folder that the names of pictures are relative to")
+    captions: Text = Field(description="The captions file, or the folder or archive that holds the captions")
+    images: Text = Field(
+        description="What pictures' names are relative to: a folder, a .zip or .tar, or a folder with such archives"
+    )
+    encoding: Text = Field(
+        description="Of the captions, e.g. latin-1 or cp1252; auto: UTF-8, or UTF-16 where the file says so"
+    )
+    image_column: Text = Field(description="The table's column with the picture's name; auto: image, file_name, ...")
+    caption_column: Text = Field(
+        description="The column with the caption, or a pattern for several (caption_*); auto: caption, text, ..."
+    )
+    split_column: Text = Field(description="The column with the split; auto: split, set, ... where there is one")
     max_bad: Fraction = Field(description="Stop when a larger share of pictures or of caption rows is unusable")
 
 
@@ -66,20 +80,45 @@ class EncoderParams(Section):
 class VocabParams(Section):
     """Which words the decoder knows (stage `vocab`)."""
 
-    min_count: PositiveInt = Field(description="Words seen less often in the training captions become <unk>")
+    unit: Literal["word", "character"] = Field(
+        description="What the decoder says one after the other: words, or characters, for languages that do not part "
+        "words with spaces (set score.max_length to match)"
+    )
+    min_count: PositiveInt = Field(
+        description="Words (or characters) seen less often in the training captions become <unk>"
+    )
 
 
 class DecoderParams(Section):
     """The LSTM that writes the caption (stage `train`)."""
 
-    kind: Literal["inject", "attention"] = Field(
-        description="inject: the picture is the LSTM's first input (Show and Tell); attention: the LSTM looks at the "
-        "regions before each word (Show, Attend and Tell)"
+    kind: Literal["inject", "merge", "attention", "updown"] = Field(
+        description="inject: the picture is the LSTM's first input (Show and Tell); merge: picture and text meet "
+        "before the softmax; attention: the LSTM looks at the regions before each word (Show, Attend and Tell); "
+        "updown: one LSTM looks, another one speaks (Bottom-Up and Top-Down)"
     )
     embed: PositiveInt = Field(description="Width of a word's embedding")
     hidden: PositiveInt = Field(description="Width of the LSTM's state")
-    attention: PositiveInt = Field(description="Width of the attention's hidden layer (unused by inject)")
-    dropout: Fraction = Field(description="Share of the embeddings and LSTM outputs set to zero in training")
+    attention: PositiveInt = Field(description="Width of the attention's hidden layer (unused by inject and merge)")
+    feature_dropout: Fraction = Field(description="Share of the features set to zero in training")
+    word_dropout: Fraction = Field(description="Share of the embedded words' values set to zero in training")
+    output_dropout: Fraction = Field(description="Share of the values before the output layer set to zero in training")
+    tie_weights: bool = Field(description="The output layer has the embedding's weights")
+    layer_norm: bool = Field(description="Layer normalisation inside the LSTM")
+
+
+class ScstParams(Section):
+    """Self-critical training, after the epochs on people's captions."""
+
+    epochs: Annotated[int, Field(ge=0)] = Field(
+        description="At most this many passes over the training pictures in which the decoder learns from the CIDEr-D "
+        "of captions it draws itself; 0 leaves it out"
+    )
+    lr: PositiveFloat = Field(description="Learning rate of these epochs")
+    samples: Annotated[int, Field(ge=2)] = Field(
+        description="Captions drawn per picture; each one's baseline is the mean of the others"
+    )
+    cross_entropy: Fraction = Field(description="Weight of people's captions in the loss beside the drawn ones")
 
 
 class TrainParams(Section):
@@ -87,13 +126,29 @@ class TrainParams(Section):
 
     epochs: PositiveInt = Field(description="At most this many passes over the training captions")
     batch_size: PositiveInt = Field(description="Captions per step")
-    lr: PositiveFloat = Field(description="AdamW's learning rate at the start; it falls along a cosine to a tenth")
+    lr: PositiveFloat = Field(description="AdamW's learning rate at its highest")
+    schedule: Literal["cosine", "plateau", "constant"] = Field(
+        description="How the learning rate goes: cosine falls to a tenth; plateau halves it after two epochs without a "
+        "better val score"
+    )
+    warmup: Fraction = Field(description="Share of all steps in which the learning rate rises from zero")
     weight_decay: NonNegativeFloat = Field(description="AdamW's weight decay")
     clip: PositiveFloat = Field(description="Largest norm of the gradient")
     label_smoothing: Fraction = Field(description="Share of each target's probability spread over all words")
+    scheduled_sampling: Fraction = Field(
+        description="Probability at the last epoch, rising from 0, that an input word is the decoder's own"
+    )
+    ema: Fraction = Field(
+        description="Decay of the moving average of the weights, which is then what is scored and saved; 0: none"
+    )
+    average: PositiveInt = Field(description="The model is the mean of so many best epochs")
+    precision: Literal["float32", "bfloat16", "auto"] = Field(
+        description="What matrix products are computed in; auto takes bfloat16 where the processor has it"
+    )
     patience: PositiveInt = Field(
         description="Stop after this many epochs without a better CIDEr-D of captions generated for the val split"
     )
+    scst: ScstParams
 
 
 class ScoreParams(Section):
@@ -104,6 +159,10 @@ class ScoreParams(Section):
     max_length: PositiveInt = Field(description="Longest caption, in words")
     length_penalty: NonNegativeFloat = Field(
         description="A caption's log-probability is divided by its length to this power: 0 favours short captions"
+    )
+    min_length: Annotated[int, Field(ge=0)] = Field(description="Shortest caption, in words")
+    no_repeat_ngram: Annotated[int, Field(ge=0)] = Field(
+        description="No sequence of so many words twice in one caption; 0 allows all"
     )
     meteor: bool = Field(
         description="METEOR beside the other scores; needs Java and the extra `meteor`, and stops without them"
@@ -155,6 +214,25 @@ def read_params(path: Path) -> Params:
     except YAMLError as error:
         raise ParamsError(f"{path}: not valid YAML: {error}") from error
     return check_params(content)
+
+
+def write_section(path: Path, name: str, values: dict[str, Any]) -> None:
+    """Change `values` in section `name` of a params.yaml; its comments and all else stay as they are.
+
+    Nothing is written unless the result is valid. Raises `ParamsError`, `DiskError`.
+    """
+    from ruamel.yaml import YAML
+
+    read_params(path)
+    yaml = YAML()
+    yaml.width = 4096
+    yaml.preserve_quotes = True
+    content = yaml.load(path.read_text(encoding="utf-8"))
+    content[name].update(values)
+    text = StringIO()
+    yaml.dump(content, text)
+    check_params(YAML(typ="safe", pure=True).load(text.getvalue()))
+    write_text(path, text.getvalue())
 
 
 def check_params(content: Any) -> Params:

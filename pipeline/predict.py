@@ -1,58 +1,47 @@
 """From a picture to its caption with one model file: the Python interface behind `captioner predict`."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.bundle import Bundle
-from pipeline.decoders.search import Hypothesis, Search, beam_search
-from pipeline.device import choose_device
-from pipeline.errors import DataError
-from pipeline.features import images
+from pipeline.captioning import Answer, Caption, Captioning, Pixels
+from pipeline.decoders.search import Hypothesis, Sampling, Search, beam_search, sample
+from pipeline.device import choose_device, single_compute_thread
 from pipeline.features.encoder import Encoder, restore
-from pipeline.features.extraction import single_compute_thread
+from pipeline.startup import UnfilledWeights, without_compiler
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from PIL import Image
 
-    Picture = str | Path | bytes | NDArray[np.uint8] | Image.Image
+__all__ = ["Answer", "Caption", "Captioner", "Sampling", "Search"]
 
 
-@dataclass(frozen=True)
-class Caption:
-    """What was said of one picture."""
-
-    text: str
-    score: float
-    """Log-probability over the length to the power of the length penalty; nearer to zero is surer."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One file's captions, best first, or why there are none."""
-
-    path: Path
-    captions: tuple[Caption, ...] = ()
-    error: str | None = None
-
-
-class Captioner:
+class Captioner(Captioning[Search | Sampling]):
     """A loaded model.
 
     >>> captioner = Captioner.load("models/captioner.safetensors")  # doctest: +SKIP
     >>> captioner("photo.jpg")  # doctest: +SKIP
     'two dogs run through the snow'
+    >>> captioner(["photo.jpg", "another.png"])  # doctest: +SKIP
+    ['two dogs run through the snow', 'a child in a red coat']
     """
+
+    search_options = Search
 
     def __init__(self, bundle: Bundle, encoder: Encoder, device: torch.device) -> None:
         self.bundle = bundle
         self.encoder = encoder
         self.device = device
+        self.spec = bundle.spec
+        self.vocabulary = bundle.vocabulary
+        self.batch_size = 16 if device.type == "cpu" else 64
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "auto") -> Self:
@@ -60,62 +49,51 @@ class Captioner:
         bundle = Bundle.load(Path(path))
         chosen = choose_device(device)
         bundle.decoder.to(chosen)
-        return cls(bundle, restore(bundle.spec, bundle.encoder_tensors, chosen), chosen)
+        with without_compiler():
+            import torchvision.models.feature_extraction  # noqa: F401
+        with UnfilledWeights():
+            encoder = restore(bundle.spec, bundle.encoder_tensors, chosen)
+        return cls(bundle, encoder, chosen)
 
-    def __call__(self, picture: "Picture", search: Search = Search()) -> str:
-        """The best caption of a path, a file's bytes, a Pillow picture or uint8 pixels (H, W[, 3]).
+    def prepare(self, picture: "Image.Image") -> Pixels:
+        return self.encoder.prepare(picture)
 
-        Raises `DataError` for a bad picture.
-        """
-        return self.captions([picture], search)[0][0].text
-
-    def captions(
-        self, pictures: "Sequence[Picture]", search: Search = Search(), *, captions: int = 1
+    def describe(
+        self, pixels: Pixels, search: Search | Sampling | None = None, *, captions: int = 1, attention: bool = False
     ) -> list[list[Caption]]:
-        """The best `captions` captions of each picture. Raises `DataError` for a bad picture."""
-        with single_compute_thread():  # the same row, bit for bit, as `extract` gives
-            rows = self.encoder.encode_pictures([_open(picture) for picture in pictures])
-        search = replace(search, beam_size=max(search.beam_size, captions))
-        features = torch.from_numpy(rows).to(self.device).float()
-        found = beam_search(self.bundle.decoder, features, search, captions=captions)
+        search = search or Search()
+        with single_compute_thread():  # a step of the decoder is too small to be worth sharing out
+            features = torch.from_numpy(self.encode(pixels)).to(self.device).float()
+            if isinstance(search, Sampling):
+                found = self._drawn(features, search, captions)
+            else:
+                search = replace(search, beam_size=max(search.beam_size, captions))
+                found = beam_search(self.bundle.decoder, features, search, captions=captions, attention=attention)
         return [[self._caption(hypothesis) for hypothesis in one] for one in found]
 
-    def answers(
-        self, paths: Iterable[Path], search: Search = Search(), *, captions: int = 1, batch_size: int = 16
-    ) -> Iterator[Answer]:
-        """One answer per path, in order, as batches are done; a bad picture is an answer too."""
-        batch: list[Path] = []
-        for path in paths:
-            batch.append(path)
-            if len(batch) == batch_size:
-                yield from self._answer(batch, search, captions)
-                batch = []
-        yield from self._answer(batch, search, captions)
+    def make_sampling(self, **options: Any) -> Sampling:
+        return Sampling(**options)
 
-    def _answer(self, paths: list[Path], search: Search, number: int) -> Iterator[Answer]:
-        pictures: dict[Path, Image.Image] = {}
-        errors: dict[Path, str] = {}
-        for path in paths:
-            try:
-                pictures[path] = _open(path)
-            except DataError as error:
-                errors[path] = str(error)
-        captions = self.captions(list(pictures.values()), search, captions=number) if pictures else []
-        found = dict(zip(pictures, captions, strict=True))
-        for path in paths:
-            yield Answer(path, tuple(found.get(path, ())), errors.get(path))
+    @torch.inference_mode()
+    def _drawn(self, features: torch.Tensor, sampling: Sampling, captions: int) -> list[list[Hypothesis]]:
+        """Random captions; picture by picture, so that the seed gives a picture the same ones in any company."""
+        decoder = self.bundle.decoder.eval()
+        return [sample(decoder, one, sampling, captions=captions)[0] for one in features.split(1)]
+
+    def encode(self, pixels: Pixels) -> NDArray[np.float16]:
+        """Rows (B, R, C), bit for bit those that `extract` gives: on a CPU one thread computes each of them."""
+        workers = min(len(pixels), os.cpu_count() or 1)
+        with single_compute_thread():
+            if self.device.type != "cpu" or workers == 1:
+                return self.encoder.encode(pixels)
+            with ThreadPoolExecutor(workers) as pool:
+                return np.concatenate(list(pool.map(self.encoder.encode, np.array_split(pixels, workers))))
 
     def _caption(self, hypothesis: Hypothesis) -> Caption:
-        return Caption(self.bundle.vocabulary.decode(hypothesis.tokens), hypothesis.score)
-
-
-def _open(picture: "Picture") -> "Image.Image":
-    if not isinstance(picture, str | Path):
-        return images.as_picture(picture)
-    path = Path(picture)
-    try:
-        return images.decode(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    except images.ImageError as error:
-        raise DataError(f"{path}: {error}") from error
+        return Caption(
+            text=self.vocabulary.decode(hypothesis.tokens),
+            words=tuple(self.vocabulary.tokens[number] for number in hypothesis.tokens),
+            score=hypothesis.score,
+            log_probability=hypothesis.log_probability,
+            attention=hypothesis.attention,
+        )

@@ -10,6 +10,8 @@ from PIL import Image
 
 from pipeline.params import Params, check_params, read_params
 
+pytest_plugins = ["web_server"]
+
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 
@@ -28,8 +30,15 @@ def small_params(**changes: dict[str, object]) -> Params:
     """The project's params.yaml with a network that trains in a second; `changes` are values by section."""
     content = read_params(ROOT / "params.yaml").model_dump()
     content["encoder"] |= {"name": "alexnet", "grid": 3, "image_size": 64}
-    content["decoder"] |= {"embed": 24, "hidden": 32, "attention": 16, "dropout": 0.0}
-    content["train"] |= {"epochs": 3, "batch_size": 16, "lr": 5e-3}
+    content["decoder"] |= {
+        "embed": 24,
+        "hidden": 32,
+        "attention": 16,
+        "feature_dropout": 0.0,
+        "word_dropout": 0.0,
+        "output_dropout": 0.0,
+    }
+    content["train"] |= {"epochs": 3, "batch_size": 16, "lr": 5e-3, "precision": "float32"}
     content["vocab"] |= {"min_count": 1}
     content["run"] |= {"device": "cpu", "extract_batch": 4, "workers": 2}
     for section, values in changes.items():
@@ -53,15 +62,31 @@ def write_dataset(folder: Path, *, pictures: int = 18) -> None:
             writer.writerow([name, f"{colour}, and nothing else", split])
 
 
+def write_project(folder: Path, **changes: dict[str, object]) -> None:
+    """A small dataset in `data/tiny` and a params.yaml for it; `changes` are values by section."""
+    from ruamel.yaml import YAML
+
+    write_dataset(folder / "data" / "tiny")
+    data = {"captions": "data/tiny/captions.csv", "images": "data/tiny/images"}
+    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
+        YAML().dump(small_params(data=data, **changes).model_dump(), file)
+
+
+@pytest.fixture(scope="session")
+def trained_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a trained model, for tests that do not change it."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_project(folder, train={"epochs": 12})
+    for stage in ("prepare", "extract", "vocab", "train"):
+        code, _, said = run_command(stage, cwd=folder)
+        assert code == 0, said
+    return folder
+
+
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder with a small dataset in `data/tiny` and a params.yaml for it, as the working directory."""
-    from ruamel.yaml import YAML
-
-    write_dataset(tmp_path / "data" / "tiny")
-    content = small_params(data={"captions": "data/tiny/captions.csv", "images": "data/tiny/images"}).model_dump()
-    with (tmp_path / "params.yaml").open("w", encoding="utf-8") as file:
-        YAML().dump(content, file)
+    write_project(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     monkeypatch.delenv("CAPTIONER_CACHE", raising=False)
@@ -80,7 +105,7 @@ def set_param(project: Path, key: str, value: object) -> None:
         YAML().dump(content, file)
 
 
-def run_command(*arguments: str, cwd: Path | None = None) -> "tuple[int, str, str]":
+def run_command(*arguments: str, cwd: Path | None = None, stdin: bytes = b"") -> "tuple[int, str, str]":
     """`captioner ...` in a process of its own: exit code, standard output, standard error."""
     import subprocess
     import sys
@@ -90,8 +115,8 @@ def run_command(*arguments: str, cwd: Path | None = None) -> "tuple[int, str, st
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
-        text=True,
+        input=stdin,
         timeout=300,
         check=False,
     )
-    return done.returncode, done.stdout, done.stderr
+    return done.returncode, done.stdout.decode(), done.stderr.decode()

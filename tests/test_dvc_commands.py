@@ -51,7 +51,7 @@ def repository(project):
 def extract(repository):
     """What `dvc repro extract` says of its pictures."""
     said = run("dvc", "repro", "extract", cwd=repository)
-    return next((line for line in said.splitlines() if line.startswith("extract: ")), "nothing to do").split(" in ")[0]
+    return next((line for line in said.splitlines() if " from the store, " in line), "nothing to do").split(" in ")[0]
 
 
 def features(repository):

@@ -7,11 +7,13 @@ from closure import PACKAGE, imports
 
 LAYERS = [
     {"errors", "progress", "paths"},
-    {"files", "params", "device", "revisions"},
+    {"files", "device", "archives", "revisions"},
+    {"params"},
     {"features", "captions", "decoders", "metrics"},
-    {"training", "bundle", "evaluation", "exploration", "model_card"},
+    {"training", "bundle", "evaluation", "exploration", "model_card", "startup", "captioning", "onnx_search"},
     {"report"},
-    {"stages", "predict"},
+    {"stages", "predict", "overlay", "onnx_captioner"},
+    {"export", "quantisation", "web"},
     {"commands"},
     {"cli", "__init__"},
     {"__main__"},
@@ -19,7 +21,7 @@ LAYERS = [
 MODULES = sorted(PACKAGE.rglob("*.py"))
 ONLY_IN = {
     "h5py": {"features/cache.py"},
-    "PIL": {"features/images.py"},
+    "PIL": {"features/images.py", "overlay.py"},
     "ruamel": {"params.py"},
     "pydantic": {"params.py"},
 }

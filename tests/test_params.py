@@ -47,7 +47,7 @@ def test_a_value_out_of_range_says_what_is_allowed(content):
 
 def test_a_choice_lists_what_there_is(content):
     content["decoder"]["kind"] = "transformer"
-    assert said(content) == "params.decoder.kind: must be 'inject' or 'attention', got 'transformer'"
+    assert said(content) == "params.decoder.kind: must be 'inject', 'merge', 'attention' or 'updown', got 'transformer'"
 
 
 def test_a_missing_key_is_named(content):

@@ -111,8 +111,8 @@ def test_predict_says_what_score_says(project):
 
 
 def test_predict_and_extract_give_the_same_row(project):
+    from pipeline.device import single_compute_thread
     from pipeline.features.cache import FeatureCache
-    from pipeline.features.extraction import single_compute_thread
     from pipeline.features.images import decode
 
     run_stages(project)

@@ -1,64 +1,169 @@
-"""`captioner predict`: captions for files, folders and glob patterns."""
+"""`captioner predict`: captions for files, folders, glob patterns and what comes on standard input."""
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline import paths
-from pipeline.commands.terminal import say
+from pipeline.commands import pictures as sources
+from pipeline.commands.runtime import DeviceOption, ModelOption, Runtime, RuntimeOption, load
+from pipeline.commands.terminal import progress_bar, say
 from pipeline.errors import DataError
+
+if TYPE_CHECKING:
+    from pipeline.captioning import Answer, Captioning, Picture
+
+_LONG = 100
+"""So many pictures are long work, which shows how far it is even where there is no terminal."""
 
 
 def predict(
-    pictures: Annotated[list[str], typer.Argument(help="Files, folders (with all below them) or glob patterns.")],
-    model: Annotated[Path, typer.Option(help="The model file.")] = paths.MODEL,
+    pictures: Annotated[
+        list[str],
+        typer.Argument(
+            help="Files, folders (with all below them), quoted glob patterns, or - for a picture or a list of paths "
+            "on standard input."
+        ),
+    ],
+    model: ModelOption = None,
+    runtime: RuntimeOption = Runtime.torch,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per picture and line.")] = False,
+    csv: Annotated[Path | None, typer.Option(help="Write a table: image, caption, score, error.")] = None,
     captions: Annotated[int, typer.Option("--num-captions", min=1, help="Captions per picture.")] = 1,
     beam: Annotated[int, typer.Option(min=1, help="Captions kept in the search; 1 is greedy.")] = 3,
     max_length: Annotated[int, typer.Option(min=1, help="Longest caption, in words.")] = 30,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    length_penalty: Annotated[float, typer.Option(min=0, help="0 favours short captions.")] = 0.7,
+    min_length: Annotated[int, typer.Option(min=0, help="Shortest caption, in words.")] = 0,
+    no_repeat_ngram: Annotated[int, typer.Option(min=0, help="No sequence of so many words twice; 0: any.")] = 0,
+    sample: Annotated[bool, typer.Option("--sample", help="Draw captions at random instead of searching.")] = False,
+    temperature: Annotated[float, typer.Option(min=0.01, help="Of --sample: below 1 is more cautious.")] = 1.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Of --sample: from so many likeliest words; 0: all.")] = 0,
+    top_p: Annotated[float, typer.Option(min=0.01, max=1, help="Of --sample: from the words of this share.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of --sample: the same seed draws the same captions.")] = 0,
+    attention: Annotated[
+        Path | None, typer.Option(help="Write a picture per picture into this folder: where the decoder looked.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Pictures at a time; 1 answers each before the next is read.")
+    ] = None,
+    device: DeviceOption = "auto",
 ) -> None:
     """Caption pictures with a trained model."""
-    files = _find(pictures)
-    from pipeline.decoders.search import Search
-    from pipeline.predict import Captioner
-
-    captioner = Captioner.load(model, device=device)
-    bad = 0
-    for answer in captioner.answers(files, Search(beam, max_length), captions=captions):
-        if answer.error:
-            bad += 1
-            say(f"error: {answer.error}")
-        if as_json:
-            said = [{"caption": one.text, "score": round(one.score, 4)} for one in answer.captions]
-            print(json.dumps({"image": str(answer.path), "captions": said, "error": answer.error}, ensure_ascii=False))
-        else:
-            for one in answer.captions:
-                print(f"{answer.path}: {one.text}")
-        sys.stdout.flush()
+    files = sources.find(pictures)
+    captioner = load(model, runtime, device)
+    if sample:
+        search = captioner.make_sampling(
+            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, max_length=max_length
+        )
+    else:
+        given = {"min_length": min_length, "no_repeat_ngram": no_repeat_ngram}
+        search = captioner.make_search(
+            beam_size=beam,
+            max_length=max_length,
+            length_penalty=length_penalty,
+            **{name: value for name, value in given.items() if value},
+        )
+    answers = captioner.answers(
+        sources.opened(files), search, captions=captions, attention=attention is not None, batch_size=batch_size
+    )
+    total = None if sources.STDIN in files else len(files)
+    with _table(csv) if csv else nullcontext() as table, _progress(total) as progress:
+        drawing = _Overlays(attention, captioner) if attention else None
+        done = bad = 0
+        for answer in answers:
+            overlay = drawing.draw(answer) if drawing and not answer.error else None
+            if answer.error:
+                bad += 1
+                say(f"error: {answer.error}")
+            if table:
+                for row in _rows(answer):
+                    table(row)
+            if as_json:
+                print(_as_json(answer, overlay))
+            elif not csv:
+                for one in answer.captions:
+                    score = f"{one.score:.3f}  " if captions > 1 else ""
+                    print(f"{_shown(answer.image)}: {score}{one.text}")
+            sys.stdout.flush()
+            done += 1
+            progress(done, total, "pictures")
     if bad:
-        raise DataError(f"{bad} of {len(files)} pictures could not be captioned; the lines above say why")
+        raise DataError(f"{bad} of {done} pictures could not be captioned; the lines above say why")
 
 
-def _find(patterns: list[str]) -> list[Path]:
-    """The files that are meant, in the order given. Raises `DataError` naming what matches nothing."""
-    import glob
+class _Overlays:
+    """The folder that `--attention` names."""
 
-    from pipeline.features.images import SUFFIXES
+    def __init__(self, folder: Path, captioner: "Captioning[Any]") -> None:
+        self._folder = folder
+        self._spec = captioner.spec
+        self._taken: set[str] = set()
 
-    files: list[Path] = []
-    for pattern in patterns:
-        path = Path(pattern)
-        if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-        elif path.exists():
-            found = [path]
-        else:
-            found = sorted(map(Path, glob.glob(pattern, recursive=True)))
-        if not found:
-            raise DataError(f"{pattern}: no picture there; give a file, a folder or a quoted glob pattern")
-        files += found
-    return files
+    def draw(self, answer: "Answer") -> Path:
+        """Raises `DataError` when the decoder does not look."""
+        from pipeline.files import write_bytes
+        from pipeline.overlay import draw_attention
+
+        picture: Picture = answer.image
+        if answer.image == sources.STDIN:
+            raise DataError("--attention: the picture on standard input has no name; give it as a file")
+        stem = Path(answer.image).stem
+        name, number = stem, 1
+        while name in self._taken:  # pictures of one name in several folders
+            number += 1
+            name = f"{stem}-{number}"
+        self._taken.add(name)
+        path = self._folder / f"{name}.png"
+        write_bytes(path, draw_attention(picture, answer.captions[0], self._spec))
+        return path
+
+
+@contextmanager
+def _table(path: Path) -> Iterator[Any]:
+    """A function that adds a row to the CSV file. An interruption keeps the rows that were done."""
+    import csv
+
+    from pipeline.files import replacing
+
+    stopped: BaseException | None = None
+    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("image", "caption", "score", "error"))
+        try:
+            yield writer.writerow
+        except BaseException as error:
+            stopped = error
+    if stopped:
+        raise stopped
+
+
+@contextmanager
+def _progress(total: int | None) -> Iterator[Any]:
+    """A bar, unless the captions themselves run over the same terminal or the work is short."""
+    if sys.stdout.isatty() or (total is not None and total < _LONG):
+        yield lambda done, total, note="": None
+        return
+    with progress_bar("predict") as bar:
+        yield bar
+
+
+def _rows(answer: "Answer") -> list[tuple[str, ...]]:
+    image = _shown(answer.image)
+    if answer.error:
+        return [(image, "", "", _shown(answer.error))]
+    return [(image, one.text, f"{one.score:.4f}", "") for one in answer.captions]
+
+
+def _as_json(answer: "Answer", overlay: Path | None) -> str:
+    captions = [{"caption": one.text, "score": round(one.score, 4)} for one in answer.captions]
+    content = {"image": _shown(answer.image), "captions": captions, "error": answer.error and _shown(answer.error)}
+    return json.dumps(content | ({"attention": str(overlay)} if overlay else {}), ensure_ascii=False)
+
+
+def _shown(text: str) -> str:
+    """Names need not be UTF-8, output must be."""
+    return text.encode(errors="surrogateescape").decode(errors="replace")

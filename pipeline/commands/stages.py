@@ -1,13 +1,27 @@
 """The stages of dvc.yaml as commands: read params.yaml, run the stage on the project's paths, say what came out."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import paths
-from pipeline.commands.terminal import ParamsFile, announce_device, progress_bar, read, say, store_folder
+from pipeline.commands.terminal import (
+    ParamsFile,
+    announce_device,
+    checkpoint_folder,
+    progress_bar,
+    read,
+    say,
+    store_folder,
+)
 
 if TYPE_CHECKING:
+    from pipeline.stages.prepare import Prepared
     from pipeline.training.loop import Epoch
+
+
+DIGESTS = "pictures.csv"
+"""Where the digests of pictures are remembered, in the store's folder."""
 
 
 def prepare(params: ParamsFile = paths.PARAMS) -> None:
@@ -22,19 +36,45 @@ def prepare(params: ParamsFile = paths.PARAMS) -> None:
             captions_out=paths.CAPTIONS,
             images_out=paths.IMAGES,
             skipped_out=paths.SKIPPED_ROWS,
+            memory=store_folder() / DIGESTS,
             progress=progress,
         )
-    for one in found.skipped[:5]:
-        say(f"skipped: {one.file}, line {one.line}: {one.image or '(no name)'}: {one.reason}")
-    if len(found.skipped) > 5:
-        say(f"skipped: {len(found.skipped) - 5} more, all in {paths.SKIPPED_ROWS}")
     if found.images != Path(given.data.images):
         say(
             f"warning: the pictures are not in {given.data.images} but in {found.images}; "
             "set params.data.images so that dvc notices when they change"
         )
+    for line in describe(found, given.vocab.unit):
+        say(line)
+
+
+def describe(found: "Prepared", unit: str) -> Iterator[str]:
+    """A dataset in words; the last line is its size."""
+    for one in found.skipped[:5]:
+        place = f"{one.file}, line {one.line}" if one.line else one.file
+        yield f"skipped: {place}: {one.image or '(no name)'}: {one.reason}"
+    if len(found.skipped) > 5:
+        yield f"skipped: {len(found.skipped) - 5} more, all in {paths.SKIPPED_ROWS}"
+    if found.saw:
+        yield f"format: {found.format}: {found.saw}"
+    yield from (f"note: {note}" for note in found.notes)
+    if found.without_captions:
+        yield f"note: {found.without_captions} pictures in {found.images} have no caption; they are not used"
+    if found.copies:
+        yield f"note: {found.copies} pictures are copies of another one in their split"
+    known = ", ".join(f"{count} {split}" for split, count in found.known_captions.items() if count)
+    if known:
+        yield f"note: captions that also stand word for word in the train split: {known}"
+    if found.unspaced >= 0.1 and unit == "word":
+        yield (
+            f"warning: {found.unspaced:.0%} of the captions are in a script that does not part words with spaces; "
+            "set params.vocab.unit to character"
+        )
     splits = ", ".join(f"{count} {split}" for split, count in found.pictures.items())
-    say(f"prepare: {sum(found.pictures.values())} images ({splits}), {found.captions} captions")
+    yield (
+        f"prepare: {sum(found.pictures.values())} images ({splits}), {found.captions} captions, "
+        f"{len(found.skipped)} skipped, {found.hashed} hashed"
+    )
 
 
 def extract(params: ParamsFile = paths.PARAMS) -> None:
@@ -71,7 +111,8 @@ def vocab(params: ParamsFile = paths.PARAMS) -> None:
     from pipeline.stages.vocab import build_vocabulary
 
     built = build_vocabulary(read(params).vocab, captions=paths.CAPTIONS, vocabulary_out=paths.VOCABULARY)
-    say(f"vocab: {built.tokens} tokens, which cover {built.val_coverage:.1%} of the words in the val captions")
+    covered = ", ".join(f"{share:.1%} of {split}" for split, share in built.coverage.items())
+    say(f"vocab: {built.tokens} tokens ({built.unit}s), which cover {covered}")
 
 
 def train(params: ParamsFile = paths.PARAMS) -> None:
@@ -82,10 +123,11 @@ def train(params: ParamsFile = paths.PARAMS) -> None:
     announce_device(given.run.device)
 
     def show(epoch: "Epoch") -> None:
-        left = (given.train.epochs - epoch.epoch) * epoch.seconds
+        total = given.train.epochs + given.train.scst.epochs
+        learnt = f"reward {epoch.reward:5.1f}" if epoch.reward else f"loss {epoch.train_loss:.3f}"
         say(
-            f"epoch {epoch.epoch:3d}/{given.train.epochs}  loss {epoch.train_loss:.3f}  "
-            f"val CIDEr-D {epoch.val_cider_d:5.1f}  {epoch.tokens_per_second:,.0f} tokens/s  at most {left:.0f} s left"
+            f"epoch {epoch.epoch:3d}/{total}  {learnt}  val CIDEr-D {epoch.val_cider_d:5.1f}  "
+            f"{epoch.tokens_per_second:,.0f} tokens/s  at most {(total - epoch.epoch) * epoch.seconds:.0f} s left"
         )
 
     done = run(
@@ -99,8 +141,11 @@ def train(params: ParamsFile = paths.PARAMS) -> None:
         encoder=paths.ENCODER,
         model_out=paths.MODEL,
         curve_out=paths.TRAINING,
+        checkpoints=checkpoint_folder(),
         on_epoch=show,
     )
+    if done.trained.resumed_after:
+        say(f"train: went on after epoch {done.trained.resumed_after}, where an interrupted run had stopped")
     best = done.trained.best
     say(
         f"train: {done.captions} captions of {done.pictures} images, {done.parameters:,} parameters; "

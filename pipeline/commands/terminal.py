@@ -32,7 +32,7 @@ def progress_bar(title: str) -> Iterator[Any]:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(title, total=None)
-            yield lambda done, total, note="": bar.update(task, completed=done, total=total)
+            yield lambda done, total, note="": bar.update(task, completed=done, total=total or None)
         return
     last = time.monotonic()
 
@@ -40,7 +40,7 @@ def progress_bar(title: str) -> Iterator[Any]:
         nonlocal last
         if time.monotonic() - last >= _EVERY:
             last = time.monotonic()
-            say(f"{title}: {done} of {total} {note}")
+            say(f"{title}: {done}{f' of {total}' if total else ''} {note}")
 
     yield line
 
@@ -56,6 +56,11 @@ def announce_device(name: str) -> None:
 
     device = choose_device(name)
     say(f"device: {device}" + (" (chosen by auto)" if name == "auto" else ""))
+
+
+def checkpoint_folder() -> Path:
+    """Where an interrupted training left off; in the main repository, also from a copy of it."""
+    return Path(os.environ.get("DVC_ROOT", ".")) / ".cache" / "training"
 
 
 def store_folder() -> Path:

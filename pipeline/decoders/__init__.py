@@ -5,24 +5,23 @@ from typing import Any
 
 from pipeline.decoders.attention import Attention
 from pipeline.decoders.inject import Inject
-from pipeline.decoders.protocol import BOS, EOS, PAD, UNK, Decoder
+from pipeline.decoders.merge import Merge
+from pipeline.decoders.protocol import BOS, EOS, PAD, UNK, Decoder, Sizes
+from pipeline.decoders.updown import UpDown
 
-__all__ = ["BOS", "EOS", "PAD", "UNK", "Decoder", "make_decoder"]
+__all__ = ["BOS", "EOS", "KINDS", "PAD", "UNK", "Decoder", "make_decoder"]
+
+KINDS: dict[str, type[Inject | Merge | Attention | UpDown]] = {
+    "inject": Inject,
+    "merge": Merge,
+    "attention": Attention,
+    "updown": UpDown,
+}
 
 
 def make_decoder(params: Mapping[str, Any], *, vocabulary: int, regions: int, channels: int) -> Decoder:
     """An untrained decoder for features (N, regions, channels) and `vocabulary` tokens; `params` as in params.yaml."""
-    kind, embed, hidden, dropout = (params[name] for name in ("kind", "embed", "hidden", "dropout"))
-    if kind == "inject":
-        return Inject(vocabulary=vocabulary, channels=channels, embed=embed, hidden=hidden, dropout=dropout)
-    if kind == "attention":
-        return Attention(
-            vocabulary=vocabulary,
-            regions=regions,
-            channels=channels,
-            embed=embed,
-            hidden=hidden,
-            attention=params["attention"],
-            dropout=dropout,
-        )
-    raise ValueError(f"`kind` must be one of {{'inject', 'attention'}}, got {kind!r}")
+    sizes = {name: value for name, value in params.items() if name != "kind"}
+    if params["kind"] not in KINDS:
+        raise ValueError(f"`kind` must be one of {{{', '.join(KINDS)}}}, got {params['kind']!r}")
+    return KINDS[params["kind"]](Sizes(vocabulary=vocabulary, regions=regions, channels=channels, **sizes))

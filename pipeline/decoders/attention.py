@@ -1,59 +1,46 @@
 """Show, Attend and Tell: before each word the LSTM chooses where to look.
 
 K. Xu et al., "Show, Attend and Tell: Neural Image Caption Generation with Visual Attention", ICML 2015: soft
-attention (equations 4-6, 13) with the gate beta (section 4.2.1) and the deep output (equation 7). Ours adds a learned
-vector per region to what is compared and read, so that the decoder knows where a region is: "left of" needs it.
+attention (equations 4-6, 13) with the gate beta (section 4.2.1) and the deep output (equation 7).
 Shapes: see protocol.py; A attention.
 """
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.decoders.protocol import PAD, Decoder, Standardise, State
+from pipeline.decoders.cell import Cell
+from pipeline.decoders.protocol import Decoder, Look, Regions, Sizes, State
 
 
 class Attention(Decoder):
     """Soft attention over the regions, read by an LSTM cell."""
 
-    def __init__(
-        self, *, vocabulary: int, regions: int, channels: int, embed: int, hidden: int, attention: int, dropout: float
-    ) -> None:
-        super().__init__()
-        self.standardise = Standardise(channels)
-        self.region = nn.Linear(channels, hidden)
-        self.position = nn.Parameter(torch.zeros(regions, hidden))
-        nn.init.normal_(self.position, std=0.5)
-        self.keys = nn.Linear(hidden, attention)
-        self.query = nn.Linear(hidden, attention, bias=False)
-        self.score = nn.Linear(attention, 1, bias=False)
-        self.gate = nn.Linear(hidden, hidden)
-        self.initial = nn.Linear(hidden, 2 * hidden)
-        self.embedding = nn.Embedding(vocabulary, embed, padding_idx=PAD)
-        self.cell = nn.LSTMCell(embed + hidden, hidden)
-        self.combine = nn.Linear(2 * hidden + embed, embed)
-        self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(embed, vocabulary)
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__(sizes, sizes.embed)
+        self.regions = Regions(sizes)
+        self.look = Look(hidden=sizes.hidden, attention=sizes.attention)
+        self.gate = nn.Linear(sizes.hidden, sizes.hidden)
+        self.initial = nn.Linear(sizes.hidden, 2 * sizes.hidden)
+        self.cell = Cell(words=sizes.embed, other=sizes.hidden, hidden=sizes.hidden, layer_norm=sizes.layer_norm)
+        self.deep = nn.Linear(2 * sizes.hidden + sizes.embed, sizes.embed)
 
     def start(self, features: Tensor) -> State:
-        values = torch.relu(self.region(self.dropout(self.standardise(features))) + self.position)  # (B, R, H)
+        values = self.regions(self.feature_dropout(self.standardise(features)))  # (B, R, H)
         h, c = self.initial(values.mean(1)).tanh().chunk(2, -1)
-        looked = values.new_zeros(values.shape[:2])
-        return values, self.keys(values), h, c, looked
+        return State((values, self.look.keys(values)), (h, c, values.new_zeros(values.shape[:2])))
 
-    def hidden(self, state: State, tokens: Tensor) -> tuple[Tensor, State]:
-        values, keys, h, c, _ = state
-        scores = self.score(torch.tanh(keys + self.query(h).unsqueeze(1))).squeeze(-1)
-        weights = scores.softmax(-1)  # (B, R)
-        context = torch.bmm(weights.unsqueeze(1), values).squeeze(1)  # (B, H)
+    def read(self, words: Tensor) -> Tensor:
+        return self.cell.read(words)
+
+    def advance(self, state: State, read: Tensor) -> tuple[Tensor, State]:
+        h, c, _ = state.beam
+        context, weights = self.look(*state.picture, h)
         context = torch.sigmoid(self.gate(h)) * context
-        word = self.dropout(self.embedding(tokens))
-        h, c = self.cell(torch.cat([word, context], -1), (h, c))
-        output = torch.tanh(self.combine(torch.cat([self.dropout(h), context, word], -1)))
-        return self.dropout(output), (values, keys, h, c, weights)
+        h, c = self.cell(read, [context], h, c)
+        return torch.cat([h, context], -1), State(state.picture, (h, c, weights))
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self.output(hidden)
-        return logits
+    def combine(self, seen: Tensor, words: Tensor) -> Tensor:
+        return torch.tanh(self.deep(self.output_dropout(torch.cat([seen, words], -1))))
 
     def attention_map(self, state: State) -> Tensor | None:
-        return state[-1]
+        return state.beam[-1]

@@ -4,32 +4,33 @@ O. Vinyals et al., "Show and Tell: A Neural Image Caption Generator", CVPR 2015,
 Shapes: see protocol.py.
 """
 
+import torch
 from torch import Tensor, nn
 
-from pipeline.decoders.protocol import PAD, Decoder, Standardise, State
+from pipeline.decoders.cell import Cell
+from pipeline.decoders.protocol import Decoder, Sizes, State
 
 
 class Inject(Decoder):
     """x_{-1} = W_image mean(features); x_t = W_embed word_t; p_{t+1} = softmax(W_out LSTM(x_t))."""
 
-    def __init__(self, *, vocabulary: int, channels: int, embed: int, hidden: int, dropout: float) -> None:
-        super().__init__()
-        self.standardise = Standardise(channels)
-        self.image = nn.Linear(channels, embed)
-        self.embedding = nn.Embedding(vocabulary, embed, padding_idx=PAD)
-        self.cell = nn.LSTMCell(embed, hidden)
-        self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(hidden, vocabulary)
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__(sizes, sizes.hidden)
+        self.image = nn.Linear(sizes.channels, sizes.embed)
+        self.cell = Cell(words=sizes.embed, other=0, hidden=sizes.hidden, layer_norm=sizes.layer_norm)
+        self.width = sizes.hidden
+
+    def condense(self, features: Tensor) -> Tensor:
+        return torch.cat([part.float().mean(1, keepdim=True) for part in features.split(256)])  # (N, 1, C)
 
     def start(self, features: Tensor) -> State:
-        pooled = self.standardise(features).mean(1)  # (B, C)
-        state: State = self.cell(self.dropout(self.image(pooled)))
-        return state
+        pooled = self.feature_dropout(self.standardise(features).mean(1))  # (B, C)
+        nothing = pooled.new_zeros(pooled.shape[0], self.width)
+        return State((), self.cell(self.cell.read(self.image(pooled)), [], nothing, nothing))
 
-    def hidden(self, state: State, tokens: Tensor) -> tuple[Tensor, State]:
-        h, c = self.cell(self.dropout(self.embedding(tokens)), state)
-        return self.dropout(h), (h, c)
+    def read(self, words: Tensor) -> Tensor:
+        return self.cell.read(words)
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self.output(hidden)
-        return logits
+    def advance(self, state: State, read: Tensor) -> tuple[Tensor, State]:
+        h, c = self.cell(read, [], *state.beam)
+        return h, State((), (h, c))

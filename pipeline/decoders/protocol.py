@@ -1,41 +1,110 @@
 """What every decoder can do, so that the search and the training know none of them by name.
 
-Shapes: B pictures (or beams), R regions, C channels, T steps, V tokens, E embedding, H hidden.
-Tokens 0-3 mean padding, begin, end and unknown in every vocabulary.
+Shapes: B pictures, K beams of each (1 in training), R regions, C channels, T steps, V tokens, E embedding, H hidden,
+S what an output is made from. Tokens 0-3 mean padding, begin, end and unknown in every vocabulary.
+
+A batch's size is asked for as `shape[0]`: `len` would become a constant in an exported network.
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 PAD, BOS, EOS, UNK = range(4)
 
-State = tuple[Tensor, ...]
-"""What a decoder remembers between steps. Every tensor's first dimension is the picture or beam."""
+
+class State(NamedTuple):
+    """What a decoder remembers between steps."""
+
+    picture: tuple[Tensor, ...]
+    """What stays as it is, (B, ...): the same for all beams of a picture."""
+    beam: tuple[Tensor, ...]
+    """What changes with each word, (B K, ...): the K beams of a picture stand together."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What every decoder is built from."""
+
+    vocabulary: int
+    regions: int
+    channels: int
+    embed: int
+    hidden: int
+    attention: int
+    feature_dropout: float
+    word_dropout: float
+    output_dropout: float
+    tie_weights: bool
+    """The output layer's weights are the embedding's (O. Press and L. Wolf, 2017)."""
+    layer_norm: bool
 
 
 class Decoder(nn.Module, ABC):
-    """A language model conditioned on a picture's features (B, R, C)."""
+    """A language model conditioned on a picture's features (B, R, C).
 
-    standardise: "Standardise"
+    A child says how it starts, what it reads of words, how it goes on by one word, and what it says from there. What
+    it reads and says concerns no other step: the teacher-forced pass does these for all steps together.
+    """
+
+    def __init__(self, sizes: Sizes, said_from: int) -> None:
+        super().__init__()
+        self.standardise = Standardise(sizes.channels)
+        self.embedding = nn.Embedding(sizes.vocabulary, sizes.embed, padding_idx=PAD)
+        self.feature_dropout = nn.Dropout(sizes.feature_dropout)
+        self.word_dropout = nn.Dropout(sizes.word_dropout)
+        self.output_dropout = nn.Dropout(sizes.output_dropout)
+        self.tied = sizes.tie_weights
+        if self.tied:
+            nn.init.normal_(self.embedding.weight, std=sizes.embed**-0.5)
+            nn.init.zeros_(self.embedding.weight[PAD])
+            self.to_embedding = nn.Linear(said_from, sizes.embed)
+            self.bias = nn.Parameter(torch.zeros(sizes.vocabulary))
+        else:
+            self.output = nn.Linear(said_from, sizes.vocabulary)
+
+    def condense(self, features: Tensor) -> Tensor:
+        """What this decoder needs of features (N, R, C): the same start follows from it, as often as it is needed."""
+        return features
 
     @abstractmethod
     def start(self, features: Tensor) -> State:
         """The state before the first word."""
 
     @abstractmethod
-    def hidden(self, state: State, tokens: Tensor) -> tuple[Tensor, State]:
-        """What the next word is predicted from (B, H), after reading `tokens` (B,), and the state after it."""
+    def read(self, words: Tensor) -> Tensor:
+        """What the recurrence takes of embedded words (..., E)."""
 
     @abstractmethod
-    def logits(self, hidden: Tensor) -> Tensor:
-        """(..., V) from (..., H)."""
+    def advance(self, state: State, read: Tensor) -> tuple[Tensor, State]:
+        """What is to be said from here (B K, S), and the state, after what was `read` of one word per beam."""
+
+    def combine(self, seen: Tensor, words: Tensor) -> Tensor:
+        """From what `advance` gave (..., S) and the words read last (..., E) to the input of the output layer."""
+        return seen
+
+    def words(self, tokens: Tensor) -> Tensor:
+        """Embedded words (..., E)."""
+        words: Tensor = self.word_dropout(self.embedding(tokens))
+        return words
+
+    def logits(self, seen: Tensor, words: Tensor) -> Tensor:
+        """(..., V) of the next word."""
+        outputs = self.output_dropout(self.combine(seen, words))
+        if self.tied:
+            return functional.linear(self.to_embedding(outputs), self.embedding.weight, self.bias)
+        logits: Tensor = self.output(outputs)
+        return logits
 
     def step(self, state: State, tokens: Tensor) -> tuple[Tensor, State]:
-        """Log-probabilities (B, V) of the word after `tokens` (B,), and the next state."""
-        hidden, state = self.hidden(state, tokens)
-        return self.logits(hidden).log_softmax(-1), state
+        """Log-probabilities (B K, V) of the word after `tokens` (B K,), and the next state."""
+        words = self.words(tokens)
+        seen, state = self.advance(state, self.read(words))
+        return self.logits(seen, words).float().log_softmax(-1), state
 
     def forward(self, features: Tensor, tokens: Tensor, real: Tensor | None = None) -> Tensor:
         """Teacher-forced logits: (B, T, V) of the word after each of `tokens` (B, T), the first being BOS.
@@ -44,15 +113,16 @@ class Decoder(nn.Module, ABC):
         padding needs none of it.
         """
         state = self.start(features)
+        words = self.words(tokens)
         outputs = []
-        for column in tokens.unbind(1):
-            hidden, state = self.hidden(state, column)
-            outputs.append(hidden)
-        stacked = torch.stack(outputs, 1)  # (B, T, H)
-        return self.logits(stacked if real is None else stacked[real])
+        for read in self.read(words).unbind(1):
+            seen, state = self.advance(state, read)
+            outputs.append(seen)
+        stacked = torch.stack(outputs, 1)  # (B, T, S)
+        return self.logits(stacked, words) if real is None else self.logits(stacked[real], words[real])
 
     def attention_map(self, state: State) -> Tensor | None:
-        """Where the decoder looked for its latest word, (B, R) summing to 1; None for those that do not look."""
+        """Where the decoder looked for its latest word, (B K, R) summing to 1; None for those that do not look."""
         return None
 
 
@@ -87,3 +157,39 @@ class Standardise(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return (features.float() - self.mean) * self.scale
+
+
+class Look(nn.Module):
+    """Soft attention: how much of each region goes into the context.
+
+    K. Xu et al., "Show, Attend and Tell", ICML 2015, equations 4-6, with additive scores as D. Bahdanau et al., 2015.
+    """
+
+    def __init__(self, *, hidden: int, attention: int) -> None:
+        super().__init__()
+        self.keys = nn.Linear(hidden, attention)
+        self.query = nn.Linear(hidden, attention, bias=False)
+        self.score = nn.Linear(attention, 1, bias=False)
+
+    def forward(self, values: Tensor, keys: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """The context (B K, H) and the weights (B K, R), for regions `values` (B, R, H), `keys` (B, R, A) and h."""
+        query = self.query(h).unflatten(0, (values.shape[0], -1)).unsqueeze(2)  # (B, K, 1, A)
+        scores = self.score(torch.tanh(keys.unsqueeze(1) + query)).squeeze(-1)  # (B, K, R)
+        weights = scores.float().softmax(-1).to(values.dtype)
+        return torch.bmm(weights, values).flatten(0, 1), weights.flatten(0, 1)
+
+
+class Regions(nn.Module):
+    """Standardised features (B, R, C) as vectors of the decoder's width, each with a learned vector of its place.
+
+    The place is ours, not the papers': "left of" cannot be told without it.
+    """
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.project = nn.Linear(sizes.channels, sizes.hidden)
+        self.place = nn.Parameter(torch.zeros(sizes.regions, sizes.hidden))
+        nn.init.normal_(self.place, std=0.5)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.relu(self.project(features) + self.place)

@@ -1,4 +1,4 @@
-"""From features to captions: beam search, batched over pictures and beams. A beam of one is greedy search.
+"""From features to captions: beam search and sampling, batched over pictures and beams. A beam of one is greedy search.
 
 B pictures, K beams, V tokens. Works on the decoder protocol alone.
 """
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.decoders.protocol import BOS, EOS, PAD, UNK, Decoder
+from pipeline.decoders.protocol import BOS, EOS, PAD, UNK, Decoder, State
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,24 @@ class Search:
     """In tokens."""
     length_penalty: float = 0.7
     """A caption's log-probability is divided by its length to this power; 0 favours short captions."""
+    min_length: int = 0
+    """In tokens."""
+    no_repeat_ngram: int = 0
+    """No sequence of this many tokens occurs twice in a caption (R. Paulus et al., 2018); 0 allows all."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw captions at random, each word from the decoder's own distribution."""
+
+    temperature: float = 1.0
+    """Logits are divided by it: below 1 the likely words become likelier."""
+    top_k: int = 0
+    """Only the so many likeliest words; 0 allows all."""
+    top_p: float = 1.0
+    """Only the likeliest words that together have this probability (A. Holtzman et al., 2020)."""
+    max_length: int = 30
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,58 +70,146 @@ def beam_search(
     search. Never emits padding, begin or unknown. A picture leaves the batch as soon as no living beam can still enter
     its best `captions`, which changes nothing but the time. Ties go to the earlier beam, then to the lower token.
     """
-    beam_size, max_length, length_penalty = search.beam_size, search.max_length, search.length_penalty
     decoder.eval()
     device, total = features.device, features.shape[0]
     state = decoder.start(features)
-    vocabulary = 0
-    picture = torch.arange(total, device=device)  # which picture each group of beams belongs to
+    picture = torch.arange(total, device=device)  # (B,) which picture each group of beams belongs to
+    room = torch.full((total,), search.beam_size, device=device)  # (B,) beams that have not ended
+    worst = torch.full((total, captions), -torch.inf, device=device)  # (B, captions) the best finished scores
     tokens = torch.full((total, 1), BOS, device=device)  # (B, K) latest word
     scores = torch.zeros(total, 1, device=device)  # (B, K) log-probability so far
     words = torch.empty(total, 1, 0, dtype=torch.long, device=device)  # (B, K, t)
     looks: Tensor | None = None  # (B, K, t, R)
     finished: list[list[Hypothesis]] = [[] for _ in range(total)]
 
-    for length in range(1, max_length + 2):
+    for length in range(1, search.max_length + 2):
         beams = tokens.shape[1]
         log_probs, state = decoder.step(state, tokens.flatten())
         vocabulary = log_probs.shape[-1]
-        log_probs[:, [PAD, BOS, UNK]] = -torch.inf
-        if length == max_length + 1:  # nothing may follow but the end
-            ending = log_probs[:, EOS].clone()
-            log_probs.fill_(-torch.inf)
-            log_probs[:, EOS] = ending
+        _forbid(log_probs, words.flatten(0, 1), search)
         look = decoder.attention_map(state) if attention else None
         candidates = (scores.unsqueeze(-1) + log_probs.view(-1, beams, vocabulary)).flatten(1)  # (B, K V)
-        best, place = _top(candidates, min(beam_size, candidates.shape[1]))  # (B, K)
-        parent, token = place // vocabulary, place % vocabulary
-        room = torch.tensor([beam_size - len(finished[number]) for number in picture.tolist()], device=device)
+        best, place = _top(candidates, min(search.beam_size, candidates.shape[1]))  # (B, K)
+        parent, tokens = place // vocabulary, place % vocabulary
         best = best.masked_fill(torch.arange(best.shape[1], device=device) >= room.unsqueeze(1), -torch.inf)
-        ends = (token == EOS) & best.isfinite()
-        for row, column in ends.nonzero().tolist():
-            beam, log_probability = int(parent[row, column]), float(best[row, column])
-            finished[int(picture[row])].append(
-                Hypothesis(
-                    tuple(words[row, beam].tolist()),
-                    log_probability,
-                    log_probability / length**length_penalty,
-                    None if looks is None else tuple(tuple(step) for step in looks[row, beam].tolist()),
-                )
-            )
-        scores, tokens = best.masked_fill(ends, -torch.inf), token
+        ends = (tokens == EOS) & best.isfinite()
+        if ends.any():
+            normalised = best / length**search.length_penalty
+            rows, columns = ends.nonzero(as_tuple=True)
+            beam = parent[rows, columns]
+            for number, caption, log_probability, score, seen in zip(
+                picture[rows].tolist(),
+                words[rows, beam].tolist(),
+                best[rows, columns].tolist(),
+                normalised[rows, columns].tolist(),
+                [None] * len(rows) if looks is None else looks[rows, beam].tolist(),
+                strict=True,
+            ):
+                where = None if seen is None else tuple(map(tuple, seen))
+                finished[number].append(Hypothesis(tuple(caption), log_probability, score, where))
+            room = room - ends.sum(1)
+            worst = torch.cat([worst, normalised.masked_fill(~ends, -torch.inf)], 1).topk(captions, dim=1).values
+        scores = best.masked_fill(ends, -torch.inf)
 
-        alive = _still_open(finished, picture, scores, captions, max_length, length_penalty)
+        # A log-probability only falls, and is divided by at most the greatest length: a bound for every continuation.
+        bound = scores.max(1).values / (search.max_length + 1) ** search.length_penalty
+        alive = ((bound > worst[:, -1]) & bound.isfinite()).nonzero().squeeze(1)
         if not len(alive):
             break
-        flat = (torch.arange(len(picture), device=device).unsqueeze(1) * beams + parent)[alive].flatten()
-        state = tuple(part[flat] for part in state)
-        scores, tokens, parent, picture = scores[alive], tokens[alive], parent[alive], picture[alive]
-        words = torch.cat([_beams(words[alive], parent), tokens.unsqueeze(-1)], -1)
+        parent, tokens, scores = parent[alive], tokens[alive], scores[alive]
+        state = _kept(state, alive, parent, beams)
+        if len(alive) < len(picture):
+            picture, room, worst, words = picture[alive], room[alive], worst[alive], words[alive]
+            looks = None if looks is None else looks[alive]
+        words = torch.cat([_beams(words, parent), tokens.unsqueeze(-1)], -1)
         if look is not None:
-            current = look.view(-1, beams, look.shape[-1])[alive]
-            current = _beams(current, parent).unsqueeze(2)
-            looks = current if looks is None else torch.cat([_beams(looks[alive], parent), current], 2)
+            current = _beams(look.unflatten(0, (-1, beams))[alive], parent).unsqueeze(2)
+            looks = current if looks is None else torch.cat([_beams(looks, parent), current], 2)
     return [sorted(found, key=lambda one: -one.score)[:captions] for found in finished]
+
+
+@torch.no_grad()
+def sample(
+    decoder: Decoder,
+    features: Tensor,
+    sampling: Sampling,
+    *,
+    captions: int = 1,
+    generator: torch.Generator | None = None,
+) -> list[list[Hypothesis]]:
+    """`captions` random captions for each of `features` (B, R, C), in the order in which they were drawn.
+
+    The same seed draws the same captions; a `generator` of the caller's takes the seed's place. The probabilities told
+    are the decoder's own, whatever the temperature.
+    """
+    if generator is None:
+        generator = torch.Generator(features.device).manual_seed(sampling.seed)
+    total = len(features)
+    state = decoder.start(features)
+    state = State(state.picture, tuple(part.repeat_interleave(captions, 0) for part in state.beam))
+    tokens = torch.full((total * captions,), BOS, device=features.device)
+    words, said = [], torch.zeros(total * captions, device=features.device)
+    ended = torch.zeros(total * captions, dtype=torch.bool, device=features.device)
+    for length in range(1, sampling.max_length + 2):
+        log_probs, state = decoder.step(state, tokens)
+        log_probs[:, [PAD, BOS, UNK]] = -torch.inf
+        chosen = torch.multinomial(_narrowed(log_probs, sampling).softmax(-1), 1, generator=generator).squeeze(1)
+        if length == sampling.max_length + 1:
+            chosen = torch.full_like(chosen, EOS)
+        said = said + log_probs.gather(1, chosen.unsqueeze(1)).squeeze(1).masked_fill(ended, 0.0)
+        tokens = chosen.masked_fill(ended, EOS)
+        ended = ended | (tokens == EOS)
+        words.append(tokens)
+        if bool(ended.all()):
+            break
+    drawn = torch.stack(words, 1).tolist()
+    found = [
+        Hypothesis(tuple(caption[: caption.index(EOS)]), log_probability, log_probability)
+        for caption, log_probability in zip(drawn, said.tolist(), strict=True)
+    ]
+    return [found[start : start + captions] for start in range(0, len(found), captions)]
+
+
+def _narrowed(log_probs: Tensor, sampling: Sampling) -> Tensor:
+    """Log-probabilities (B, V) at the temperature, with the words outside top-k and top-p ruled out."""
+    logits = log_probs / max(sampling.temperature, 1e-6)
+    if sampling.top_k:
+        least = logits.topk(min(sampling.top_k, logits.shape[1]), dim=1).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    if sampling.top_p < 1:
+        ordered, place = logits.sort(dim=1, descending=True, stable=True)
+        probabilities = ordered.softmax(-1)
+        before = probabilities.cumsum(1) - probabilities  # the likeliest word always stays
+        beyond = before >= sampling.top_p
+        logits = logits.masked_fill(torch.zeros_like(beyond).scatter(1, place, beyond), -torch.inf)
+    return logits
+
+
+def _forbid(log_probs: Tensor, words: Tensor, search: Search) -> None:
+    """Rule out, in log_probs (B K, V), what must not follow words (B K, t)."""
+    log_probs[:, [PAD, BOS, UNK]] = -torch.inf
+    said = words.shape[1]
+    if said < search.min_length:
+        log_probs[:, EOS] = -torch.inf
+    size = search.no_repeat_ngram
+    if size and said >= size:
+        windows = words.unfold(1, size, 1)  # (B K, t - size + 1, size)
+        again = (windows[:, :, :-1] == words[:, None, said - size + 1 :]).all(-1)
+        row, place = again.nonzero(as_tuple=True)
+        log_probs[row, windows[row, place, -1]] = -torch.inf
+    if said == search.max_length:  # nothing may follow but the end
+        ending = log_probs[:, EOS].clone()
+        log_probs.fill_(-torch.inf)
+        log_probs[:, EOS] = ending
+
+
+def _kept(state: State, alive: Tensor, parent: Tensor, beams: int) -> State:
+    """The state of the pictures `alive`, their beams reordered by `parent` (len(alive), K)."""
+    flat = (alive.unsqueeze(1) * beams + parent).flatten()
+    picture = state.picture
+    if picture and len(alive) < len(picture[0]):
+        picture = tuple(part[alive] for part in picture)
+    return State(picture, tuple(part[flat] for part in state.beam))
 
 
 def _top(candidates: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -118,24 +224,3 @@ def _beams(values: Tensor, parent: Tensor) -> Tensor:
     """values (B, K, ...) reordered by parent (B, K')."""
     index = parent.view(*parent.shape, *[1] * (values.dim() - 2)).expand(*parent.shape, *values.shape[2:])
     return values.gather(1, index)
-
-
-def _still_open(
-    finished: list[list[Hypothesis]],
-    picture: Tensor,
-    scores: Tensor,
-    captions: int,
-    max_length: int,
-    length_penalty: float,
-) -> Tensor:
-    """The rows whose living beams might yet enter their picture's best `captions`.
-
-    A log-probability only falls, and is divided by at most the greatest length: a bound for every continuation.
-    """
-    bounds = (scores.max(1).values / (max_length + 1) ** length_penalty).tolist()
-    rows = []
-    for row, (number, bound) in enumerate(zip(picture.tolist(), bounds, strict=True)):
-        done = sorted((one.score for one in finished[number]), reverse=True)
-        if bound > float("-inf") and (len(done) < captions or bound > done[captions - 1]):
-            rows.append(row)
-    return torch.tensor(rows, dtype=torch.long, device=picture.device)

@@ -8,8 +8,10 @@
 The file is a function of the pictures and the spec alone: the same bytes whatever the order or history.
 """
 
+import hashlib
 import io
 import os
+import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +28,8 @@ from pipeline.features.spec import EncoderSpec
 from pipeline.files import allocate, replacing, write_at
 
 SCHEMA = 1
-_SLAB_BYTES = 8 << 20
+_SLAB_BYTES = 1 << 20
+"""Read, checked and written before the next: small enough to stay in the processor's own memory."""
 
 Rows = NDArray[np.float16]
 
@@ -49,6 +52,13 @@ class FeatureCache:
     @property
     def channels(self) -> int:
         return int(self.features.shape[2])
+
+    def digest(self) -> str:
+        """Hex sha256 over the spec, the ids and the checksums of the rows: equal for equal contents."""
+        content = hashlib.sha256(self.spec.to_json().encode())
+        content.update("\n".join(self.images).encode())
+        content.update(np.ascontiguousarray(self.crc32).tobytes())
+        return content.hexdigest()
 
     def index(self) -> dict[str, int]:
         """The row of each picture."""
@@ -105,7 +115,9 @@ class FeatureCache:
             images = tuple(value.decode() for value in ids)
             if any(first >= second for first, second in pairwise(ids)):
                 raise ArtefactError(f"{path}: the ids are not in order; run `dvc repro -f extract`")
-            rows: Rows = np.memmap(path, dtype, "r", offset, shape) if shape[0] else np.empty(shape, np.float16)
+            rows: Rows = np.empty(shape, np.float16)
+            if shape[0]:  # as a plain array: np.memmap makes an object of its own for each row that is asked for
+                rows = np.memmap(path, dtype, "r", offset, shape).view(np.ndarray)
         except ArtefactError:
             raise
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
@@ -130,25 +142,31 @@ def write_cache(
     spec: EncoderSpec,
     images: Iterable[str],
     shape: tuple[int, int],
-    read: Callable[[Sequence[str]], tuple[Rows, NDArray[np.uint32]]],
+    read: Callable[[Sequence[str], Rows], NDArray[np.uint32]],
 ) -> None:
     """Replace `path` by the rows of `images` in the order of their bytes.
 
-    `read` gives rows (n, R, C) with (R, C) = `shape` and the crc32 of each; several threads call it. The file is made
-    whole first and then filled: a full disk is an error of the system, not a crash inside HDF5. Raises `DiskError`.
+    `read` fills rows (n, R, C) with (R, C) = `shape` and gives the crc32 of each; several threads call it. The file
+    is made whole first and then filled: a full disk is an error of the system, not a crash inside HDF5.
+    Raises `DiskError`.
     """
     ordered = sorted({image.encode() for image in images})
     layout, offset = _layout(spec, ordered, shape)
     row_bytes = shape[0] * shape[1] * 2
     per_slab = max(1, _SLAB_BYTES // row_bytes)
+    slab = threading.local()  # fresh memory for each would cost more than what is done with it
     with replacing(path) as beside, beside.open("rb+", buffering=0) as file, ThreadPoolExecutor() as pool:
         allocate(file, beside, layout.size)
         for place, content in layout.written():
             write_at(file, place, content)
 
         def fill(start: int) -> None:
-            rows, sums = read([image.decode() for image in ordered[start : start + per_slab]])
-            write_at(file, offset["features"] + start * row_bytes, rows.astype("<f2", copy=False).data)
+            if not hasattr(slab, "rows"):
+                slab.rows = np.empty((per_slab, *shape), "<f2")
+            images = [image.decode() for image in ordered[start : start + per_slab]]
+            rows = slab.rows[: len(images)]
+            sums = read(images, rows)
+            write_at(file, offset["features"] + start * row_bytes, rows.data)
             write_at(file, offset["crc32"] + start * 4, sums.astype("<u4").tobytes())
 
         for _ in pool.map(fill, range(0, len(ordered), per_slab)):

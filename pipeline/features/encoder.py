@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pipeline.device import choose_precision, engine, single_compute_thread
 from pipeline.errors import ArtefactError, NumericError, ParamsError
 from pipeline.features import images
 from pipeline.features.backbone import RANDOM_STRIDE, blank_network, forward, last_map, load, up_to
@@ -42,7 +43,8 @@ class Encoder:
         """The network as torchvision has it, in float32."""
         transform = spec.transform
         self._dtype = torch.bfloat16 if spec.precision == "bfloat16" else torch.float32
-        self._fast = fused(network, transform.size, self._dtype, device)
+        with single_compute_thread():  # weights are packed for the number of threads that will compute
+            self._fast = fused(network, transform.size, self._dtype, device)
         self._mean = torch.tensor(transform.mean, device=device).view(3, 1, 1) * 255
         self._std = torch.tensor(transform.std, device=device).view(3, 1, 1) * 255
         with torch.inference_mode():
@@ -53,12 +55,8 @@ class Encoder:
 
     @property
     def engine(self) -> str:
-        """What a row's last bits depend on beside the spec: the torch and the processor that compute it."""
-        if self.device.type == "cuda":
-            processor = torch.cuda.get_device_name(self.device)
-        else:
-            processor = f"{self.device.type} {torch.backends.cpu.get_cpu_capability()}"
-        return f"torch {torch.__version__}, {processor}"
+        """What a row's last bits depend on beside the spec."""
+        return engine(self.device)
 
     def tensors_to_embed(self) -> dict[str, Tensor]:
         """What a model file needs so that the encoder can be rebuilt anywhere: nothing where torchvision has it."""
@@ -157,7 +155,7 @@ def build(
     device: torch.device,
 ) -> Encoder:
     """The encoder that params ask for. Raises `ParamsError` naming what is wrong and what there is."""
-    precision = _choose_precision(precision, device)
+    precision = choose_precision(precision, device, "params.encoder.precision")
     model, weights_name, transform = load(name, weights, seed)
     pretrained = weights != "none"
     if isinstance(image_size, int):
@@ -206,23 +204,3 @@ def restore(spec: EncoderSpec, tensors: Mapping[str, Tensor] | None, device: tor
             f"{spec.weights_sha256[:12]}; train again, or use the weights of that time"
         )
     return Encoder(spec, network, device)
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16; elsewhere it is emulated, several times slower than float32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    supported = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return device.type == "cpu" and bool(supported)
-
-
-def _choose_precision(precision: str, device: torch.device) -> str:
-    """`auto` made definite: the spec holds what was computed in."""
-    if precision == "auto":
-        return "bfloat16" if has_bfloat16(device) else "float32"
-    if precision == "bfloat16" and not has_bfloat16(device):
-        raise ParamsError(
-            f"params.encoder.precision: this {device.type} has no bfloat16 arithmetic and would be slower with it; "
-            "use float32 or auto"
-        )
-    return precision

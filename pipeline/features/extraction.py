@@ -8,16 +8,17 @@ import hashlib
 import itertools
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from pipeline.archives import read_picture
+from pipeline.device import single_compute_thread
 from pipeline.errors import DiskError
 from pipeline.features import images
 from pipeline.features.cache import Rows, write_cache
@@ -53,17 +54,6 @@ class Extraction:
 
 Encoded = tuple[list[str], Rows | None, dict[str, str]]
 """The keys of the rows, the rows (n, R, C), and the reason for each key without one."""
-
-
-@contextmanager
-def single_compute_thread() -> Iterator[None]:
-    """Within, every thread computes alone: a row's bits then depend on the processor, not on its number of cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def extract_features(
@@ -116,11 +106,11 @@ def _assemble(memo: FeatureStore, pictures: Sequence[Picture], spec: EncoderSpec
     """Write what the store holds of `pictures` to `out`; the keys of damaged rows, if any, and then nothing else."""
     kept = {picture.image: picture.sha256 for picture in pictures if picture.sha256 in memo}
 
-    def read(images: Sequence[str]) -> tuple[Rows, NDArray[np.uint32]]:
-        rows, sums, damaged = memo.read([kept[image] for image in images])
+    def read(images: Sequence[str], rows: Rows) -> NDArray[np.uint32]:
+        sums, damaged = memo.read([kept[image] for image in images], rows)
         if damaged:
             raise _DamagedRows
-        return rows, sums
+        return sums
 
     try:
         write_cache(out, spec, kept, memo.shape, read)
@@ -171,7 +161,7 @@ def _encode(batch: Sequence[Picture], encoder: Encoder) -> Encoded:
     keys, inputs, bad = [], [], {}
     for picture in batch:
         try:
-            content = picture.path.read_bytes()
+            content = read_picture(picture.path)
             if hashlib.sha256(content).hexdigest() != picture.sha256:
                 raise images.ImageError("changed since `prepare` read it; run `dvc repro` again")
             inputs.append(encoder.prepare(images.decode(content)))

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from pipeline.archives import PICTURES
 from pipeline.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP")
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".tif", ".tiff", ".bmp"})
+SUFFIXES = PICTURES
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused before they are unpacked: a few kilobytes can claim terabytes."""
 BACKGROUND = (255, 255, 255)

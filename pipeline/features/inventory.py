@@ -103,8 +103,10 @@ def keep_only(root: Path, digest: str, keys: Set[str]) -> int:
         kept = [key for key in kept if key not in set(damaged)]
         if kept:
             with closing(store.new_shard(kept)) as writer:
+                row = np.empty((1, *store.shape), np.float16)
                 for place, key in enumerate(kept):
-                    writer.add([place], store.read([key])[0])
+                    store.read([key], row)
+                    writer.add([place], row)
                 writer.flush()
         for path in old:
             path.unlink()

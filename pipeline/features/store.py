@@ -220,9 +220,11 @@ class FeatureStore:
     def __contains__(self, key: str) -> bool:
         return key in self._where
 
-    def read(self, keys: Sequence[str]) -> tuple[Rows, NDArray[np.uint32], list[str]]:
-        """Rows (n, R, C), the crc32 of each, and the keys whose row is not what was written. Threads may share it."""
-        rows = np.empty((len(keys), *self.shape), np.float16)
+    def read(self, keys: Sequence[str], rows: Rows) -> tuple[NDArray[np.uint32], list[str]]:
+        """Fill `rows` (n, R, C); the crc32 of each, and the keys whose row is not what was written.
+
+        Threads may share it.
+        """
         where = [self._where[key] for key in keys]
         sums = np.array([shard.marks["crc32"][place] for shard, place in where], np.uint32)
         for start, end in _runs(where):
@@ -230,11 +232,12 @@ class FeatureStore:
             with suppress(OSError, EOFError):
                 shard.read(place, rows[start:end])
         damaged = [key for key, row, crc in zip(keys, rows, sums, strict=True) if zlib.crc32(row.data) != crc]
-        return rows, sums, damaged
+        return sums, damaged
 
     def damaged(self, keys: Iterable[str]) -> list[str]:
         """Those of `keys` whose row is not what was written; all of them are read."""
-        return [key for key in keys if self.read([key])[2]]
+        row = np.empty((1, *self.shape), np.float16)
+        return [key for key in keys if self.read([key], row)[1]]
 
 
 def shards_of(folder: Path) -> list[Path]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.archives import read_picture
 from pipeline.decoders.search import Hypothesis
 from pipeline.evaluation import Evaluation
 from pipeline.features.images import ImageError, thumbnail
@@ -73,7 +74,7 @@ def _signs(tokens: Sequence[str], times: int, bleu_4: float) -> tuple[str, ...]:
 
 def _picture(path: Path) -> Picture | None:
     try:
-        return Picture(*thumbnail(path.read_bytes(), SIDE))
+        return Picture(*thumbnail(read_picture(path), SIDE))
     except (OSError, ImageError):
         return None  # gone since it was encoded: its caption is shown all the same
 

@@ -14,6 +14,7 @@ import torch
 
 from pipeline.bundle import Bundle
 from pipeline.captions.results import join_references
+from pipeline.captions.units import tokenizer_of
 from pipeline.captions.vocabulary import SPECIAL
 from pipeline.decoders.search import Hypothesis, Search, beam_search
 from pipeline.device import choose_device
@@ -73,11 +74,16 @@ def score_split(
     references = {image: texts for image, texts in splits[params.split].items() if image in known}
     if not references:
         raise DataError(f"{captions}: no picture of the {params.split} split has features; check params.score.split")
-    search = Search(params.beam_size, params.max_length, params.length_penalty)
+    search = Search(**params.model_dump(exclude={"split", "meteor"}))
     found = _generate(bundle, cache, list(references), search, run, progress)
     generated = {image: bundle.vocabulary.decode(best.tokens) for image, best in found.items()}
     evaluation = evaluate(
-        generated, references, seed=seed, vocabulary_size=len(bundle.vocabulary) - len(SPECIAL), meteor=params.meteor
+        generated,
+        references,
+        seed=seed,
+        vocabulary_size=len(bundle.vocabulary) - len(SPECIAL),
+        meteor=params.meteor,
+        tokenize=tokenizer_of(bundle.vocabulary.tokenizer, str(model)),
     )
     scored = Scored(evaluation, len(splits[params.split]) - len(references))
 

@@ -5,7 +5,7 @@ file that captions pictures, and metrics/training.csv, one row per epoch as soon
 """
 
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,24 +15,23 @@ import torch
 from torch import Tensor
 
 from pipeline.bundle import Bundle
-from pipeline.captions import tokenizer
-from pipeline.captions.vocabulary import Vocabulary
+from pipeline.captions.units import MAX_TOKENS, spaced, tokenizer_of
+from pipeline.captions.vocabulary import EOS, Vocabulary
 from pipeline.decoders import make_decoder
-from pipeline.device import choose_device
-from pipeline.errors import ArtefactError, DataError, DiskError
+from pipeline.device import choose_device, engine
+from pipeline.errors import ArtefactError, DataError, DiskError, NumericError
 from pipeline.features.cache import FeatureCache
 from pipeline.features.spec import EncoderSpec, sha256_of_tensors
 from pipeline.files import read_json, sha256_of
+from pipeline.metrics.cider import CiderD
 from pipeline.stages.tables import read_captions
 from pipeline.training.batches import Batches
+from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.loop import Epoch, Trained, Validation, deterministic, train_decoder
+from pipeline.training.losses import Reward
 
 if TYPE_CHECKING:
     from pipeline.params import DecoderParams, RunParams, TrainParams
-
-MAX_WORDS = 60
-"""Longer training captions are cut: one of a thousand words would make a thousand steps of a whole batch."""
-
 
 UNSTEADY = {"seconds", "tokens_per_second"}
 """Columns that differ from run to run stay out of the table: an output has the same bytes on every rerun."""
@@ -60,13 +59,16 @@ def train(
     encoder: Path,
     model_out: Path,
     curve_out: Path,
+    checkpoints: Path,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> Report:
-    """Raises `DataError`, `ArtefactError`, `NumericError`."""
+    """Train, or go on where an interrupted run with the same params and data stopped, by its file in `checkpoints`.
+
+    Raises `DataError`, `ArtefactError`; `NumericError` after saving the best model until then.
+    """
     cache = FeatureCache.open(features)
     words = Vocabulary.from_json(read_json(vocabulary), str(vocabulary))
-    if words.tokenizer != tokenizer.NAME:
-        raise ArtefactError(f"{vocabulary}: made with tokenizer {words.tokenizer!r}; run `dvc repro -f vocab`")
+    tokenize = tokenizer_of(words.tokenizer, str(vocabulary))
     known = cache.index()
     train_captions, val_captions = (
         {image: texts for image, texts in read_captions(captions, split).items() if image in known}
@@ -77,7 +79,8 @@ def train(
 
     images = list(train_captions)
     rows = torch.from_numpy(cache.load(images))
-    encoded = [words.encode(tokenizer.tokenize(text)[:MAX_WORDS] for text in train_captions[image]) for image in images]
+    limit = MAX_TOKENS[words.tokenizer]
+    encoded = [words.encode(tokenize(text)[:limit] for text in train_captions[image]) for image in images]
     batches = Batches(
         [caption for texts in encoded for caption in texts],
         [row for row, texts in enumerate(encoded) for _ in texts],
@@ -86,7 +89,16 @@ def train(
     )
     validation = Validation(
         torch.from_numpy(cache.load(list(val_captions))),
-        [[" ".join(tokenizer.tokenize(text)) for text in texts] for texts in val_captions.values()],
+        [[spaced(tokenize(text)) for text in texts] for texts in val_captions.values()],
+    )
+    device = choose_device(run.device)
+    checkpoint = Checkpoint(
+        checkpoints,
+        {
+            "params": [params.model_dump(), decoder_params.model_dump(), seed],
+            "inputs": [sha256_of(captions), sha256_of(vocabulary), cache.digest()],
+            "engine": [engine(device), run.threads or torch.get_num_threads()],
+        },
     )
     with deterministic(run.threads):
         torch.manual_seed(seed)
@@ -94,40 +106,70 @@ def train(
             decoder_params.model_dump(), vocabulary=len(words), regions=cache.regions, channels=cache.channels
         )
         decoder.standardise.fit(rows)
-        with _curve(curve_out, on_epoch) as add:
-            trained = train_decoder(
-                decoder,
-                rows,
-                batches,
-                validation,
-                words,
-                params,
-                seed=seed,
-                device=choose_device(run.device),
-                on_epoch=add,
-            )
-    Bundle(
-        decoder=decoder,
-        decoder_params=decoder_params.model_dump(),
-        vocabulary=words,
-        spec=cache.spec,
-        regions=cache.regions,
-        channels=cache.channels,
-        encoder_tensors=_encoder_tensors(encoder, cache.spec),
-        trained_on={
-            "captions_sha256": sha256_of(captions),
-            "pictures": len(images),
-            "best_epoch": trained.best.epoch,
-            "seed": seed,
-            "train": params.model_dump(),
-        },
-    ).save(model_out)
+        done: list[Epoch] = []
+
+        def save() -> None:
+            best = max(done, key=lambda epoch: epoch.val_cider_d)
+            Bundle(
+                decoder=decoder,
+                decoder_params=decoder_params.model_dump(),
+                vocabulary=words,
+                spec=cache.spec,
+                regions=cache.regions,
+                channels=cache.channels,
+                encoder_tensors=_encoder_tensors(encoder, cache.spec),
+                trained_on={
+                    "captions_sha256": sha256_of(captions),
+                    "pictures": len(images),
+                    "best_epoch": best.epoch,
+                    "seed": seed,
+                    "train": params.model_dump(),
+                },
+            ).save(model_out)
+
+        with _curve(curve_out, on_epoch, done) as add:
+            try:
+                trained = train_decoder(
+                    decoder,
+                    rows,
+                    batches,
+                    validation,
+                    words,
+                    params,
+                    seed=seed,
+                    device=device,
+                    on_epoch=add,
+                    reward=_reward(train_captions, words) if params.scst.epochs else None,
+                    checkpoint=checkpoint,
+                )
+            except NumericError as error:
+                if not done:
+                    raise
+                save()
+                raise NumericError(f"{error}; the best model until then is kept in {model_out}") from error
+        save()
+        checkpoint.remove()
     return Report(trained, len(images), sum(map(len, encoded)), sum(part.numel() for part in decoder.parameters()))
 
 
+def _reward(train_captions: Mapping[str, Sequence[str]], words: Vocabulary) -> Reward:
+    """CIDEr-D against the captions of each training picture; the end counts as a word, so that ending is learnt."""
+    end = words.tokens[EOS]
+    tokenize = tokenizer_of(words.tokenizer, "the vocabulary")
+    references = [[f"{spaced(tokenize(text))} {end}" for text in texts] for texts in train_captions.values()]
+    cider = CiderD(references)
+
+    def reward(rows: Tensor, captions: Sequence[Sequence[int]]) -> Tensor:
+        return torch.from_numpy(
+            cider.score_many(rows.numpy(), [f"{words.for_metrics(words.decode(one))} {end}" for one in captions])
+        )
+
+    return reward
+
+
 @contextmanager
-def _curve(path: Path, listener: Callable[[Epoch], None]) -> Iterator[Callable[[Epoch], None]]:
-    """Adds epochs to the table at `path`, each readable as soon as it is over."""
+def _curve(path: Path, listener: Callable[[Epoch], None], done: list[Epoch]) -> Iterator[Callable[[Epoch], None]]:
+    """Adds epochs to `done` and to the table at `path`, each readable as soon as it is over."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="", encoding="utf-8") as file:
@@ -135,6 +177,7 @@ def _curve(path: Path, listener: Callable[[Epoch], None]) -> Iterator[Callable[[
             writer.writerow([field.name for field in fields(Epoch) if field.name not in UNSTEADY])
 
             def add(epoch: Epoch) -> None:
+                done.append(epoch)
                 row = {field.name: getattr(epoch, field.name) for field in fields(Epoch)}
                 writer.writerow([f"{value:.6g}" for name, value in row.items() if name not in UNSTEADY])
                 file.flush()

@@ -12,6 +12,11 @@ from torch import Tensor
 PAD = 0
 
 
+def epoch_seed(seed: int, epoch: int) -> int:
+    """What all randomness of an epoch follows from: a run that is resumed draws the same as one that was not."""
+    return seed * 1_000_003 + epoch
+
+
 @dataclass(frozen=True)
 class Batch:
     """Captions shifted by one: the decoder reads `inputs` and is to say `targets`."""
@@ -27,29 +32,40 @@ class Batch:
 
 
 class Batches:
-    """The training captions, resident in memory."""
+    """The training captions, resident on the device as one table of tokens."""
 
     def __init__(self, captions: Sequence[Sequence[int]], images: Sequence[int], *, batch_size: int, seed: int) -> None:
         """`captions` are token numbers from BOS to EOS; `images[i]` is the feature row of caption i."""
-        self._captions = [torch.tensor(caption) for caption in captions]
         self._lengths = torch.tensor([len(caption) for caption in captions])
+        self._tokens = torch.full((len(captions), int(self._lengths.max())), PAD)  # (N, longest)
+        for row, caption in enumerate(captions):
+            self._tokens[row, : len(caption)] = torch.tensor(caption)
         self._images = torch.tensor(images)
         self._batch_size = batch_size
         self._seed = seed
 
     def __len__(self) -> int:
-        return -(-len(self._captions) // self._batch_size)
+        return -(-len(self._lengths) // self._batch_size)
+
+    def to(self, device: torch.device) -> None:
+        """Move the captions to where they are used."""
+        self._tokens, self._images = self._tokens.to(device), self._images.to(device)
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """Each caption once: shuffled, sorted by length, cut into batches, and the batches shuffled."""
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + number)
-        order = torch.randperm(len(self._captions), generator=generator)
+        generator = torch.Generator().manual_seed(epoch_seed(self._seed, number))
+        order = torch.randperm(len(self._lengths), generator=generator)
         order = order[self._lengths[order].argsort(stable=True)]
         chunks = order.split(self._batch_size)
         for chunk in torch.randperm(len(chunks), generator=generator).tolist():
-            chosen = chunks[chunk]
-            padded = torch.nn.utils.rnn.pad_sequence(
-                [self._captions[caption] for caption in chosen.tolist()], batch_first=True, padding_value=PAD
-            )
-            targets = padded[:, 1:]
-            yield Batch(self._images[chosen], padded[:, :-1], targets, targets != PAD)
+            longest = int(self._lengths[chunks[chunk][-1]])
+            chosen = chunks[chunk].to(self._tokens.device)
+            tokens = self._tokens[chosen, :longest]
+            targets = tokens[:, 1:]
+            yield Batch(self._images[chosen], tokens[:, :-1], targets, targets != PAD)
+
+    def pictures(self, number: int, size: int) -> Iterator[Tensor]:
+        """The feature rows that have captions, each once, in batches of `size`."""
+        generator = torch.Generator().manual_seed(epoch_seed(self._seed, number))
+        rows = self._images.unique().cpu()
+        yield from rows[torch.randperm(len(rows), generator=generator)].split(size)

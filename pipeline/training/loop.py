@@ -1,7 +1,8 @@
 """The training of a decoder on features that are already there.
 
-Cross-entropy over the real tokens, AdamW with a cosine schedule, and early stopping on the CIDEr-D of captions that the
-decoder generates for the val pictures: the teacher-forced loss goes on falling after the captions have become worse.
+First on people's captions (cross-entropy), then, if asked for, on the score of its own captions (self-critical). It
+stops on the CIDEr-D of captions that the decoder generates for the val pictures: the teacher-forced loss goes on
+falling after the captions have become worse.
 """
 
 import math
@@ -9,9 +10,8 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,17 +19,20 @@ from torch import Tensor, nn
 from pipeline.captions.vocabulary import Vocabulary
 from pipeline.decoders import Decoder
 from pipeline.decoders.search import Search, beam_search
-from pipeline.errors import NumericError
+from pipeline.device import choose_precision
+from pipeline.errors import NumericError, ParamsError
 from pipeline.metrics.cider import CiderD
-from pipeline.training.batches import Batches
+from pipeline.training.averages import MovingAverage, Weights, copied, mean
+from pipeline.training.batches import Batches, epoch_seed
+from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.losses import Reward, cross_entropy, self_critical
+from pipeline.training.schedule import Schedule
 
 if TYPE_CHECKING:
     from pipeline.params import TrainParams
 
-FINAL_LR = 0.1
-"""The learning rate at the end, as a share of that at the start."""
-_WARMUP = 0.02
-"""Share of the steps in which the learning rate rises from zero."""
+LONGEST = 240
+"""Tokens of a caption that is generated while training: one absurd reference must not make every epoch wait."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,13 @@ class Epoch:
 
     epoch: int
     train_loss: float
-    """Mean cross-entropy per token, in nats, with dropout and label smoothing."""
+    """Mean cross-entropy per token, in nats, with dropout and label smoothing; in self-critical epochs that loss."""
     val_cider_d: float
     """CIDEr-D of greedy captions of the val pictures, times 100."""
     lr: float
+    """Of the epoch's last step."""
+    reward: float
+    """Mean CIDEr-D of the sampled captions in self-critical epochs, times 100; else 0."""
     seconds: float
     tokens_per_second: float
 
@@ -62,6 +68,178 @@ class Trained:
 
     best: Epoch
     epochs: int
+    resumed_after: int = 0
+    """Epochs that an earlier, interrupted run had done."""
+
+
+class Trainer:
+    """Everything that changes while a decoder is trained, and one epoch of it."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        features: Tensor,
+        batches: Batches,
+        vocabulary: Vocabulary,
+        params: "TrainParams",
+        *,
+        seed: int,
+        device: torch.device,
+        reward: Reward | None,
+        longest: int,
+    ) -> None:
+        self.decoder = decoder.to(device)
+        self.features = decoder.condense(features).to(device)
+        batches.to(device)
+        self.batches, self.vocabulary, self.params = batches, vocabulary, params
+        self.seed, self.device, self.reward, self.longest = seed, device, reward, longest
+        self.optimizer = torch.optim.AdamW(
+            decoder.parameters(), lr=params.lr, weight_decay=params.weight_decay, fused=True
+        )
+        self.schedule = Schedule(params, len(batches))
+        self._half = choose_precision(params.precision, device, "params.train.precision") == "bfloat16"
+        self.average = MovingAverage(decoder, params.ema) if params.ema else None
+        self.rows: list[Epoch] = []
+        self.kept: list[tuple[float, int, Weights]] = []
+        """Score, epoch and weights of the best epochs, best first."""
+        self.switched_after = 0
+        """Epochs on people's captions, once the self-critical ones have begun."""
+
+    @property
+    def best(self) -> Epoch:
+        return self.rows[self.kept[0][1] - 1]
+
+    def epoch(self, number: int) -> tuple[float, float, int]:
+        """Mean loss per token, mean reward, and the number of tokens. Raises `NumericError`."""
+        torch.manual_seed(epoch_seed(self.seed, number))  # dropout; a resumed run draws the same
+        self.decoder.train()
+        if self.switched_after:
+            return self._self_critical_epoch(number)
+        total, tokens = torch.zeros((), device=self.device), 0
+        own_words = self.params.scheduled_sampling * (number - 1) / max(1, self.params.epochs - 1)
+        for step, batch in enumerate(self.batches.epoch(number)):
+            with self._precision():
+                loss = cross_entropy(
+                    self.decoder,
+                    self.features[batch.images].float(),
+                    batch,
+                    label_smoothing=self.params.label_smoothing,
+                    own_words=own_words,
+                )
+            done = (number - 1) * len(self.batches) + step
+            self._descend(loss, self.params.lr * self.schedule.factor(done), number, step)
+            count = int(batch.real.sum())
+            total += loss.detach() * count
+            tokens += count
+        return float(total) / tokens, 0.0, tokens
+
+    def _self_critical_epoch(self, number: int) -> tuple[float, float, int]:
+        assert self.reward is not None
+        params = self.params.scst
+        total, rewarded, pictures = 0.0, 0.0, 0
+        people = self.batches.epoch(number)
+        for step, rows in enumerate(self.batches.pictures(number, max(1, self.params.batch_size // params.samples))):
+            with self._precision():
+                loss, reward = self_critical(
+                    self.decoder,
+                    self.features[rows.to(self.device)].float(),
+                    rows,
+                    self.reward,
+                    samples=params.samples,
+                    max_length=self.longest,
+                    seed=epoch_seed(self.seed, number) + step,
+                )
+                batch = next(people, None) if params.cross_entropy else None
+                if batch is not None:
+                    taught = cross_entropy(
+                        self.decoder,
+                        self.features[batch.images].float(),
+                        batch,
+                        label_smoothing=self.params.label_smoothing,
+                    )
+                    loss = (1 - params.cross_entropy) * loss + params.cross_entropy * taught
+            self._descend(loss, params.lr, number, step)
+            total += float(loss.detach()) * len(rows)
+            rewarded += reward * len(rows)
+            pictures += len(rows)
+        return total / pictures, 100 * rewarded / pictures, pictures * params.samples
+
+    def _descend(self, loss: Tensor, lr: float, number: int, step: int) -> None:
+        if not math.isfinite(value := float(loss.detach())):
+            raise NumericError(
+                f"the loss is {value} in epoch {number}, step {step + 1}; lower params.train.lr or params.train.clip"
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.decoder.parameters(), self.params.clip)
+        self.optimizer.step()
+        if self.average:
+            self.average.update()
+
+    def _precision(self) -> "torch.autocast":
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._half)
+
+    def validate(self, validation: Validation, cider: CiderD) -> float:
+        """CIDEr-D of greedy captions, times 100, with the averaged weights where there are any."""
+        if self.average:
+            self.average.swap()
+        captions = greedy_captions(self.decoder, validation.features, self.vocabulary, self.longest, self.device)
+        return 100 * float(cider.score(captions).mean())
+
+    def keep(self, row: Epoch) -> bool:
+        """Note the epoch, and its weights if they are among the best; whether they are the very best."""
+        self.rows.append(row)
+        improved = not self.kept or row.val_cider_d > self.kept[0][0]
+        if len(self.kept) < self.params.average or row.val_cider_d > self.kept[-1][0]:
+            self.kept.append((row.val_cider_d, row.epoch, copied(self.decoder)))
+            self.kept = sorted(self.kept, key=lambda one: (-one[0], one[1]))[: self.params.average]
+        if self.average:
+            self.average.swap()  # back to the weights that are being trained
+        return improved
+
+    def take_best(self) -> None:
+        """The decoder gets the weights of the best epoch, or the mean of those of the best ones."""
+        if self.kept:
+            self.decoder.load_state_dict(mean([weights for _, _, weights in self.kept]))
+
+    def goes_on(self) -> bool:
+        """Whether another epoch is due; turns to self-critical training where that comes next."""
+        done, params = len(self.rows), self.params
+        if self.switched_after:
+            waited = done - max(self.best.epoch, self.switched_after)
+            return done - self.switched_after < params.scst.epochs and waited < params.patience
+        if done < params.epochs and not (done and done - self.best.epoch >= params.patience):
+            return True
+        if not params.scst.epochs:
+            return False
+        self.switched_after = done
+        self.take_best()
+        self.optimizer.state.clear()  # its momentum belongs to another loss
+        return True
+
+    def state(self) -> dict[str, Any]:
+        """All of it, for a checkpoint."""
+        return {
+            "decoder": self.decoder.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state(),
+            "average": [self.average.state(), self.average.steps] if self.average else None,
+            "rows": [asdict(row) for row in self.rows],
+            "kept": [list(one) for one in self.kept],
+            "switched_after": self.switched_after,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.decoder.load_state_dict(state["decoder"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.restore(state["schedule"])
+        if self.average:
+            self.average.restore(*state["average"])
+        self.rows = [Epoch(**row) for row in state["rows"]]
+        self.kept = [(score, epoch, weights) for score, epoch, weights in state["kept"]]
+        self.switched_after = state["switched_after"]
 
 
 def train_decoder(
@@ -75,69 +253,50 @@ def train_decoder(
     seed: int,
     device: torch.device,
     on_epoch: Callable[[Epoch], None],
+    reward: Reward | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Trained:
-    """Train in place on features (N, R, C) and leave the weights of the best epoch in `decoder`.
+    """Train in place on features (N, R, C) and leave the weights of the best epochs in `decoder`.
 
-    Raises `NumericError` when the loss is not finite.
+    With a `checkpoint` of an interrupted run it goes on after that run's last whole epoch; `on_epoch` is told of the
+    earlier ones too. Raises `NumericError` when the loss is not finite (the decoder then has the best weights until
+    then), `ParamsError` when the device's memory is too small.
     """
-    decoder.to(device)
-    features = features.to(device)
-    optimizer = torch.optim.AdamW(decoder.parameters(), lr=params.lr, weight_decay=params.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _cosine(params.epochs * len(batches)))
-    cider = CiderD(validation.references)
     longest = max(len(reference.split()) for references in validation.references for reference in references)
-    best: Epoch | None = None
-    weights = deepcopy(decoder.state_dict())
-    number = 0
-    for number in range(1, params.epochs + 1):
+    longest = min(LONGEST, 2 * longest if " " in vocabulary.tokens else longest)  # spaces are no tokens to the metrics
+    trainer = Trainer(
+        decoder, features, batches, vocabulary, params, seed=seed, device=device, reward=reward, longest=longest
+    )
+    cider = CiderD(validation.references)
+    if checkpoint and (state := checkpoint.load()):
+        trainer.restore(state)
+        for row in trainer.rows:
+            on_epoch(row)
+    resumed_after = len(trainer.rows)
+    while trainer.goes_on():
+        number = len(trainer.rows) + 1
         began = time.monotonic()
-        torch.manual_seed(seed * 1_000_003 + number)  # dropout of this epoch; a resumed run draws the same
-        lr = optimizer.param_groups[0]["lr"]
-        loss, tokens = _epoch(decoder, features, batches, number, optimizer, schedule, params, device)
+        try:
+            loss, rewarded, tokens = trainer.epoch(number)
+        except torch.OutOfMemoryError as error:
+            raise ParamsError(
+                "the device's memory is too small: lower params.train.batch_size, params.decoder.hidden or "
+                f"params.encoder.grid ({str(error).splitlines()[0]})"
+            ) from error
+        except NumericError:
+            trainer.take_best()
+            raise
         took = time.monotonic() - began
-        captions = greedy_captions(decoder, validation.features, vocabulary, longest, device)
-        score = 100 * float(cider.score(captions).mean())
-        row = Epoch(number, loss, score, lr, time.monotonic() - began, tokens / took)
+        score = trainer.validate(validation, cider)
+        lr = trainer.optimizer.param_groups[0]["lr"]
+        row = Epoch(number, loss, score, lr, rewarded, time.monotonic() - began, tokens / took)
+        trainer.schedule.end_epoch(improved=trainer.keep(row))
+        if checkpoint:
+            checkpoint.save(trainer.state())
         on_epoch(row)
-        if best is None or score > best.val_cider_d:
-            best, weights = row, deepcopy(decoder.state_dict())
-        elif number - best.epoch >= params.patience:
-            break
-    decoder.load_state_dict(weights)
-    assert best is not None
-    return Trained(best, number)
-
-
-def _epoch(
-    decoder: Decoder,
-    features: Tensor,
-    batches: Batches,
-    number: int,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LambdaLR,
-    params: "TrainParams",
-    device: torch.device,
-) -> tuple[float, int]:
-    """Mean loss per token and the number of tokens."""
-    decoder.train()
-    criterion = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing)
-    total, tokens = 0.0, 0
-    for step, batch in enumerate(batches.epoch(number), start=1):
-        real = batch.real.to(device)
-        logits = decoder(features[batch.images.to(device)].float(), batch.inputs.to(device), real)
-        loss = criterion(logits, batch.targets.to(device)[real])
-        if not math.isfinite(value := loss.item()):
-            raise NumericError(
-                f"the loss is {value} in epoch {number}, step {step}; lower params.train.lr or params.train.clip"
-            )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(decoder.parameters(), params.clip)
-        optimizer.step()
-        schedule.step()
-        total += value * len(logits)
-        tokens += len(logits)
-    return total / tokens, tokens
+    best, epochs = trainer.best, len(trainer.rows)
+    trainer.take_best()
+    return Trained(best, epochs, resumed_after)
 
 
 def greedy_captions(
@@ -147,21 +306,8 @@ def greedy_captions(
     captions = []
     for chunk in features.split(256):
         found = beam_search(decoder, chunk.to(device).float(), Search(beam_size=1, max_length=max_length))
-        captions += [vocabulary.decode(best.tokens) for best, *_ in found]
+        captions += [vocabulary.for_metrics(vocabulary.decode(best.tokens)) for best, *_ in found]
     return captions
-
-
-def _cosine(steps: int) -> Callable[[int], float]:
-    """The factor of the learning rate by step: up from zero, then down along a half cosine."""
-    warmup = max(1, round(_WARMUP * steps))
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        progress = (step - warmup) / max(1, steps - warmup)
-        return FINAL_LR + (1 - FINAL_LR) * (1 + math.cos(math.pi * progress)) / 2
-
-    return factor
 
 
 @contextmanager

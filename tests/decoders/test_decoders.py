@@ -3,10 +3,19 @@
 import pytest
 import torch
 
-from pipeline.decoders import BOS, EOS, make_decoder
+from pipeline.decoders import BOS, EOS, KINDS, make_decoder
+from pipeline.decoders.protocol import State
 
-KINDS = ("inject", "attention")
-WIDTHS = {"embed": 12, "hidden": 16, "attention": 8, "dropout": 0.0}
+WIDTHS = {
+    "embed": 12,
+    "hidden": 16,
+    "attention": 8,
+    "feature_dropout": 0.0,
+    "word_dropout": 0.0,
+    "output_dropout": 0.0,
+    "tie_weights": False,
+    "layer_norm": False,
+}
 V, R, C = 11, 4, 6
 
 
@@ -23,9 +32,11 @@ def inputs(batch=5, steps=7, seed=1):
     return features, tokens
 
 
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("normed", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_stepping_equals_the_teacher_forced_pass(kind):
-    model = decoder(kind)
+def test_stepping_equals_the_teacher_forced_pass(kind, tied, normed):
+    model = decoder(kind, tie_weights=tied, layer_norm=normed)
     features, tokens = inputs()
     together = model(features, tokens).log_softmax(-1)
     state = model.start(features)
@@ -74,16 +85,43 @@ def test_eight_pictures_can_be_learnt_by_heart(kind):
     assert (model(features, tokens).argmax(-1) == targets).all()
 
 
-def test_attention_looks_at_regions_and_inject_does_not():
+@pytest.mark.parametrize("kind", KINDS)
+def test_beams_of_a_picture_are_as_good_as_pictures_of_their_own(kind):
+    model = decoder(kind)
+    features, tokens = inputs(batch=6)
+    alone = model.start(features.repeat_interleave(3, 0))
+    state = model.start(features)
+    state = State(state.picture, tuple(part.repeat_interleave(3, 0) for part in state.beam))
+    for column in tokens.repeat(3, 1).unbind(1):
+        expected, alone = model.step(alone, column)
+        together, state = model.step(state, column)
+        torch.testing.assert_close(together, expected)
+
+
+@pytest.mark.parametrize("kind", ["attention", "updown"])
+def test_attention_looks_at_regions(kind):
     features, tokens = inputs()
-    looking, blind = decoder("attention"), decoder("inject")
+    looking = decoder(kind)
     _, state = looking.step(looking.start(features), tokens[:, 0])
     torch.testing.assert_close(looking.attention_map(state).sum(-1), torch.ones(5))
-    assert blind.attention_map(blind.start(features)) is None
 
 
-def test_attention_knows_where_a_region_is():
-    model = decoder("attention")
+@pytest.mark.parametrize("kind", ["inject", "merge"])
+def test_the_others_do_not_look(kind):
+    blind = decoder(kind)
+    assert blind.attention_map(blind.start(inputs()[0])) is None
+
+
+def test_tied_weights_are_the_embedding_and_save_parameters():
+    wide = {"embed": 16, "hidden": 16}
+    tied, free = decoder("merge", tie_weights=True, **wide), decoder("merge", **wide)
+    assert sum(part.numel() for part in tied.parameters()) < sum(part.numel() for part in free.parameters()) + 17 * 16
+    assert "output.weight" not in tied.state_dict()
+
+
+@pytest.mark.parametrize("kind", ["attention", "updown"])
+def test_attention_knows_where_a_region_is(kind):
+    model = decoder(kind)
     features, tokens = inputs()
     assert not torch.allclose(model(features, tokens), model(features.flip(1), tokens), atol=1e-5)
 
@@ -96,3 +134,10 @@ def test_features_are_standardised_over_the_training_pictures():
     torch.testing.assert_close(scaled.mean((0, 1)), torch.zeros(C), atol=1e-3, rtol=0)
     torch.testing.assert_close(scaled.std((0, 1))[:5], torch.ones(5), atol=1e-2, rtol=0)
     assert (scaled[..., 5] == 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_condensed_features_say_the_same(kind):
+    model = decoder(kind)
+    features, tokens = inputs()
+    torch.testing.assert_close(model(model.condense(features), tokens), model(features, tokens))

@@ -5,17 +5,22 @@ import itertools
 import pytest
 import torch
 
-from pipeline.decoders import BOS, EOS, PAD, UNK, make_decoder
-from pipeline.decoders.search import Search, beam_search
+from pipeline.decoders import BOS, EOS, KINDS, PAD, UNK, make_decoder
+from pipeline.decoders.search import Sampling, Search, beam_search, sample
 
 V, R, C = 6, 2, 3  # two words beside the special tokens
 
 
-@pytest.fixture(params=["inject", "attention"])
+def small(kind):
+    params = {"kind": kind, "embed": 8, "hidden": 12, "attention": 6, "tie_weights": False, "layer_norm": False}
+    no_dropout = {"feature_dropout": 0.0, "word_dropout": 0.0, "output_dropout": 0.0}
+    return make_decoder(params | no_dropout, vocabulary=V, regions=R, channels=C).eval()
+
+
+@pytest.fixture(params=sorted(KINDS))
 def decoder(request):
     torch.manual_seed(3)
-    params = {"kind": request.param, "embed": 8, "hidden": 12, "attention": 6, "dropout": 0.0}
-    model = make_decoder(params, vocabulary=V, regions=R, channels=C).eval()
+    model = small(request.param)
     for part in model.parameters():
         torch.nn.init.normal_(part, std=0.8)  # opinions strong enough to differ from picture to picture
     return model
@@ -92,9 +97,61 @@ def test_several_captions_differ_and_come_best_first(decoder, features):
 
 def test_attention_is_told_for_each_word(features):
     torch.manual_seed(1)
-    params = {"kind": "attention", "embed": 8, "hidden": 12, "attention": 6, "dropout": 0.0}
-    model = make_decoder(params, vocabulary=V, regions=R, channels=C).eval()
+    model = small("attention")
     for (best,) in beam_search(model, features, Search(3, 5, 1.0), attention=True):
         looks = best.attention or ()
         assert len(looks) == len(best.tokens)
         assert all(sum(look) == pytest.approx(1, abs=1e-5) for look in looks)
+
+
+def test_no_caption_is_shorter_than_asked(decoder, features):
+    for (best,) in beam_search(decoder, features, Search(3, 8, 0.0, min_length=5)):
+        assert len(best.tokens) >= 5
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_no_ngram_is_said_twice(decoder, features, size):
+    search = Search(3, 12, 0.0, min_length=3, no_repeat_ngram=size)
+    for captions in beam_search(decoder, features, search, captions=3):
+        for one in captions:
+            ngrams = list(zip(*(one.tokens[start:] for start in range(size)), strict=False))
+            assert len(set(ngrams)) == len(ngrams)
+    if size < 3:  # without the rule the same decoders do repeat themselves
+        plain = beam_search(decoder, features, Search(3, 12, 0.0, min_length=3))
+        assert any(len(set(one.tokens)) < len(one.tokens) for (one,) in plain)
+
+
+def test_the_seed_decides_what_is_drawn(decoder, features):
+    first, again, other = (
+        [one.tokens for found in sample(decoder, features, Sampling(seed=seed), captions=4) for one in found]
+        for seed in (1, 1, 2)
+    )
+    assert first == again != other
+    assert len(first) == 28
+
+
+@torch.inference_mode()
+def test_samples_come_as_often_as_the_decoder_says(decoder, features):
+    picture = features[:1]
+    found = sample(decoder, picture, Sampling(max_length=1, seed=5), captions=4000)[0]
+    words = [token for token in range(V) if token not in {PAD, BOS, EOS, UNK}]
+    log_probs, _ = decoder.step(decoder.start(picture), torch.tensor([BOS]))
+    log_probs[0, [PAD, BOS, UNK]] = -torch.inf
+    expected = log_probs[0].softmax(0)
+    for word in words:
+        share = sum(one.tokens == (word,) for one in found) / len(found)
+        assert share == pytest.approx(float(expected[word]), abs=0.04)
+
+
+@torch.inference_mode()
+def test_a_sample_knows_its_probability(decoder, features):
+    for picture, found in zip(features, sample(decoder, features, Sampling(max_length=5), captions=2), strict=True):
+        for one in found:
+            assert one.log_probability == pytest.approx(log_probability(decoder, picture, one.tokens), abs=1e-4)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(temperature=1e-4), Sampling(top_k=1), Sampling(top_p=1e-6)])
+def test_narrowed_to_one_word_a_sample_is_the_greedy_caption(decoder, features, sampling):
+    greedy = beam_search(decoder, features, Search(1, 30))
+    drawn = sample(decoder, features, sampling)
+    assert [one.tokens for (one,) in drawn] == [one.tokens for (one,) in greedy]

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.device import single_compute_thread
 from pipeline.errors import ArtefactError, ParamsError
 from pipeline.features.encoder import build, restore
-from pipeline.features.extraction import single_compute_thread
 from pipeline.features.spec import EncoderSpec
 
 CPU = torch.device("cpu")

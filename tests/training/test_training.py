@@ -7,8 +7,12 @@ from conftest import small_params
 from pipeline.captions.vocabulary import Vocabulary
 from pipeline.decoders import make_decoder
 from pipeline.errors import NumericError
+from pipeline.training.averages import MovingAverage
 from pipeline.training.batches import Batches
+from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.loop import Validation, deterministic, train_decoder
+from pipeline.training.losses import self_critical
+from pipeline.training.schedule import Schedule
 
 CAPTIONS = [[1, *range(4, 4 + length), 2] for length in (3, 5, 2, 3, 7, 1, 4, 6, 2, 3)]
 
@@ -47,7 +51,17 @@ def test_the_targets_are_the_inputs_one_later():
 WORDS = ["red", "green", "blue"]
 
 
-def train(device="cpu", **changes):
+class Killed(BaseException):
+    pass
+
+
+def reward(rows, captions):
+    """One for the word of the picture's colour, as often as it is said in two words."""
+    said = zip(rows.tolist(), captions, strict=True)
+    return torch.tensor([float(caption[1:2] == (5 + row % 3,)) for row, caption in said])
+
+
+def train(device="cpu", checkpoint=None, kill_after=None, reward=None, **changes):
     """Three colours as features, three words as captions."""
     params = small_params(train={"epochs": 12, "patience": 12, "lr": 1e-2, **changes})
     vocabulary = Vocabulary.build([["all", word] for word in WORDS], min_count=1, tokenizer="ptb")
@@ -56,6 +70,12 @@ def train(device="cpu", **changes):
     torch.manual_seed(0)
     decoder = make_decoder(params.decoder.model_dump(), vocabulary=len(vocabulary), regions=1, channels=3)
     rows = []
+
+    def on_epoch(row):
+        rows.append(row)
+        if row.epoch == kill_after:
+            raise Killed
+
     with deterministic(1):
         trained = train_decoder(
             decoder,
@@ -66,7 +86,9 @@ def train(device="cpu", **changes):
             params.train,
             seed=1,
             device=torch.device(device),
-            on_epoch=rows.append,
+            on_epoch=on_epoch,
+            reward=reward,
+            checkpoint=checkpoint,
         )
     return trained, rows, decoder
 
@@ -93,3 +115,139 @@ def test_training_stops_when_the_captions_get_no_better():
 def test_a_loss_that_is_no_number_stops_with_its_place():
     with pytest.raises(NumericError, match=r"in epoch \d+, step \d+; lower params.train.lr"):
         train(lr=1e30, clip=1e30, weight_decay=1e10)
+
+
+EVERYTHING = {
+    "schedule": "plateau",
+    "ema": 0.9,
+    "average": 2,
+    "scheduled_sampling": 0.3,
+    "warmup": 0.1,
+    "epochs": 6,
+    "scst": {"epochs": 3, "lr": 1e-3, "samples": 3, "cross_entropy": 0.2},
+}
+
+
+@pytest.mark.parametrize("killed_after", [1, 4, 6, 7, 8])
+def test_a_training_that_was_killed_ends_with_the_same_bits(tmp_path, killed_after):
+    _, whole_rows, whole = train(reward=reward, **EVERYTHING)
+    checkpoint = Checkpoint(tmp_path, {"a": 1})
+    with pytest.raises(Killed):
+        train(checkpoint=checkpoint, kill_after=killed_after, reward=reward, **EVERYTHING)
+    trained, rows, resumed = train(checkpoint=checkpoint, reward=reward, **EVERYTHING)
+    assert trained.resumed_after == killed_after
+    assert [(row.train_loss, row.val_cider_d, row.lr) for row in rows] == [
+        (row.train_loss, row.val_cider_d, row.lr) for row in whole_rows
+    ]
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+def test_a_checkpoint_of_other_params_is_not_used(tmp_path):
+    with pytest.raises(Killed):
+        train(checkpoint=Checkpoint(tmp_path, {"lr": 1}), kill_after=2)
+    assert Checkpoint(tmp_path, {"lr": 2}).load() is None
+    assert Checkpoint(tmp_path, {"lr": 1}).load() is not None
+
+
+def test_a_damaged_checkpoint_starts_anew(tmp_path):
+    checkpoint = Checkpoint(tmp_path, {"lr": 1})
+    with pytest.raises(Killed):
+        train(checkpoint=checkpoint, kill_after=2)
+    content = checkpoint.path.read_bytes()
+    for damaged in (content[:100], b"", content[:-50]):
+        checkpoint.path.write_bytes(damaged)
+        assert checkpoint.load() is None
+    assert train(checkpoint=checkpoint)[0].resumed_after == 0
+
+
+def test_a_checkpoint_goes_when_it_is_no_longer_needed(tmp_path):
+    checkpoint = Checkpoint(tmp_path, {"lr": 1})
+    train(checkpoint=checkpoint)
+    checkpoint.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_decoder_has_the_best_weights_when_the_loss_breaks(monkeypatch):
+    from pipeline.training import loop
+
+    real, calls = loop.cross_entropy, 0
+
+    def breaking(*arguments, **options):
+        nonlocal calls
+        calls += 1
+        return real(*arguments, **options) * (float("nan") if calls > 20 else 1)
+
+    monkeypatch.setattr(loop, "cross_entropy", breaking)
+    kept = []
+    monkeypatch.setattr(loop.Trainer, "take_best", lambda trainer: kept.append(trainer.kept[0][1]))
+    with pytest.raises(NumericError, match="the loss is nan in epoch 6, step 1"):
+        train()
+    assert len(kept) == 1
+
+
+def test_self_critical_training_raises_the_reward():
+    rows = train(
+        reward=reward,
+        epochs=1,
+        patience=40,
+        scst={"epochs": 25, "lr": 2e-2, "samples": 5, "cross_entropy": 0.0},
+    )[1]
+    assert rows[0].reward == 0
+    assert rows[-1].reward > rows[1].reward + 20
+
+
+@pytest.mark.parametrize("kind", ["cosine", "plateau", "constant"])
+def test_the_learning_rate_rises_first(kind):
+    schedule = Schedule(small_params(train={"schedule": kind, "warmup": 0.25, "epochs": 10}).train, 10)
+    rates = [schedule.factor(step) for step in range(100)]
+    assert rates[0] < rates[10] < rates[24] == 1
+    assert rates[99] == {"cosine": pytest.approx(0.1, abs=0.01), "plateau": 1, "constant": 1}[kind]
+
+
+def test_a_plateau_halves_the_learning_rate():
+    schedule = Schedule(small_params(train={"schedule": "plateau", "warmup": 0.0, "epochs": 10}).train, 10)
+    seen = []
+    for improved in (True, False, False, False, False, True):
+        schedule.end_epoch(improved=improved)
+        seen.append(schedule.factor(50))
+    assert seen == [1, 1, 0.5, 0.5, 0.25, 0.25]
+
+
+def test_the_moving_average_trails_the_weights():
+    network = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(network.weight)
+    average = MovingAverage(network, 0.9)
+    torch.nn.init.ones_(network.weight)
+    for _ in range(3):
+        average.update()
+    average.swap()
+    assert 0.5 < network.weight.item() < 1
+    average.swap()
+    assert network.weight.item() == 1
+
+
+def test_bfloat16_training_learns_too():
+    trained, _, _ = train(precision="auto")
+    assert trained.best.val_cider_d > 50
+
+
+def test_self_critical_loss_favours_the_better_sample():
+    torch.manual_seed(0)
+    params = small_params()
+    decoder = make_decoder(params.decoder.model_dump(), vocabulary=8, regions=1, channels=3)
+    features, rows = torch.eye(3).view(3, 1, 3), torch.arange(3)
+
+    def favours_five(rows, captions):
+        return torch.tensor([float(5 in caption) for caption in captions])
+
+    state = decoder.eval().start(features)
+    before = decoder.step(state, torch.full((3,), 1))[0][:, 5].exp().mean()
+    optimizer = torch.optim.SGD(decoder.parameters(), lr=1.0)
+    for seed in range(30):
+        loss, _ = self_critical(decoder, features, rows, favours_five, samples=6, max_length=3, seed=seed)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    after = decoder.eval().step(decoder.start(features), torch.full((3,), 1))[0][:, 5].exp().mean()
+    assert after > before + 0.2

@@ -1,0 +1,118 @@
+"""Beam search: ours, all pictures and beams at once, beside one picture at a time as the tutorials do it, in one run.
+
+    python benchmarks/search.py [--kind attention] [--beam 5] [--pictures 512]
+
+Both must find the same captions; the script fails when they do not. Prints the table of docs/benchmarks.md.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pipeline.decoders import BOS, EOS, PAD, UNK, Decoder, make_decoder
+from pipeline.decoders.protocol import State
+from pipeline.decoders.search import Search, beam_search
+from pipeline.device import choose_device, has_bfloat16
+
+
+@torch.inference_mode()
+def one_at_a_time(decoder: Decoder, features: Tensor, search: Search) -> list[tuple[int, ...]]:
+    """The beam search that is copied from tutorial to tutorial: a loop over pictures; a beam that ends leaves."""
+    best_of_each = []
+    for picture in features:
+        beams, k = [], search.beam_size
+        state = decoder.start(picture.unsqueeze(0).expand(k, -1, -1))
+        tokens, scores = torch.full((k,), BOS), torch.zeros(k, 1)
+        sequences: Tensor = torch.empty(k, 0, dtype=torch.long)
+        for length in range(1, search.max_length + 2):
+            log_probs, state = decoder.step(state, tokens)
+            log_probs[:, [PAD, BOS, UNK]] = -torch.inf
+            if length == search.max_length + 1:
+                log_probs[:, [token for token in range(log_probs.shape[1]) if token != EOS]] = -torch.inf
+            total = scores + log_probs
+            flat = total[0] if length == 1 else total.flatten()
+            top, place = flat.topk(k)
+            parent, tokens = place // log_probs.shape[1], place % log_probs.shape[1]
+            sequences = torch.cat([sequences[parent], tokens.unsqueeze(1)], 1)
+            ended = [number for number, token in enumerate(tokens) if token == EOS and top[number].isfinite()]
+            for number in ended:
+                beams.append((float(top[number]) / length**search.length_penalty, sequences[number, :-1].tolist()))
+            going = [number for number in range(k) if number not in ended]
+            k -= len(ended)
+            if not k:
+                break
+            kept = parent[going]
+            state = State(tuple(part[kept] for part in state.picture), tuple(part[kept] for part in state.beam))
+            sequences, tokens, scores = sequences[going], tokens[going], top[going].unsqueeze(1)
+        best_of_each.append(tuple(max(beams, key=lambda one: one[0])[1]))
+    return best_of_each
+
+
+def batched(decoder: Decoder, features: Tensor, search: Search, batch: int, half: bool) -> list[tuple[int, ...]]:
+    found = []
+    for chunk in features.split(batch):
+        with torch.autocast(chunk.device.type, torch.bfloat16, enabled=half):
+            found += [best.tokens for best, *_ in beam_search(decoder, chunk, search)]
+    return found
+
+
+def rate(work: Callable[[], list[tuple[int, ...]]], repeats: int = 2) -> tuple[float, list[tuple[int, ...]]]:
+    """Pictures per second, best of some runs, and what was found."""
+    best = 0.0
+    for _ in range(repeats):
+        began = time.perf_counter()
+        found = work()
+        best = max(best, len(found) / (time.perf_counter() - began))
+    return best, found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kind", default="attention")
+    parser.add_argument("--beam", type=int, default=5)
+    parser.add_argument("--pictures", type=int, default=512)
+    parser.add_argument("--words", type=int, default=3000)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    torch.manual_seed(0)
+    params = {
+        "kind": given.kind,
+        "embed": 256,
+        "hidden": 512,
+        "attention": 512,
+        "feature_dropout": 0.0,
+        "word_dropout": 0.0,
+        "output_dropout": 0.0,
+        "tie_weights": False,
+        "layer_norm": False,
+    }
+    decoder = make_decoder(params, vocabulary=given.words, regions=49, channels=1280).eval()
+    for parameter in decoder.parameters():  # sharper opinions than an untrained decoder has: captions then differ
+        parameter.data.mul_(2.5)
+    features = torch.randn(given.pictures, 49, 1280)
+    search = Search(given.beam, 20, 0.7)
+    few = features[: max(16, given.pictures // 8)]
+    alone, expected = rate(lambda: one_at_a_time(decoder, few, search))
+    device = choose_device(given.device)
+    decoder.to(device)
+    features = features.to(device)
+    print(f"{given.kind}, beam {given.beam}, hidden 512, {given.words} words, {given.threads} threads, {device}\n")
+    print("| | pictures/s | of one at a time | same captions |\n|---|---|---|---|")
+    print(f"| one picture at a time, float32 | {alone:,.1f} | 1.0 | |")
+    for batch in (64, 256):
+        for half in (False, True)[: 1 + has_bfloat16(device)]:
+            ours, found = rate(lambda batch=batch, half=half: batched(decoder, features, search, batch, half))
+            same = sum(one == other for one, other in zip(expected, found, strict=False)) / len(expected)
+            if not half and device.type == "cpu" and same < 1:
+                raise SystemExit(f"batched search found other captions for {1 - same:.1%} of the pictures")
+            name = f"ours, batches of {batch}, {'bfloat16' if half else 'float32'}"
+            print(f"| {name} | {ours:,.1f} | {ours / alone:.1f} | {same:.1%} |")
+
+
+if __name__ == "__main__":
+    main()

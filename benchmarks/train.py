@@ -1,0 +1,252 @@
+"""Training on cached features: ours beside the usual ways of writing it, on the same captions, in one run.
+
+    python benchmarks/train.py [--hidden 512] [--words 3000] [--seconds 6]
+
+Captions have Flickr8k's lengths. Tokens are those of the captions, without padding, whatever a way computes. Prints the
+table of docs/benchmarks.md; read the ratios.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
+
+from pipeline.decoders import make_decoder
+from pipeline.device import has_bfloat16
+from pipeline.training.batches import Batches
+from pipeline.training.losses import cross_entropy
+
+PICTURES, REGIONS, CHANNELS, BATCH = 512, 49, 1280, 64
+
+
+class Data:
+    """Features (N, R, C) and five captions for each."""
+
+    def __init__(self, words: int) -> None:
+        random = np.random.default_rng(0)
+        lengths = np.clip(random.normal(10.8, 3.9, PICTURES * 5), 2, 36).round().astype(int)
+        frequency = 1 / np.arange(1, words - 3)
+        draw = random.choice(words - 4, int(lengths.sum()), p=frequency / frequency.sum()) + 4
+        pieces = np.split(draw, np.cumsum(lengths)[:-1])
+        self.captions = [torch.tensor([1, *piece, 2]) for piece in pieces]
+        self.images = [number // 5 for number in range(len(pieces))]
+        self.features = torch.randn(PICTURES, REGIONS, CHANNELS).half()
+
+
+Steps = Iterator[tuple[Callable[[], Tensor], int]]
+"""Endlessly: a function that computes a batch's loss, and the batch's number of real tokens."""
+
+
+class Loader:
+    """A DataLoader over captions in random order, padded to the longest of a batch."""
+
+    def __init__(self, data: Data, pooled: bool) -> None:
+        self._data, self._pooled = data, pooled
+
+    def __len__(self) -> int:
+        return len(self._data.captions)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, Tensor]:
+        features = self._data.features[self._data.images[place]].float()
+        return (features.mean(0) if self._pooled else features), self._data.captions[place]
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        def collate(rows: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+            rows.sort(key=lambda row: -len(row[1]))
+            lengths = torch.tensor([len(caption) - 1 for _, caption in rows])
+            return torch.stack([one for one, _ in rows]), pad_sequence([c for _, c in rows], batch_first=True), lengths
+
+        loader = torch.utils.data.DataLoader(self, BATCH, shuffle=True, collate_fn=collate)  # type: ignore[arg-type]
+        for _ in count():
+            yield from loader
+
+
+class Plain(nn.Module):
+    """Show and Tell as it is usually written."""
+
+    def __init__(self, words: int, hidden: int, embed: int) -> None:
+        super().__init__()
+        self.image, self.embedding = nn.Linear(CHANNELS, embed), nn.Embedding(words, embed)
+        self.lstm, self.cell = nn.LSTM(embed, hidden, batch_first=True), nn.LSTMCell(embed, hidden)
+        self.output, self.hidden = nn.Linear(hidden, words), hidden
+
+    def inputs(self, pooled: Tensor, tokens: Tensor) -> Tensor:
+        return torch.cat([self.image(pooled).unsqueeze(1), self.embedding(tokens)], 1)
+
+
+def packed(model: Plain, data: Data) -> Steps:
+    for pooled, captions, lengths in Loader(data, pooled=True):
+
+        def loss(pooled: Tensor = pooled, captions: Tensor = captions, lengths: Tensor = lengths) -> Tensor:
+            inputs = pack_padded_sequence(model.inputs(pooled, captions[:, 1:-1]), lengths, batch_first=True)
+            targets = pack_padded_sequence(captions[:, 1:], lengths, batch_first=True).data
+            return functional.cross_entropy(model.output(model.lstm(inputs)[0].data), targets)
+
+        yield loss, int(lengths.sum())
+
+
+def padded(model: Plain, data: Data) -> Steps:
+    for pooled, captions, lengths in Loader(data, pooled=True):
+
+        def loss(pooled: Tensor = pooled, captions: Tensor = captions) -> Tensor:
+            outputs = model.output(model.lstm(model.inputs(pooled, captions[:, 1:-1]))[0])
+            return functional.cross_entropy(outputs.flatten(0, 1), captions[:, 1:].flatten(), ignore_index=0)
+
+        yield loss, int(lengths.sum())
+
+
+def cells(model: Plain, data: Data) -> Steps:
+    for pooled, captions, lengths in Loader(data, pooled=True):
+
+        def loss(pooled: Tensor = pooled, captions: Tensor = captions) -> Tensor:
+            inputs = model.inputs(pooled, captions[:, 1:-1])
+            h = c = inputs.new_zeros(len(inputs), model.hidden)
+            outputs = []
+            for step in inputs.unbind(1):
+                h, c = model.cell(step, (h, c))
+                outputs.append(model.output(h))
+            logits = torch.stack(outputs, 1).flatten(0, 1)
+            return functional.cross_entropy(logits, captions[:, 1:].flatten(), ignore_index=0)
+
+        yield loss, int(lengths.sum())
+
+
+class PlainAttention(nn.Module):
+    """Show, Attend and Tell as the popular tutorial writes it: everything at every step."""
+
+    def __init__(self, words: int, hidden: int, embed: int, attention: int) -> None:
+        super().__init__()
+        self.embedding, self.output = nn.Embedding(words, embed), nn.Linear(hidden, words)
+        self.of_regions, self.of_hidden = nn.Linear(CHANNELS, attention), nn.Linear(hidden, attention)
+        self.score, self.gate = nn.Linear(attention, 1), nn.Linear(hidden, CHANNELS)
+        self.cell = nn.LSTMCell(embed + CHANNELS, hidden)
+        self.start = nn.ModuleList([nn.Linear(CHANNELS, hidden) for _ in range(2)])
+
+    def forward(self, features: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
+        h, c = (start(features.mean(1)) for start in self.start)
+        words = self.embedding(tokens)
+        logits = features.new_zeros(*tokens.shape, self.output.out_features)
+        for step in range(int(lengths.max())):
+            n = int((lengths > step).sum())
+            scores = self.score(torch.relu(self.of_regions(features[:n]) + self.of_hidden(h[:n]).unsqueeze(1)))
+            context = (features[:n] * scores.softmax(1)).sum(1)
+            context = torch.sigmoid(self.gate(h[:n])) * context
+            h, c = self.cell(torch.cat([words[:n, step], context], 1), (h[:n], c[:n]))
+            logits[:n, step] = self.output(h)
+        return logits
+
+
+def plain_attention(model: PlainAttention, data: Data) -> Steps:
+    for features, captions, lengths in Loader(data, pooled=False):
+
+        def loss(features: Tensor = features, captions: Tensor = captions, lengths: Tensor = lengths) -> Tensor:
+            logits = model(features, captions[:, :-1], lengths)
+            return functional.cross_entropy(logits.flatten(0, 1), captions[:, 1:].flatten(), ignore_index=0)
+
+        yield loss, int(lengths.sum())
+
+
+def ours(decoder: nn.Module, data: Data, half: bool) -> Steps:
+    features = decoder.condense(data.features)
+    batches = Batches([one.tolist() for one in data.captions], data.images, batch_size=BATCH, seed=1)
+    for epoch in count(1):
+        for batch in batches.epoch(epoch):
+
+            def loss(batch: object = batch) -> Tensor:
+                with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                    return cross_entropy(decoder, features[batch.images].float(), batch, label_smoothing=0.0)
+
+            yield loss, int(batch.real.sum())
+
+
+def tokens_per_second(model: nn.Module, steps: Steps, seconds: float) -> float:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)  # for all of them
+    tokens, began = 0, 0.0
+    for number, (loss, real) in enumerate(steps):
+        if number == 2:  # the first two warm up
+            tokens, began = 0, time.perf_counter()
+        optimizer.zero_grad(set_to_none=True)
+        loss().backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+        tokens += real
+        if number > 2 and time.perf_counter() - began > seconds:
+            return tokens / (time.perf_counter() - began)
+    raise AssertionError
+
+
+def product_roof(dtype: torch.dtype, words: int, hidden: int, embed: int) -> float:
+    """Tokens/s if a step were nothing but the matrix products of LSTM and output layer at the speed of a large one."""
+    left = torch.randn(2048, 2048).to(dtype)
+    left @ left
+    began = time.perf_counter()
+    for _ in range(4):
+        left @ left
+    rate = 4 * 2 * 2048**3 / (time.perf_counter() - began)
+    per_token = 3 * 2 * (4 * hidden * (embed + hidden) + hidden * words)  # forward, and twice that backward
+    return rate / per_token
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hidden", type=int, default=512)
+    parser.add_argument("--embed", type=int, default=256)
+    parser.add_argument("--words", type=int, default=3000)
+    parser.add_argument("--seconds", type=float, default=6)
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    torch.manual_seed(0)
+    data = Data(given.words)
+    half = has_bfloat16(torch.device("cpu"))
+    widths = {"embed": given.embed, "hidden": given.hidden, "attention": given.hidden}
+    rest = {"feature_dropout": 0.1, "word_dropout": 0.3, "output_dropout": 0.3, "tie_weights": False}
+
+    def decoder(kind: str) -> nn.Module:
+        params = {"kind": kind, **widths, **rest, "layer_norm": False}
+        return make_decoder(params, vocabulary=given.words, regions=REGIONS, channels=CHANNELS).train()
+
+    def measured(model: nn.Module, steps: Steps) -> float:
+        return tokens_per_second(model, steps, given.seconds)
+
+    plain = (given.words, given.hidden, given.embed)
+    rates: dict[str, float] = {}
+    for name, way in {"LSTMCell loop": cells, "padded nn.LSTM": padded, "packed sequences": packed}.items():
+        model = Plain(*plain)
+        rates[f"{name}, DataLoader"] = measured(model, way(model, data))
+    for kind in ("inject", "merge"):
+        model = decoder(kind)
+        rates[f"ours, {kind}, float32"] = measured(model, ours(model, data, half=False))
+        if half:
+            model = decoder(kind)
+            rates[f"ours, {kind}, bfloat16"] = measured(model, ours(model, data, half=True))
+    tutorial = PlainAttention(*plain, given.hidden)
+    rates["attention as tutorials write it"] = measured(tutorial, plain_attention(tutorial, data))
+    for kind in ("attention", "updown"):
+        for is_half in (False, True)[: 1 + half]:
+            model = decoder(kind)
+            name = f"ours, {kind}, {'bfloat16' if is_half else 'float32'}"
+            rates[name] = measured(model, ours(model, data, half=is_half))
+    print(f"hidden {given.hidden}, embed {given.embed}, {given.words} words, batch {BATCH}, {given.threads} threads\n")
+    print("| | tokens/s | of packed | of the cell loop | of tutorial attention |\n|---|---|---|---|---|")
+    for name, rate in rates.items():
+        ratios = (
+            rate / rates[peer]
+            for peer in ("packed sequences, DataLoader", "LSTMCell loop, DataLoader", "attention as tutorials write it")
+        )
+        print(f"| {name} | {rate:,.0f} | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |")
+    for dtype in (torch.float32, torch.bfloat16)[: 1 + half]:
+        roof = product_roof(dtype, given.words, given.hidden, given.embed)
+        name = str(dtype).removeprefix("torch.")
+        share = rates[f"ours, inject, {name}"] / roof
+        print(f"\nmatrix products alone, {name}: {roof:,.0f} tokens/s; inject has {share:.2f} of it")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Which model answers, and what computes it: the options that `predict` and `serve` share."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline import paths
+
+if TYPE_CHECKING:
+    from pipeline.captioning import Captioning
+
+ONNX_FOLDER = Path("models/onnx")
+
+
+class Runtime(StrEnum):
+    """What computes the captions."""
+
+    torch = "torch"
+    onnx = "onnx"
+    onnx_int8 = "onnx-int8"
+
+
+ModelOption = Annotated[
+    Path | None,
+    typer.Option("--model", help=f"The model file ({paths.MODEL}), or an exported folder ({ONNX_FOLDER})."),
+]
+RuntimeOption = Annotated[Runtime, typer.Option(help="onnx starts sooner: it needs an exported model, and no torch.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps (torch only).")]
+
+
+def load(model: Path | None, runtime: Runtime, device: str) -> "Captioning[Any]":
+    """Raises `DataError`, `ArtefactError`, `ParamsError`."""
+    if runtime is not Runtime.torch:
+        from pipeline.onnx_captioner import OnnxCaptioner
+
+        return OnnxCaptioner.load(model or ONNX_FOLDER, int8=runtime is Runtime.onnx_int8)
+    from pipeline.predict import Captioner
+
+    return Captioner.load(model or paths.MODEL, device=device)

@@ -1,0 +1,42 @@
+"""Merge: the LSTM reads words alone; picture and text meet before the softmax.
+
+M. Tanti et al., "Where to put the image in an image caption generator", Natural Language Engineering 2018, the merge
+architecture; with the sum and the dense layer of the Keras tutorials that made it popular.
+Shapes: see protocol.py.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.decoders.cell import Cell
+from pipeline.decoders.protocol import Decoder, Sizes, State
+
+
+class Merge(Decoder):
+    """p_{t+1} = softmax(W_out relu(W (relu(W_image mean(features)) + LSTM(word_1..t))))."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__(sizes, sizes.hidden)
+        self.image = nn.Linear(sizes.channels, sizes.hidden)
+        self.cell = Cell(words=sizes.embed, other=0, hidden=sizes.hidden, layer_norm=sizes.layer_norm)
+        self.dense = nn.Linear(sizes.hidden, sizes.hidden)
+
+    def condense(self, features: Tensor) -> Tensor:
+        return torch.cat([part.float().mean(1, keepdim=True) for part in features.split(256)])  # (N, 1, C)
+
+    def start(self, features: Tensor) -> State:
+        pooled = self.feature_dropout(self.standardise(features).mean(1))  # (B, C)
+        image = torch.relu(self.image(pooled))
+        return State((image,), (torch.zeros_like(image), torch.zeros_like(image)))
+
+    def read(self, words: Tensor) -> Tensor:
+        return self.cell.read(words)
+
+    def advance(self, state: State, read: Tensor) -> tuple[Tensor, State]:
+        (image,) = state.picture
+        h, c = self.cell(read, [], *state.beam)
+        both = image.unsqueeze(1) + h.unflatten(0, (image.shape[0], -1))  # (B, K, H)
+        return both.flatten(0, 1), State(state.picture, (h, c))
+
+    def combine(self, seen: Tensor, words: Tensor) -> Tensor:
+        return torch.relu(self.dense(seen))

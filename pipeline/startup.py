@@ -1,0 +1,73 @@
+"""What makes a cold start short: a third of the time of a first caption would go into things that it does not need.
+
+torchvision imports torch's compiler for one question that its detection operators ask on CUDA, and a network that is
+about to be given its weights fills itself with random numbers first.
+"""
+
+import importlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+_COMPILER = ("torch._dynamo", "torch._dynamo.utils")
+
+
+class _StandIn(ModuleType):
+    """Takes the place of a module of the compiler; whoever asks for more than there is gets the real one."""
+
+    __path__ = []  # noqa: RUF012 - what makes it a package
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(_real(self.__name__), name)
+
+
+def _real(name: str) -> ModuleType:
+    _withdraw()
+    return importlib.import_module(name)
+
+
+def _withdraw() -> None:
+    for name in _COMPILER:
+        if isinstance(sys.modules.get(name), _StandIn):
+            del sys.modules[name]
+
+
+@contextmanager
+def without_compiler() -> Iterator[None]:
+    """Within, `import torchvision` does not import torch's compiler, which takes as long as torch itself.
+
+    What torchvision took from it is imported when it is called.
+    """
+    if any(name in sys.modules for name in _COMPILER):
+        yield
+        return
+    stand_ins = {name: _StandIn(name) for name in _COMPILER}
+    utilities = "torch._dynamo.utils"
+    vars(stand_ins[utilities])["is_compile_supported"] = lambda device: _real(utilities).is_compile_supported(device)
+    sys.modules.update(stand_ins)
+    try:
+        yield
+    finally:
+        _withdraw()
+
+
+class UnfilledWeights(TorchFunctionMode):
+    """Within, a change in place of a tensor on the `meta` device, which has no values, is not computed."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        target = args[0] if args else kwargs.get("tensor")
+        name = getattr(func, "__name__", "")
+        in_place = name.endswith("_") and not name.endswith("__") and name != "requires_grad_"
+        if in_place and isinstance(target, Tensor) and target.is_meta:
+            return target
+        return func(*args, **kwargs)

@@ -1,0 +1,327 @@
+"""An exported model says what the trained one says: with ONNX Runtime, by the example alone, and as one file."""
+
+import ast
+import json
+import subprocess
+import sys
+from itertools import chain
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, run_command
+
+from pipeline import Captioner, paths
+from pipeline.bundle import Bundle
+from pipeline.captions.vocabulary import SPECIAL, Vocabulary
+from pipeline.decoders import KINDS, make_decoder
+from pipeline.decoders import search as torch_search
+from pipeline.decoders.protocol import State
+from pipeline.features.encoder import build
+from pipeline.features.spec import Transform
+
+pytest.importorskip("onnx", reason="needs the extra: pip install 'captioner[onnx]'")
+pytest.importorskip("onnxruntime", reason="needs the extra: pip install 'captioner[onnx]'")
+
+CPU = torch.device("cpu")
+
+
+def captioner_of(*, kind="attention", words=40, **encoder):
+    """A captioner with an untrained decoder, whose opinions are made strong enough not to depend on rounding."""
+    given = {"weights": "none", "node": "auto", "grid": 3, "image_size": 64, "fit": "squash", "precision": "float32"}
+    built = build(**given | {"seed": 3} | encoder, device=CPU)
+    vocabulary = Vocabulary((*SPECIAL, *(f"w{n}" for n in range(words))), (0,) * (words + 4), "ptb")
+    dropouts = dict.fromkeys(("feature_dropout", "word_dropout", "output_dropout"), 0.0)
+    params = {
+        "kind": kind,
+        "embed": 24,
+        "hidden": 32,
+        "attention": 16,
+        **dropouts,
+        "tie_weights": False,
+        "layer_norm": True,
+    }
+    torch.manual_seed(5)
+    sizes = {"regions": built.regions, "channels": built.channels}
+    decoder = make_decoder(params, vocabulary=len(vocabulary), **sizes)
+    features = torch.from_numpy(built.encode(pixels_for(built.spec.transform, 4))).float()
+    decoder.standardise.fit(features)
+    with torch.no_grad():
+        decoder.output.weight *= 12
+    bundle = Bundle(decoder.eval(), params, vocabulary, built.spec, **sizes, encoder_tensors=None, trained_on={})
+    return Captioner(bundle, built, CPU)
+
+
+def pixels_for(transform: Transform, count: int):
+    return np.random.default_rng(7).integers(0, 256, (count, transform.size, transform.size, 3), np.uint8)
+
+
+def exported(captioner, folder):
+    from pipeline.export import export_onnx
+    from pipeline.onnx_captioner import OnnxCaptioner
+
+    export_onnx(captioner, folder)
+    return OnnxCaptioner.load(folder)
+
+
+def assert_same(captioner, other, pixels, **options):
+    ours = captioner.describe(pixels, captioner.make_search(**options), captions=3, attention=True)
+    theirs = other.describe(pixels, other.make_search(**options), captions=3, attention=True)
+    assert [[one.text for one in found] for found in ours] == [[one.text for one in found] for found in theirs]
+    for mine, one in zip(chain(*ours), chain(*theirs), strict=True):
+        assert one.score == pytest.approx(mine.score, abs=2e-3)
+        if mine.attention is not None:
+            assert np.allclose(one.attention, mine.attention, atol=2e-3)
+
+
+@pytest.fixture(scope="module")
+def folder(trained_project, tmp_path_factory):
+    """The trained project's model, exported by the command."""
+    out = tmp_path_factory.mktemp("onnx") / "model"
+    code, _, said = run_command("export", "--onnx", str(out), cwd=trained_project)
+    assert code == 0, said
+    assert said.startswith(f"export: {out}, ")
+    return out
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        {"name": "alexnet"},
+        {"name": "resnet18", "grid": 2, "fit": "crop"},
+        {"name": "mobilenet_v2", "grid": 5},
+        {"name": "alexnet", "node": "classifier.4", "grid": 1},
+    ],
+    ids=lambda encoder: encoder["name"],
+)
+def test_every_decoder_and_kind_of_node_exports(tmp_path, encoder, kind):
+    captioner = captioner_of(kind=kind, **encoder)
+    other = exported(captioner, tmp_path)
+    assert_same(captioner, other, pixels_for(captioner.spec.transform, 6), beam_size=4)
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [{"name": "vit_b_32", "image_size": "auto", "grid": 3}, {"name": "swin_t", "grid": 1}],
+    ids=lambda e: e["name"],
+)
+def test_transformers_export(tmp_path, encoder):
+    captioner = captioner_of(**encoder)
+    assert_same(captioner, exported(captioner, tmp_path), pixels_for(captioner.spec.transform, 2))
+
+
+def test_captions_of_real_pictures_are_the_same(tmp_path, shared):
+    captioner = captioner_of(
+        name="mobilenet_v2",
+        weights=str(shared / "weights/mobilenet_v2-imagenet.pth"),
+        grid=7,
+        image_size=224,
+        fit="crop",
+    )
+    other = exported(captioner, tmp_path)
+    pictures = sorted((shared / "data/coco-mini/val2017").glob("*.jpg"))
+    assert len(pictures) == 20
+    pixels = np.stack([captioner.pixels(path) for path in pictures])
+    assert np.array_equal(pixels, np.stack([other.pixels(path) for path in pictures]))
+    assert len({one.text for (one,) in captioner.describe(pixels)}) > 5
+    assert_same(captioner, other, pixels)
+
+
+@pytest.mark.parametrize(("beam", "captions", "length", "penalty"), [(1, 1, 30, 0.7), (3, 1, 4, 0.0), (5, 5, 12, 1.5)])
+def test_the_two_searches_are_one(beam, captions, length, penalty):
+    """On the same steps: tokens, scores and attention."""
+    from pipeline import onnx_search
+
+    table = torch.from_numpy(np.random.default_rng(beam).normal(0, 2, (23, 23)).astype(np.float32))
+
+    class Latest(torch_search.Decoder):
+        """The next word depends on the picture and on the latest word alone."""
+
+        def __init__(self):
+            torch.nn.Module.__init__(self)
+
+        def start(self, features):
+            return State((), (features,))
+
+        def read(self, words):
+            return words
+
+        def advance(self, state, read):
+            return read, state
+
+        def step(self, state, tokens):
+            return (table[tokens] + state.beam[0]).log_softmax(-1), state
+
+        def attention_map(self, state):
+            return state.beam[0].softmax(-1)
+
+    features = torch.from_numpy(np.random.default_rng(9).normal(0, 1, (6, 23)).astype(np.float32))
+    search = torch_search.Search(beam_size=beam, max_length=length, length_penalty=penalty)
+    decoder = Latest()
+    expected = torch_search.beam_search(decoder, features, search, captions=captions, attention=True)
+
+    def step(state, tokens):
+        with torch.inference_mode():
+            log_probs, following = decoder.step(State((), (torch.from_numpy(state[0]),)), torch.from_numpy(tokens))
+        return log_probs.numpy().copy(), [following.beam[0].numpy()], decoder.attention_map(following).numpy()
+
+    options = onnx_search.Search(beam, length, penalty)
+    found = onnx_search.beam_search(step, [features.numpy()], options, captions=captions, attention=True)
+    assert [[one.tokens for one in of] for of in found] == [[one.tokens for one in of] for of in expected]
+    for ours, theirs in zip(chain(*found), chain(*expected), strict=True):
+        assert ours.log_probability == pytest.approx(theirs.log_probability, abs=1e-5)
+        assert ours.score == pytest.approx(theirs.score, abs=1e-5)
+        assert (ours.attention is None) == (theirs.attention is None)
+        if ours.attention:
+            assert np.allclose(ours.attention, theirs.attention, atol=1e-6)
+
+
+def test_predict_says_the_same_in_both_runtimes(trained_project, folder):
+    with_torch = run_command("predict", "data/tiny", "--num-captions", "2", cwd=trained_project)
+    arguments = ("predict", "data/tiny", "--num-captions", "2", "--runtime", "onnx", "--model", str(folder))
+    with_onnx = run_command(*arguments, cwd=trained_project)
+    assert with_onnx[0] == 0
+    strip = [line.split("  ")[1] for line in with_torch[1].splitlines()]
+    assert [line.split("  ")[1] for line in with_onnx[1].splitlines()] == strip
+    assert len(strip) == 36
+
+
+def test_the_onnx_runtime_does_not_import_torch(trained_project, folder):
+    program = (
+        "import sys; from pipeline.cli import app; "
+        f"app(['predict', 'data/tiny/images/000.png', '--runtime', 'onnx', '--model', {str(folder)!r}], "
+        "standalone_mode=False); sys.exit('torch' in sys.modules)"
+    )
+    environment = {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=trained_project, env=environment, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_the_example_in_the_folder_needs_three_packages_and_says_the_greedy_caption(trained_project, folder):
+    pictures = [f"data/tiny/images/{number:03d}.png" for number in range(3)]
+    tree = ast.parse((folder / "caption.py").read_text())
+    imported = {
+        (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name).split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    }
+    assert imported - set(sys.stdlib_module_names) == {"numpy", "onnxruntime", "PIL"}
+    done = subprocess.run(
+        [sys.executable, str(folder / "caption.py"), *pictures],
+        cwd=trained_project,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == run_command("predict", "--beam", "1", *pictures, cwd=trained_project)[1]
+
+
+def test_the_folder_says_what_is_in_it(folder):
+    import onnxruntime
+
+    text = (folder / "README.md").read_text()
+    assert "@" not in text
+    for name in ("encoder", "start", "step"):
+        session = onnxruntime.InferenceSession(folder / f"{name}.onnx")
+        for one in [*session.get_inputs(), *session.get_outputs()]:
+            assert f"`{one.name.removeprefix('next_')}`" in text
+            assert isinstance(one.shape[0], str), f"the batch of {one.name} is fixed"
+    assert json.loads((folder / "captioner.json").read_text())["schema"] == 1
+
+
+def test_one_file_with_the_encoder_inside_says_the_same(trained_project, tmp_path):
+    path = tmp_path / "alone.safetensors"
+    code, _, said = run_command("export", "--self-contained", str(path), cwd=trained_project)
+    assert (code, said.split(",")[0]) == (0, f"export: {path}")
+    picture = trained_project / "data/tiny/images/003.png"
+    alone = Captioner.load(path, device="cpu")
+    assert alone.bundle.encoder_tensors
+    assert alone(picture) == Captioner.load(trained_project / paths.MODEL, device="cpu")(picture)
+
+
+def test_weights_that_torchvision_could_fetch_are_embedded_all_the_same(tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    from pipeline.export import export_self_contained
+
+    captioner = captioner_of(name="alexnet")
+    named = replace(captioner.spec, weights="IMAGENET1K_V1")
+    captioner.bundle = replace(captioner.bundle, spec=named)
+    captioner.encoder.spec = named
+    assert captioner.encoder.tensors_to_embed() == {}
+    export_self_contained(captioner, tmp_path / "alone.safetensors")
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", lambda *a, **k: pytest.fail("downloads"))
+    alone = Captioner.load(tmp_path / "alone.safetensors", device="cpu")
+    pixels = pixels_for(named.transform, 2)
+    assert alone.encode(pixels).tobytes() == captioner.encode(pixels).tobytes()
+
+
+def test_an_8_bit_encoder_is_kept_only_where_captions_stay(trained_project, folder):
+    arguments = ("export", "--onnx", str(folder), "--int8", "data/tiny")
+    code, _, said = run_command(*arguments, "--min-agreement", "0", cwd=trained_project)
+    assert code == 0, said
+    assert "of 9 captions are the same" in said
+    assert (folder / "encoder-int8.onnx").stat().st_size < (folder / "encoder.onnx").stat().st_size / 2
+    arguments = ("predict", "data/tiny/images/000.png", "--model", str(folder), "--runtime", "onnx-int8")
+    assert run_command(*arguments, cwd=trained_project)[0] == 0
+
+
+def test_an_8_bit_encoder_that_changes_captions_is_refused(tmp_path, monkeypatch):
+    from PIL import Image
+
+    from pipeline import quantisation
+
+    captioner = captioner_of(name="alexnet")
+    exported(captioner, tmp_path)
+    pictures = []
+    for number, pixels in enumerate(pixels_for(captioner.spec.transform, 16)):
+        pictures.append(tmp_path / f"{number}.png")
+        Image.fromarray(pixels).save(pictures[-1])
+    different = iter(range(1000))
+    monkeypatch.setattr(quantisation, "_texts", lambda captioner, pixels: [str(next(different)) for _ in pixels])
+    result = quantisation.quantise_encoder(tmp_path, pictures, agreement=0.5)
+    assert (result.kept, result.agreement, result.compared) == (False, 0.0, 8)
+    assert not (tmp_path / "encoder-int8.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ((), 2, "say what to write: --onnx FOLDER, --self-contained FILE"),
+        (("--int8", "data/tiny", "--self-contained", "x"), 2, "needs --onnx FOLDER"),
+        (("--onnx", "x", "--int8", "nowhere"), 3, "nowhere: no picture there"),
+        (("--onnx", "x", "--model", "gone"), 3, "gone: no such model"),
+        (("--onnx", "params.yaml/x"), 5, "cannot be written"),
+    ],
+)
+def test_a_wrong_export_says_what_is_wrong(trained_project, arguments, code, words):
+    found, _, said = run_command("export", *arguments, cwd=trained_project)
+    assert found == code
+    assert words in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("damage", "code", "words"),
+    [
+        (lambda folder: (folder / "captioner.json").unlink(), 3, "no exported model"),
+        (lambda folder: (folder / "captioner.json").write_text("{}"), 4, "not an export of this version"),
+        (lambda folder: (folder / "step.onnx").write_bytes(b"x"), 4, "step.onnx: cannot be loaded"),
+        (lambda folder: (folder / "encoder.onnx").unlink(), 4, "encoder.onnx: cannot be loaded"),
+    ],
+    ids=["no description", "other description", "damaged step", "no encoder"],
+)
+def test_a_damaged_folder_is_named(trained_project, folder, tmp_path, damage, code, words):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    damage(copy)
+    arguments = ("predict", "data/tiny/images/000.png", "--runtime", "onnx", "--model", str(copy))
+    found, _, said = run_command(*arguments, cwd=trained_project)
+    assert found == code
+    assert words in said

@@ -1,0 +1,80 @@
+"""Fixtures of the web tests: a server with the small trained model, and a browser where there is one."""
+
+import os
+import shutil
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+
+class Server:
+    """The application behind uvicorn on a free port of the loopback."""
+
+    def __init__(self, app):
+        import uvicorn
+
+        listening = socket.create_server(("127.0.0.1", 0))
+        self.app = app
+        self.port = listening.getsockname()[1]
+        self.address = f"http://127.0.0.1:{self.port}"
+        self._server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none"))
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listening]})
+        self._thread.start()
+        deadline = time.monotonic() + 30
+        while not self._server.started and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    def stop(self):
+        self._server.should_exit = True
+        self._thread.join(30)
+
+
+@pytest.fixture(scope="session")
+def captioner(trained_project):
+    from pipeline import Captioner, paths
+
+    return Captioner.load(trained_project / paths.MODEL, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def pictures(trained_project):
+    return sorted((trained_project / "data/tiny/images").glob("*.png"))
+
+
+@pytest.fixture(scope="session")
+def server(captioner):
+    pytest.importorskip("fastapi", reason="needs the extra: pip install 'captioner[serve]'")
+    from pipeline.web.app import Limits, make_app
+    from pipeline.web.security import LOOPBACK
+
+    running = Server(make_app(captioner, limits=Limits(max_bytes=1_000_000), hosts=LOOPBACK))
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory):
+    """A headless Chromium for all tests, without a word to the outside."""
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    driver = shutil.which("chromedriver")
+    if program is None or driver is None:
+        pytest.skip("needs a browser: apt-get install chromium chromium-driver")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    downloads = tmp_path_factory.mktemp("downloads")
+    flags = ["headless", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"]
+    flags += ["disable-component-update", "disable-sync", f"user-data-dir={tmp_path_factory.mktemp('profile')}"]
+    if os.geteuid() == 0:
+        flags.append("no-sandbox")  # Chromium's does not work for root, which a container's user often is
+    for flag in flags:
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    running = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    running.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(downloads)})
+    running.downloads = Path(downloads)
+    yield running
+    running.quit()
