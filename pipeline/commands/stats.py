@@ -1,6 +1,7 @@
 """`captioner stats`: what a dataset is like, before anything is trained on it."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
@@ -50,7 +51,7 @@ def stats(
             progress=progress,
         )
     if as_json:
-        skipped = [vars(one) for one in prepared.skipped]
+        skipped = [asdict(one) for one in prepared.skipped]
         print(json.dumps({**found.to_json(), "skipped": skipped}, indent=2, ensure_ascii=False))
         return
     print("\n\n".join([_captions(found), _lengths(found), _vocabulary(found), _pictures(found, prepared.skipped)]))

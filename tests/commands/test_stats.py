@@ -50,4 +50,6 @@ def test_another_dataset_than_that_of_the_params_is_explored(project):
 def test_an_unknown_format_ends_with_two(project):
     code, _, said = run_command("stats", "--format", "xml", cwd=project)
     assert code == 2
-    assert said.startswith("error: params.data.format: must be 'table', 'flickr8k' or 'coco'")
+    assert said.startswith(
+        "error: params.data.format: must be 'auto', 'table', 'flickr8k', 'flickr30k', 'coco', 'karpathy' or 'folder'"
+    )
