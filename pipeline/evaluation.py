@@ -74,7 +74,7 @@ def evaluate(
         tokens=tuple(map(tuple, tokens)),
         scorecard=score(hypotheses, tokenised, seed=seed, resamples=resamples, meteor=meteor),
         degeneracy=degeneracy(hypotheses, vocabulary_size),
-        of_references=degeneracy([texts[0] for texts in tokenised], vocabulary_size),
+        of_references=degeneracy([texts[0] for texts in tokenised], None),
         lengths=Counter(map(len, tokens)),
         reference_lengths=Counter(len(text) for texts in reference_tokens for text in texts),
     )

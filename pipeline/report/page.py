@@ -126,7 +126,11 @@ def _gallery(cards: Sequence[Card]) -> str:
 
 def _signs(evaluation: Evaluation) -> str:
     ours, theirs = evaluation.degeneracy, evaluation.of_references
-    rows = [(text, f"{ours[name]:.1%}", f"{theirs[name]:.1%}") for name, text in SIGNS.items() if name in ours]
+    rows = [
+        (text, f"{ours[name]:.1%}", f"{theirs[name]:.1%}" if name in theirs else "")
+        for name, text in SIGNS.items()
+        if name in ours
+    ]
     rows.append(("distinct words", f"{ours['distinct_words']:,.0f}", f"{theirs['distinct_words']:,.0f}"))
     rows.append(("words per caption", f"{ours['mean_length']:.1f}", f"{theirs['mean_length']:.1f}"))
     chart = bar_chart(
