@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from itertools import accumulate
 from pathlib import Path
 
 WORDS = 27_000
@@ -28,7 +29,7 @@ def make_up(folder: Path, pictures: int, size: int) -> None:
     letters = "etaoinshrdlu"
     words = sorted({"".join(chance.choices(letters, k=chance.randint(2, 9))) for _ in range(2 * WORDS)})
     chance.shuffle(words)
-    weights = [1 / (place + 3) for place in range(WORDS)]
+    weights = list(accumulate(1 / (place + 3) for place in range(WORDS)))
     (folder / "annotations").mkdir(parents=True)
     block = os.urandom(1 << 20)
     for part, count in (("train2017", pictures * 118 // 123), ("val2017", pictures * 5 // 123)):
@@ -46,7 +47,12 @@ def make_up(folder: Path, pictures: int, size: int) -> None:
                     {"license": 3, "file_name": name, "coco_url": url, "height": 480, "width": 640, "id": number}
                 )
                 for _ in range(5 + (number % 60 == 0)):
-                    text = " ".join(chance.choices(words[:WORDS], weights, k=chance.randint(8, 13))).capitalize() + "."
+                    text = (
+                        " ".join(
+                            chance.choices(words[:WORDS], cum_weights=weights, k=chance.randint(8, 13))
+                        ).capitalize()
+                        + "."
+                    )
                     said.append({"image_id": number, "id": len(said), "caption": text})
         content = json.dumps({"info": {}, "images": images, "licenses": [], "annotations": said})
         (folder / f"annotations/captions_{part}.json").write_text(content)

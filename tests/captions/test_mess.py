@@ -52,6 +52,12 @@ def test_a_quote_that_is_never_closed_takes_no_other_row_along(tmp_path):
     ]
 
 
+def test_a_stray_quote_and_another_one_later_do_not_join_their_rows(tmp_path):
+    captions = table(tmp_path, HEADER + 'a.jpg,"a dog\nb.jpg,a cat",too many\nc.jpg,a fox\n')
+    assert kept(captions) == [("a.jpg", '"a dog', None), ("c.jpg", "a fox", None)]
+    assert refused(captions) == [(3, "b.jpg", "1 fields too many; quote captions with commas")]
+
+
 def test_a_thousand_quotes_that_are_never_closed_cost_nothing_else(tmp_path):
     captions = table(tmp_path, HEADER + "".join(f'{n}.jpg,"a dog {n}\n' for n in range(1000)))
     assert captions_of(captions) == [f'"a dog {n}' for n in range(1000)]

@@ -50,6 +50,14 @@ def test_copies_of_one_picture_are_drawn_together():
     assert all(len({splits[image] for image in digests if digests[image] == one}) == 1 for one in digests.values())
 
 
+def test_copies_among_the_train_pictures_stay_together_when_val_is_drawn_from_them():
+    found = many("train")
+    digests = {row.image: str(int(row.image[:-4]) // 4) for row in found}
+    splits = splits_of(found, digests, 1)
+    assert set(splits.values()) == {"train", "val", "test"}
+    assert all(len({splits[image] for image in digests if digests[image] == one}) == 1 for one in digests.values())
+
+
 def test_a_copy_without_a_split_follows_the_one_that_has_one():
     found = rows(**{"b": "test", "a": None}) + many("train", 5) + many("val", 5, 50)
     digests = own_digests(found) | {"a": "same", "b": "same"}
