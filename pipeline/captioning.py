@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.archives import read_picture
 from pipeline.captions.vocabulary import Vocabulary
 from pipeline.errors import DataError, ParamsError
 from pipeline.features import images
@@ -179,7 +180,7 @@ def open_picture(picture: "Picture") -> "Image.Image":
         return images.as_picture(picture)
     path = Path(picture)
     try:
-        return images.decode(path.read_bytes())
+        return images.decode(read_picture(picture))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:  # a NUL character in a list of names

@@ -19,6 +19,7 @@ def find(patterns: Iterable[str]) -> list[str]:
     """
     import glob
 
+    from pipeline.archives import archive_of
     from pipeline.features.images import SUFFIXES
 
     files: list[str] = []
@@ -28,7 +29,7 @@ def find(patterns: Iterable[str]) -> list[str]:
             found = [STDIN]
         elif path.is_dir():
             found = sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-        elif path.exists():
+        elif path.exists() or archive_of(pattern):
             found = [pattern]
         else:
             found = sorted(file for file in glob.glob(pattern, recursive=True) if Path(file).is_file())

@@ -9,6 +9,7 @@ from pipeline.commands.terminal import (
     ParamsFile,
     announce_device,
     checkpoint_folder,
+    digest_memory,
     progress_bar,
     read,
     say,
@@ -18,10 +19,6 @@ from pipeline.commands.terminal import (
 if TYPE_CHECKING:
     from pipeline.stages.prepare import Prepared
     from pipeline.training.loop import Epoch
-
-
-DIGESTS = "pictures.csv"
-"""Where the digests of pictures are remembered, in the store's folder."""
 
 
 def prepare(params: ParamsFile = paths.PARAMS) -> None:
@@ -36,7 +33,7 @@ def prepare(params: ParamsFile = paths.PARAMS) -> None:
             captions_out=paths.CAPTIONS,
             images_out=paths.IMAGES,
             skipped_out=paths.SKIPPED_ROWS,
-            memory=store_folder() / DIGESTS,
+            memory=digest_memory(),
             progress=progress,
         )
     if found.images != Path(given.data.images):

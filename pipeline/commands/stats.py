@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline import paths
-from pipeline.commands.terminal import ParamsFile, aligned, progress_bar, read
+from pipeline.commands.terminal import ParamsFile, aligned, digest_memory, progress_bar, read
 
 if TYPE_CHECKING:
     from pipeline.captions.rows import Skipped
@@ -41,6 +41,7 @@ def stats(
             captions_out=tables["captions"],
             images_out=tables["images"],
             skipped_out=tables["skipped"],
+            memory=digest_memory(),
             progress=progress,
         )
         rows = read_images(tables["images"])

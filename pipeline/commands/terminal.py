@@ -80,3 +80,8 @@ def aligned(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> st
         for row in rows
     )
     return "\n".join(line.rstrip() for line in lines)
+
+
+def digest_memory() -> Path:
+    """Where the sha256 of pictures that have not changed is remembered."""
+    return store_folder() / "pictures.csv"

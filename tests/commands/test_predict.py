@@ -159,3 +159,17 @@ def test_options_of_the_search_reach_it(trained_project):
     words = out.split(": ", 1)[1].split()
     assert code == 0
     assert len(set(words)) == len(words) >= 9
+
+
+def test_a_picture_inside_an_archive_is_answered_like_the_file(trained_project, tmp_path):
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        archive.write(trained_project / TINY / "003.png", "inner/003.png")
+    inside = f"{tmp_path / 'photos.zip'}::inner/003.png"
+    expected = predict(trained_project, f"{TINY}/003.png")[1].split(": ")[1]
+    code, out, _ = predict(trained_project, inside)
+    assert (code, out) == (0, f"{inside}: {expected}")
+    code, _, said = predict(trained_project, inside.replace("003", "999"))
+    assert code == 3
+    assert "photos.zip::inner/999.png" in said
