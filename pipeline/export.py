@@ -128,7 +128,7 @@ def export_onnx(captioner: "Captioner", folder: Path) -> Exported:
         looks = decoder.attention_map(decoder.step(first, tokens)[1]) is not None
     kept = [f"picture_{place}" for place in range(len(first.picture))]
     changing = [f"state_{place}" for place in range(len(first.beam))]
-    # Clones: a decoder may begin with one tensor of zeros in several places, which the exporter would take for one input.
+    # Clones: a decoder may begin with one tensor of zeros in several places, which the exporter takes for one input.
     parts = (part.clone() for part in (*first.picture, *first.beam))
     state = dict(zip([*kept, *changing], parts, strict=True))
     outputs = ["log_probs", *(["attention"] if looks else []), *(f"next_{name}" for name in changing)]
