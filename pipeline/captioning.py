@@ -38,16 +38,14 @@ Pixels = NDArray[np.uint8]
 class Caption:
     """What was said of one picture."""
 
+    text: str
     words: tuple[str, ...]
+    """The decoder's tokens; characters where those are its unit."""
     score: float
     """Log-probability over the length to the power of the length penalty; nearer to zero is surer."""
     log_probability: float
     attention: tuple[tuple[float, ...], ...] | None = None
     """For each word, how much the decoder looked at each of the `grid` x `grid` regions, by rows; sums to 1."""
-
-    @property
-    def text(self) -> str:
-        return " ".join(self.words)
 
     @property
     def certainty(self) -> float:
@@ -79,6 +77,10 @@ class Captioning(ABC, Generic[Search]):
         for name in options.keys() - known:
             raise ParamsError(f"{name}: the onnx runtime has no such option; use --runtime torch")
         return self.search_options(**options)
+
+    def make_sampling(self, **options: Any) -> Search:
+        """How to draw captions at random. Raises `ParamsError` where the runtime cannot."""
+        raise ParamsError("--sample: the onnx runtime does not draw at random; use --runtime torch")
 
     @overload
     def __call__(self, picture: "Picture", search: Search | None = None) -> str: ...

@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from pipeline import __version__
-from pipeline.commands import cache, export, predict, schema, serve, stages
+from pipeline.commands import cache, compare, export, init, predict, schema, score, serve, stages, stats
 from pipeline.commands.terminal import say
 from pipeline.errors import CaptionerError, ParamsError
 
@@ -23,11 +23,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Image captioning on cached CNN features: train on a laptop, rerun to the same bytes.",
 )
-for stage in (stages.prepare, stages.extract, stages.vocab, stages.train, stages.score):
+for stage in (stages.prepare, stages.extract, stages.vocab, stages.train, score.score):
     app.command(rich_help_panel="Stages of dvc.yaml")(stage)
+app.command()(init.init)
 app.command()(predict.predict)
 app.command()(serve.serve)
 app.command()(export.export)
+app.command()(compare.compare)
+app.command()(stats.stats)
 app.command()(schema.schema)
 app.add_typer(cache.app, name="cache")
 
@@ -62,6 +65,8 @@ def main() -> None:
     """Run the command line; every expected failure is one `error:` line and its own exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
+    # Threads that wait by spinning starve each other wherever something else runs beside; read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     debug = "--debug" in sys.argv
     try:
         code = app(standalone_mode=False) or 0

@@ -7,7 +7,6 @@ import csv
 import errno
 import glob
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -149,11 +148,11 @@ def read_json(path: Path) -> Any:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    """Row by row: a table may be larger than the memory."""
+    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 def read_csv(path: Path, header: Sequence[str]) -> list[list[str]]:

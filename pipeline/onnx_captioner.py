@@ -99,7 +99,7 @@ class OnnxCaptioner(Captioning[Search]):
 
     def _caption(self, found: Found) -> Caption:
         words = tuple(self.vocabulary.tokens[number] for number in found.tokens)
-        return Caption(words, found.score, found.log_probability, found.attention)
+        return Caption(self.vocabulary.decode(found.tokens), words, found.score, found.log_probability, found.attention)
 
 
 def _session(onnxruntime: Any, path: Path) -> "onnxruntime.InferenceSession":

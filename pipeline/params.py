@@ -6,12 +6,14 @@ that an editor completes and checks the file.
 """
 
 import difflib
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import ParamsError
+from pipeline.files import write_text
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -29,12 +31,24 @@ class Section(BaseModel):
 class DataParams(Section):
     """Which pictures and captions (stage `prepare`)."""
 
-    format: Literal["table", "flickr8k", "coco"] = Field(
-        description="table: CSV with columns image,caption[,split]; flickr8k: captions.txt or Flickr8k.token.txt with "
-        "split lists; coco: captions_*.json"
+    format: Literal["auto", "table", "flickr8k", "flickr30k", "coco", "karpathy", "folder"] = Field(
+        description="table: CSV, TSV or JSON lines with columns image,caption[,split]; flickr8k: captions.txt or "
+        "Flickr8k.token.txt with split lists; flickr30k: results.csv or results_20130124.token; coco: "
+        "captions_*.json; karpathy: dataset_*.json; folder: a .txt beside each picture, or metadata.csv or "
+        "metadata.jsonl; auto: found out, and said"
     )
-    captions: Text = Field(description="The captions file; for coco a JSON file or the folder that holds several")
-    images: Text = Field(description="The folder that the names of pictures are relative to")
+    captions: Text = Field(description="The captions file, or the folder or archive that holds the captions")
+    images: Text = Field(
+        description="What pictures' names are relative to: a folder, a .zip or .tar, or a folder with such archives"
+    )
+    encoding: Text = Field(
+        description="Of the captions, e.g. latin-1 or cp1252; auto: UTF-8, or UTF-16 where the file says so"
+    )
+    image_column: Text = Field(description="The table's column with the picture's name; auto: image, file_name, ...")
+    caption_column: Text = Field(
+        description="The column with the caption, or a pattern for several (caption_*); auto: caption, text, ..."
+    )
+    split_column: Text = Field(description="The column with the split; auto: split, set, ... where there is one")
     max_bad: Fraction = Field(description="Stop when a larger share of pictures or of caption rows is unusable")
 
 
@@ -66,7 +80,13 @@ class EncoderParams(Section):
 class VocabParams(Section):
     """Which words the decoder knows (stage `vocab`)."""
 
-    min_count: PositiveInt = Field(description="Words seen less often in the training captions become <unk>")
+    unit: Literal["word", "character"] = Field(
+        description="What the decoder says one after the other: words, or characters, for languages that do not part "
+        "words with spaces (set score.max_length to match)"
+    )
+    min_count: PositiveInt = Field(
+        description="Words (or characters) seen less often in the training captions become <unk>"
+    )
 
 
 class DecoderParams(Section):
@@ -144,6 +164,9 @@ class ScoreParams(Section):
     no_repeat_ngram: Annotated[int, Field(ge=0)] = Field(
         description="No sequence of so many words twice in one caption; 0 allows all"
     )
+    meteor: bool = Field(
+        description="METEOR beside the other scores; needs Java and the extra `meteor`, and stops without them"
+    )
 
 
 class RunParams(Section):
@@ -152,7 +175,10 @@ class RunParams(Section):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = Field(
         description="auto takes CUDA where there is one; a device asked for by name must be there"
     )
-    threads: Annotated[int, Field(ge=0)] = Field(description="Threads for training; 0: as many as there are cores")
+    threads: Annotated[int, Field(ge=0)] = Field(
+        description="Threads for training; 0: as many as there are cores. One is best for small decoders, and its "
+        "result does not depend on the number of cores"
+    )
     extract_batch: PositiveInt = Field(description="Pictures per forward pass of the encoder")
     workers: Annotated[int, Field(ge=0)] = Field(
         description="Threads that decode and encode pictures; 0: as many as there are cores"
@@ -191,6 +217,25 @@ def read_params(path: Path) -> Params:
     except YAMLError as error:
         raise ParamsError(f"{path}: not valid YAML: {error}") from error
     return check_params(content)
+
+
+def write_section(path: Path, name: str, values: dict[str, Any]) -> None:
+    """Change `values` in section `name` of a params.yaml; its comments and all else stay as they are.
+
+    Nothing is written unless the result is valid. Raises `ParamsError`, `DiskError`.
+    """
+    from ruamel.yaml import YAML
+
+    read_params(path)
+    yaml = YAML()
+    yaml.width = 4096
+    yaml.preserve_quotes = True
+    content = yaml.load(path.read_text(encoding="utf-8"))
+    content[name].update(values)
+    text = StringIO()
+    yaml.dump(content, text)
+    check_params(YAML(typ="safe", pure=True).load(text.getvalue()))
+    write_text(path, text.getvalue())
 
 
 def check_params(content: Any) -> Params:

@@ -4,7 +4,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.bundle import Bundle
 from pipeline.captioning import Answer, Caption, Captioning, Pixels
-from pipeline.decoders.search import Hypothesis, Search, beam_search
+from pipeline.decoders.search import Hypothesis, Sampling, Search, beam_search, sample
 from pipeline.device import choose_device, single_compute_thread
 from pipeline.features.encoder import Encoder, restore
 from pipeline.startup import UnfilledWeights, without_compiler
@@ -20,10 +20,10 @@ from pipeline.startup import UnfilledWeights, without_compiler
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Answer", "Caption", "Captioner", "Search"]
+__all__ = ["Answer", "Caption", "Captioner", "Sampling", "Search"]
 
 
-class Captioner(Captioning[Search]):
+class Captioner(Captioning[Search | Sampling]):
     """A loaded model.
 
     >>> captioner = Captioner.load("models/captioner.safetensors")  # doctest: +SKIP
@@ -59,14 +59,26 @@ class Captioner(Captioning[Search]):
         return self.encoder.prepare(picture)
 
     def describe(
-        self, pixels: Pixels, search: Search | None = None, *, captions: int = 1, attention: bool = False
+        self, pixels: Pixels, search: Search | Sampling | None = None, *, captions: int = 1, attention: bool = False
     ) -> list[list[Caption]]:
         search = search or Search()
-        search = replace(search, beam_size=max(search.beam_size, captions))
         with single_compute_thread():  # a step of the decoder is too small to be worth sharing out
             features = torch.from_numpy(self.encode(pixels)).to(self.device).float()
-            found = beam_search(self.bundle.decoder, features, search, captions=captions, attention=attention)
+            if isinstance(search, Sampling):
+                found = self._drawn(features, search, captions)
+            else:
+                search = replace(search, beam_size=max(search.beam_size, captions))
+                found = beam_search(self.bundle.decoder, features, search, captions=captions, attention=attention)
         return [[self._caption(hypothesis) for hypothesis in one] for one in found]
+
+    def make_sampling(self, **options: Any) -> Sampling:
+        return Sampling(**options)
+
+    @torch.inference_mode()
+    def _drawn(self, features: torch.Tensor, sampling: Sampling, captions: int) -> list[list[Hypothesis]]:
+        """Random captions; picture by picture, so that the seed gives a picture the same ones in any company."""
+        decoder = self.bundle.decoder.eval()
+        return [sample(decoder, one, sampling, captions=captions)[0] for one in features.split(1)]
 
     def encode(self, pixels: Pixels) -> NDArray[np.float16]:
         """Rows (B, R, C), bit for bit those that `extract` gives: on a CPU one thread computes each of them."""
@@ -79,6 +91,7 @@ class Captioner(Captioning[Search]):
 
     def _caption(self, hypothesis: Hypothesis) -> Caption:
         return Caption(
+            text=self.vocabulary.decode(hypothesis.tokens),
             words=tuple(self.vocabulary.tokens[number] for number in hypothesis.tokens),
             score=hypothesis.score,
             log_probability=hypothesis.log_probability,

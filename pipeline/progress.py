@@ -4,7 +4,7 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Called now and then with what is done out of the total, in units that `note` may explain."""
+    """Called now and then with what is done out of the total (0: nobody knows it), in units that `note` may explain."""
 
     def __call__(self, done: int, total: int, note: str = "") -> None: ...
 

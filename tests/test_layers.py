@@ -7,9 +7,11 @@ from closure import PACKAGE, imports
 
 LAYERS = [
     {"errors", "progress", "paths"},
-    {"files", "params", "device"},
+    {"files", "device", "archives", "revisions"},
+    {"params"},
     {"features", "captions", "decoders", "metrics"},
-    {"training", "bundle", "report", "startup", "captioning", "onnx_search"},
+    {"training", "bundle", "evaluation", "exploration", "model_card", "startup", "captioning", "onnx_search"},
+    {"report"},
     {"stages", "predict", "overlay", "onnx_captioner"},
     {"export", "quantisation", "web"},
     {"commands"},

@@ -84,3 +84,8 @@ def test_the_page_about_parameters_is_that_of_the_code():
 
     page = runpy.run_path(str(ROOT / "docs" / "make_params_page.py"))["page"]
     assert (ROOT / "docs" / "params.md").read_text() == page()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_is_a_whole_params_file(path):
+    assert read_params(path).data.captions.startswith("/data/")

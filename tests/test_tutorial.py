@@ -6,9 +6,9 @@ import sys
 import pytest
 from conftest import ROOT
 
-nbformat = pytest.importorskip("nbformat", reason="needs the extra: pip install 'captioner[notebook]'")
-pytest.importorskip("nbclient", reason="needs the extra: pip install 'captioner[notebook]'")
-pytest.importorskip("ipykernel", reason="needs the extra: pip install 'captioner[notebook]'")
+nbformat = pytest.importorskip("nbformat", reason="needs the extra: pip install 'captioner[dev]'")
+pytest.importorskip("nbclient", reason="needs the extra: pip install 'captioner[dev]'")
+pytest.importorskip("ipykernel", reason="needs the extra: pip install 'captioner[dev]'")
 NOTEBOOK = ROOT / "docs" / "tutorial.ipynb"
 
 

@@ -1,55 +1,85 @@
 """Reader of `data.format: coco`: captions_train2017.json and captions_val2017.json (or 2014), or one such file.
 
-COCO publishes no captions for its test pictures: the val file is the test split here, and a seeded tenth of the train
-pictures becomes val (see splits.py). Pictures are looked for below the image folder under `train2017/` and so on.
+COCO publishes no captions for its test pictures: with both files, the val file is the test split here, and a seeded
+tenth of the train pictures becomes val (see splits.py). Pictures are looked for below the image folder under
+`train2017/` and so on.
 """
 
-import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.captions.rows import Captions
+from pipeline.captions.jsonstream import elements
+from pipeline.captions.rows import Entry, make_row, skip
+from pipeline.captions.text import AUTO
 from pipeline.errors import DataError
 
+PATTERN = "captions_*.json"
+_SPLITS = {"train": "train", "val": "test", "test": "test"}
 
-def read_coco(path: Path) -> Captions:
+
+def read_coco(path: Path, *, encoding: str = AUTO) -> Iterator[Entry]:
     """`path` is one file, or the folder (`annotations/`) with several. Raises `DataError`."""
-    files = sorted(path.glob("captions_*.json")) if path.is_dir() else [path]
+    files = sorted(path.glob(PATTERN)) if path.is_dir() else [path]
     if not files:
-        raise DataError(f"{path}: holds no captions_*.json; check params.data.captions")
-    captions = Captions()
+        raise DataError(f"{path}: holds no {PATTERN}; check params.data.captions")
     for file in files:
-        _read(file, captions)
-    return captions
+        part = re.search(r"(train|val|test)(\d*)", file.stem)
+        split = _SPLITS[part[1]] if part and len(files) > 1 else None
+        yield from _read(file, f"{part[0]}/" if part else "", split, encoding)
 
 
-def _read(path: Path, captions: Captions) -> None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}; check params.data.captions") from error
-    except ValueError as error:
-        raise DataError(f"{path}: not valid JSON: {error}") from error
-    images, annotations = (content.get(key) if isinstance(content, dict) else None for key in ("images", "annotations"))
-    if not isinstance(images, list) or not isinstance(annotations, list):
+class _Names:
+    """The pictures of a file by their id; an id with two names says nothing."""
+
+    def __init__(self) -> None:
+        self.by_id: dict[Any, str | None] = {}
+
+    def add(self, image: Any) -> str | None:
+        """Learn a picture; what is wrong with it."""
+        if not isinstance(image, dict) or not isinstance(image.get("file_name"), str):
+            return "the image has no file_name"
+        number = image.get("id")
+        if not isinstance(number, int | str):
+            return f"the image's id is {str(number)[:40]!a}"
+        if self.by_id.setdefault(number, image["file_name"]) != image["file_name"]:
+            self.by_id[number] = None
+            return f"image id {number!a} has two file names; its captions are left out"
+        return None
+
+
+def _read(path: Path, folder: str, split: str | None, encoding: str) -> Iterator[Entry]:
+    names = _Names()
+    seen: set[str] = set()
+    early: list[tuple[int, Any]] = []
+    complete = False
+    for key, number, element in elements(path, {"images", "annotations"}, encoding):
+        if number == 0:
+            seen.add(key)
+            complete = complete or (key == "annotations" and "images" in seen)
+        elif key == "images":
+            wrong = names.add(element)
+            if wrong:
+                name = element.get("file_name") if isinstance(element, dict) else ""
+                yield skip(name if isinstance(name, str) else "", wrong, path, number)
+        elif complete:
+            yield _entry(element, names, folder, split, path, number)
+        else:
+            early.append((number, element))
+    if seen != {"images", "annotations"}:
         raise DataError(f"{path}: not in COCO's layout: expected the lists 'images' and 'annotations'")
-    part = re.search(r"(train|val|test)(\d*)", path.stem)
-    folder = f"{part[0]}/" if part else ""
-    split = {"train": "train-or-val", "val": "test", "test": "test"}[part[1]] if part else None
-    names = {image.get("id"): image.get("file_name") for image in images if isinstance(image, dict)}
-    for number, annotation in enumerate(annotations, start=1):
-        _add(captions, annotation, names, folder, split, path, number)
+    for number, element in early:  # the annotations stood before the images
+        yield _entry(element, names, folder, split, path, number)
 
 
-def _add(
-    captions: Captions, annotation: Any, names: dict[Any, Any], folder: str, split: str | None, path: Path, number: int
-) -> None:
+def _entry(annotation: Any, names: _Names, folder: str, split: str | None, path: Path, number: int) -> Entry:
     if not isinstance(annotation, dict) or not isinstance(annotation.get("caption"), str):
-        captions.skip("", "the annotation has no caption", path, number)
-        return
-    name = names.get(annotation.get("image_id"))
-    if not isinstance(name, str):
-        captions.skip("", f"image_id {annotation.get('image_id')!r} is not among the images", path, number)
-        return
-    captions.add(folder + name if name else "", annotation["caption"], split, path, number)
+        return skip("", "the annotation has no caption", path, number)
+    image_id = annotation.get("image_id")
+    if not isinstance(image_id, int | str) or image_id not in names.by_id:
+        return skip("", f"image_id {str(image_id)[:40]} is not among the images", path, number)
+    name = names.by_id[image_id]
+    if name is None:
+        return skip("", f"image_id {str(image_id)[:40]} has two file names", path, number)
+    return make_row(folder + name if name and "/" not in name else name, annotation["caption"], split, path, number)

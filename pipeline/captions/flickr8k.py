@@ -4,59 +4,63 @@ The splits are the lists Flickr_8k.trainImages.txt, .devImages.txt and .testImag
 captions; a picture that no list names is in no split then, as in the original data.
 """
 
+import re
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from pipeline.captions.rows import Captions, Row
+from pipeline.captions.rows import Entry, Row, make_row, skip
 from pipeline.captions.table import read_table
+from pipeline.captions.text import AUTO, lines, open_text
 from pipeline.errors import DataError
 
+NAMES = ("captions.txt", "Flickr8k.token.txt")
 LISTS = {"train": "Flickr_8k.trainImages.txt", "val": "Flickr_8k.devImages.txt", "test": "Flickr_8k.testImages.txt"}
+TOKEN_LINE = re.compile(r"[^\t]+#\d+\t")
+_NUMBERED = re.compile(r"(.+\.jpe?g)\.\d+", re.IGNORECASE)
 
 
-def read_flickr8k(path: Path) -> Captions:
+def read_flickr8k(path: Path, *, encoding: str = AUTO) -> Iterator[Entry]:
     """`path` is the captions file or the folder that holds it. Raises `DataError`."""
-    if path.is_dir():
-        names = ("captions.txt", "Flickr8k.token.txt")
-        found = [path / name for name in names if (path / name).is_file()]
-        if not found:
-            raise DataError(f"{path}: holds neither {' nor '.join(names)}; check params.data.captions")
-        path = found[0]
-    captions = _read_tokens(path) if _is_token_file(path) else read_table(path)
+    path = file_in(path, NAMES)
     splits = _read_splits(path.parent)
-    if not splits:
-        return captions
-    with_splits = Captions(skipped=captions.skipped)
-    for row in captions.rows:
-        split = splits.get(row.image)
-        if split is None:
-            with_splits.skip(row.image, "the picture is in none of the split lists", Path(row.file), row.line)
+    for entry in read_tokens(path, encoding) if is_token_file(path, encoding) else read_table(path, encoding=encoding):
+        if not splits or not isinstance(entry, Row):
+            yield entry
+        elif entry.image in splits:
+            yield replace(entry, split=splits[entry.image])
         else:
-            with_splits.rows.append(Row(row.image, row.caption, split, row.file, row.line))
-    return with_splits
+            yield skip(entry.image, "the picture is in none of the split lists", entry.file, entry.line)
 
 
-def _is_token_file(path: Path) -> bool:
-    try:
-        with path.open(encoding="utf-8-sig", errors="replace") as file:
-            return "\t" in file.readline()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}; check params.data.captions") from error
+def file_in(path: Path, names: tuple[str, ...]) -> Path:
+    """`path`, or in a folder the first of `names` that is there. Raises `DataError`."""
+    if not path.is_dir():
+        return path
+    found = [path / name for name in names if (path / name).is_file()]
+    if not found:
+        raise DataError(f"{path}: holds neither {' nor '.join(names)}; check params.data.captions")
+    return found[0]
 
 
-def _read_tokens(path: Path) -> Captions:
+def is_token_file(path: Path, encoding: str) -> bool:
+    with open_text(path, encoding) as file:
+        return TOKEN_LINE.match(file.readline()) is not None
+
+
+def read_tokens(path: Path, encoding: str) -> Iterator[Entry]:
     """Lines of `name.jpg#0<TAB>caption`."""
-    captions = Captions()
-    try:
-        with path.open(encoding="utf-8-sig", newline="\n") as file:
-            for line, text in enumerate(file, start=1):
-                name, tab, caption = text.rstrip("\r\n").partition("\t")
-                if not tab:
-                    captions.skip(name, "no tab between the picture's name and the caption", path, line)
-                else:
-                    captions.add(name.rpartition("#")[0] or name, caption, None, path, line)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
-    return captions
+    with open_text(path, encoding) as file:
+        for line, text in lines(file):
+            name, tab, caption = text.partition("\t")
+            if not tab:
+                if text.strip():
+                    yield skip(name, "no tab between the picture's name and the caption", path, line)
+                continue
+            name = name.rpartition("#")[0] or name
+            # The original file has one picture as `….jpg.1`, a name that no file bears.
+            numbered = _NUMBERED.fullmatch(name)
+            yield make_row(numbered[1] if numbered else name, caption, None, path, line)
 
 
 def _read_splits(folder: Path) -> dict[str, str]:
@@ -66,7 +70,11 @@ def _read_splits(folder: Path) -> dict[str, str]:
         path = folder / name
         if not path.is_file():
             continue
-        for image in path.read_text(encoding="utf-8-sig").split():
-            if splits.setdefault(image, split) != split:
-                raise DataError(f"{path}: {image} is also in {LISTS[splits[image]]}; a picture belongs to one split")
+        with open_text(path) as file:
+            for _, line in lines(file):
+                image = line.strip()
+                if image and splits.setdefault(image, split) != split:
+                    raise DataError(
+                        f"{path}: {image} is also in {LISTS[splits[image]]}; a picture belongs to one split"
+                    )
     return splits

@@ -1,51 +1,239 @@
-"""Reader of `data.format: table`: a CSV file with a header and the columns image, caption and (optionally) split.
+"""Reader of `data.format: table`: CSV, TSV or JSON lines with the columns image, caption and (optionally) split.
 
-The csv module with its strict quoting, not pandas: that one joins rows after a stray quote, reads the caption "None" as
-missing and shifts columns without a word.
+Columns are found by the names that people give them, or by those in params.data; a caption column may be a pattern
+(`caption_*`), each match a caption of its own.
 """
 
-import csv
-import sys
-from pathlib import Path
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import chain, islice
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-from pipeline.captions.rows import SPLITS, Captions
+from pipeline.archives import PICTURES
+from pipeline.captions.jsonstream import elements
+from pipeline.captions.records import Record, Records
+from pipeline.captions.rows import SPLIT_NAMES, SPLITS, Entry, Note, make_row, skip
+from pipeline.captions.text import AUTO, lines, open_text
 from pipeline.errors import DataError
 
-
-def read_table(path: Path) -> Captions:
-    """Raises `DataError` when the file cannot be read or lacks a column; single bad rows are in `skipped`."""
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    captions = Captions()
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            header = [name.strip().lower() for name in next(reader, [])]
-            missing = [name for name in ("image", "caption") if name not in header]
-            if missing:
-                raise DataError(f"{path}, line 1: no column {' and '.join(missing)}; the header is {header}")
-            for values in reader:
-                _add(
-                    captions, dict(zip(header, values, strict=False)), len(values) - len(header), path, reader.line_num
-                )
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}; check params.data.captions") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
-    except csv.Error as error:
-        raise DataError(f"{path}: not valid CSV: {error}") from error
-    return captions
+DELIMITERS = (",", "\t", ";", "|")
+JSON_LINES = frozenset({".jsonl", ".ndjson"})
+KNOWN = {
+    "image": ("image", "file_name", "filename", "image_name", "image_path", "image_file", "img", "path", "file"),
+    "caption": (
+        "caption",
+        "captions",
+        "text",
+        "comment",
+        "description",
+        "sentence",
+        "caption_*",
+        "comment_*",
+        "text_*",
+    ),
+    "split": ("split", "set", "partition", "subset"),
+}
+"""What a column called `auto` is looked for as, the first that is there."""
 
 
-def _add(captions: Captions, row: dict[str, str], surplus: int, path: Path, line: int) -> None:
-    if not row:
-        return  # a blank line
-    split = row.get("split", "").strip().lower() or None
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns; `auto` for those in `KNOWN`."""
+
+    image: str = AUTO
+    caption: str = AUTO
+    split: str = AUTO
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Which of the fields mean what."""
+
+    image: int
+    captions: list[int]
+    split: int | None
+    width: int
+
+
+def read_table(path: Path, *, encoding: str = AUTO, columns: Columns = Columns()) -> Iterator[Entry]:
+    """Raises `DataError` when the file cannot be read or lacks a column."""
+    if path.suffix.lower() in JSON_LINES:
+        yield from _read_json_lines(path, encoding, columns)
+    elif path.suffix.lower() == ".json":
+        for _, number, record in elements(path, {""}, encoding):
+            if number:
+                yield from _json_entries(record, columns, path, number)
+    else:
+        yield from _read_delimited(path, encoding, columns)
+
+
+def delimiter_of(first_line: str) -> str:
+    """What parts a header into known columns, else a picture's name from the rest; else the most frequent."""
+
+    def fit(delimiter: str) -> tuple[int, bool, int]:
+        fields = first_line.split(delimiter)
+        return _known_in(fields), len(fields) > 1 and is_picture_name(fields[0]), len(fields)
+
+    return max(DELIMITERS, key=fit)
+
+
+def is_picture_name(text: str) -> bool:
+    return PurePosixPath(text.strip().strip("\"'").replace("\\", "/")).suffix.lower() in PICTURES
+
+
+def _known_in(fields: Sequence[str]) -> int:
+    names = [_name(field) for field in fields]
+    return sum(_first_match(names, KNOWN[what]) != [] for what in KNOWN)
+
+
+def _read_delimited(path: Path, encoding: str, columns: Columns) -> Iterator[Entry]:
+    with open_text(path, encoding) as file:
+        delimiter = delimiter_of(file.readline().rstrip("\r\n"))
+    with open_text(path, encoding) as file:
+        table = Records(file, delimiter)
+        source = iter(table)
+        first = next(source, None)
+        if first is None:
+            raise DataError(f"{path}: holds no rows")
+        headless = _headless(first, columns)
+        places = headless or _places([_name(field) for field in first.fields], columns, path)
+        table.width = places.width
+        if headless:
+            read_as = "image, caption, split" if headless.split else "image, caption"
+            yield Note(f"{path}: has no header; its columns are read as {read_as}")
+            source = chain([first], source)
+        joined = 0
+        sample = list(islice(source, 20))
+        _refuse_swapped(sample, places, path)
+        for record in chain(sample, source):
+            fields = record.fields
+            if len(fields) > places.width and not record.quoted and places.captions == [places.width - 1]:
+                last = places.captions[0]
+                fields = [*fields[:last], delimiter.join(fields[last:])]
+                joined += 1
+            yield from _delimited_entries(fields, places, path, record.line)
+        if joined:
+            yield Note(f"{path}: {joined} captions with an unquoted {delimiter!r} were read to the end of the line")
+
+
+def _refuse_swapped(sample: Sequence[Record], places: _Places, path: Path) -> None:
+    """Raises `DataError` when pictures stand under the caption's column, row by row."""
+    pairs = [
+        (record.fields[places.image], record.fields[places.captions[0]])
+        for record in sample
+        if len(record.fields) == places.width
+    ]
+    if pairs and all(is_picture_name(caption) and not is_picture_name(image) for image, caption in pairs):
+        raise DataError(
+            f"{path}, line 1: the header's names are swapped: the pictures stand under the caption's column; "
+            "mend the first line"
+        )
+
+
+def _headless(first: Record, columns: Columns) -> _Places | None:
+    """The columns of a file whose first line is a row already; None where it is a header."""
+    fields = first.fields
+    if {columns.image, columns.caption, columns.split} != {AUTO} or len(fields) < 2:
+        return None
+    if not is_picture_name(fields[0]) or is_picture_name(fields[1]):
+        return None
+    with_split = len(fields) == 3 and fields[2].strip().lower() in SPLIT_NAMES
+    return _Places(0, [1], 2 if with_split else None, 3 if with_split else 2)
+
+
+def _name(field: str) -> str:
+    return field.strip().strip("\"'\ufeff").strip().lower()
+
+
+def _first_match(names: Sequence[str], candidates: Sequence[str]) -> list[int]:
+    """The places of the first candidate (a name or pattern) that is there."""
+    for candidate in candidates:
+        found = [place for place, name in enumerate(names) if fnmatchcase(name, candidate)]
+        if found:
+            return found
+    return []
+
+
+def _candidates(columns: Columns, what: str) -> Sequence[str]:
+    asked: str = getattr(columns, what)
+    return KNOWN[what] if asked == AUTO else (asked.strip().lower(),)
+
+
+def _places(header: list[str], columns: Columns, path: Path) -> _Places:
+    found = {what: _first_match(header, _candidates(columns, what)) for what in KNOWN}
+    missing = [getattr(columns, what).replace(AUTO, what) for what in ("image", "caption") if not found[what]]
+    if columns.split != AUTO and not found["split"]:
+        missing.append(columns.split)
+    if missing:
+        raise DataError(
+            f"{path}, line 1: no column {' and '.join(missing)}; the header is {header}; "
+            "mend it, or name the columns in params.data"
+        )
+    captions = [place for place in found["caption"] if place != found["image"][0]]
+    return _Places(found["image"][0], captions, next(iter(found["split"]), None), len(header))
+
+
+def _delimited_entries(fields: list[str], places: _Places, path: Path, line: int) -> Iterator[Entry]:
+    surplus = len(fields) - places.width
     if surplus:
+        image = fields[places.image] if places.image < len(fields) else ""
         wrong = (
             f"{surplus} fields too many; quote captions with commas" if surplus > 0 else f"{-surplus} fields too few"
         )
-        captions.skip(row.get("image", ""), wrong, path, line)
-    elif split not in (None, *SPLITS):
-        captions.skip(row["image"], f"split must be one of {', '.join(SPLITS)}, got {split!r}", path, line)
-    else:
-        captions.add(row["image"].strip(), row["caption"], split, path, line)
+        yield skip(image, wrong, path, line)
+        return
+    split = fields[places.split] if places.split is not None else None
+    captions: list[Any] = [fields[place] for place in places.captions]
+    if len(captions) > 1:
+        captions = [caption for caption in captions if caption.strip()] or [""]
+    yield from _entries(fields[places.image], captions, split, path, line)
+
+
+def _entries(image: Any, captions: list[Any], split: Any, path: Path, line: int) -> Iterator[Entry]:
+    name = None
+    if split is not None and str(split).strip():
+        name = SPLIT_NAMES.get(str(split).strip().lower())
+        if name is None:
+            image = image if isinstance(image, str) else ""
+            yield skip(image, f"split must be one of {', '.join(SPLITS)}, got {str(split)[:40]!a}", path, line)
+            return
+    for caption in captions:
+        yield make_row(image, caption, name, path, line)
+
+
+def _read_json_lines(path: Path, encoding: str, columns: Columns) -> Iterator[Entry]:
+    with open_text(path, encoding) as file:
+        for number, text in lines(file):
+            if not text.strip():
+                continue
+            try:
+                record = json.loads(text)
+            except (ValueError, RecursionError) as error:
+                yield skip("", f"not valid JSON: {str(error)[:100]}", path, number)
+                continue
+            yield from _json_entries(record, columns, path, number)
+
+
+def _json_entries(record: Any, columns: Columns, path: Path, line: int) -> Iterator[Entry]:
+    if not isinstance(record, dict):
+        yield skip("", "not a JSON object", path, line)
+        return
+    keys = list(record)
+    names = [_name(key) for key in keys]
+    found = {what: [keys[n] for n in _first_match(names, _candidates(columns, what))] for what in KNOWN}
+    if not found["image"] or not found["caption"]:
+        lacking = [what for what in ("image", "caption") if not found[what]]
+        yield skip("", f"no key {' and '.join(lacking)}; the keys are {', '.join(keys)[:100]!a}", path, line)
+        return
+    image = record[found["image"][0]]
+    captions: list[Any] = []
+    for key in found["caption"]:
+        captions += record[key] if isinstance(record[key], list) else [record[key]]
+    if not captions:
+        yield skip(image if isinstance(image, str) else "", "the list of captions is empty", path, line)
+        return
+    split = record[found["split"][0]] if found["split"] else None
+    yield from _entries(image, captions, split, path, line)

@@ -211,9 +211,19 @@ _PLAIN = re.compile(
     r"([A-Za-z]+)(?=[ \n]|[,;][ \n]|\.\n)|[ \t][ \t\u00a0]*|[.,;](?=\n| [^.])"
 )
 
+# Many captions are nothing but such words, with a full stop at the end or none: their words are their tokens.
+_ALL_PLAIN = re.compile(r"([A-Za-z]+(?: +[A-Za-z]+)*)( *)\.? *")
+_IN_PARTS = frozenset({"cannot", "gonna", "gotta", "wanna", "lemme", "gimme"})
+_ABBREVIATION = re.compile(rf"(?i:[a-z]|{_TITLE}|{_ENDING})")
+
 
 def tokenize(text: str) -> list[str]:
     """The lower-case tokens of one caption, punctuation dropped."""
+    plain = _ALL_PLAIN.fullmatch(text)
+    if plain is not None:
+        words = plain[1].lower().split()
+        if _IN_PARTS.isdisjoint(words) and (plain[2] or not _ABBREVIATION.fullmatch(words[-1])):
+            return words
     # Two line ends stand for the next caption, which some rules look at.
     text = text.replace("\n", " ") + "\n\n"
     tokens: list[str] = []

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from pipeline.captions import characters
+from pipeline.captions.units import spaced
 from pipeline.errors import ArtefactError
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
@@ -40,8 +42,13 @@ class Vocabulary:
         return [[BOS, *(number.get(token, UNK) for token in caption), EOS] for caption in captions]
 
     def decode(self, numbers: Iterable[int]) -> str:
-        """Words with single spaces between."""
-        return " ".join(self.tokens[number] for number in numbers)
+        """The caption as it is read: words with single spaces between, or characters."""
+        between = "" if self.tokenizer == characters.NAME else " "
+        return between.join(self.tokens[number] for number in numbers).strip()
+
+    def for_metrics(self, caption: str) -> str:
+        """A caption that `decode` gave, as the metrics take it: tokens with single spaces between."""
+        return spaced(characters.tokenize(caption)) if self.tokenizer == characters.NAME else caption
 
     def coverage(self, captions: Iterable[Sequence[str]]) -> float:
         """The share of the captions' words that are known."""

@@ -37,6 +37,13 @@ def predict(
     beam: Annotated[int, typer.Option(min=1, help="Captions kept in the search; 1 is greedy.")] = 3,
     max_length: Annotated[int, typer.Option(min=1, help="Longest caption, in words.")] = 30,
     length_penalty: Annotated[float, typer.Option(min=0, help="0 favours short captions.")] = 0.7,
+    min_length: Annotated[int, typer.Option(min=0, help="Shortest caption, in words.")] = 0,
+    no_repeat_ngram: Annotated[int, typer.Option(min=0, help="No sequence of so many words twice; 0: any.")] = 0,
+    sample: Annotated[bool, typer.Option("--sample", help="Draw captions at random instead of searching.")] = False,
+    temperature: Annotated[float, typer.Option(min=0.01, help="Of --sample: below 1 is more cautious.")] = 1.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Of --sample: from so many likeliest words; 0: all.")] = 0,
+    top_p: Annotated[float, typer.Option(min=0.01, max=1, help="Of --sample: from the words of this share.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of --sample: the same seed draws the same captions.")] = 0,
     attention: Annotated[
         Path | None, typer.Option(help="Write a picture per picture into this folder: where the decoder looked.")
     ] = None,
@@ -48,7 +55,18 @@ def predict(
     """Caption pictures with a trained model."""
     files = sources.find(pictures)
     captioner = load(model, runtime, device)
-    search = captioner.make_search(beam_size=beam, max_length=max_length, length_penalty=length_penalty)
+    if sample:
+        search = captioner.make_sampling(
+            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, max_length=max_length
+        )
+    else:
+        given = {"min_length": min_length, "no_repeat_ngram": no_repeat_ngram}
+        search = captioner.make_search(
+            beam_size=beam,
+            max_length=max_length,
+            length_penalty=length_penalty,
+            **{name: value for name, value in given.items() if value},
+        )
     answers = captioner.answers(
         sources.opened(files), search, captions=captions, attention=attention is not None, batch_size=batch_size
     )

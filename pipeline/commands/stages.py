@@ -1,5 +1,6 @@
 """The stages of dvc.yaml as commands: read params.yaml, run the stage on the project's paths, say what came out."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,12 @@ from pipeline.commands.terminal import (
 )
 
 if TYPE_CHECKING:
+    from pipeline.stages.prepare import Prepared
     from pipeline.training.loop import Epoch
+
+
+DIGESTS = "pictures.csv"
+"""Where the digests of pictures are remembered, in the store's folder."""
 
 
 def prepare(params: ParamsFile = paths.PARAMS) -> None:
@@ -30,19 +36,45 @@ def prepare(params: ParamsFile = paths.PARAMS) -> None:
             captions_out=paths.CAPTIONS,
             images_out=paths.IMAGES,
             skipped_out=paths.SKIPPED_ROWS,
+            memory=store_folder() / DIGESTS,
             progress=progress,
         )
-    for one in found.skipped[:5]:
-        say(f"skipped: {one.file}, line {one.line}: {one.image or '(no name)'}: {one.reason}")
-    if len(found.skipped) > 5:
-        say(f"skipped: {len(found.skipped) - 5} more, all in {paths.SKIPPED_ROWS}")
     if found.images != Path(given.data.images):
         say(
             f"warning: the pictures are not in {given.data.images} but in {found.images}; "
             "set params.data.images so that dvc notices when they change"
         )
+    for line in describe(found, given.vocab.unit):
+        say(line)
+
+
+def describe(found: "Prepared", unit: str) -> Iterator[str]:
+    """A dataset in words; the last line is its size."""
+    for one in found.skipped[:5]:
+        place = f"{one.file}, line {one.line}" if one.line else one.file
+        yield f"skipped: {place}: {one.image or '(no name)'}: {one.reason}"
+    if len(found.skipped) > 5:
+        yield f"skipped: {len(found.skipped) - 5} more, all in {paths.SKIPPED_ROWS}"
+    if found.saw:
+        yield f"format: {found.format}: {found.saw}"
+    yield from (f"note: {note}" for note in found.notes)
+    if found.without_captions:
+        yield f"note: {found.without_captions} pictures in {found.images} have no caption; they are not used"
+    if found.copies:
+        yield f"note: {found.copies} pictures are copies of another one in their split"
+    known = ", ".join(f"{count} {split}" for split, count in found.known_captions.items() if count)
+    if known:
+        yield f"note: captions that also stand word for word in the train split: {known}"
+    if found.unspaced >= 0.1 and unit == "word":
+        yield (
+            f"warning: {found.unspaced:.0%} of the captions are in a script that does not part words with spaces; "
+            "set params.vocab.unit to character"
+        )
     splits = ", ".join(f"{count} {split}" for split, count in found.pictures.items())
-    say(f"prepare: {sum(found.pictures.values())} images ({splits}), {found.captions} captions")
+    yield (
+        f"prepare: {sum(found.pictures.values())} images ({splits}), {found.captions} captions, "
+        f"{len(found.skipped)} skipped, {found.hashed} hashed"
+    )
 
 
 def extract(params: ParamsFile = paths.PARAMS) -> None:
@@ -79,7 +111,8 @@ def vocab(params: ParamsFile = paths.PARAMS) -> None:
     from pipeline.stages.vocab import build_vocabulary
 
     built = build_vocabulary(read(params).vocab, captions=paths.CAPTIONS, vocabulary_out=paths.VOCABULARY)
-    say(f"vocab: {built.tokens} tokens, which cover {built.val_coverage:.1%} of the words in the val captions")
+    covered = ", ".join(f"{share:.1%} of {split}" for split, share in built.coverage.items())
+    say(f"vocab: {built.tokens} tokens ({built.unit}s), which cover {covered}")
 
 
 def train(params: ParamsFile = paths.PARAMS) -> None:
@@ -118,32 +151,3 @@ def train(params: ParamsFile = paths.PARAMS) -> None:
         f"train: {done.captions} captions of {done.pictures} images, {done.parameters:,} parameters; "
         f"best of {done.trained.epochs} epochs: {best.epoch}, val CIDEr-D {best.val_cider_d:.1f}"
     )
-
-
-def score(params: ParamsFile = paths.PARAMS) -> None:
-    """Caption a split and score it: BLEU, CIDEr-D, ROUGE-L."""
-    from pipeline.stages.score import NAMES, score_split
-
-    given = read(params)
-    announce_device(given.run.device)
-    with progress_bar("score") as progress:
-        result = score_split(
-            given.score,
-            given.run,
-            seed=given.seed,
-            captions=paths.CAPTIONS,
-            images=paths.IMAGES,
-            features=paths.FEATURES,
-            model=paths.MODEL,
-            curve=paths.TRAINING,
-            scores_out=paths.SCORES,
-            captions_out=paths.SCORED_CAPTIONS,
-            report_out=paths.REPORT,
-            progress=progress,
-        )
-    card = result.scorecard
-    say(f"score: {card.pictures} images of the {given.score.split} split (95% interval)")
-    for name, title in NAMES.items():
-        low, high = card.intervals[name]
-        say(f"  {title:8s} {card.scores[name]:6.1f}   {low:6.1f} to {high:.1f}")
-    say(f"  look at {paths.REPORT}")

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,7 +32,7 @@ def progress_bar(title: str) -> Iterator[Any]:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(title, total=None)
-            yield lambda done, total, note="": bar.update(task, completed=done, total=total)
+            yield lambda done, total, note="": bar.update(task, completed=done, total=total or None)
         return
     last = time.monotonic()
 
@@ -40,7 +40,7 @@ def progress_bar(title: str) -> Iterator[Any]:
         nonlocal last
         if time.monotonic() - last >= _EVERY:
             last = time.monotonic()
-            say(f"{title}: {done} of {total} {note}")
+            say(f"{title}: {done}{f' of {total}' if total else ''} {note}")
 
     yield line
 
@@ -67,3 +67,16 @@ def store_folder() -> Path:
     """Where features outlive every output: `$CAPTIONER_CACHE`, or the main repository's, also from a copy of it."""
     named = os.environ.get("CAPTIONER_CACHE")
     return Path(named) if named else Path(os.environ.get("DVC_ROOT", ".")) / ".cache" / "features"
+
+
+def aligned(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> str:
+    """Rows of text with their columns below each other; those numbered in `right` end at one edge."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = (
+        "  ".join(
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
+    return "\n".join(line.rstrip() for line in lines)

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.archives import read_picture
 from pipeline.device import single_compute_thread
 from pipeline.errors import DiskError
 from pipeline.features import images
@@ -160,7 +161,7 @@ def _encode(batch: Sequence[Picture], encoder: Encoder) -> Encoded:
     keys, inputs, bad = [], [], {}
     for picture in batch:
         try:
-            content = picture.path.read_bytes()
+            content = read_picture(picture.path)
             if hashlib.sha256(content).hexdigest() != picture.sha256:
                 raise images.ImageError("changed since `prepare` read it; run `dvc repro` again")
             inputs.append(encoder.prepare(images.decode(content)))

@@ -7,16 +7,18 @@ cannot be shown so raises `ImageError` with the reason, never anything else.
 import base64
 import io
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from pipeline.archives import PICTURES
 from pipeline.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP")
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".tif", ".tiff", ".bmp"})
+SUFFIXES = PICTURES
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused before they are unpacked: a few kilobytes can claim terabytes."""
 BACKGROUND = (255, 255, 255)
@@ -95,10 +97,36 @@ def as_picture(value: bytes | NDArray[Any] | Image.Image) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(value)).convert("RGB")
 
 
-def thumbnail_uri(content: bytes, side: int) -> str:
-    """A small JPEG of a picture as a `data:` address, for a page that stands alone. Raises `ImageError`."""
+def thumbnail(content: bytes, side: int) -> tuple[str, int, int]:
+    """A small JPEG of a picture as a `data:` address, for a page that stands alone; its width and height.
+
+    Raises `ImageError`."""
     picture = decode(content)
     picture.thumbnail((side, side), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    picture.save(buffer, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode(), picture.width, picture.height
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a picture file holds, as it is stored."""
+
+    width: int
+    height: int
+    mode: str
+    """Pillow's name of the pixels' kind: RGB, L (grey), P (palette), RGBA and so on."""
+    format: str
+
+
+def describe(content: bytes, *, whole: bool) -> Description:
+    """Raises `ImageError` for what cannot be used; not `whole` reads the header alone and so finds less."""
+    if whole:
+        decode(content)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+                return Description(picture.width, picture.height, picture.mode, picture.format or "")
+    except Exception as error:
+        raise ImageError(f"damaged: {error or type(error).__name__}") from error

@@ -1,42 +1,61 @@
 """prepare: a dataset in its own format becomes two plain tables.
 
 Reads the captions and the pictures' bytes. Writes captions.csv (image, caption, split), images.csv (image, path,
-sha256, split) and skipped.csv (stage, file, line, image, reason), each in the order of the pictures' ids.
+sha256, split) and skipped.csv (stage, file, line, image, reason), each in the order of the pictures' ids. A picture's
+path is a file's, or a place in an archive (see `pipeline.archives`).
 """
 
-from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import os
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.captions.coco import read_coco
-from pipeline.captions.flickr8k import read_flickr8k
-from pipeline.captions.rows import SPLITS, Captions, Row, Skipped
-from pipeline.captions.splits import assign_splits
-from pipeline.captions.table import read_table
+from pipeline.captions.formats import Recognised, read_captions, recognise
+from pipeline.captions.pictures import PictureFolder
+from pipeline.captions.rows import SPLITS, Captions, Entry, Row, Skipped, skip
+from pipeline.captions.scripts import unspaced
+from pipeline.captions.splits import drawn_splits, splits_of
+from pipeline.captions.table import Columns
 from pipeline.errors import DataError
-from pipeline.files import sha256_of, write_csv
+from pipeline.files import write_csv
 from pipeline.progress import Progress, silent
+from pipeline.stages.digests import DigestMemory, digests_of
 from pipeline.stages.tables import CAPTION_COLUMNS, IMAGE_COLUMNS, SKIPPED_COLUMNS
 
 if TYPE_CHECKING:
     from pipeline.params import DataParams
 
-READERS: dict[str, Callable[[Path], Captions]] = {"table": read_table, "flickr8k": read_flickr8k, "coco": read_coco}
+SHOWN = 10
+"""Pictures that a message names of many."""
 
 
 @dataclass(frozen=True)
 class Prepared:
     """What was found."""
 
+    format: str
+    saw: str
+    """What the format was recognised by; empty where params.yaml names it."""
     pictures: dict[str, int]
     """By split."""
     captions: int
     skipped: tuple[Skipped, ...]
     images: Path
     """The folder that the pictures were found in."""
+    hashed: int
+    """Pictures whose bytes were read; the others are as they were."""
+    notes: tuple[str, ...]
+    """What was taken for granted."""
+    without_captions: int
+    """Pictures beside the others that no caption names."""
+    copies: int
+    """Pictures with the same bytes as another one of their split."""
+    known_captions: dict[str, int]
+    """Captions of val and of test that stand word for word among the training captions."""
+    unspaced: float
+    """The share of captions in a script without spaces between words."""
 
 
 def prepare(
@@ -46,35 +65,64 @@ def prepare(
     captions_out: Path,
     images_out: Path,
     skipped_out: Path,
+    memory: Path | None = None,
     progress: Progress = silent,
 ) -> Prepared:
-    """Raises `DataError` when nothing, or less than `max_bad` allows, can be used."""
-    source, folder = Path(params.captions), Path(params.images)
-    found = READERS[params.format](source)
-    rows = assign_splits(found.rows, seed)
-    if not rows:
-        raise DataError(_nothing(source, found))
-    names = sorted({row.image for row in rows}, key=str.encode)
-    folder = _image_folder(folder, source, names)
-    splits = _split_of_each_picture(rows)
-    digests, skipped = _hash(folder, names, rows, progress)
-    skipped = [*found.skipped, *skipped]
-    rows = [row for row in rows if row.image in digests]
-    bad_pictures = len(names) - len(digests)
-    _refuse_too_many("pictures", bad_pictures, len(names), params.max_bad, skipped[len(found.skipped) :])
-    _refuse_too_many("caption rows", len(found.skipped), len(found.skipped) + len(found.rows), params.max_bad, skipped)
-    _refuse_empty_train(splits, digests, source)
+    """`memory`: a file outside the outputs in which pictures' digests are remembered.
 
+    Raises `DataError` when nothing, or less than `max_bad` allows, can be used, and when a picture is in two splits.
+    """
+    source = Path(params.captions)
+    dataset = recognise(source, params.encoding) if params.format == "auto" else Recognised(params.format, source, "")
+    columns = Columns(params.image_column, params.caption_column, params.split_column)
+    entries = read_captions(dataset.format, dataset.captions, encoding=params.encoding, columns=columns)
+    found = Captions.of(_counted(entries, progress))
+    if not found.rows:
+        raise DataError(_nothing(source, found))
+    pictures = _picture_folder(Path(params.images), dataset.captions, found.rows)
+    places, rows, lost = _locate(pictures, found.rows, progress)
+    digests = digests_of(list(places.values()), DigestMemory(memory), progress)
+    sha256 = {image: digests.sha256[path] for image, path in places.items() if path in digests.sha256}
+    unreadable = {image: digests.unreadable[path] for image, path in places.items() if path in digests.unreadable}
+    first = {row.image: row for row in reversed(rows)}
+    lost += [skip(image, reason, first[image].file, first[image].line) for image, reason in sorted(unreadable.items())]
+    rows = [row for row in rows if row.image in sha256]
+    skipped = [*found.skipped, *lost]
+    _refuse_too_many("pictures", len(lost), len(sha256) + len(lost), params.max_bad, lost)
+    read = len(found.skipped) + len(found.rows)
+    _refuse_too_many("caption rows", len(found.skipped), read, params.max_bad, found.skipped)
+    splits = splits_of(rows, sha256, seed)
+    drawn = drawn_splits(rows, sha256)
+    _refuse_leaks(sha256, splits)
+    _refuse_empty(splits, source)
+
+    names = sorted(sha256, key=str.encode)
     rows.sort(key=lambda row: row.image.encode())  # stable: a picture's captions stay in the dataset's order
-    write_csv(captions_out, CAPTION_COLUMNS, ((row.image, row.caption, row.split) for row in rows))
-    write_csv(
-        images_out,
-        IMAGE_COLUMNS,
-        ((image, (folder / image).as_posix(), digests[image], splits[image]) for image in names if image in digests),
-    )
+    write_csv(captions_out, CAPTION_COLUMNS, ((row.image, row.caption, splits[row.image]) for row in rows))
+    write_csv(images_out, IMAGE_COLUMNS, ((image, places[image], sha256[image], splits[image]) for image in names))
     write_csv(skipped_out, SKIPPED_COLUMNS, (("prepare", one.file, one.line, one.image, one.reason) for one in skipped))
-    counts = Counter(splits[image] for image in digests)
-    return Prepared({split: counts[split] for split in SPLITS}, len(rows), tuple(skipped), folder)
+    counts = Counter(splits.values())
+    return Prepared(
+        format=dataset.format,
+        saw=dataset.saw,
+        pictures={split: counts[split] for split in SPLITS},
+        captions=len(rows),
+        skipped=tuple(skipped),
+        images=pictures.root,
+        hashed=digests.hashed,
+        notes=(*found.notes, *filter(None, [drawn])),
+        without_captions=_unnamed(pictures, set(places.values()), found.skipped),
+        copies=len(sha256) - len(set(sha256.values())),
+        known_captions=_known_captions(rows, splits),
+        unspaced=unspaced(row.caption for row in rows),
+    )
+
+
+def _counted(entries: Iterable[Entry], progress: Progress) -> Iterable[Entry]:
+    for number, entry in enumerate(entries, start=1):
+        if number % 1000 == 0:
+            progress(number, 0, "captions read")
+        yield entry
 
 
 def _nothing(source: Path, found: Captions) -> str:
@@ -84,63 +132,65 @@ def _nothing(source: Path, found: Captions) -> str:
     return f"{source}: no usable caption; the first of {len(found.skipped)} refused: line {first.line}: {first.reason}"
 
 
-def _image_folder(folder: Path, source: Path, names: list[str]) -> Path:
+def _picture_folder(folder: Path, source: Path, rows: list[Row]) -> PictureFolder:
     """`folder` where it holds some of the pictures; else the place beside the captions where the formats have them."""
+    names = list(dict.fromkeys(row.image for row in rows))
+    asked = PictureFolder(folder)
+    if folder.exists() and any(asked.find(name) for name in names):
+        return asked
     beside = source if source.is_dir() else source.parent
-    candidates = [folder, beside / "Images", beside / "images", beside, beside.parent]
-    for candidate in candidates:
-        if any((candidate / name).is_file() for name in names):
-            return candidate
-    places = ", ".join(dict.fromkeys(str(candidate) for candidate in candidates))
+    places = [beside / "Images", beside / "images", beside / "Flicker8k_Dataset", beside, beside.parent]
+    for place in places:
+        if any((place / name).is_file() for name in names):
+            return PictureFolder(place)
+    shown = ", ".join(dict.fromkeys(str(place) for place in [folder, *places]))
     raise DataError(
         f"{folder}: holds none of the {len(names)} pictures that {source} names, such as {names[0]}; "
-        f"looked in {places}; set params.data.images"
+        f"looked in {shown}; set params.data.images"
     )
 
 
-def _split_of_each_picture(rows: list[Row]) -> dict[str, str]:
-    splits: dict[str, str] = {}
+def _locate(
+    pictures: PictureFolder, rows: list[Row], progress: Progress
+) -> tuple[dict[str, str], list[Row], list[Skipped]]:
+    """The path of each picture, the rows with one name for each picture, and the pictures that are not there.
+
+    Two names of one file (in upper and lower case, say) become the first in the order of names.
+    """
+    first: dict[str, Row] = {}
     for row in rows:
-        assert row.split is not None
-        if splits.setdefault(row.image, row.split) != row.split:
-            raise DataError(
-                f"{row.file}, line {row.line}: {row.image} is in {row.split} and also in {splits[row.image]}; "
-                "a picture belongs to one split"
+        first.setdefault(row.image, row)
+    names: dict[str, str] = {}
+    by_path: dict[str, str] = {}
+    lost = []
+    for number, image in enumerate(sorted(first, key=str.encode), start=1):
+        path = pictures.find(image)
+        if path is None or pictures.leaves(path):
+            there = os.path.exists(pictures.root / image)
+            reason = (
+                "the picture's path leaves the image folder" if path else "not a file" if there else "no such picture"
             )
-    return splits
+            lost.append(skip(image, reason, first[image].file, first[image].line))
+        else:
+            names[image] = by_path.setdefault(path, image)
+        if number % 1000 == 0:
+            progress(number, len(first), "pictures found")
+    kept = [
+        row if names[row.image] == row.image else replace(row, image=names[row.image])
+        for row in rows
+        if row.image in names
+    ]
+    return {image: path for path, image in by_path.items()}, kept, lost
 
 
-def _hash(folder: Path, names: list[str], rows: list[Row], progress: Progress) -> tuple[dict[str, str], list[Skipped]]:
-    """The sha256 of each picture that can be read, and the others."""
-    places: dict[str, Row] = {}
-    for row in rows:
-        places.setdefault(row.image, row)
-    digests, skipped = {}, []
-    with ThreadPoolExecutor() as pool:
-        for number, (name, result) in enumerate(zip(names, pool.map(lambda n: _digest(folder, n), names), strict=True)):
-            if isinstance(result, str):
-                digests[name] = result
-            else:
-                row = places[name]
-                skipped.append(Skipped(row.file, row.line, name, result[0]))
-            progress(number + 1, len(names), "pictures hashed")
-    return digests, skipped
+def _unnamed(pictures: PictureFolder, used: Collection[str], skipped: Sequence[Skipped]) -> int:
+    """Pictures that no row names, as far as the reader has not reported them already."""
+    reported = {one.image for one in skipped}
+    listing = pictures.listing()
+    return sum(listing[name] not in used and name not in reported for name in pictures.names())
 
 
-def _digest(folder: Path, name: str) -> str | tuple[str]:
-    """A sha256, or the reason in a tuple."""
-    path = folder / name
-    try:
-        if not path.is_file():
-            return ("no such picture" if not path.exists() else "not a file",)
-        if not path.resolve().is_relative_to(folder.resolve()):
-            return ("the picture's path leaves the image folder",)
-        return sha256_of(path)
-    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
-        return (f"cannot be read: {error}",)
-
-
-def _refuse_too_many(what: str, bad: int, total: int, allowed: float, skipped: list[Skipped]) -> None:
+def _refuse_too_many(what: str, bad: int, total: int, allowed: float, skipped: Sequence[Skipped]) -> None:
     if bad > allowed * total:
         shown = "\n".join(f"  {one.file}, line {one.line}: {one.image}: {one.reason}" for one in skipped[:5])
         raise DataError(
@@ -149,8 +199,34 @@ def _refuse_too_many(what: str, bad: int, total: int, allowed: float, skipped: l
         )
 
 
-def _refuse_empty_train(splits: dict[str, str], digests: dict[str, str], source: Path) -> None:
-    counts = Counter(splits[image] for image in digests)
+def _refuse_leaks(sha256: Mapping[str, str], splits: Mapping[str, str]) -> None:
+    """A picture that is scored and trained on, under whatever name, makes every score a lie."""
+    same: dict[str, list[str]] = defaultdict(list)
+    for image in sorted(sha256, key=str.encode):
+        same[sha256[image]].append(image)
+    pairs = [
+        (images[0], other) for images in same.values() for other in images[1:] if splits[other] != splits[images[0]]
+    ]
+    if pairs:
+        shown = "\n".join(f"  {one} ({splits[one]}) and {two} ({splits[two]})" for one, two in pairs[:SHOWN])
+        more = f"\n  and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else ""
+        raise DataError(
+            f"{len(pairs)} pairs of pictures are the same picture in two splits:\n{shown}{more}\n"
+            "keep one of each pair, or put both into one split"
+        )
+
+
+def _refuse_empty(splits: Mapping[str, str], source: Path) -> None:
+    counts = Counter(splits.values())
     for split in ("train", "val"):
         if not counts[split]:
-            raise DataError(f"{source}: no picture is in the {split} split ({dict(counts)}); training needs both")
+            raise DataError(
+                f"{source}: no picture is in the {split} split ({dict(counts)}), and training needs both; give the "
+                "pictures splits, or more pictures"
+            )
+
+
+def _known_captions(rows: Sequence[Row], splits: Mapping[str, str]) -> dict[str, int]:
+    train = {row.caption for row in rows if splits[row.image] == "train"}
+    known = Counter(splits[row.image] for row in rows if row.caption in train)
+    return {split: known[split] for split in SPLITS[1:]}

@@ -1,11 +1,11 @@
 """score: captions for a split, and how good they are.
 
 Reads captions.csv, images.csv, features.h5, captioner.safetensors and training.csv. Writes scores.json, captions.csv
-(each picture's caption beside its references) and report.html.
+(each picture's caption beside its references), bleu.csv and lengths.csv (for plots), report.html and the model's card.
 """
 
-import csv
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,41 +13,36 @@ from typing import TYPE_CHECKING
 import torch
 
 from pipeline.bundle import Bundle
-from pipeline.captions import tokenizer
-from pipeline.decoders.search import Search, beam_search
+from pipeline.captions.results import join_references
+from pipeline.captions.units import tokenizer_of
+from pipeline.captions.vocabulary import SPECIAL
+from pipeline.decoders.search import Hypothesis, Search, beam_search
 from pipeline.device import choose_device
 from pipeline.errors import DataError
+from pipeline.evaluation import Evaluation, evaluate
+from pipeline.exploration import explore
 from pipeline.features.cache import FeatureCache
-from pipeline.features.images import ImageError, thumbnail_uri
 from pipeline.files import write_csv, write_json, write_text
-from pipeline.metrics.scorecard import Scorecard, degeneracy, score
+from pipeline.model_card import ModelFacts, render_model_card
 from pipeline.progress import Progress, silent
-from pipeline.report import Card, render_report
-from pipeline.stages.tables import Image, read_captions, read_images
+from pipeline.report import render_report
+from pipeline.stages.gallery import make_cards
+from pipeline.stages.tables import Image, read_captions, read_curves, read_images
 
 if TYPE_CHECKING:
     from pipeline.params import RunParams, ScoreParams
 
 BATCH = 64
-CARDS = 24
-NAMES = {
-    "bleu_1": "BLEU-1",
-    "bleu_2": "BLEU-2",
-    "bleu_3": "BLEU-3",
-    "bleu_4": "BLEU-4",
-    "cider_d": "CIDEr-D",
-    "rouge_l": "ROUGE-L",
-}
+SPLITS = ("train", "val", "test")
+OPENED = 2000
+"""Pictures whose headers are read for the report; `captioner stats` opens all."""
 
 
 @dataclass(frozen=True)
 class Scored:
     """A split's captions and scores."""
 
-    scorecard: Scorecard
-    captions: dict[str, str]
-    degeneracy: dict[str, float]
-    """Signs that the model says one sentence for everything."""
+    evaluation: Evaluation
     without_features: int
     """Pictures that could not be decoded, so that they are not in the scores."""
 
@@ -64,54 +59,58 @@ def score_split(
     curve: Path,
     scores_out: Path,
     captions_out: Path,
+    bleu_out: Path,
+    lengths_out: Path,
     report_out: Path,
+    card_out: Path,
     progress: Progress = silent,
 ) -> Scored:
-    """Raises `DataError`, `ArtefactError`."""
+    """Raises `DataError`, `ArtefactError`; `ParamsError` when METEOR is asked for and cannot be had."""
     cache = FeatureCache.open(features)
     bundle = Bundle.load(model)
     bundle.check_features(cache.spec, features)
-    everything = read_captions(captions, params.split)
+    splits = {split: read_captions(captions, split) for split in SPLITS}
     known = cache.index()
-    references = {image: texts for image, texts in everything.items() if image in known}
+    references = {image: texts for image, texts in splits[params.split].items() if image in known}
     if not references:
         raise DataError(f"{captions}: no picture of the {params.split} split has features; check params.score.split")
-    search = Search(**params.model_dump(exclude={"split"}))
-    generated = _generate(bundle, cache, list(references), search, run, progress)
-    tokenised = [[" ".join(tokenizer.tokenize(text)) for text in texts] for texts in references.values()]
-    card = score(list(generated.values()), tokenised, seed=seed)
-    signs = degeneracy(list(generated.values()), len(bundle.vocabulary))
-    result = Scored(card, generated, signs, len(everything) - len(references))
-
-    write_json(scores_out, _metrics(result))
-    per_picture = zip(generated.items(), references.values(), card.per_picture["cider_d"], strict=True)
-    write_csv(
-        captions_out,
-        ("image", "caption", "cider_d", "references"),
-        ((image, caption, f"{value:.4f}", " | ".join(texts)) for (image, caption), texts, value in per_picture),
+    search = Search(**params.model_dump(exclude={"split", "meteor"}))
+    found = _generate(bundle, cache, list(references), search, run, progress)
+    generated = {image: bundle.vocabulary.decode(best.tokens) for image, best in found.items()}
+    evaluation = evaluate(
+        generated,
+        references,
+        seed=seed,
+        vocabulary_size=len(bundle.vocabulary) - len(SPECIAL),
+        meteor=params.meteor,
+        tokenize=tokenizer_of(bundle.vocabulary.tokenizer, str(model)),
     )
-    rows = {row.image: row for row in read_images(images)}
+    scored = Scored(evaluation, len(splits[params.split]) - len(references))
+
+    write_json(scores_out, {**evaluation.metrics(), "without_features": scored.without_features})
+    _write_captions(captions_out, evaluation)
+    _write_plots(bleu_out, lengths_out, evaluation)
+    rows = read_images(images)
+    facts = _facts(bundle)
+    digests = {row.image: row.sha256 for row in rows}
+    files = {row.image: row.path for row in rows}
     page = render_report(
         title=f"Captions of the {params.split} split",
-        scores={NAMES[name]: _with_interval(card, name) for name in NAMES},
-        facts={
-            "pictures": f"{len(generated)} ({result.without_features} could not be decoded)",
-            "decoder": str(bundle.decoder_params),
-            "encoder": bundle.spec.to_json(),
-            "search": str(params.model_dump()),
-            "training": str(bundle.trained_on),
-            "BLEU": card.signature,
-        },
-        curve=_validation_curve(curve),
-        cards=_cards(generated, references, rows),
+        lead=_lead(facts, evaluation, params),
+        evaluation=evaluation,
+        exploration=explore(splits, files, digests, sample=OPENED, whole=False),
+        curves=read_curves(curve),
+        cards=make_cards(found, evaluation, files, bundle.spec, seed=seed),
+        made_from=_made_from(params, bundle, facts, scored, seed),
     )
     write_text(report_out, page)
-    return result
+    write_text(card_out, _card(params, facts, evaluation, rows, splits))
+    return scored
 
 
 def _generate(
     bundle: Bundle, cache: FeatureCache, images: Sequence[str], search: Search, run: "RunParams", progress: Progress
-) -> dict[str, str]:
+) -> dict[str, Hypothesis]:
     """The best caption of each picture."""
     device = choose_device(run.device)
     decoder = bundle.decoder.to(device)
@@ -119,42 +118,125 @@ def _generate(
     for start in range(0, len(images), BATCH):
         names = images[start : start + BATCH]
         rows = torch.from_numpy(cache.load(names)).to(device).float()
-        for name, (best, *_) in zip(names, beam_search(decoder, rows, search), strict=True):
-            captions[name] = bundle.vocabulary.decode(best.tokens)
+        for name, (best, *_) in zip(names, beam_search(decoder, rows, search, attention=True), strict=True):
+            captions[name] = best
         progress(min(start + BATCH, len(images)), len(images), "pictures captioned")
     return captions
 
 
-def _metrics(result: Scored) -> dict[str, object]:
-    card = result.scorecard
+def _write_captions(path: Path, evaluation: Evaluation) -> None:
+    values = evaluation.scorecard.per_picture["cider_d"]
+    write_csv(
+        path,
+        ("image", "caption", "cider_d", "references"),
+        (
+            (image, evaluation.captions[image], f"{value:.4f}", join_references(texts))
+            for (image, texts), value in zip(evaluation.references.items(), values, strict=True)
+        ),
+    )
+
+
+def _write_plots(bleu: Path, lengths: Path, evaluation: Evaluation) -> None:
+    """What `dvc plots` draws."""
+    card = evaluation.scorecard
+    orders = [name for name in card.scores if name.startswith("bleu_")]
+    write_csv(
+        bleu,
+        ("n", "bleu", "low", "high"),
+        (
+            (name.removeprefix("bleu_"), *(f"{value:.4f}" for value in (card.scores[name], *card.intervals[name])))
+            for name in orders
+        ),
+    )
+    ours, theirs = evaluation.lengths, evaluation.reference_lengths
+    write_csv(
+        lengths,
+        ("words", "generated", "references"),
+        (
+            (length, f"{ours[length] / ours.total():.6f}", f"{theirs[length] / theirs.total():.6f}")
+            for length in range(max(*ours, *theirs) + 1)
+        ),
+    )
+
+
+def _facts(bundle: Bundle) -> ModelFacts:
+    return ModelFacts(
+        spec=bundle.spec,
+        decoder=bundle.decoder_params,
+        vocabulary=len(bundle.vocabulary),
+        parameters=sum(part.numel() for part in bundle.decoder.parameters()),
+        regions=bundle.regions,
+        channels=bundle.channels,
+        trained_on=bundle.trained_on,
+        carries_encoder=bundle.encoder_tensors is not None,
+    )
+
+
+def _lead(facts: ModelFacts, evaluation: Evaluation, params: "ScoreParams") -> str:
+    weights = "random weights" if facts.spec.weights.startswith("random") else facts.spec.weights
+    return (
+        f"{evaluation.scorecard.pictures:,} pictures, captioned by the {facts.decoder['kind']} decoder on "
+        f"{facts.spec.name} ({weights}), beam {params.beam_size}"
+    )
+
+
+def _made_from(
+    params: "ScoreParams", bundle: Bundle, facts: ModelFacts, scored: Scored, seed: int
+) -> dict[str, dict[str, str]]:
+    """The params and digests behind the page."""
+    trained_on = {key: value for key, value in facts.trained_on.items() if not isinstance(value, Mapping)}
+    settings = {f"{part}.{key}": value for part, values in facts.trained_on.items() if isinstance(values, Mapping)
+                for key, value in values.items()}  # fmt: skip
+    spec = facts.spec
     return {
-        **{name: round(value, 4) for name, value in card.scores.items()},
-        "intervals": {name: [round(low, 4), round(high, 4)] for name, (low, high) in card.intervals.items()},
-        "pictures": card.pictures,
-        "without_features": result.without_features,
-        **{name: round(value, 4) for name, value in result.degeneracy.items()},
-        "signature": card.signature,
+        "Scores": _text(
+            {
+                "pictures": f"{len(scored.evaluation.captions):,} ({scored.without_features:,} could not be decoded)",
+                "BLEU": scored.evaluation.scorecard.signature,
+                "seed of the bootstrap": seed,
+                **{f"score.{key}": value for key, value in params.model_dump().items()},
+            }
+        ),
+        "Decoder": _text(
+            {
+                **{f"decoder.{key}": value for key, value in facts.decoder.items()},
+                "vocabulary": f"{facts.vocabulary - len(SPECIAL):,} words",
+                "tokenizer": bundle.vocabulary.tokenizer,
+                "parameters": f"{facts.parameters:,}",
+            }
+        ),
+        "Training": _text({**trained_on, **settings}),
+        "Encoder": _text(
+            {
+                "network": spec.name,
+                "weights": f"{spec.weights}, sha256 {spec.weights_sha256}",
+                "node": f"{spec.node}, {facts.regions} regions of {facts.channels} channels",
+                "precision": f"{spec.precision}, stored as {spec.dtype}",
+                **{f"transform.{key}": value for key, value in vars(spec.transform).items()},
+                "digest": spec.digest,
+            }
+        ),
     }
 
 
-def _with_interval(card: Scorecard, name: str) -> str:
-    low, high = card.intervals[name]
-    return f"{card.scores[name]:.1f}  ({low:.1f} to {high:.1f})"
+def _text(rows: Mapping[str, object]) -> dict[str, str]:
+    return {name: str(value) for name, value in rows.items()}
 
 
-def _validation_curve(path: Path) -> list[float]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return [float(row["val_cider_d"]) for row in csv.DictReader(file)]
-
-
-def _cards(generated: dict[str, str], references: dict[str, list[str]], rows: dict[str, Image]) -> list[Card]:
-    """Every so-many-th picture of the split."""
-    step = max(1, len(generated) // CARDS)
-    cards = []
-    for image in list(generated)[::step][:CARDS]:
-        try:
-            picture = thumbnail_uri(rows[image].path.read_bytes(), 320)
-        except (OSError, ImageError):
-            continue  # gone since it was encoded: its caption stands in the table all the same
-        cards.append(Card(image, picture, generated[image], references[image]))
-    return cards
+def _card(
+    params: "ScoreParams",
+    facts: ModelFacts,
+    evaluation: Evaluation,
+    rows: Sequence[Image],
+    splits: Mapping[str, Mapping[str, Sequence[str]]],
+) -> str:
+    pictures = Counter(row.split for row in rows)
+    return render_model_card(
+        model=facts,
+        card=evaluation.scorecard,
+        degeneracy=evaluation.degeneracy,
+        split=params.split,
+        pictures={split: pictures[split] for split in splits},
+        captions={split: sum(map(len, captions.values())) for split, captions in splits.items()},
+        search={key: value for key, value in params.model_dump().items() if key not in ("split", "meteor")},
+    )

@@ -1,8 +1,10 @@
 """The tables between the stages: their columns, and how they are read back."""
 
+import csv
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.errors import DataError
 from pipeline.files import read_csv
 
 CAPTION_COLUMNS = ("image", "caption", "split")
@@ -32,3 +34,16 @@ def read_captions(path: Path, split: str | None = None) -> dict[str, list[str]]:
         if split in (None, its_split):
             captions.setdefault(image, []).append(caption)
     return captions
+
+
+def read_curves(path: Path) -> dict[str, list[float]]:
+    """The columns of training.csv but the epoch's, whichever there are. Raises `DataError`."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        names = [name for name in (rows[0] if rows else {}) if name != "epoch"]
+        return {name: [float(row[name]) for row in rows if row[name]] for name in names}
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}; run `dvc repro` first") from error
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path}: not a table of numbers: {error}; run `dvc repro -f train`") from error

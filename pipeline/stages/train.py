@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.bundle import Bundle
-from pipeline.captions import tokenizer
+from pipeline.captions.units import MAX_TOKENS, spaced, tokenizer_of
 from pipeline.captions.vocabulary import EOS, Vocabulary
 from pipeline.decoders import make_decoder
 from pipeline.device import choose_device, engine
@@ -32,10 +32,6 @@ from pipeline.training.losses import Reward
 
 if TYPE_CHECKING:
     from pipeline.params import DecoderParams, RunParams, TrainParams
-
-MAX_WORDS = 60
-"""Longer training captions are cut: one of a thousand words would make a thousand steps of a whole batch."""
-
 
 UNSTEADY = {"seconds", "tokens_per_second"}
 """Columns that differ from run to run stay out of the table: an output has the same bytes on every rerun."""
@@ -72,8 +68,7 @@ def train(
     """
     cache = FeatureCache.open(features)
     words = Vocabulary.from_json(read_json(vocabulary), str(vocabulary))
-    if words.tokenizer != tokenizer.NAME:
-        raise ArtefactError(f"{vocabulary}: made with tokenizer {words.tokenizer!r}; run `dvc repro -f vocab`")
+    tokenize = tokenizer_of(words.tokenizer, str(vocabulary))
     known = cache.index()
     train_captions, val_captions = (
         {image: texts for image, texts in read_captions(captions, split).items() if image in known}
@@ -84,7 +79,8 @@ def train(
 
     images = list(train_captions)
     rows = torch.from_numpy(cache.load(images))
-    encoded = [words.encode(tokenizer.tokenize(text)[:MAX_WORDS] for text in train_captions[image]) for image in images]
+    limit = MAX_TOKENS[words.tokenizer]
+    encoded = [words.encode(tokenize(text)[:limit] for text in train_captions[image]) for image in images]
     batches = Batches(
         [caption for texts in encoded for caption in texts],
         [row for row, texts in enumerate(encoded) for _ in texts],
@@ -93,7 +89,7 @@ def train(
     )
     validation = Validation(
         torch.from_numpy(cache.load(list(val_captions))),
-        [[" ".join(tokenizer.tokenize(text)) for text in texts] for texts in val_captions.values()],
+        [[spaced(tokenize(text)) for text in texts] for texts in val_captions.values()],
     )
     device = choose_device(run.device)
     checkpoint = Checkpoint(
@@ -159,11 +155,14 @@ def train(
 def _reward(train_captions: Mapping[str, Sequence[str]], words: Vocabulary) -> Reward:
     """CIDEr-D against the captions of each training picture; the end counts as a word, so that ending is learnt."""
     end = words.tokens[EOS]
-    references = [[" ".join([*tokenizer.tokenize(text), end]) for text in texts] for texts in train_captions.values()]
+    tokenize = tokenizer_of(words.tokenizer, "the vocabulary")
+    references = [[f"{spaced(tokenize(text))} {end}" for text in texts] for texts in train_captions.values()]
     cider = CiderD(references)
 
     def reward(rows: Tensor, captions: Sequence[Sequence[int]]) -> Tensor:
-        return torch.from_numpy(cider.score_many(rows.numpy(), [words.decode([*one, EOS]) for one in captions]))
+        return torch.from_numpy(
+            cider.score_many(rows.numpy(), [f"{words.for_metrics(words.decode(one))} {end}" for one in captions])
+        )
 
     return reward
 

@@ -3,11 +3,13 @@
 Reads captions.csv, its train split. Writes vocab.json.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.captions import tokenizer
+from pipeline.captions.rows import SPLITS
+from pipeline.captions.units import UNITS, tokenizer_of
 from pipeline.captions.vocabulary import Vocabulary
 from pipeline.files import write_json
 from pipeline.stages.tables import read_captions
@@ -18,18 +20,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Built:
-    """The vocabulary's size and how much of the val captions it covers."""
+    """The vocabulary's size and how much of the other splits' captions it covers."""
 
     tokens: int
-    val_coverage: float
+    unit: str
+    coverage: dict[str, float]
+    """By split, as far as there are captions: the share of their tokens that are known."""
 
 
 def build_vocabulary(params: "VocabParams", *, captions: Path, vocabulary_out: Path) -> Built:
     """Raises `DataError`."""
-    train, val = (
-        [tokenizer.tokenize(text) for texts in read_captions(captions, split).values() for text in texts]
-        for split in ("train", "val")
-    )
-    vocabulary = Vocabulary.build(train, min_count=params.min_count, tokenizer=tokenizer.NAME)
+    name = UNITS[params.unit]
+    tokenize = tokenizer_of(name, str(captions))
+    held = {split: read_captions(captions, split) for split in SPLITS}
+
+    def tokens(split: str) -> Iterator[list[str]]:
+        return (tokenize(text) for texts in held[split].values() for text in texts)
+
+    vocabulary = Vocabulary.build(tokens("train"), min_count=params.min_count, tokenizer=name)
     write_json(vocabulary_out, vocabulary.to_json())
-    return Built(len(vocabulary), vocabulary.coverage(val))
+    coverage = {split: vocabulary.coverage(tokens(split)) for split in SPLITS if split != "train" and held[split]}
+    return Built(len(vocabulary), params.unit, coverage)

@@ -31,6 +31,9 @@ from pipeline.training.schedule import Schedule
 if TYPE_CHECKING:
     from pipeline.params import TrainParams
 
+LONGEST = 240
+"""Tokens of a caption that is generated while training: one absurd reference must not make every epoch wait."""
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -260,6 +263,7 @@ def train_decoder(
     then), `ParamsError` when the device's memory is too small.
     """
     longest = max(len(reference.split()) for references in validation.references for reference in references)
+    longest = min(LONGEST, 2 * longest if " " in vocabulary.tokens else longest)  # spaces are no tokens to the metrics
     trainer = Trainer(
         decoder, features, batches, vocabulary, params, seed=seed, device=device, reward=reward, longest=longest
     )
@@ -302,7 +306,7 @@ def greedy_captions(
     captions = []
     for chunk in features.split(256):
         found = beam_search(decoder, chunk.to(device).float(), Search(beam_size=1, max_length=max_length))
-        captions += [vocabulary.decode(best.tokens) for best, *_ in found]
+        captions += [vocabulary.for_metrics(vocabulary.decode(best.tokens)) for best, *_ in found]
     return captions
 
 

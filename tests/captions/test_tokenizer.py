@@ -105,3 +105,11 @@ def test_no_long_caption_stalls_it(unit: str):
 
 def test_the_name_that_model_files_store_does_not_change():
     assert NAME == "ptb"
+
+
+@pytest.mark.parametrize("end", ["", ".", " .", ". ", "  . "])
+@pytest.mark.parametrize("word", ["dog", "a", "no", "etc", "Mr", "St", "cannot", "Gonna", "I", "U", "pm", "Jr", "vs"])
+def test_plain_captions_have_the_tokens_that_they_have_among_others(word, end):
+    """A tab before a caption means nothing, but keeps it from being taken for plain as a whole."""
+    for text in (f"A dog {word}{end}", f"{word} {word}{end}", f"{word}{end}"):
+        assert tokenize(text) == tokenize("\t" + text)

@@ -139,3 +139,23 @@ def test_the_light_of_an_overlay_is_brightest_where_the_weight_is():
     assert column >= 60
     cut = light_of(np.full(9, 1 / 9), 3, (90, 60), (1 / 6, 0.0, 5 / 6, 1.0))
     assert cut[:, :14].max() < 0.3 < 0.9 < cut[:, 20:70].min()
+
+
+def test_samples_follow_the_seed_whatever_the_company(trained_project):
+    def drawn(*more):
+        arguments = ("predict", *more, "--sample", "--num-captions", "4", "--seed", "3", "--json")
+        code, out, said = run_command(*arguments, cwd=trained_project)
+        assert (code, said) == (0, "")
+        return [json.loads(line)["captions"] for line in out.splitlines()]
+
+    alone, among = drawn(f"{TINY}/003.png"), drawn(f"{TINY}/001.png", f"{TINY}/003.png")
+    assert alone[0] == among[1]
+    assert len(alone[0]) == 4
+
+
+def test_options_of_the_search_reach_it(trained_project):
+    arguments = ("predict", f"{TINY}/003.png", "--min-length", "9", "--no-repeat-ngram", "1")
+    code, out, _ = run_command(*arguments, cwd=trained_project)
+    words = out.split(": ", 1)[1].split()
+    assert code == 0
+    assert len(set(words)) == len(words) >= 9

@@ -294,3 +294,28 @@ def test_a_store_that_stays_locked_is_refused_by_name(place, pictures, monkeypat
     monkeypatch.setattr(store, "LOCK_SECONDS", 0.1)
     with FileLock(folder / "lock"), pytest.raises(DiskError, match="another run is filling this store; wait"):
         extract(pictures, place)
+
+
+class Interrupted(BaseException):
+    pass
+
+
+def test_an_interruption_keeps_all_that_was_computed(place, pictures, expected, monkeypatch):
+    monkeypatch.setattr(store, "SYNC_SECONDS", 1000.0)  # so that nothing but the interruption itself syncs
+
+    def interrupt(done, total, note):
+        if done >= 6:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        extract_features(
+            pictures,
+            StandIn(),
+            place / "features.h5",
+            store=place / "store",
+            batch_size=3,
+            workers=1,
+            progress=interrupt,
+        )
+    result, content = extract(pictures, place)
+    assert (result.from_store >= 6, content) == (True, expected)

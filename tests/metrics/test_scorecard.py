@@ -5,7 +5,7 @@ import pytest
 from scored_captions import HYPOTHESES, REFERENCES, every_case
 
 from pipeline.metrics import score
-from pipeline.metrics.scorecard import SCORES, compare, degeneracy
+from pipeline.metrics.scorecard import SCORES, compare
 
 
 def test_the_card_of_the_known_case_is_in_percent():
@@ -64,35 +64,6 @@ def test_cards_of_different_pictures_are_not_compared():
     card, shorter = score(HYPOTHESES, REFERENCES, seed=0), score(HYPOTHESES[:2], REFERENCES[:2], seed=0)
     with pytest.raises(ValueError, match="same pictures"):
         compare(card, shorter, seed=0)
-
-
-def test_one_sentence_for_every_picture_is_seen():
-    found = degeneracy(["a man is standing"] * 10, vocabulary_size=100)
-    assert found["distinct_captions"] == 0.1
-    assert found["distinct_words"] == 4
-    assert found["vocabulary_used"] == 0.04
-
-
-def test_unfinished_empty_and_stuttering_captions_are_counted():
-    found = degeneracy(["a dog on a", "a dog dog runs", "", "a dog runs to the dog"], vocabulary_size=None)
-    assert found["ends_in_function_word"] == 0.25
-    assert found["repeated_word"] == 0.25
-    assert found["empty_captions"] == 0.25
-    assert found["mean_length"] == 3.5
-
-
-def test_without_a_vocabulary_its_share_is_left_out():
-    assert "vocabulary_used" not in degeneracy(["a dog"], vocabulary_size=None)
-
-
-def test_degeneracy_of_no_captions_is_refused():
-    with pytest.raises(ValueError, match="no captions"):
-        degeneracy([], vocabulary_size=None)
-
-
-def test_a_vocabulary_without_words_is_refused():
-    with pytest.raises(ValueError, match="`vocabulary_size` must be at least 1, got 0"):
-        degeneracy(["a dog"], vocabulary_size=0)
 
 
 def test_importing_the_scores_imports_neither_torch_nor_pandas_nor_sacrebleu():

@@ -1,0 +1,152 @@
+"""The formats of datasets: their readers by name, and how `auto` tells them apart."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.archives import is_archive
+from pipeline.captions import coco, flickr8k, flickr30k, karpathy
+from pipeline.captions.coco import read_coco
+from pipeline.captions.flickr8k import read_flickr8k
+from pipeline.captions.flickr30k import read_flickr30k
+from pipeline.captions.folder import metadata_files, read_folder
+from pipeline.captions.jsonstream import elements
+from pipeline.captions.karpathy import read_karpathy
+from pipeline.captions.pictures import TEXTS, PictureFolder
+from pipeline.captions.rows import Entry
+from pipeline.captions.table import JSON_LINES, Columns, read_table
+from pipeline.captions.text import AUTO, open_text
+from pipeline.errors import DataError
+
+TABLES = ("captions.csv", "captions.tsv", "captions.jsonl", "captions.json", "dataset.csv", "annotations.csv")
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """A dataset's format."""
+
+    format: str
+    captions: Path
+    """The file or folder that its reader takes."""
+    saw: str
+    """What gave it away, in words."""
+
+
+def read_captions(format: str, path: Path, *, encoding: str = AUTO, columns: Columns = Columns()) -> Iterator[Entry]:
+    """Every caption of a dataset, and every row that cannot be one. Raises `DataError`."""
+    if format == "table":
+        return read_table(path, encoding=encoding, columns=columns)
+    if format == "folder":
+        return read_folder(path, encoding=encoding, columns=columns)
+    readers = {
+        "flickr8k": read_flickr8k,
+        "flickr30k": read_flickr30k,
+        "coco": read_coco,
+        "karpathy": read_karpathy,
+    }
+    return readers[format](path, encoding=encoding)
+
+
+def recognise(path: Path, encoding: str = AUTO) -> Recognised:
+    """The format of a dataset: a captions file, a folder with one in it, or an archive. Raises `DataError`."""
+    if is_archive(path):
+        return Recognised("folder", path, "an archive with pictures and their texts")
+    if not path.is_dir():
+        return _recognise_file(path, encoding)
+    found = list(_recognise_folder(path, encoding))
+    if not found:
+        raise DataError(
+            f"{path}: no captions were recognised: neither a file that Flickr8k, Flickr30k, COCO or Karpathy's splits "
+            "come with, nor a table with the columns image and caption, nor pictures with a .txt beside each; "
+            "see docs/datasets.md, and name the file in params.data.captions"
+        )
+    best, *others = found
+    if others:
+        return Recognised(
+            best.format,
+            best.captions,
+            f"{best.saw}; not used: {', '.join(dict.fromkeys(one.captions.name for one in others))}",
+        )
+    return best
+
+
+def _recognise_folder(path: Path, encoding: str) -> Iterator[Recognised]:
+    """What the folder could be, surest first."""
+    for file in sorted(path.glob(karpathy.PATTERN)):
+        yield Recognised("karpathy", file, f"{file.name}, pictures with sentences and Karpathy's split")
+    for folder in (path, path / "annotations"):
+        files = sorted(folder.glob(coco.PATTERN))
+        if files:
+            names = " and ".join(file.name for file in files)
+            yield Recognised("coco", files[0] if len(files) == 1 else folder, f"{names}, COCO's images and annotations")
+    for name in dict.fromkeys((*flickr8k.NAMES, *flickr30k.NAMES, *TABLES)):
+        if (path / name).is_file():
+            yield _recognise_file(path / name, encoding)
+    tables = metadata_files(path)
+    if tables:
+        yield Recognised("folder", path, f"{tables[0].relative_to(path)} of a Hugging Face imagefolder")
+        return
+    others = [file for pattern in ("*.csv", "*.tsv", "*.jsonl") for file in sorted(path.glob(pattern))]
+    for file in others:
+        if file.name not in TABLES and file.name not in flickr30k.NAMES:
+            try:
+                yield _recognise_file(file, encoding)
+            except DataError:
+                continue  # some other table
+    if _has_texts(path):
+        yield Recognised("folder", path, "pictures with a text beside each")
+
+
+def _has_texts(path: Path) -> bool:
+    stems: set[str] = set()
+    texts: set[str] = set()
+    for name in PictureFolder(path).listing():
+        stem, _, suffix = name.rpartition(".")
+        (texts if f".{suffix.lower()}" in TEXTS else stems).add(stem)
+    return bool(stems & texts)
+
+
+def _recognise_file(path: Path, encoding: str) -> Recognised:
+    suffix = path.suffix.lower()
+    if suffix == ".json":
+        return _recognise_json(path, encoding)
+    with open_text(path, encoding) as file:
+        first = file.readline()
+    if flickr8k.TOKEN_LINE.match(first):
+        format = "flickr30k" if "results" in path.name else "flickr8k"
+        return Recognised(format, path, f"{path.name}, lines of name#number, tab, caption")
+    if flickr30k.HEADER.match(first):
+        return Recognised("flickr30k", path, f"{path.name}, columns parted by |")
+    if path.name == "captions.txt":
+        lists = any((path.parent / name).is_file() for name in flickr8k.LISTS.values())
+        return Recognised("flickr8k", path, f"{path.name}, a table" + " with Flickr8k's split lists beside it" * lists)
+    if path.name in {"metadata.csv", "metadata.jsonl"}:
+        return Recognised("folder", path, f"{path.name} of a Hugging Face imagefolder")
+    kind = "JSON lines" if suffix in JSON_LINES else "a table"
+    if not _is_table(path, encoding):
+        raise DataError(f"{path}: not recognised: no columns for picture and caption; set params.data.format")
+    return Recognised("table", path, f"{path.name}, {kind}")
+
+
+def _is_table(path: Path, encoding: str) -> bool:
+    """Whether the table's reader finds its columns: the first entry says."""
+    try:
+        return next(read_table(path, encoding=encoding), None) is not None
+    except DataError:
+        return False
+
+
+def _recognise_json(path: Path, encoding: str) -> Recognised:
+    for key, number, element in elements(path, {"", "images", "annotations"}, encoding):
+        if number == 0:
+            continue
+        if key == "":
+            return Recognised("table", path, f"{path.name}, a list of objects")
+        if key == "annotations" or (isinstance(element, dict) and "file_name" in element):
+            return Recognised("coco", path, f"{path.name}, COCO's images and annotations")
+        if isinstance(element, dict) and {"sentences", "filename"} & element.keys():
+            return Recognised("karpathy", path, f"{path.name}, pictures with sentences and Karpathy's split")
+        break
+    raise DataError(
+        f"{path}: JSON, but neither COCO's nor Karpathy's layout nor a list of objects; see docs/datasets.md"
+    )

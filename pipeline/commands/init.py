@@ -1,0 +1,114 @@
+"""`captioner init`: look at a dataset, say what it is, and point params.yaml at it."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline import paths
+from pipeline.commands.terminal import ParamsFile, progress_bar, read, say
+from pipeline.errors import DataError
+
+if TYPE_CHECKING:
+    from pipeline.captions.rows import Captions
+
+
+def init(
+    dataset: Annotated[Path, typer.Argument(help="The dataset's folder, its captions file, or an archive.")],
+    images: Annotated[Path | None, typer.Option(help="Where the pictures are, when they are elsewhere.")] = None,
+    params: ParamsFile = paths.PARAMS,
+) -> None:
+    """Recognise a dataset's format and write the `data` section of params.yaml."""
+    from pipeline.captions.formats import read_captions, recognise
+    from pipeline.captions.rows import Captions
+    from pipeline.captions.scripts import unspaced
+    from pipeline.params import write_section
+
+    given = read(params)
+    if not dataset.exists():
+        raise DataError(f"{dataset}: no such file or folder")
+    found = recognise(dataset)
+    with progress_bar("init") as progress:
+        captions = Captions()
+        for number, entry in enumerate(read_captions(found.format, found.captions), start=1):
+            captions.add(entry)
+            if number % 1000 == 0:
+                progress(number, 0, "captions read")
+    if not captions.rows:
+        reason = f": {captions.skipped[0].reason}" if captions.skipped else ""
+        raise DataError(f"{found.captions}: {found.saw}, but no usable caption{reason}")
+    say(f"format: {found.format}: {found.saw}")
+    for note in captions.notes:
+        say(f"note: {note}")
+    names = sorted({row.image for row in captions.rows})
+    say(f"captions: {len(captions.rows)} of {len(names)} pictures; {_splits(captions)}")
+    if captions.skipped:
+        one = captions.skipped[0]
+        say(f"skipped: {len(captions.skipped)} rows, the first {one.file}, line {one.line}: {one.reason}")
+    place = _place(images, found.captions, dataset, names, found.format)
+    share = unspaced(row.caption for row in captions.rows)
+    if share >= 0.1 and given.vocab.unit == "word":
+        say(
+            f"warning: {share:.0%} of the captions are in a script that does not part words with spaces; "
+            "set params.vocab.unit to character"
+        )
+    values = {"format": found.format, "captions": _written(found.captions), "images": _written(place)}
+    write_section(params, "data", {**values, **dict.fromkeys(AUTOMATIC, "auto")})
+    for key, value in values.items():
+        say(f"{params}: data.{key}: {value}")
+    say("next: dvc repro")
+
+
+AUTOMATIC = ("encoding", "image_column", "caption_column", "split_column")
+
+
+def _splits(captions: "Captions") -> str:
+    from collections import Counter
+
+    count = Counter(split for _, split in {(row.image, row.split) for row in captions.rows})
+    if set(count) == {None}:
+        return "no splits, so 80/10/10 will be drawn"
+    return ", ".join(f"{number} {split or 'without a split'}" for split, number in sorted(count.items(), key=str))
+
+
+def _place(images: Path | None, captions: Path, dataset: Path, names: list[str], format: str) -> Path:
+    """Where the pictures are, with a line on how many. Raises `DataError`."""
+    from pipeline.captions.pictures import PictureFolder
+
+    if format == "folder" and images is None:
+        images = captions.parent if captions.name.startswith("metadata.") else captions
+    sample = names[:: max(1, len(names) // 200)]
+    best, hits = Path(), 0
+    for place in [images] if images else _places(captions, dataset):
+        pictures = PictureFolder(place)
+        found = sum(pictures.find(name) is not None for name in sample)
+        if found > hits:
+            best, hits = place, found
+        if hits == len(sample):
+            break
+    if not hits:
+        where = images or f"{dataset} and the folders in it"
+        raise DataError(f"{where}: holds none of the pictures, such as {names[0]}; give their place with --images")
+    say(f"pictures: {best}" + ("" if hits == len(sample) else f" (only {hits} of {len(sample)} looked for are there)"))
+    return best
+
+
+def _places(captions: Path, dataset: Path) -> list[Path]:
+    """Folders and archives that may hold the pictures, the likeliest first."""
+    from pipeline.archives import ARCHIVES
+
+    top = dataset if dataset.is_dir() else dataset.parent
+    beside = captions if captions.is_dir() else captions.parent
+    roots = list(dict.fromkeys([beside, top, beside.parent]))
+    below = [path for root in dict.fromkeys([beside, top]) for path in sorted(root.iterdir())]
+    folders = [path for path in below if path.is_dir() and not path.name.startswith(".")]
+    inner = [path for folder in folders[:100] for path in sorted(folder.iterdir()) if path.is_dir()][:100]
+    archives = [path for path in below if path.suffix.lower() in ARCHIVES]
+    return list(dict.fromkeys([*folders, *roots[:2], *inner, *archives, *roots[2:]]))
+
+
+def _written(path: Path) -> str:
+    """Relative where it lies in the project, absolute elsewhere: copies of the project find it too."""
+    absolute, here = Path(os.path.abspath(path)), Path.cwd()
+    return (absolute.relative_to(here) if absolute.is_relative_to(here) else absolute).as_posix()

@@ -1,0 +1,37 @@
+"""A small output as it was in another revision: a commit, branch, tag, or an experiment of dvc by its name."""
+
+from pathlib import Path
+
+from pipeline.errors import DataError, ParamsError
+
+WORKSPACE = "workspace"
+"""dvc's name for the files as they are."""
+
+
+def read_output(revision: str, path: Path) -> str:
+    """The text of `path` in `revision`, of the repository that the working folder is in.
+
+    Raises `ParamsError` for what is no revision, `DataError` when the revision has no such file.
+    """
+    if revision == WORKSPACE:
+        try:
+            return path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error.strerror}; run `dvc repro` first") from error
+    import dvc.api
+    from dvc.exceptions import DvcException, PathMissingError
+    from dvc.scm import RevError, SCMError
+
+    try:
+        return str(dvc.api.read(path.as_posix(), rev=revision, encoding="utf-8"))
+    except RevError as error:
+        raise ParamsError(
+            f"{revision}: neither a file nor a revision; give a file, a commit, a branch, `{WORKSPACE}` or an "
+            "experiment that `dvc exp show` lists"
+        ) from error
+    except SCMError as error:
+        raise ParamsError(f"{revision}: no such file, and this folder is no git repository: {error}") from error
+    except (PathMissingError, FileNotFoundError) as error:
+        raise DataError(f"{path}: not in revision {revision}; was it scored there?") from error
+    except DvcException as error:
+        raise DataError(f"{path} of revision {revision}: cannot be read: {error}") from error

@@ -1,0 +1,148 @@
+"""`captioner compare A B`: files, and revisions of a repository."""
+
+import json
+import shutil
+import subprocess
+
+import pytest
+from conftest import run_command
+
+from pipeline import paths
+
+WORDS = ["dog", "cat", "zebra", "horse", "child", "man", "woman", "boat", "train", "tree"]
+REFERENCES = {f"{word}.png": f"a {word} stands near a river | the {word} near the water" for word in WORDS}
+
+
+def table(captions):
+    lines = ["image,caption,cider_d,references"]
+    lines += [f"{word}.png,{captions(word)},0.0,{REFERENCES[f'{word}.png']}" for word in WORDS]
+    return "\n".join(lines) + "\n"
+
+
+def good(word):
+    return f"a {word} stands near a river"
+
+
+def bad(word):
+    return good(word) if word in WORDS[:2] else "a man on a"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "bad.csv").write_text(table(bad))
+    (tmp_path / "good.csv").write_text(table(good))
+    return tmp_path
+
+
+def test_the_better_of_two_files_is_named_with_its_p_value(folder):
+    code, out, said = run_command("compare", "bad.csv", "good.csv", "--top", "2", cwd=folder)
+    assert (code, said) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "10 pictures; A: bad.csv, B: good.csv"
+    cider = next(line for line in lines if line.startswith("CIDEr-D"))
+    assert cider.endswith("0.001  B is better")
+    assert "8 of 10 captions changed: by CIDEr-D 8 for the better, 0 for the worse" in out
+    assert sum(line.startswith("  A ") for line in lines) == 2
+    assert "  B " in out
+
+
+def test_two_equal_files_are_not_told_apart(folder):
+    code, out, _ = run_command("compare", "good.csv", "good.csv", cwd=folder)
+    assert code == 0
+    assert out.count("not told apart") == 6
+    assert "0 of 10 captions changed" in out
+
+
+def test_json_holds_every_change(folder):
+    code, out, _ = run_command("compare", "good.csv", "bad.csv", "--json", cwd=folder)
+    assert code == 0
+    found = json.loads(out)
+    assert found["differences"]["bleu_4"]["difference"] < 0
+    low, high = found["differences"]["bleu_4"]["interval"]
+    assert low < found["differences"]["bleu_4"]["difference"] < high < 0
+    assert len(found["changed"]) == 8
+    assert {one["second"] for one in found["changed"]} == {"a man on a"}
+
+
+def test_results_in_cocos_format_need_references(folder):
+    captions = [{"image_id": f"{word}.png", "caption": good(word)} for word in WORDS]
+    (folder / "coco.json").write_text(json.dumps(captions))
+    code, _, said = run_command("compare", "coco.json", "good.csv", cwd=folder)
+    assert code == 2
+    assert said == "error: coco.json: holds no references; name their file with --references\n"
+    code, out, _ = run_command("compare", "coco.json", "good.csv", "--references", "good.csv", cwd=folder)
+    assert code == 0
+    assert "0 of 10 captions changed" in out
+
+
+def test_other_references_are_refused(folder):
+    (folder / "other.csv").write_text(table(good).replace("near a river | the dog", "far away | the dog"))
+    code, _, said = run_command("compare", "good.csv", "other.csv", cwd=folder)
+    assert code == 3
+    assert "were scored with other references for 1 pictures, such as dog.png" in said
+
+
+def test_pictures_that_one_side_lacks_are_left_out_with_a_warning(folder):
+    rows = (folder / "good.csv").read_text().splitlines()
+    (folder / "fewer.csv").write_text("\n".join(rows[:-3]) + "\n")
+    code, out, said = run_command("compare", "good.csv", "fewer.csv", cwd=folder)
+    assert code == 0
+    assert said == "warning: 3 pictures that only one of the two has are left out\n"
+    assert out.startswith("7 pictures")
+
+
+def test_what_is_neither_file_nor_revision_ends_with_two(folder):
+    code, _, said = run_command("compare", "nothing", "good.csv", cwd=folder)
+    assert code == 2
+    assert said.startswith("error: nothing: no such file, and this folder is no git repository")
+    code, _, said = run_command("compare", "nothing.csv", "good.csv", cwd=folder)
+    assert (code, said) == (3, "error: nothing.csv: no such file\n")
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """Two commits: captions that are bad, then good ones; the workspace has the good ones and another caption."""
+    if shutil.which("git") is None:
+        pytest.skip("needs git")
+
+    def git(*arguments):
+        identity = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+        subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    git("init", "-q", "-b", "main")
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").write_text("")
+    captions = tmp_path / paths.SCORED_CAPTIONS
+    captions.parent.mkdir()
+    for name, text in (("first", table(bad)), ("second", table(good))):
+        captions.write_text(text)
+        git("add", "-A")
+        git("commit", "-qm", name)
+        git("tag", name)
+    captions.write_text(table(good).replace("a tree stands near a river,", "a tree,"))
+    return tmp_path
+
+
+def test_revisions_are_compared_with_each_other_and_with_the_workspace(repository):
+    code, out, said = run_command("compare", "first", "second", cwd=repository)
+    assert (code, said) == (0, "")
+    assert "8 of 10 captions changed: by CIDEr-D 8 for the better" in out
+    code, out, _ = run_command("compare", "HEAD", cwd=repository)
+    assert code == 0
+    assert out.startswith("10 pictures; A: HEAD, B: workspace")
+    assert "1 of 10 captions changed" in out
+    assert "a tree\n" in out
+
+
+def test_a_revision_that_is_not_there_or_has_no_captions_is_named(repository):
+    code, _, said = run_command("compare", "nothing", "second", cwd=repository)
+    assert code == 2
+    assert said.startswith("error: nothing: neither a file nor a revision; give a file, a commit, a branch")
+    subprocess.run(["git", "checkout", "-q", "--orphan", "empty"], cwd=repository, check=True)
+    subprocess.run(["git", "rm", "-rfq", "."], cwd=repository, check=True)
+    identity = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+    subprocess.run(["git", *identity, "commit", "-qm", "x", "--allow-empty"], cwd=repository, check=True)
+    (repository / ".dvc").mkdir(exist_ok=True)
+    code, _, said = run_command("compare", "empty", "second", cwd=repository)
+    assert code == 3
+    assert said == "error: metrics/captions.csv: not in revision empty; was it scored there?\n"

@@ -1,0 +1,107 @@
+"""METEOR: what we compute from the Java program's counts is what the program itself says."""
+
+import shutil
+
+import numpy as np
+import pytest
+from scored_captions import HYPOTHESES, REFERENCES
+
+from pipeline.errors import ParamsError
+from pipeline.metrics import meteor, score
+from pipeline.metrics.meteor import COLUMNS, meteor_from_statistics, meteor_statistics
+
+# One line of counts per picture of the known case, as the program printed them, and what it made of them.
+COUNTS = [
+    [5, 9, 2, 4, 3, 3, 1, 1, *[0] * 12, 1, 4, 4],
+    [7, 8, 3, 3, 4, 4, 2, 2, *[0] * 12, 3, 6, 6],
+    [2, 6, 1, 3, 1, 1, 1, 1, *[0] * 12, 1, 2, 2],
+    [1, 2, 0, 1, *[0] * 16, 0, 0, 0],
+    [0, 2, 0, 1, *[0] * 16, 0, 0, 0],
+    [3, 3, 1, 1, 2, 2, 1, 1, *[0] * 12, 0, 3, 3],  # the program prints one chunk and counts none
+]
+OF_EACH = [0.30633990452071946, 0.38104702383547334, 0.17691468963789833, 0.0, 0.0, 1.0]
+OF_ALL = 0.30037131130852907
+
+
+def test_the_score_follows_from_the_counts():
+    counts = np.array(COUNTS, np.float64)
+    assert counts.shape == (6, COLUMNS)
+    assert meteor_from_statistics(counts) == pytest.approx(OF_EACH, abs=1e-15)
+    assert meteor_from_statistics(counts.sum(axis=0)) == pytest.approx(OF_ALL, abs=1e-15)
+
+
+def test_without_java_it_says_so(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(ParamsError, match=r"METEOR needs Java, and there is no `java` on the PATH"):
+        score(HYPOTHESES, REFERENCES, seed=0, meteor=True)
+
+
+def test_without_the_jar_it_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/java")
+    monkeypatch.setattr(meteor.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ParamsError, match=r"pip install -e '\.\[meteor\]'"):
+        meteor_statistics(HYPOTHESES, REFERENCES)
+
+
+@pytest.fixture(scope="module")
+def oracle():
+    """pycocoevalcap's METEOR."""
+    pytest.importorskip("pycocoevalcap", reason="pycocoevalcap comes with pip install -e '.[dev]'")
+    if shutil.which("java") is None:
+        pytest.skip("METEOR's reference implementation needs Java, and there is none on the PATH")
+    from pycocoevalcap.meteor.meteor import Meteor
+
+    reference = Meteor()
+    yield reference
+    for pipe in (reference.meteor_p.stdout, reference.meteor_p.stderr):
+        pipe.close()
+
+
+TRICKY = {
+    "words of no reference": ("zebra grazes", ["a dog runs"]),
+    "nothing": ("", ["a dog runs", "the dog"]),
+    "stems and synonyms": ("a boy jumped quickly", ["the child is jumping fast", "a boy jumps"]),
+    "the same": ("a dog runs", ["a dog runs"]),
+    "broken order": ("runs dog a", ["a dog runs"]),
+    "letters beyond ASCII": ("a man in 北京", ["a man in 南京"]),
+    "the program's separator": ("a ||| dog", ["a dog ||| runs"]),
+}
+
+
+def test_scores_are_those_of_pycocoevalcap(oracle):
+    hypotheses = [*HYPOTHESES, *(caption for caption, _ in TRICKY.values())]
+    references = [*REFERENCES, *(texts for _, texts in TRICKY.values())]
+    # The separator would cut a reference in two for pycocoevalcap, and tokens never hold it.
+    theirs = [[text.replace(" ||| ", "  ") for text in texts] for texts in references]
+    expected, of_each = oracle.compute_score(
+        dict(enumerate(theirs)), {place: [caption] for place, caption in enumerate(hypotheses)}
+    )
+    card = score(hypotheses, references, seed=0, meteor=True)
+    assert card.scores["meteor"] / 100 == pytest.approx(expected, abs=1e-12)
+    differing = [
+        (hypothesis, ours, theirs)
+        for hypothesis, ours, theirs in zip(hypotheses, card.per_picture["meteor"] / 100, of_each, strict=True)
+        if abs(ours - theirs) > 1e-12
+    ]
+    assert not differing
+    low, high = card.intervals["meteor"]
+    assert low < card.scores["meteor"] < high
+
+
+def test_real_captions_score_as_with_pycocoevalcap(oracle, shared):
+    import csv
+
+    from pipeline.captions.tokenizer import tokenize
+
+    captions: dict[str, list[str]] = {}
+    with (shared / "data" / "flickr8k-mini" / "captions.txt").open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            captions.setdefault(row["image"], []).append(" ".join(tokenize(row["caption"])))
+    several = list(captions.values())[:300]
+    hypotheses, references = [texts[0] for texts in several], [texts[1:] for texts in several]
+    expected, _ = oracle.compute_score(
+        dict(enumerate(references)), {place: [caption] for place, caption in enumerate(hypotheses)}
+    )
+    assert score(hypotheses, references, seed=0, meteor=True).scores["meteor"] / 100 == pytest.approx(
+        expected, abs=1e-12
+    )

@@ -1,0 +1,133 @@
+"""Pictures inside archives are the same bytes as outside, from any thread, and damage is named."""
+
+import os
+import struct
+import tarfile
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from pipeline.archives import archive_of, inside, open_archive, read_picture
+
+CONTENT = {f"folder {n % 3}/{n:03d}.jpg": os.urandom(1000 + 37 * n) for n in range(60)}
+
+
+def make_zip(path, method=zipfile.ZIP_STORED, content=CONTENT):
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+    return path
+
+
+def make_tar(path, mode="w", **options):
+    import io
+
+    with tarfile.open(path, mode, **options) as archive:
+        for name, data in CONTENT.items():
+            entry = tarfile.TarInfo(f"./{name}")
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return path
+
+
+@pytest.fixture(params=["stored zip", "deflated zip", "pax tar", "gnu tar", "ustar tar"])
+def archive(request, tmp_path):
+    kind, suffix = request.param.split()
+    path = tmp_path / f"pictures.{suffix}"
+    if suffix == "zip":
+        return make_zip(path, zipfile.ZIP_STORED if kind == "stored" else zipfile.ZIP_DEFLATED)
+    return make_tar(path, format=getattr(tarfile, f"{kind.upper()}_FORMAT"))
+
+
+def test_every_member_is_read_from_many_threads_at_once(archive):
+    assert set(open_archive(archive).members) == set(CONTENT)
+    names = list(CONTENT) * 20
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda name: read_picture(inside(archive, name)), names))
+    assert found == [CONTENT[name] for name in names]
+
+
+def test_an_archive_is_indexed_once_until_it_changes(tmp_path):
+    path = make_zip(tmp_path / "a.zip")
+    first = open_archive(path)
+    assert open_archive(path) is first
+    make_zip(path, content={"new.jpg": b"new"})
+    assert read_picture(inside(path, "new.jpg")) == b"new"
+
+
+def test_a_plain_path_is_a_plain_file(tmp_path):
+    (tmp_path / "odd.zip::name.jpg").write_bytes(b"plain")
+    assert read_picture(tmp_path / "odd.zip::name.jpg") == b"plain"
+    assert archive_of(tmp_path / "odd.zip::name.jpg") is None
+    with pytest.raises(FileNotFoundError):
+        read_picture(tmp_path / "gone.zip::a.jpg")
+
+
+def test_a_member_that_is_not_there_is_named(archive):
+    with pytest.raises(FileNotFoundError, match=r"no such picture in .*pictures"):
+        read_picture(inside(archive, "gone.jpg"))
+
+
+def test_names_that_lead_out_and_shadow_files_are_no_pictures(tmp_path):
+    names = ("../up.jpg", "/root.jpg", "a/../../up.jpg", "__MACOSX/._a.jpg", "x/._a.jpg", "..\\up.jpg", "good/a.jpg")
+    path = make_zip(tmp_path / "a.zip", content=dict.fromkeys(names, b"x"))
+    assert set(open_archive(path).members) == {"good/a.jpg"}
+
+
+def test_names_in_utf_8_are_read_though_the_zip_does_not_say_so(tmp_path):
+    path = make_zip(tmp_path / "a.zip", content={"caf\u00e9.jpg": b"x"})
+    raw = path.read_bytes()
+    for signature, place in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # take the flag away from both headers
+        at = raw.index(signature) + place
+        raw = raw[:at] + struct.pack("<H", struct.unpack_from("<H", raw, at)[0] & ~0x800) + raw[at + 2 :]
+    path.write_bytes(raw)
+    assert read_picture(inside(path, "caf\u00e9.jpg")) == b"x"
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_other_compressions_are_refused_with_what_to_do(tmp_path, method):
+    path = make_zip(tmp_path / "a.zip", method)
+    with pytest.raises(OSError, match=r"a.zip: compressed with zip method \d+; make the archive with `zip -0`"):
+        read_picture(inside(path, next(iter(CONTENT))))
+
+
+def test_a_compressed_tar_is_refused(tmp_path):
+    path = make_tar(tmp_path / "a.tar", "w:gz")
+    with pytest.raises(OSError, match="not a whole tar archive"):
+        open_archive(path)
+
+
+def test_a_member_that_claims_to_be_huge_is_refused_unread(tmp_path):
+    path = make_zip(tmp_path / "a.zip", zipfile.ZIP_DEFLATED, {"bomb.jpg": bytes(600 << 20)})
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(OSError, match="more than the limit"):
+        read_picture(inside(path, "bomb.jpg"))
+
+
+def test_a_member_that_unpacks_to_more_than_it_claims_is_refused(tmp_path):
+    path = make_zip(tmp_path / "a.zip", zipfile.ZIP_DEFLATED, {"a.jpg": bytes(100_000)})
+    raw = bytearray(path.read_bytes())
+    struct.pack_into("<I", raw, raw.index(b"PK\1\2") + 24, 10)
+    path.write_bytes(raw)
+    with pytest.raises(OSError, match="unpacks to other than 10 bytes"):
+        read_picture(inside(path, "a.jpg"))
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.3, 0.9])
+def test_a_truncated_archive_is_refused(tmp_path, keep):
+    for path in (make_zip(tmp_path / "a.zip"), make_tar(tmp_path / "a.tar")):
+        raw = path.read_bytes()
+        path.write_bytes(raw[: int(len(raw) * keep)])
+        with pytest.raises(OSError, match=f"not a whole {path.suffix[1:]} archive"):
+            open_archive(path)
+
+
+def test_a_damaged_tar_header_is_not_taken_for_the_end(tmp_path):
+    path = make_tar(tmp_path / "a.tar", format=tarfile.USTAR_FORMAT)
+    raw = bytearray(path.read_bytes())
+    place = raw.index(b"./folder 1/031.jpg")
+    raw[place] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(OSError, match=f"not a whole tar archive: damaged at byte {place}"):
+        open_archive(path)
