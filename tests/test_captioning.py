@@ -125,3 +125,16 @@ def test_loading_does_not_import_the_compiler_and_leaves_nothing_behind(trained_
 
 def test_the_restored_encoder_has_the_values_of_the_file_not_those_it_was_born_with(captioner):
     assert not any(tensor.is_meta for tensor in captioner.encoder.network.state_dict().values())
+
+
+def test_the_python_of_the_page_about_captions_runs(trained_project, pictures, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").symlink_to(trained_project / "models")
+    for name in ("photo.jpg", "another.png"):
+        (tmp_path / name).write_bytes(pictures[0].read_bytes())
+    text = (ROOT / "docs" / "predict.md").read_text(encoding="utf-8")
+    (block,) = [part.split("```")[0] for part in text.split("```python\n")[1:]]
+    exec(compile(block, "predict.md", "exec"), {})
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 5
+    assert said[-1] == "broken.jpg broken.jpg: cannot be read: No such file or directory"

@@ -1,0 +1,29 @@
+"""Runs docs/tutorial.ipynb from top to bottom and keeps its outputs: what the page shows is what the code gives.
+
+    python docs/run_tutorial.py [--check]   --check: only run it, and leave the file as it is
+"""
+
+import argparse
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+NOTEBOOK = Path(__file__).parent / "tutorial.ipynb"
+
+
+def main(*, keep: bool) -> None:
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(NOTEBOOK.parent)}}).execute()
+    if not keep:
+        return
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)  # times of day, which would change with each run
+    notebook.metadata["language_info"] = {"name": "python"}
+    nbformat.write(notebook, NOTEBOOK)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    main(keep=not parser.parse_args().check)

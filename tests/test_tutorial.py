@@ -1,0 +1,30 @@
+"""docs/tutorial.ipynb runs from top to bottom, and shows what it gave."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+nbformat = pytest.importorskip("nbformat", reason="needs the extra: pip install 'captioner[dev]'")
+pytest.importorskip("nbclient", reason="needs the extra: pip install 'captioner[dev]'")
+pytest.importorskip("ipykernel", reason="needs the extra: pip install 'captioner[dev]'")
+NOTEBOOK = ROOT / "docs" / "tutorial.ipynb"
+
+
+def test_the_tutorial_runs_from_top_to_bottom():
+    before = NOTEBOOK.read_bytes()
+    command = [sys.executable, str(ROOT / "docs" / "run_tutorial.py"), "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert NOTEBOOK.read_bytes() == before
+
+
+def test_the_tutorial_is_kept_with_its_outputs_in_order():
+    cells = [cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    kinds = [output.output_type for cell in cells for output in cell.outputs]
+    assert "error" not in kinds
+    pictures = [output for cell in cells for output in cell.outputs if "image/png" in output.get("data", {})]
+    assert len(pictures) >= 5
+    assert NOTEBOOK.stat().st_size < 1_000_000
