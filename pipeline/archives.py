@@ -9,6 +9,7 @@ import errno
 import functools
 import os
 import re
+import stat
 import struct
 import tarfile
 import threading
@@ -132,8 +133,18 @@ def read_picture(path: str | Path) -> bytes:
     """The bytes of a picture's file, or of its place in an archive. Raises `OSError`; its strerror says why."""
     archive = archive_of(path)
     if archive is None:
+        regular_file(path)
         return Path(path).read_bytes()
     return open_archive(archive).read(str(path)[len(str(archive)) + len(SEPARATOR) :])
+
+
+def regular_file(path: str | Path) -> os.stat_result:
+    """The state of a file. Raises `OSError` for a folder, and for a pipe, which would be waited for forever."""
+    state = os.stat(path)
+    if not stat.S_ISREG(state.st_mode):
+        folder = stat.S_ISDIR(state.st_mode)
+        raise OSError(errno.EISDIR if folder else errno.EINVAL, "is a folder" if folder else "is no file", str(path))
+    return state
 
 
 def inside(archive: Path, member: str) -> str:

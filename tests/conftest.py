@@ -38,7 +38,8 @@ def small_params(**changes: dict[str, object]) -> Params:
         "word_dropout": 0.0,
         "output_dropout": 0.0,
     }
-    content["train"] |= {"epochs": 3, "batch_size": 16, "lr": 5e-3, "precision": "float32"}
+    content["train"] |= {"epochs": 3, "batch_size": 16, "lr": 5e-3, "schedule": "constant", "warmup": 0.0}
+    content["train"] |= {"label_smoothing": 0.0, "precision": "float32"}
     content["vocab"] |= {"min_count": 1}
     content["run"] |= {"device": "cpu", "extract_batch": 4, "workers": 2}
     for section, values in changes.items():

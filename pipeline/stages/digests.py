@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from pipeline.archives import archive_of, read_picture
+from pipeline.archives import archive_of, read_picture, regular_file
 from pipeline.errors import DiskError
 from pipeline.files import sha256_of, write_csv
 from pipeline.progress import Progress
@@ -106,7 +106,7 @@ def _digest(path: str, memory: DigestMemory) -> tuple[State | None, str, str]:
     """(state, sha256, error); no state where the digest was remembered."""
     try:
         archive = archive_of(path)
-        before = os.stat(archive or path)
+        before = regular_file(archive or path)
         state = (before.st_size, before.st_mtime_ns, before.st_ino)
         known = memory.get(path, state)
         if known:
