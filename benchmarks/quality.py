@@ -2,10 +2,10 @@
 
     python benchmarks/quality.py FLICKR8K ENCODER_WEIGHTS [--jobs 2] [--folds 5] [--only NAME ...] [--table]
 
-FLICKR8K is a folder as the `flickr8k` format reads it, ENCODER_WEIGHTS a MobileNetV2 state dict. Every picture is in the
-test part of one fold; its caption comes from the model that did not see it. Scores are over all pictures together, the
-differences paired by picture. Each finished (training, fold) is kept in .cache/quality, so that an interrupted run goes
-on; `--table` only prints what there is. Hours for all of it: one training takes some minutes on a core.
+FLICKR8K is a folder as the `flickr8k` format reads it, ENCODER_WEIGHTS a MobileNetV2 state dict. Every picture is in
+the test part of one fold; its caption comes from the model that did not see it. Scores are over all pictures together,
+the differences paired by picture. Each finished (training, fold) is kept in .cache/quality, so that an interrupted run
+goes on; `--table` only prints what there is. Hours for all of it: one training takes some minutes on a core.
 
 A file there holds the sections that differ from `base.yaml`; `popular-*` are the trainings that people copy. `extends`
 names another file to start from, `mirrored` adds the mirrored training pictures, `members` are the trainings whose
@@ -13,7 +13,6 @@ probabilities are averaged.
 """
 
 import argparse
-import csv
 import hashlib
 import json
 import os

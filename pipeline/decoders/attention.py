@@ -6,9 +6,10 @@ Shapes: see protocol.py; A attention.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.decoders.cell import Cell
+from pipeline.decoders.products import Linear
 from pipeline.decoders.protocol import Decoder, Look, Regions, Sizes, State
 
 
@@ -19,10 +20,10 @@ class Attention(Decoder):
         super().__init__(sizes, sizes.embed)
         self.regions = Regions(sizes)
         self.look = Look(hidden=sizes.hidden, attention=sizes.attention)
-        self.gate = nn.Linear(sizes.hidden, sizes.hidden)
-        self.initial = nn.Linear(sizes.hidden, 2 * sizes.hidden)
+        self.gate = Linear(sizes.hidden, sizes.hidden)
+        self.initial = Linear(sizes.hidden, 2 * sizes.hidden)
         self.cell = Cell(words=sizes.embed, other=sizes.hidden, hidden=sizes.hidden, layer_norm=sizes.layer_norm)
-        self.deep = nn.Linear(2 * sizes.hidden + sizes.embed, sizes.embed)
+        self.deep = Linear(2 * sizes.hidden + sizes.embed, sizes.embed)
 
     def start(self, features: Tensor) -> State:
         values = self.regions(self.feature_dropout(self.standardise(features)))  # (B, R, H)

@@ -8,14 +8,17 @@ Shapes: see protocol.py; X the width of what is read at each step beside the wor
 import torch
 from torch import Tensor, nn
 
+from pipeline.decoders.products import Linear
+from pipeline.decoders.recurrence import unroll
+
 
 class Cell(nn.Module):
     """i, f, g, o = W_word word + W [other, h] + b; c = f c + i g; h = o tanh(c)."""
 
     def __init__(self, *, words: int, other: int, hidden: int, layer_norm: bool) -> None:
         super().__init__()
-        self.word = nn.Linear(words, 4 * hidden) if words else None
-        self.recurrent = nn.Linear(other + hidden, 4 * hidden, bias=words == 0)
+        self.word = Linear(words, 4 * hidden) if words else None
+        self.recurrent = Linear(other + hidden, 4 * hidden, bias=words == 0)
         self.of_words = nn.LayerNorm(4 * hidden) if layer_norm and words else nn.Identity()
         self.of_recurrence = nn.LayerNorm(4 * hidden) if layer_norm else nn.Identity()
         self.of_memory = nn.LayerNorm(hidden) if layer_norm else nn.Identity()
@@ -28,6 +31,16 @@ class Cell(nn.Module):
         assert self.word is not None
         gates: Tensor = self.of_words(self.word(words))
         return gates
+
+    def unroll(self, read: Tensor, h: Tensor, c: Tensor) -> Tensor:
+        """h (B, T, H) after each step of `read` (B, T, 4 H); for a cell that reads nothing beside the words."""
+        if isinstance(self.of_recurrence, nn.Identity):
+            return unroll(read, self.recurrent.weight, h, c)
+        states = []
+        for step in read.unbind(1):
+            h, c = self(step, [], h, c)
+            states.append(h)
+        return torch.stack(states, 1)
 
     def forward(self, read: Tensor | None, other: list[Tensor], h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """The next h and c (B, H), after `read` (B, 4 H) and `other`, tensors of X columns together."""

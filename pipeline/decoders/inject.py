@@ -5,9 +5,10 @@ Shapes: see protocol.py.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.decoders.cell import Cell
+from pipeline.decoders.products import Linear
 from pipeline.decoders.protocol import Decoder, Sizes, State
 
 
@@ -16,7 +17,7 @@ class Inject(Decoder):
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes, sizes.hidden)
-        self.image = nn.Linear(sizes.channels, sizes.embed)
+        self.image = Linear(sizes.channels, sizes.embed)
         self.cell = Cell(words=sizes.embed, other=0, hidden=sizes.hidden, layer_norm=sizes.layer_norm)
         self.width = sizes.hidden
 
@@ -34,3 +35,6 @@ class Inject(Decoder):
     def advance(self, state: State, read: Tensor) -> tuple[Tensor, State]:
         h, c = self.cell(read, [], *state.beam)
         return h, State((), (h, c))
+
+    def unroll(self, state: State, read: Tensor) -> Tensor:
+        return self.cell.unroll(read, *state.beam)

@@ -6,9 +6,10 @@ Shapes: see protocol.py.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.decoders.cell import Cell
+from pipeline.decoders.products import Linear
 from pipeline.decoders.protocol import Decoder, Sizes, State
 
 
@@ -17,9 +18,9 @@ class Merge(Decoder):
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes, sizes.hidden)
-        self.image = nn.Linear(sizes.channels, sizes.hidden)
+        self.image = Linear(sizes.channels, sizes.hidden)
         self.cell = Cell(words=sizes.embed, other=0, hidden=sizes.hidden, layer_norm=sizes.layer_norm)
-        self.dense = nn.Linear(sizes.hidden, sizes.hidden)
+        self.dense = Linear(sizes.hidden, sizes.hidden)
 
     def condense(self, features: Tensor) -> Tensor:
         return torch.cat([part.float().mean(1, keepdim=True) for part in features.split(256)])  # (N, 1, C)
@@ -37,6 +38,10 @@ class Merge(Decoder):
         h, c = self.cell(read, [], *state.beam)
         both = image.unsqueeze(1) + h.unflatten(0, (image.shape[0], -1))  # (B, K, H)
         return both.flatten(0, 1), State(state.picture, (h, c))
+
+    def unroll(self, state: State, read: Tensor) -> Tensor:
+        (image,) = state.picture
+        return image.unsqueeze(1) + self.cell.unroll(read, *state.beam)
 
     def combine(self, seen: Tensor, words: Tensor) -> Tensor:
         return torch.relu(self.dense(seen))
