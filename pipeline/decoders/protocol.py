@@ -197,7 +197,8 @@ class Look(nn.Module):
     def _scores(self, keys: Tensor, query: Tensor) -> Tensor:
         """(K, R) of one picture's `keys` (R, A) and `query` (K, 1, A): its pairs stay in the processor's cache."""
         pairs = torch.mul(keys, query).add_(1).reciprocal_()
-        return torch.mv(pairs.flatten(0, 1), self.score.weight[0]).unflatten(0, pairs.shape[:2])
+        scores = torch.mv(pairs.flatten(0, 1), self.score.weight[0])
+        return scores.view(pairs.shape[:2])
 
 
 def _bent(values: Tensor) -> Tensor:
