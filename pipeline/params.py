@@ -164,6 +164,10 @@ class ScoreParams(Section):
     no_repeat_ngram: Annotated[int, Field(ge=0)] = Field(
         description="No sequence of so many words twice in one caption; 0 allows all"
     )
+    precision: Literal["float32", "bfloat16"] = Field(
+        description="What the search computes matrix products in; bfloat16 is faster where the processor has it, and "
+        "changes some captions"
+    )
     meteor: bool = Field(
         description="METEOR beside the other scores; needs Java and the extra `meteor`, and stops without them"
     )

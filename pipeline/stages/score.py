@@ -17,7 +17,7 @@ from pipeline.captions.results import join_references
 from pipeline.captions.units import tokenizer_of
 from pipeline.captions.vocabulary import SPECIAL
 from pipeline.decoders.search import Hypothesis, Search, beam_search
-from pipeline.device import choose_device
+from pipeline.device import choose_device, choose_precision
 from pipeline.errors import DataError
 from pipeline.evaluation import Evaluation, evaluate
 from pipeline.exploration import explore
@@ -113,6 +113,7 @@ def _generate(
 ) -> dict[str, Hypothesis]:
     """The best caption of each picture."""
     device = choose_device(run.device)
+    choose_precision(search.precision, device, "params.score.precision")
     decoder = bundle.decoder.to(device)
     captions = {}
     for start in range(0, len(images), BATCH):

@@ -7,6 +7,7 @@ import torch
 
 from pipeline.decoders import BOS, EOS, KINDS, PAD, UNK, make_decoder
 from pipeline.decoders.search import Sampling, Search, beam_search, sample
+from pipeline.device import has_bfloat16
 
 V, R, C = 6, 2, 3  # two words beside the special tokens
 
@@ -93,6 +94,18 @@ def test_several_captions_differ_and_come_best_first(decoder, features):
     for captions in beam_search(decoder, features, Search(5, 6, 0.7), captions=5):
         assert len({one.tokens for one in captions}) == len(captions) > 1
         assert [one.score for one in captions] == sorted((one.score for one in captions), reverse=True)
+
+
+@pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="needs a processor with bfloat16")
+def test_half_precision_is_near_and_only_there_when_asked_for(decoder, features):
+    full = beam_search(decoder, features, Search(1, 4))
+    half = beam_search(decoder, features, Search(1, 4, precision="bfloat16"))
+    pairs = [(one, other) for (one,), (other,) in zip(full, half, strict=True)]
+    assert sum(one.tokens == other.tokens for one, other in pairs) >= 5
+    assert any(one.log_probability != other.log_probability for one, other in pairs)
+    for one, other in pairs:
+        if one.tokens == other.tokens:
+            assert other.log_probability == pytest.approx(one.log_probability, abs=0.2)
 
 
 def test_attention_is_told_for_each_word(features):
