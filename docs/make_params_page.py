@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.params import Params, read_params
+from pipeline.params import Params, Section, read_params
 
 HERE = Path(__file__).parent
 
@@ -22,10 +22,19 @@ def page() -> str:
             continue
         section = getattr(values, name)
         lines += ["", f"## {name}", "", str(field.annotation.__doc__), "", "| Key | Value | Meaning |", "|---|---|---|"]
-        lines += [
-            f"| `{key}` | `{getattr(section, key)}` | {one.description} |" for key, one in type(section).model_fields.items()
-        ]
+        lines += _rows(section, "")
     return "\n".join(lines) + "\n"
+
+
+def _rows(section: Section, above: str) -> list[str]:
+    rows = []
+    for key, field in type(section).model_fields.items():
+        value = getattr(section, key)
+        if isinstance(value, Section):
+            rows += _rows(value, f"{above}{key}.")
+        else:
+            rows.append(f"| `{above}{key}` | `{value}` | {field.description} |")
+    return rows
 
 
 if __name__ == "__main__":

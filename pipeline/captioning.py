@@ -69,6 +69,8 @@ class Captioning(ABC, Generic[Search]):
     spec: EncoderSpec
     vocabulary: Vocabulary
     search_options: type[Search]
+    instead = ""
+    """What to say of an option that is not there."""
     batch_size = 16
     """Pictures that `answers` takes at a time."""
 
@@ -76,7 +78,7 @@ class Captioning(ABC, Generic[Search]):
         """How to look for captions. Raises `ParamsError` for an option that this runtime does not have."""
         known = {field.name for field in fields(self.search_options)}  # type: ignore[arg-type]
         for name in options.keys() - known:
-            raise ParamsError(f"{name}: the onnx runtime has no such option; use --runtime torch")
+            raise ParamsError(f"{name}: no option of this search, which has {', '.join(sorted(known))}{self.instead}")
         return self.search_options(**options)
 
     def make_sampling(self, **options: Any) -> Search:

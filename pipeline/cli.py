@@ -81,7 +81,8 @@ def main() -> None:
     except Exception as error:
         if not hasattr(error, "format_message"):  # not one of click's: a defect of ours keeps its traceback
             raise
-        code = _end(f"error: {error.format_message()}; see --help", ParamsError.exit_code, debug)
+        said = error.format_message()  # nothing after a command without arguments, which has shown its help
+        code = _end(f"error: {said}; see --help", ParamsError.exit_code, debug) if said else ParamsError.exit_code
     raise SystemExit(code)
 
 

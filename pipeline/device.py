@@ -19,7 +19,7 @@ def choose_device(name: str) -> torch.device:
         there = device.index < torch.cuda.device_count()
     if not there:
         found = ", ".join(kind for kind, is_there in present.items() if is_there)
-        raise ParamsError(f"params.run.device: {name} is not on this machine (found: {found}); use auto")
+        raise ParamsError(f"device {name} is not on this machine (found: {found}); use auto")
     return device
 
 

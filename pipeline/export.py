@@ -112,10 +112,11 @@ class ExportedStep(nn.Module):
         return log_probs, *seen, *following.beam
 
 
-def export_onnx(captioner: "Captioner", folder: Path) -> Exported:
+def export_onnx(captioner: "Captioner", folder: Path, *, model_sha256: str | None = None) -> Exported:
     """Write encoder.onnx, start.onnx, step.onnx, captioner.json, a README and an example into `folder`.
 
-    Raises `ParamsError` without the packages of the extra, `DiskError`.
+    `model_sha256`, of the model file, lets a reader notice that it has changed since. Raises `ParamsError` without the
+    packages of the extra, `DiskError`.
     """
     _require()
     decoder = captioner.bundle.decoder.float().cpu().eval()
@@ -144,6 +145,7 @@ def export_onnx(captioner: "Captioner", folder: Path) -> Exported:
         folder / DESCRIPTION,
         {
             "schema": SCHEMA,
+            "model_sha256": model_sha256,
             "spec": captioner.spec.to_json(),
             "vocabulary": captioner.vocabulary.to_json(),
             "state": list(state),

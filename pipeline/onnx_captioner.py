@@ -31,6 +31,7 @@ class OnnxCaptioner(Captioning[Search]):
     """
 
     search_options = Search
+    instead = "; --runtime torch has more"
 
     def __init__(self, description: dict[str, Any], encoder: Any, start: Any, step: Any) -> None:
         self.spec = EncoderSpec.from_json(description["spec"])
@@ -38,6 +39,8 @@ class OnnxCaptioner(Captioning[Search]):
         self._names = description["state"]
         self._changing = [place for place, name in enumerate(self._names) if name not in description["kept"]]
         self._looks = description["attention"]
+        self.model_sha256 = description.get("model_sha256")
+        """Of the model file that was exported."""
         self._encoder, self._start, self._step = encoder, start, step
 
     @classmethod
@@ -51,12 +54,18 @@ class OnnxCaptioner(Captioning[Search]):
             raise ParamsError(
                 "the onnx runtime needs onnxruntime, which is in an extra: pip install 'captioner[onnx]'"
             ) from error
+        if folder.is_file():
+            raise DataError(f"{folder}: a file; the onnx runtime reads the folder that `captioner export --onnx` wrote")
         if not (folder / DESCRIPTION).is_file():
             raise DataError(f"{folder}: no exported model; `captioner export --onnx {folder}` makes one")
         description = read_json(folder / DESCRIPTION)
         if not isinstance(description, dict) or description.get("schema") != SCHEMA:
             raise ArtefactError(f"{folder / DESCRIPTION}: not an export of this version; export again")
         names = (ENCODER_INT8 if int8 else ENCODER, START, STEP)
+        if int8 and not (folder / ENCODER_INT8).is_file():
+            raise DataError(
+                f"{folder}: has no 8-bit encoder; `captioner export --onnx {folder} --int8 PICTURES` makes one"
+            )
         try:
             encoder, start, step = (_session(onnxruntime, folder / name) for name in names)
             return cls(description, encoder, start, step)

@@ -8,9 +8,9 @@ that an editor completes and checks the file.
 import difflib
 from io import StringIO
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import ParamsError
 from pipeline.files import write_text
@@ -129,7 +129,7 @@ class TrainParams(Section):
     lr: PositiveFloat = Field(description="AdamW's learning rate at its highest")
     schedule: Literal["cosine", "plateau", "constant"] = Field(
         description="How the learning rate goes: cosine falls to a tenth; plateau halves it after two epochs without a "
-        "better val score"
+        "better val score; constant stays"
     )
     warmup: Fraction = Field(description="Share of all steps in which the learning rate rises from zero")
     weight_decay: NonNegativeFloat = Field(description="AdamW's weight decay")
@@ -171,6 +171,12 @@ class ScoreParams(Section):
     meteor: bool = Field(
         description="METEOR beside the other scores; needs Java and the extra `meteor`, and stops without them"
     )
+
+    @model_validator(mode="after")
+    def _lengths(self) -> Self:
+        if self.min_length > self.max_length:
+            raise ValueError(f"min_length {self.min_length} is more than max_length {self.max_length}")
+        return self
 
 
 class RunParams(Section):

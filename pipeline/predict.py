@@ -65,7 +65,7 @@ class Captioner(Captioning[Search | Sampling]):
         with single_compute_thread():  # a step of the decoder is too small to be worth sharing out
             features = torch.from_numpy(self.encode(pixels)).to(self.device).float()
             if isinstance(search, Sampling):
-                found = self._drawn(features, search, captions)
+                found = self._drawn(features, search, captions, attention)
             else:
                 search = replace(search, beam_size=max(search.beam_size, captions))
                 found = beam_search(self.bundle.decoder, features, search, captions=captions, attention=attention)
@@ -75,10 +75,12 @@ class Captioner(Captioning[Search | Sampling]):
         return Sampling(**options)
 
     @torch.inference_mode()
-    def _drawn(self, features: torch.Tensor, sampling: Sampling, captions: int) -> list[list[Hypothesis]]:
+    def _drawn(
+        self, features: torch.Tensor, sampling: Sampling, captions: int, attention: bool
+    ) -> list[list[Hypothesis]]:
         """Random captions; picture by picture, so that the seed gives a picture the same ones in any company."""
         decoder = self.bundle.decoder.eval()
-        return [sample(decoder, one, sampling, captions=captions)[0] for one in features.split(1)]
+        return [sample(decoder, one, sampling, captions=captions, attention=attention)[0] for one in features.split(1)]
 
     def encode(self, pixels: Pixels) -> NDArray[np.float16]:
         """Rows (B, R, C), bit for bit those that `extract` gives: on a CPU one thread computes each of them."""

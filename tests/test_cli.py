@@ -81,7 +81,7 @@ def test_a_device_that_is_not_there_ends_with_two(project):
     run_command("prepare", cwd=project)
     code, _, said = run_command("extract", cwd=project)
     assert code == 2
-    assert "params.run.device: cuda:7 is not on this machine" in said
+    assert "device cuda:7 is not on this machine" in said
 
 
 def test_a_folder_where_an_output_belongs_ends_with_five(project):

@@ -190,6 +190,12 @@ def _from_lines(text: str, place: str) -> list[tuple[str, str]]:
 
 def _from_table(text: str, place: str) -> Results:
     rows, header = _table(text, place)
+    failed = [row for row in rows if row.get("error")]
+    if failed:  # as `captioner predict --csv` writes them
+        raise DataError(
+            f"{place}: {len(failed)} pictures were not captioned, such as {failed[0]['image']}: {failed[0]['error']}; "
+            "take their rows out, or caption them again"
+        )
     captions = _unique([(row["image"], row["caption"]) for row in rows], place)
     return Results(place, captions, _references_of_table(rows) if "references" in header else None)
 

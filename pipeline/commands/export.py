@@ -45,8 +45,9 @@ def export(
         say(f"export: {self_contained}, {size:.1f} MB, with the weights of {captioner.spec.name} inside")
     if onnx:
         from pipeline.export import export_onnx
+        from pipeline.files import sha256_of
 
-        written = export_onnx(captioner, onnx)
+        written = export_onnx(captioner, onnx, model_sha256=sha256_of(model))
         say(f"export: {onnx}, {written.megabytes:.1f} MB; captioner predict --runtime onnx --model {onnx} photo.jpg")
         if captioner.spec.precision != "float32":
             say(

@@ -12,7 +12,7 @@ import typer
 from pipeline.commands import pictures as sources
 from pipeline.commands.runtime import DeviceOption, ModelOption, Runtime, RuntimeOption, load
 from pipeline.commands.terminal import progress_bar, say
-from pipeline.errors import DataError
+from pipeline.errors import DataError, ParamsError
 
 if TYPE_CHECKING:
     from pipeline.captioning import Answer, Captioning, Picture
@@ -53,13 +53,22 @@ def predict(
     device: DeviceOption = "auto",
 ) -> None:
     """Caption pictures with a trained model."""
+    if str(csv) == sources.STDIN:
+        raise ParamsError("--csv needs the name of a file; --json writes to standard output")
     files = sources.find(pictures)
     captioner = load(model, runtime, device)
     if sample:
         search = captioner.make_sampling(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, max_length=max_length
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            max_length=max_length,
+            length_penalty=length_penalty,
         )
     else:
+        if (temperature, top_k, top_p, seed) != (1.0, 0, 1.0, 0):
+            raise ParamsError("--temperature, --top-k, --top-p and --seed belong to --sample; give that too")
         given = {"min_length": min_length, "no_repeat_ngram": no_repeat_ngram}
         search = captioner.make_search(
             beam_size=beam,
@@ -91,6 +100,10 @@ def predict(
             sys.stdout.flush()
             done += 1
             progress(done, total, "pictures")
+    if not done:
+        raise DataError("standard input: holds neither a picture nor the name of one")
+    if csv:
+        say(f"predict: {csv}, {done} pictures")
     if bad:
         raise DataError(f"{bad} of {done} pictures could not be captioned; the lines above say why")
 
@@ -118,6 +131,8 @@ class _Overlays:
             name = f"{stem}-{number}"
         self._taken.add(name)
         path = self._folder / f"{name}.png"
+        if number > 1:
+            say(f"note: {_shown(answer.image)} is {path}, for another picture has its name")
         write_bytes(path, draw_attention(picture, answer.captions[0], self._spec))
         return path
 

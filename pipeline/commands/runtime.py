@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline import paths
+from pipeline.commands.terminal import say
+from pipeline.errors import ParamsError
 
 if TYPE_CHECKING:
     from pipeline.captioning import Captioning
@@ -35,7 +37,15 @@ def load(model: Path | None, runtime: Runtime, device: str) -> "Captioning[Any]"
     if runtime is not Runtime.torch:
         from pipeline.onnx_captioner import OnnxCaptioner
 
-        return OnnxCaptioner.load(model or ONNX_FOLDER, int8=runtime is Runtime.onnx_int8)
+        captioner = OnnxCaptioner.load(model or ONNX_FOLDER, int8=runtime is Runtime.onnx_int8)
+        if model is None and captioner.model_sha256 and paths.MODEL.is_file():
+            from pipeline.files import sha256_of
+
+            if sha256_of(paths.MODEL) != captioner.model_sha256:
+                say(f"warning: {ONNX_FOLDER} was exported from another model than {paths.MODEL}; export again")
+        return captioner
+    if model is not None and model.is_dir():
+        raise ParamsError(f"{model}: a folder; for an exported one add --runtime onnx")
     from pipeline.predict import Captioner
 
     return Captioner.load(model or paths.MODEL, device=device)

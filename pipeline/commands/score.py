@@ -17,7 +17,7 @@ Seed = Annotated[int, typer.Option(min=0, help="Of the bootstrap's draws of pict
 Meteor = Annotated[bool, typer.Option("--meteor", help="METEOR too (needs Java and the extra `meteor`).")]
 _SEED = 17
 _SIGNS = {
-    "distinct_captions": "captions that no other picture has, and the first of each that several have",
+    "distinct_captions": "distinct captions, of all",
     "most_common_caption": "pictures with the most common caption",
     "ends_in_function_word": "captions ending in a function word",
     "repeated_word": "captions with a word twice in a row",
@@ -35,7 +35,8 @@ def score(
         ),
     ] = None,
     references: Annotated[
-        Path | None, typer.Option(help="COCO's annotations file, {picture: [captions]}, or CSV.")
+        Path | None,
+        typer.Option(help="COCO's annotations file, an object with a list of captions per picture, or CSV."),
     ] = None,
     subset: Annotated[bool, typer.Option("--subset", help="Score the captioned pictures alone.")] = False,
     meteor: Meteor = False,
@@ -78,6 +79,9 @@ def _stage(params: Path) -> None:
         )
     say(f"score: {result.evaluation.scorecard.pictures} images of the {given.score.split} split")
     say(scores_table(result.evaluation))
+    common = result.evaluation.degeneracy["most_common_caption"]
+    if common > 0.5:
+        say(f"warning: {common:.0%} of the pictures have the same caption: the decoder has not learnt to see")
     say(f"look at {paths.REPORT}")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline import paths
-from pipeline.commands.terminal import ParamsFile, aligned, digest_memory, progress_bar, read
+from pipeline.commands.terminal import ParamsFile, aligned, digest_memory, progress_bar, read, say
 
 if TYPE_CHECKING:
     from pipeline.captions.rows import Skipped
@@ -51,6 +51,8 @@ def stats(
             {row.image: row.sha256 for row in rows},
             progress=progress,
         )
+    if prepared.images != Path(given.data.images):
+        say(f"warning: the pictures are not in {given.data.images} but in {prepared.images}")
     if as_json:
         skipped = [asdict(one) for one in prepared.skipped]
         print(json.dumps({**found.to_json(), "skipped": skipped}, indent=2, ensure_ascii=False))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.decoders.protocol import BOS, EOS, PAD, UNK, Decoder, State
+from pipeline.errors import ParamsError
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,15 @@ class Search:
     precision: str = "float32"
     """What matrix products are computed in; "bfloat16" is faster where the processor has it, and changes captions."""
 
+    def __post_init__(self) -> None:
+        """Raises `ParamsError`."""
+        if min(self.beam_size, self.max_length) < 1:
+            raise ParamsError(f"beam_size {self.beam_size}, max_length {self.max_length}: both must be at least 1")
+        if min(self.length_penalty, self.min_length, self.no_repeat_ngram) < 0:
+            raise ParamsError("length_penalty, min_length and no_repeat_ngram must not be negative")
+        if self.min_length > self.max_length:
+            raise ParamsError(f"min_length {self.min_length} is more than max_length {self.max_length}")
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -40,6 +50,8 @@ class Sampling:
     """Only the likeliest words that together have this probability (A. Holtzman et al., 2020)."""
     max_length: int = 30
     seed: int = 0
+    length_penalty: float = 0.7
+    """For the score that is told of a caption; what is drawn does not depend on it."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +156,7 @@ def sample(
     sampling: Sampling,
     *,
     captions: int = 1,
+    attention: bool = False,
     generator: torch.Generator | None = None,
 ) -> list[list[Hypothesis]]:
     """`captions` random captions for each of `features` (B, R, C), in the order in which they were drawn.
@@ -157,10 +170,14 @@ def sample(
     state = decoder.start(features)
     state = State(state.picture, tuple(part.repeat_interleave(captions, 0) for part in state.beam))
     tokens = torch.full((total * captions,), BOS, device=features.device)
+    looks: list[Tensor] = []  # of each step, (B captions, R)
     words, said = [], torch.zeros(total * captions, device=features.device)
     ended = torch.zeros(total * captions, dtype=torch.bool, device=features.device)
     for length in range(1, sampling.max_length + 2):
         log_probs, state = decoder.step(state, tokens)
+        look = decoder.attention_map(state) if attention else None
+        if look is not None:
+            looks.append(look)
         log_probs[:, [PAD, BOS, UNK]] = -torch.inf
         chosen = torch.multinomial(_narrowed(log_probs, sampling).softmax(-1), 1, generator=generator).squeeze(1)
         if length == sampling.max_length + 1:
@@ -171,10 +188,16 @@ def sample(
         words.append(tokens)
         if bool(ended.all()):
             break
-    drawn = torch.stack(words, 1).tolist()
+    drawn = [tuple(caption[: caption.index(EOS)]) for caption in torch.stack(words, 1).tolist()]
+    seen = torch.stack(looks, 1).tolist() if looks else [None] * len(drawn)
     found = [
-        Hypothesis(tuple(caption[: caption.index(EOS)]), log_probability, log_probability)
-        for caption, log_probability in zip(drawn, said.tolist(), strict=True)
+        Hypothesis(
+            caption,
+            log_probability,
+            log_probability / (len(caption) + 1) ** sampling.length_penalty,
+            None if where is None else tuple(map(tuple, where[: len(caption)])),
+        )
+        for caption, log_probability, where in zip(drawn, said.tolist(), seen, strict=True)
     ]
     return [found[start : start + captions] for start in range(0, len(found), captions)]
 

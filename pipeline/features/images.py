@@ -92,6 +92,8 @@ def as_picture(value: bytes | NDArray[Any] | Image.Image) -> Image.Image:
         return decode(value)
     if isinstance(value, Image.Image):
         return _rgb(ImageOps.exif_transpose(value))
+    if not isinstance(value, np.ndarray):
+        raise ImageError(f"a picture is a path, bytes, a Pillow picture or an array, not {type(value).__name__}")
     if value.dtype != np.uint8 or not (value.ndim == 2 or (value.ndim == 3 and value.shape[2] == 3)):
         raise ImageError(f"an array must be uint8 (H, W) or (H, W, 3), got {value.dtype} {value.shape}")
     return Image.fromarray(np.ascontiguousarray(value)).convert("RGB")

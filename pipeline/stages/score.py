@@ -73,7 +73,10 @@ def score_split(
     known = cache.index()
     references = {image: texts for image, texts in splits[params.split].items() if image in known}
     if not references:
-        raise DataError(f"{captions}: no picture of the {params.split} split has features; check params.score.split")
+        raise DataError(
+            f"{captions}: no picture of the {params.split} split has features; run `dvc repro extract`, or check "
+            "params.score.split"
+        )
     search = Search(**params.model_dump(exclude={"split", "meteor"}))
     found = _generate(bundle, cache, list(references), search, run, progress)
     generated = {image: bundle.vocabulary.decode(best.tokens) for image, best in found.items()}

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from pipeline import __version__
 from pipeline.captioning import Caption, Captioning, part_seen
+from pipeline.captions.vocabulary import SPECIAL
 from pipeline.features.images import FORMATS, ImageError
 from pipeline.web.batcher import Batcher, Opened, Wish
 from pipeline.web.body import FIELD, discard, read_picture
@@ -162,7 +163,7 @@ def make_app(captioner: Captioning[Any], *, limits: Limits = Limits(), hosts: Co
         """What answers here, and its limits."""
         return ModelOut(
             encoder=captioner.spec.name,
-            vocabulary=len(captioner.vocabulary),
+            vocabulary=len(captioner.vocabulary) - len(SPECIAL),
             grid=captioner.spec.grid,
             attention=looks,
             formats=list(FORMATS),

@@ -53,6 +53,9 @@ class Guard:
             return "this server does not answer for that host; see --allow-host"
         if headers.get("sec-fetch-site", "none") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
             return "requests from pages of other sites are refused"
+        origin = headers.get("origin", "").partition("://")[2].lower()  # for browsers that do not say which site asks
+        if "sec-fetch-site" not in headers and origin and origin != headers.get("host", "").strip().lower():
+            return "requests from pages of other sites are refused"
         return None
 
 

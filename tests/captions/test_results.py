@@ -123,6 +123,12 @@ def test_wrong_references_are_refused_with_their_place(tmp_path, text, words):
     assert words in str(caught.value)
 
 
+def test_a_picture_that_was_not_captioned_is_no_empty_caption():
+    table = "image,caption,score,error\na.jpg,a dog,-1.2,\nb.jpg,,,b.jpg: not an image\n"
+    with pytest.raises(DataError, match=r"1 pictures were not captioned, such as b.jpg"):
+        parse_results(table, "part.csv")
+
+
 def test_a_missing_and_an_undecodable_file_are_named(tmp_path):
     with pytest.raises(DataError, match=r"none\.json: cannot be read: No such file"):
         read_results(tmp_path / "none.json")

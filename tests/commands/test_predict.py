@@ -153,6 +153,33 @@ def test_samples_follow_the_seed_whatever_the_company(trained_project):
     assert len(alone[0]) == 4
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--temperature", "0.5"], "--sample"),
+        (["--csv", "-"], "--csv needs the name of a file"),
+        (["--min-length", "9", "--max-length", "3"], "min_length 9 is more than max_length 3"),
+        (["--model", "data"], "--runtime onnx"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(trained_project, options, words):
+    code, out, said = predict(trained_project, f"{TINY}/000.png", *options)
+    assert (code, out) == (2, "")
+    assert words in said
+
+
+def test_nothing_on_standard_input_is_said(trained_project):
+    code, _, said = predict(trained_project, "-")
+    assert code == 3
+    assert "neither a picture nor the name of one" in said
+
+
+def test_a_sample_shows_where_the_decoder_looked(trained_project, tmp_path):
+    code, _, said = predict(trained_project, f"{TINY}/000.png", "--sample", "--attention", str(tmp_path))
+    assert (code, said) == (0, "")
+    assert (tmp_path / "000.png").is_file()
+
+
 def test_options_of_the_search_reach_it(trained_project):
     arguments = ("predict", f"{TINY}/003.png", "--min-length", "9", "--no-repeat-ngram", "1")
     code, out, _ = run_command(*arguments, cwd=trained_project)

@@ -8,6 +8,7 @@ import torch
 from pipeline.decoders import BOS, EOS, KINDS, PAD, UNK, make_decoder
 from pipeline.decoders.search import Sampling, Search, beam_search, sample
 from pipeline.device import has_bfloat16
+from pipeline.errors import ParamsError
 
 V, R, C = 6, 2, 3  # two words beside the special tokens
 
@@ -161,6 +162,27 @@ def test_a_sample_knows_its_probability(decoder, features):
     for picture, found in zip(features, sample(decoder, features, Sampling(max_length=5), captions=2), strict=True):
         for one in found:
             assert one.log_probability == pytest.approx(log_probability(decoder, picture, one.tokens), abs=1e-4)
+
+
+def test_a_sample_is_scored_as_a_caption_that_was_searched_for(decoder, features):
+    for (one,) in sample(decoder, features, Sampling(max_length=5, length_penalty=0.5)):
+        assert one.score == pytest.approx(one.log_probability / (len(one.tokens) + 1) ** 0.5)
+
+
+def test_a_sample_knows_where_the_decoder_looked(features):
+    torch.manual_seed(0)
+    for (one,) in sample(small("attention"), features, Sampling(max_length=5), attention=True):
+        assert len(one.attention) == len(one.tokens)
+        assert all(sum(look) == pytest.approx(1, abs=1e-5) and len(look) == R for look in one.attention)
+    assert all(one.attention is None for (one,) in sample(small("merge"), features, Sampling(), attention=True))
+
+
+@pytest.mark.parametrize(
+    "options", [{"beam_size": 0}, {"max_length": 0}, {"length_penalty": -1}, {"min_length": 4, "max_length": 3}]
+)
+def test_what_no_search_can_do_is_refused(options):
+    with pytest.raises(ParamsError):
+        Search(**options)
 
 
 @pytest.mark.parametrize("sampling", [Sampling(temperature=1e-4), Sampling(top_k=1), Sampling(top_p=1e-6)])

@@ -145,6 +145,9 @@ def test_other_hosts_and_other_sites_are_refused(server, pictures):
     assert ask(server, "/healthz", method="GET", host=f"localhost:{server.port}")[0] == 200
     foreign = {"origin": "https://evil.example", "sec_fetch_site": "cross-site", "sec_fetch_mode": "no-cors"}
     assert ask(server, body=content, content_type="image/png", **foreign)[0] == 403
+    old_browser = {"origin": "https://evil.example"}
+    assert ask(server, body=content, content_type="image/png", **old_browser)[0] == 403
+    assert ask(server, body=content, content_type="image/png", origin=f"http://127.0.0.1:{server.port}")[0] == 200
     preflight = {"origin": "https://evil.example", "access_control_request_method": "POST"}
     status, headers, _ = ask(server, method="OPTIONS", **preflight)
     assert status == 405
