@@ -10,7 +10,7 @@ a batch is empty, and sees only calls of the wrapped network's `forward`, where 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from itertools import zip_longest
 from typing import Any
@@ -131,9 +131,8 @@ class Ranks:
             collective(*arguments, **options)
         except (RuntimeError, ValueError) as error:  # torch's are of these two, whatever the connection died of
             raise PeerError(
-                f"another of the {self.count} processes that train together has ended or does not answer "
-                f"({str(error).splitlines()[0]}); see what it said, and start all again: they go on after the last "
-                "whole epoch"
+                f"another of the {self.count} processes that train together has ended or does not answer; see what it "
+                "said, and start all again: they go on after the last whole epoch"
             ) from error
 
 
@@ -166,4 +165,6 @@ def joined(environment: Mapping[str, str], device: str, *, patience: float = PAT
         raise
     except CaptionerError as error:
         raise type(error)(f"process {ranks.rank}: {error}") from error
-    dist.destroy_process_group()
+    finally:
+        with suppress(RuntimeError, ValueError, AssertionError):  # it may never have come to be
+            dist.destroy_process_group()  # else its threads abort the process when it ends
