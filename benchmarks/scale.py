@@ -52,14 +52,19 @@ class Cluster:
     write: float
     dollars: float
     """Of one machine for one hour."""
+    memory: float = 0
+    disk: float = 0
+    """Bytes; 0 where pictures and features stream through from and to an object store."""
 
 
 CLUSTERS = (
-    Cluster("laptop: 8 cores, own disk", 1, 8, 0, 2e9, 1e9, 0),
-    Cluster("1 machine: 16 cores, 1 GPU, own disk", 1, 16, 1, 2e9, 1e9, 3),
+    Cluster("laptop: 8 cores, 16 GB, disk of 1 TB", 1, 8, 0, 2e9, 1e9, 0, 16e9, 1e12),
+    Cluster("1 machine: 16 cores, 1 GPU, 128 GB, disk of 8 TB", 1, 16, 1, 2e9, 1e9, 3, 128e9, 8e12),
     Cluster("10 machines of 32 cores, object store at 10 Gbit/s", 10, 32, 0, 1.25e9, 1.25e9, 1.5),
     Cluster("8 machines of 96 cores and 8 GPUs, object store at 100 Gbit/s", 8, 96, 8, 12.5e9, 12.5e9, 40),
 )
+CLUSTER_START = 60.0
+"""Seconds until several machines work: an assumption."""
 GPU_FORWARD = 17_000.0
 """Pictures per second of ResNet-50 on a large GPU: an assumption, not measured here."""
 REQUEST = 0.4e-6
@@ -260,18 +265,35 @@ def volume(size: float) -> str:
     return f"{size / 1e6:,.3g} MB"
 
 
-def predict(rates: Rates, picture: float, row: float, per_picture: float, md5: float) -> None:
+def too_small(cluster: Cluster, pictures: float, features: float, listed: float) -> str:
+    """What of a machine that keeps everything itself cannot hold it; nothing when it fits."""
+    if cluster.disk and pictures + 2 * features > cluster.disk:  # in the store, and in features.h5
+        return f"disk: {volume(pictures + 2 * features)} are needed"
+    if cluster.memory and listed > cluster.memory:
+        return f"memory: the list of pictures takes {volume(listed)}"
+    return ""
+
+
+def predict(rates: Rates, picture: float, row: float, per_picture: float, md5: float, start: float) -> None:
     print("\n| pictures | cluster | time | what binds | next | machines' price |\n|---|---|---|---|---|---|")
     for power in range(5, 10):
+        count = 10**power
         for cluster in CLUSTERS:
+            if small := too_small(cluster, count * picture, count * row, count * per_picture):
+                print(f"| 10^{power} | {cluster.name} | does not fit | {small} | | |")
+                continue
             allowed = sorted(parts(cluster, rates, picture, row).items(), key=lambda part: part[1])
-            seconds = 10**power / allowed[0][1]
+            binds, rate = allowed[0]
+            begins = start if cluster.machines == 1 else CLUSTER_START
+            seconds = begins + count / rate
+            if begins > seconds / 2:
+                binds = f"the start, then {binds}"
             price = seconds / 3600 * cluster.dollars * cluster.machines + (
-                10**power * REQUEST if cluster.machines > 1 else 0
+                count * REQUEST if cluster.machines > 1 else 0
             )
-            following = f"{allowed[1][0]} at {allowed[1][1] / allowed[0][1]:.1f} times"
-            cost = f"${price:,.0f}" if cluster.dollars else "-"
-            print(f"| 10^{power} | {cluster.name} | {duration(seconds)} | {allowed[0][0]} | {following} | {cost} |")
+            cost = "" if not cluster.dollars else f"${price:,.0f}" if price >= 1 else "under $1"
+            following = f"{allowed[1][0]}, at {allowed[1][1] / rate:.1f} times"
+            print(f"| 10^{power} | {cluster.name} | {duration(seconds)} | {binds} | {following} | {cost} |")
     print("\n| pictures | pictures' bytes | features | files of 1 GiB | md5 by dvc, one core | list of pictures |")
     print("|---|---|---|---|---|---|")
     for power in range(5, 10):
@@ -343,7 +365,7 @@ def main() -> None:
         print(f"{one.peak.own / 1e6:,.0f} MB | {one.peak.whole / 1e6:,.0f} MB |")
     per_picture = max(0, largest.peak.own - least.peak.own) / (largest.pictures - least.pictures)
     print(f"\n{per_picture:,.0f} bytes of own memory for each further picture")
-    predict(rates, picture, row, per_picture, md5)
+    predict(rates, picture, row, per_picture, md5, start)
     if given.plot:
         plot(sizes, given.plot)
 
