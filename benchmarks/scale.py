@@ -73,32 +73,34 @@ REQUEST = 0.4e-6
 
 @dataclass(frozen=True)
 class Rates:
-    """Pictures per second."""
+    """Pictures per second, of one core by its own time: what others take of the machine does not count."""
 
     decode: float
-    """One core."""
     forward: float
-    """One core."""
     write: float
-    """One machine: rows from the store to features.h5, with their checksums."""
+    """Rows from the store to features.h5, with the pictures' hashes and the rows' checksums."""
+    wall: float
+    """The same by the clock, on all cores: with the waiting for the disk."""
     hand_over: float
     """One pair of processes: decoded pictures from one to the other."""
 
-    def of_cores(self, cores: int) -> float:
-        """Where the same cores decode and compute."""
-        return cores / (1 / self.decode + 1 / self.forward)
+    @property
+    def of_a_core(self) -> float:
+        """Where the same cores do everything."""
+        return 1 / (1 / self.decode + 1 / self.forward + 1 / self.write)
 
 
 def measure(encoder: Encoder, paths: list[Path], folder: Path, cores: int, repeats: int) -> Rates:
     """The best of some turns: what else runs beside only takes."""
     some = paths[:48]
-    decode = max(decode_alone(some, encoder, cores).rate for _ in range(repeats)) / cores
-    forward = max(forward_alone(encoder, 32, cores).rate for _ in range(repeats)) / cores
+    decode = max(decode_alone(some, encoder, cores).per_cpu_second for _ in range(repeats))
+    forward = max(forward_alone(encoder, 32, cores).per_cpu_second for _ in range(repeats))
     folder.mkdir()
     ours(paths, encoder, folder)
-    write = max(from_the_store(paths, encoder, folder).rate for _ in range(repeats))
+    stored = [from_the_store(paths, encoder, folder) for _ in range(repeats)]
+    write, wall = max(one.per_cpu_second for one in stored), max(one.rate for one in stored)
     size = encoder.spec.transform.size
-    return Rates(decode, forward, write, max(handed_over(size) for _ in range(repeats)))
+    return Rates(decode, forward, write, wall, max(handed_over(size) for _ in range(repeats)))
 
 
 def handed_over(size: int, batch: int = 16, batches: int = 100) -> float:
@@ -165,6 +167,8 @@ class Measured:
     prepare: float
     extract: float
     """Seconds from the start of the command to its end."""
+    busy: float
+    """Seconds of processor time that `extract` took."""
     peak: Peak
 
 
@@ -215,9 +219,17 @@ def run(folder: Path, drawn: Path, count: int) -> Measured:
         names = (f"{number // 1000:06d}/{number:09d}.jpg" for number in range(count))
         table.writerows([name, "a picture", ("train", "val", "test")[place % 3]] for place, name in enumerate(names))
     prepare, _, _ = watched("prepare", folder)
+    before = processor_time()
     extract, peak, said = watched("extract", folder)
+    busy = processor_time() - before
     print(f"  {count:,} pictures: prepare {prepare:.1f} s, {said}; {peak.own / 1e6:,.0f} MB of its own", flush=True)
-    return Measured(count, prepare, extract, peak)
+    return Measured(count, prepare, extract, busy, peak)
+
+
+def processor_time() -> float:
+    """Of the processes that were started here and have ended."""
+    used = os.times()
+    return used.children_user + used.children_system
 
 
 def plot(sizes: list[Measured], path: Path) -> None:
@@ -246,7 +258,7 @@ def parts(cluster: Cluster, rates: Rates, picture: float, row: float) -> dict[st
             "hand-over": cluster.cores / 2 * rates.hand_over,  # pairs of processes
         }
     else:
-        machine = {"forward": rates.of_cores(cluster.cores)}
+        machine = {"forward": cluster.cores * rates.of_a_core}
     machine |= {"reading pictures": cluster.read / picture, "writing features": cluster.write / row}
     return {name: cluster.machines * rate for name, rate in machine.items()}
 
@@ -330,9 +342,13 @@ def main() -> None:
         print(f"pictures of {picture / 1000:.0f} kB, rows of {row / 1000:.0f} kB; best of {given.repeats}\n")
         print("| pictures/s | |\n|---|---|")
         print(f"| decode, one core | {rates.decode:,.0f} |\n| forward, one core | {rates.forward:,.1f} |")
-        print(f"| store to features.h5, hashing included | {rates.write:,.0f} ({rates.write * row / 1e6:,.0f} MB/s) |")
         print(
-            f"| hand-over to another process | {rates.hand_over:,.0f} |\n| md5 | {md5 / 1e6:,.0f} MB/s |\n", flush=True
+            f"| store to features.h5 with hashes, one core | {rates.write:,.0f} |\n"
+            f"| the same by the clock | {rates.wall * row / 1e6:,.0f} MB/s |"
+        )
+        print(
+            f"| hand-over from a process to another | {rates.hand_over:,.0f} |\n| md5 | {md5 / 1e6:,.0f} MB/s |\n",
+            flush=True,
         )
 
         drawn = folder / "small"
@@ -351,17 +367,18 @@ def main() -> None:
         ]
 
     largest, least = sizes[-1], sizes[0]
-    start = least.extract - least.pictures * (1 / known.of_cores(cores) + 1 / known.write)
-    predicted = start + largest.pictures * (1 / known.of_cores(cores) + 1 / known.write)
+    start = least.busy - least.pictures / known.of_a_core
+    predicted = start + largest.pictures / known.of_a_core
     print(
-        f"\n{small.spec.name} at 64 pixels: decode {known.decode:,.0f}, forward {known.forward:,.0f} of one core, ",
+        f"\n{small.spec.name} at 64 pixels, one core: decode {known.decode:,.0f}, forward {known.forward:,.0f}, ",
         end="",
     )
     print(f"write {known.write:,.0f} pictures/s; start {start:.1f} s from the smallest size")
-    print(f"predicted {predicted:.0f} s, measured {largest.extract:.0f} s: {largest.extract / predicted:.2f} of it\n")
-    print("| pictures | prepare | extract | own memory | with mapped files |\n|---|---|---|---|---|")
+    print(f"predicted {predicted:.0f} s of processor time, used {largest.busy:.0f} s: ", end="")
+    print(f"{largest.busy / predicted:.2f} of it; by the clock {largest.extract:.0f} s on {cores} shared cores\n")
+    print("| pictures | prepare | extract | its processor time | own memory | with mapped files |\n" + 6 * "|---" + "|")
     for one in sizes:
-        print(f"| {one.pictures:,} | {one.prepare:.1f} s | {one.extract:.1f} s | ", end="")
+        print(f"| {one.pictures:,} | {one.prepare:.1f} s | {one.extract:.1f} s | {one.busy:.1f} s | ", end="")
         print(f"{one.peak.own / 1e6:,.0f} MB | {one.peak.whole / 1e6:,.0f} MB |")
     per_picture = max(0, largest.peak.own - least.peak.own) / (largest.pictures - least.pictures)
     print(f"\n{per_picture:,.0f} bytes of own memory for each further picture")
