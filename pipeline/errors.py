@@ -38,3 +38,9 @@ class NumericError(CaptionerError):
     """A loss or a feature is not a finite number."""
 
     exit_code = 6
+
+
+class PeerError(CaptionerError):
+    """Another process of the same work has ended or does not answer."""
+
+    exit_code = 7

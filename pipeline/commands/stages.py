@@ -1,8 +1,11 @@
 """The stages of dvc.yaml as commands: read params.yaml, run the stage on the project's paths, say what came out."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import typer
 
 from pipeline import paths
 from pipeline.commands.terminal import (
@@ -15,6 +18,7 @@ from pipeline.commands.terminal import (
     say,
     store_folder,
 )
+from pipeline.errors import NumericError
 
 if TYPE_CHECKING:
     from pipeline.stages.prepare import Prepared
@@ -113,11 +117,11 @@ def vocab(params: ParamsFile = paths.PARAMS) -> None:
 
 
 def train(params: ParamsFile = paths.PARAMS) -> None:
-    """Train the decoder on the cached features."""
+    """Train the decoder on the cached features, with one process or with those that `torchrun` starts."""
     from pipeline.stages.train import train as run
+    from pipeline.training.ranks import joined
 
     given = read(params)
-    announce_device(given.run.device)
 
     def show(epoch: "Epoch") -> None:
         total = given.train.epochs + given.train.scst.epochs
@@ -127,20 +131,33 @@ def train(params: ParamsFile = paths.PARAMS) -> None:
             f"{epoch.tokens_per_second:,.0f} tokens/s  at most {(total - epoch.epoch) * epoch.seconds:.0f} s left"
         )
 
-    done = run(
-        given.train,
-        given.decoder,
-        given.run,
-        seed=given.seed,
-        captions=paths.CAPTIONS,
-        features=paths.FEATURES,
-        vocabulary=paths.VOCABULARY,
-        encoder=paths.ENCODER,
-        model_out=paths.MODEL,
-        curve_out=paths.TRAINING,
-        checkpoints=checkpoint_folder(),
-        on_epoch=show,
-    )
+    with joined(os.environ, given.run.device) as ranks:
+        if ranks.first:
+            announce_device(given.run.device)
+        if ranks.first and ranks.count > 1:
+            say(f"train: {ranks.count} processes, which share each batch of {given.train.batch_size} captions")
+        try:
+            done = run(
+                given.train,
+                given.decoder,
+                given.run,
+                seed=given.seed,
+                captions=paths.CAPTIONS,
+                features=paths.FEATURES,
+                vocabulary=paths.VOCABULARY,
+                encoder=paths.ENCODER,
+                model_out=paths.MODEL,
+                curve_out=paths.TRAINING,
+                checkpoints=checkpoint_folder(),
+                on_epoch=show if ranks.first else lambda epoch: None,
+                ranks=ranks,
+            )
+        except NumericError as error:
+            if ranks.first:
+                raise
+            raise typer.Exit(error.exit_code) from error  # all meet it in the same step, and the first one says it
+    if not ranks.first:
+        return
     if done.trained.resumed_after:
         say(f"train: went on after epoch {done.trained.resumed_after}, where an interrupted run had stopped")
     best = done.trained.best

@@ -5,6 +5,7 @@ file that captions pictures, and metrics/training.csv, one row per epoch as soon
 """
 
 import csv
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -18,7 +19,7 @@ from pipeline.bundle import Bundle
 from pipeline.captions.units import MAX_TOKENS, spaced, tokenizer_of
 from pipeline.captions.vocabulary import EOS, Vocabulary
 from pipeline.decoders import make_decoder
-from pipeline.device import choose_device, engine
+from pipeline.device import engine
 from pipeline.errors import ArtefactError, DataError, DiskError, NumericError
 from pipeline.features.cache import FeatureCache
 from pipeline.features.spec import EncoderSpec, sha256_of_tensors
@@ -29,6 +30,7 @@ from pipeline.training.batches import Batches
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.loop import Epoch, Trained, Validation, deterministic, train_decoder
 from pipeline.training.losses import Reward
+from pipeline.training.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from pipeline.params import DecoderParams, RunParams, TrainParams
@@ -61,10 +63,12 @@ def train(
     curve_out: Path,
     checkpoints: Path,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    ranks: Ranks = ALONE,
 ) -> Report:
     """Train, or go on where an interrupted run with the same params and data stopped, by its file in `checkpoints`.
 
-    Raises `DataError`, `ArtefactError`; `NumericError` after saving the best model until then.
+    Of several `ranks` the first one alone writes. Raises `DataError`, `ArtefactError`, `PeerError`; `NumericError`
+    after saving the best model until then.
     """
     cache = FeatureCache.open(features)
     words = Vocabulary.from_json(read_json(vocabulary), str(vocabulary))
@@ -91,14 +95,15 @@ def train(
         torch.from_numpy(cache.load(list(val_captions))),
         [[spaced(tokenize(text)) for text in texts] for texts in val_captions.values()],
     )
-    device = choose_device(run.device)
+    device = ranks.device(run.device)
+    subject = {
+        "params": [params.model_dump(), decoder_params.model_dump(), seed],
+        "inputs": [sha256_of(captions), sha256_of(vocabulary), cache.digest()],
+    }
+    ranks.expect_equal(subject)
+    together = [ranks.count] if ranks.count > 1 else []
     checkpoint = Checkpoint(
-        checkpoints,
-        {
-            "params": [params.model_dump(), decoder_params.model_dump(), seed],
-            "inputs": [sha256_of(captions), sha256_of(vocabulary), cache.digest()],
-            "engine": [engine(device), run.threads or torch.get_num_threads()],
-        },
+        checkpoints, {**subject, "engine": [engine(device), run.threads or torch.get_num_threads(), *together]}
     )
     with deterministic(run.threads):
         torch.manual_seed(seed)
@@ -109,6 +114,8 @@ def train(
         done: list[Epoch] = []
 
         def save() -> None:
+            if not ranks.first:
+                return
             best = max(done, key=lambda epoch: epoch.val_cider_d)
             Bundle(
                 decoder=decoder,
@@ -127,7 +134,7 @@ def train(
                 },
             ).save(model_out)
 
-        with _curve(curve_out, on_epoch, done) as add:
+        with _curve(curve_out if ranks.first else Path(os.devnull), on_epoch, done) as add:
             try:
                 trained = train_decoder(
                     decoder,
@@ -141,6 +148,7 @@ def train(
                     on_epoch=add,
                     reward=_reward(train_captions, words) if params.scst.epochs else None,
                     checkpoint=checkpoint,
+                    ranks=ranks,
                 )
             except NumericError as error:
                 if not done:
@@ -148,7 +156,8 @@ def train(
                 save()
                 raise NumericError(f"{error}; the best model until then is kept in {model_out}") from error
         save()
-        checkpoint.remove()
+        if ranks.first:
+            checkpoint.remove()
     return Report(trained, len(images), sum(map(len, encoded)), sum(part.numel() for part in decoder.parameters()))
 
 

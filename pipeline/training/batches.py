@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipeline.training.ranks import ALONE, Ranks
+
 PAD = 0
 
 
@@ -51,15 +53,19 @@ class Batches:
         """Move the captions to where they are used."""
         self._tokens, self._images = self._tokens.to(device), self._images.to(device)
 
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """Each caption once: shuffled, sorted by length, cut into batches, and the batches shuffled."""
+    def epoch(self, number: int, ranks: Ranks = ALONE) -> Iterator[Batch]:
+        """Each caption once: shuffled, sorted by length, cut into batches, and the batches shuffled.
+
+        Of each batch the share of one of `ranks`, which may be empty.
+        """
         generator = torch.Generator().manual_seed(epoch_seed(self._seed, number))
         order = torch.randperm(len(self._lengths), generator=generator)
         order = order[self._lengths[order].argsort(stable=True)]
         chunks = order.split(self._batch_size)
         for chunk in torch.randperm(len(chunks), generator=generator).tolist():
-            longest = int(self._lengths[chunks[chunk][-1]])
-            chosen = chunks[chunk].to(self._tokens.device)
+            share = ranks.share(chunks[chunk])
+            longest = int(self._lengths[share[-1]]) if len(share) else 1
+            chosen = share.to(self._tokens.device)
             tokens = self._tokens[chosen, :longest]
             targets = tokens[:, 1:]
             yield Batch(self._images[chosen], tokens[:, :-1], targets, targets != PAD)

@@ -23,9 +23,10 @@ from pipeline.device import choose_precision
 from pipeline.errors import NumericError, ParamsError
 from pipeline.metrics.cider import CiderD
 from pipeline.training.averages import MovingAverage, Weights, copied, mean
-from pipeline.training.batches import Batches, epoch_seed
+from pipeline.training.batches import Batch, Batches, epoch_seed
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.losses import Reward, cross_entropy, self_critical
+from pipeline.training.ranks import ALONE, Ranks
 from pipeline.training.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -87,12 +88,13 @@ class Trainer:
         device: torch.device,
         reward: Reward | None,
         longest: int,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.decoder = decoder.to(device)
         self.features = decoder.condense(features).to(device)
         batches.to(device)
         self.batches, self.vocabulary, self.params = batches, vocabulary, params
-        self.seed, self.device, self.reward, self.longest = seed, device, reward, longest
+        self.seed, self.device, self.reward, self.longest, self.ranks = seed, device, reward, longest, ranks
         self.optimizer = torch.optim.AdamW(
             decoder.parameters(), lr=params.lr, weight_decay=params.weight_decay, fused=True
         )
@@ -111,72 +113,87 @@ class Trainer:
 
     def epoch(self, number: int) -> tuple[float, float, int]:
         """Mean loss per token, mean reward, and the number of tokens. Raises `NumericError`."""
-        torch.manual_seed(epoch_seed(self.seed, number))  # dropout; a resumed run draws the same
+        torch.manual_seed(self._seed_of(number))  # dropout; a resumed run draws the same
+        self.ranks.align(self.decoder)
         self.decoder.train()
         if self.switched_after:
             return self._self_critical_epoch(number)
         total, tokens = torch.zeros((), device=self.device), 0
         own_words = self.params.scheduled_sampling * (number - 1) / max(1, self.params.epochs - 1)
-        for step, batch in enumerate(self.batches.epoch(number)):
+        for step, batch in enumerate(self.batches.epoch(number, self.ranks)):
             with self._precision():
-                loss = cross_entropy(
-                    self.decoder,
-                    self.features[batch.images].float(),
-                    batch,
-                    label_smoothing=self.params.label_smoothing,
-                    own_words=own_words,
-                )
+                loss, ours = self._taught(batch, own_words)
+            (count,) = self.ranks.total(ours)
             done = (number - 1) * len(self.batches) + step
-            self._descend(loss, self.params.lr * self.schedule.factor(done), number, step)
-            count = int(batch.real.sum())
-            total += loss.detach() * count
-            tokens += count
+            loss = self._descend(_part(loss, ours, count), self.params.lr * self.schedule.factor(done), number, step)
+            total += loss * count
+            tokens += int(count)
         return float(total) / tokens, 0.0, tokens
+
+    def _taught(self, batch: Batch, own_words: float = 0.0) -> tuple[Tensor, int]:
+        """The loss on people's captions, and its number of tokens; both zero where there is no caption."""
+        if not len(batch.images):
+            return torch.zeros((), device=self.device), 0
+        loss = cross_entropy(
+            self.decoder,
+            self.features[batch.images].float(),
+            batch,
+            label_smoothing=self.params.label_smoothing,
+            own_words=own_words,
+        )
+        return loss, int(batch.real.sum())
 
     def _self_critical_epoch(self, number: int) -> tuple[float, float, int]:
         assert self.reward is not None
         params = self.params.scst
         total, rewarded, pictures = 0.0, 0.0, 0
-        people = self.batches.epoch(number)
-        for step, rows in enumerate(self.batches.pictures(number, max(1, self.params.batch_size // params.samples))):
+        people = self.batches.epoch(number, self.ranks)
+        for step, chosen in enumerate(self.batches.pictures(number, max(1, self.params.batch_size // params.samples))):
+            rows = self.ranks.share(chosen)
             with self._precision():
-                loss, reward = self_critical(
-                    self.decoder,
-                    self.features[rows.to(self.device)].float(),
-                    rows,
-                    self.reward,
-                    samples=params.samples,
-                    max_length=self.longest,
-                    seed=epoch_seed(self.seed, number) + step,
-                )
-                batch = next(people, None) if params.cross_entropy else None
-                if batch is not None:
-                    taught = cross_entropy(
+                loss, reward, ours = torch.zeros((), device=self.device), 0.0, 0
+                if len(rows):
+                    loss, reward, ours = self_critical(
                         self.decoder,
-                        self.features[batch.images].float(),
-                        batch,
-                        label_smoothing=self.params.label_smoothing,
+                        self.features[rows.to(self.device)].float(),
+                        rows,
+                        self.reward,
+                        samples=params.samples,
+                        max_length=self.longest,
+                        seed=self._seed_of(number) + step,
                     )
-                    loss = (1 - params.cross_entropy) * loss + params.cross_entropy * taught
-            self._descend(loss, params.lr, number, step)
-            total += float(loss.detach()) * len(rows)
-            rewarded += reward * len(rows)
-            pictures += len(rows)
+                batch = next(people, None) if params.cross_entropy else None
+                taught, words = (loss, 0) if batch is None else self._taught(batch)
+            said, read, gained = self.ranks.total(ours, words, reward * len(rows))
+            loss = _part(loss, ours, said)
+            if batch is not None:
+                loss = (1 - params.cross_entropy) * loss + params.cross_entropy * _part(taught, words, read)
+            total += float(self._descend(loss, params.lr, number, step)) * len(chosen)
+            rewarded += gained
+            pictures += len(chosen)
         return total / pictures, 100 * rewarded / pictures, pictures * params.samples
 
-    def _descend(self, loss: Tensor, lr: float, number: int, step: int) -> None:
-        if not math.isfinite(value := float(loss.detach())):
+    def _seed_of(self, number: int) -> int:
+        """Of what a process draws in an epoch: not the same as another one."""
+        return epoch_seed(self.seed, number) + 500_009 * self.ranks.rank
+
+    def _descend(self, loss: Tensor, lr: float, number: int, step: int) -> Tensor:
+        """One step down the sum of the processes' losses, which is returned. Raises `NumericError`."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if loss.requires_grad:  # a process without a share has nothing to add
+            loss.backward()
+        loss = self.ranks.sum_gradients(self.decoder, loss.detach())
+        if not math.isfinite(value := float(loss)):
             raise NumericError(
                 f"the loss is {value} in epoch {number}, step {step + 1}; lower params.train.lr or params.train.clip"
             )
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
         nn.utils.clip_grad_norm_(self.decoder.parameters(), self.params.clip)
         self.optimizer.step()
         if self.average:
             self.average.update()
+        return loss
 
     def _precision(self) -> "torch.autocast":
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._half)
@@ -185,8 +202,11 @@ class Trainer:
         """CIDEr-D of greedy captions, times 100, with the averaged weights where there are any."""
         if self.average:
             self.average.swap()
-        captions = greedy_captions(self.decoder, validation.features, self.vocabulary, self.longest, self.device)
-        return 100 * float(cider.score(captions).mean())
+        features = self.ranks.share(validation.features)
+        ours = greedy_captions(self.decoder, features, self.vocabulary, self.longest, self.device)
+        captions = self.ranks.gather(ours)
+        score: float = self.ranks.from_first(100 * float(cider.score(captions).mean()))
+        return score
 
     def keep(self, row: Epoch) -> bool:
         """Note the epoch, and its weights if they are among the best; whether they are the very best."""
@@ -255,20 +275,30 @@ def train_decoder(
     on_epoch: Callable[[Epoch], None],
     reward: Reward | None = None,
     checkpoint: Checkpoint | None = None,
+    ranks: Ranks = ALONE,
 ) -> Trained:
     """Train in place on features (N, R, C) and leave the weights of the best epochs in `decoder`.
 
     With a `checkpoint` of an interrupted run it goes on after that run's last whole epoch; `on_epoch` is told of the
     earlier ones too. Raises `NumericError` when the loss is not finite (the decoder then has the best weights until
-    then), `ParamsError` when the device's memory is too small.
+    then), `ParamsError` when the device's memory is too small, `PeerError` when another one of `ranks` is lost.
     """
     longest = max(len(reference.split()) for references in validation.references for reference in references)
     longest = min(LONGEST, 2 * longest if " " in vocabulary.tokens else longest)  # spaces are no tokens to the metrics
     trainer = Trainer(
-        decoder, features, batches, vocabulary, params, seed=seed, device=device, reward=reward, longest=longest
+        decoder,
+        features,
+        batches,
+        vocabulary,
+        params,
+        seed=seed,
+        device=device,
+        reward=reward,
+        longest=longest,
+        ranks=ranks,
     )
     cider = CiderD(validation.references)
-    if checkpoint and (state := checkpoint.load()):
+    if state := ranks.from_first(checkpoint.load() if checkpoint and ranks.first else None):
         trainer.restore(state)
         for row in trainer.rows:
             on_epoch(row)
@@ -291,7 +321,7 @@ def train_decoder(
         lr = trainer.optimizer.param_groups[0]["lr"]
         row = Epoch(number, loss, score, lr, rewarded, time.monotonic() - began, tokens / took)
         trainer.schedule.end_epoch(improved=trainer.keep(row))
-        if checkpoint:
+        if checkpoint and ranks.first:
             checkpoint.save(trainer.state())
         on_epoch(row)
     best, epochs = trainer.best, len(trainer.rows)
@@ -299,12 +329,17 @@ def train_decoder(
     return Trained(best, epochs, resumed_after)
 
 
+def _part(loss: Tensor, ours: float, whole: float) -> Tensor:
+    """A mean over `ours` tokens as its part of the mean over `whole` ones, which the processes have together."""
+    return loss if ours == whole else loss * (ours / whole)
+
+
 def greedy_captions(
     decoder: Decoder, features: Tensor, vocabulary: Vocabulary, max_length: int, device: torch.device
 ) -> list[str]:
     """One caption per picture of features (N, R, C)."""
     captions = []
-    for chunk in features.split(256):
+    for chunk in features.split(256) if len(features) else ():
         found = beam_search(decoder, chunk.to(device).float(), Search(beam_size=1, max_length=max_length))
         captions += [vocabulary.for_metrics(vocabulary.decode(best.tokens)) for best, *_ in found]
     return captions

@@ -42,8 +42,8 @@ def _with_own_words(decoder: Decoder, features: Tensor, inputs: Tensor, share: f
 
 def self_critical(
     decoder: Decoder, features: Tensor, rows: Tensor, reward: Reward, *, samples: int, max_length: int, seed: int
-) -> tuple[Tensor, float]:
-    """The loss whose gradient makes samples better than their picture's other ones likelier; and their mean reward.
+) -> tuple[Tensor, float, int]:
+    """The loss whose gradient makes samples better than their picture's other ones likelier; their mean reward; tokens.
 
     S. Rennie et al., "Self-critical Sequence Training", CVPR 2017, with the mean of the other samples as the baseline
     (R. Luo, "A Better Variant of Self-Critical Sequence Training", 2020). `features` (N, R, C) are those of `rows`.
@@ -66,4 +66,5 @@ def self_critical(
     logits = decoder(features.repeat_interleave(samples, 0), tokens[:, :-1], real)
     said = -functional.cross_entropy(logits.float(), targets[real], reduction="none")
     weight = advantage.unsqueeze(1).expand_as(targets)[real]
-    return -(weight * said).sum() / real.sum(), float(scores.mean())
+    said_tokens = real.sum()
+    return -(weight * said).sum() / said_tokens, float(scores.mean()), int(said_tokens)
