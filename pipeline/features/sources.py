@@ -1,0 +1,123 @@
+"""Pictures by path or by address: a file, a place in an archive, or either of them behind an fsspec URL.
+
+    photos/a.jpg    photos.tar::a.jpg    s3://bucket/a.jpg    s3://bucket/photos.tar::a.jpg
+
+What is wrong with one picture is an `OSError`, as `archives.read_picture` gives it. A server that does not answer is
+asked again, and then is no fault of a picture: `Unreachable` ends the run, which can go on later.
+"""
+
+import re
+import tempfile
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from threading import Lock
+from typing import Any, TypeVar
+
+from pipeline.archives import SEPARATOR, open_archive, read_picture
+from pipeline.errors import DiskError, ParamsError
+
+TRIES = 5
+FIRST_PAUSE = 0.5
+"""Seconds before a second try; each further pause is twice as long."""
+ARCHIVES_KEPT = 2
+"""Fetched archives that a process keeps: pictures that stand together in a manifest mostly lie in one."""
+
+_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+)://.+", re.DOTALL)
+_INSIDE = re.compile(r"(?P<archive>.+?\.(?:zip|tar))::(?P<member>.+)", re.IGNORECASE | re.DOTALL)
+_OF_THE_PICTURE = (FileNotFoundError, PermissionError, IsADirectoryError)
+
+Result = TypeVar("Result")
+
+
+class Unreachable(DiskError):
+    """A server gave no answer, several times."""
+
+
+def is_url(path: str) -> bool:
+    return _URL.fullmatch(path) is not None
+
+
+def check_schemes(paths: Iterable[str]) -> None:
+    """Raises `ParamsError` for a kind of address that cannot be opened here, before any work."""
+    schemes = {found["scheme"]: path for path in paths if (found := _URL.fullmatch(path))}
+    for scheme, path in sorted(schemes.items()):
+        try:
+            import fsspec
+        except ImportError as error:
+            raise ParamsError(f"{path}: addresses need fsspec; run `pip install 'captioner[remote]'`") from error
+        try:
+            fsspec.get_filesystem_class(scheme)
+        except ImportError as error:
+            raise ParamsError(f"{path}: {error}") from error
+        except ValueError as error:
+            raise ParamsError(
+                f"{path}: no way to open {scheme}:// is known; use s3://, gs://, hf:// or https://"
+            ) from error
+
+
+def read_source(path: str) -> bytes:
+    """The bytes of a picture. Raises `OSError`, whose strerror says why, and `Unreachable`."""
+    if not is_url(path):
+        return read_picture(path)
+    inside = _INSIDE.fullmatch(path)
+    if inside is None:
+        return _tried(path, lambda files, name: bytes(files.cat_file(name)))
+    with _ARCHIVES.lock:
+        archive = _ARCHIVES.fetched(inside["archive"])
+        opened = open_archive(archive)
+    try:
+        return opened.read(inside["member"])
+    except OSError as error:
+        reason = (error.strerror or str(error)).replace(str(archive), inside["archive"])
+        raise OSError(error.errno, reason, path) from error
+
+
+class _Archives:
+    """Archives from servers, in a folder that goes with the process."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._kept: OrderedDict[str, Path] = OrderedDict()
+        self._number = 0
+
+    def fetched(self, url: str) -> Path:
+        if url in self._kept:
+            self._kept.move_to_end(url)
+            return self._kept[url]
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="captioner-")
+        while len(self._kept) >= ARCHIVES_KEPT:
+            self._kept.popitem(last=False)[1].unlink(missing_ok=True)
+        self._number += 1
+        path = Path(self._folder.name) / f"{self._number}{Path(url).suffix.lower()}"
+        _tried(url, lambda files, name: files.get_file(name, str(path)))
+        self._kept[url] = path
+        return path
+
+
+_ARCHIVES = _Archives()
+assert SEPARATOR == "::"
+
+
+def _tried(url: str, read: Callable[[Any, str], Result]) -> Result:
+    """What `read` gives for the file system and name of `url`, asked again while the server does not answer."""
+    import fsspec
+
+    for attempt in range(TRIES):
+        try:
+            files, name = fsspec.core.url_to_fs(url)
+            return read(files, name)
+        except _OF_THE_PICTURE as error:
+            reason = {FileNotFoundError: "no such object", PermissionError: "permission denied"}
+            raise type(error)(error.errno or 0, reason.get(type(error), "is a folder"), url) from error
+        except Exception as error:  # each file system has its own errors for a connection that fails
+            last = error
+        if attempt + 1 < TRIES:
+            time.sleep(FIRST_PAUSE * 2**attempt)
+    raise Unreachable(
+        f"{url}: cannot be read after {TRIES} tries: {type(last).__name__}: {last}; "
+        "what was computed is kept, run the same command again to go on"
+    ) from last
