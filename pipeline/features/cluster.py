@@ -13,6 +13,7 @@ import math
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 from pyarrow.fs import LocalFileSystem
 from ray.data.checkpoint import CheckpointConfig
 from ray.data.datasource import BlockBasedFileDatasink, FilenameProvider
+from ray.util.annotations import RayDeprecationWarning
 
 from pipeline.errors import ArtefactError, CaptionerError, DataError, ParamsError
 from pipeline.features import images
@@ -41,7 +43,7 @@ OTHER_TASKS = 3
 """Logical CPUs beside the actors': one each for reading the manifest (or filtering it by checkpoints, with an actor of
 its own), decoding and writing. With fewer, a restored job waits for ever."""
 RETRIES = 3
-"""Of a task whose process died. Ray's own default is to try for ever, which a picture that kills its decoder makes so."""
+"""Of a task whose process died. Ray's own default is to try for ever, also with a picture that kills its decoder."""
 READERS = 8
 """Threads that wait for files or servers in one decoding task."""
 _LARGEST_BLOCK = 256
@@ -99,7 +101,9 @@ def _start(address: str | None, encoders: int) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is None:
-            ray.init(address="local", num_cpus=encoders + OTHER_TASKS + 1, include_dashboard=False, **quiet)
+            cpus = encoders + OTHER_TASKS + 1
+            os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(cpus))  # else a warning in every job
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
         else:
             ray.init(address=address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -179,14 +183,16 @@ def encode_missing(job: Job, plan: Plan, where: Cluster, tensors: bytes, progres
         pictures = ray.data.read_parquet(str(job.manifest.absolute()), filesystem=LocalFileSystem())
         # a small manifest is one block, which one task would decode and one actor encode
         blocks = pictures.repartition(target_num_rows_per_block=block, strict=True)
-        decoded = blocks.map_batches(
-            decode,
-            batch_size=None,
-            batch_format="pyarrow",
-            fn_kwargs={"transform": plan.spec.transform},
-            num_cpus=1,
-            max_retries=RETRIES,
-        )
+        with warnings.catch_warnings():  # Ray warns that this way of limiting the retries goes in 2.64
+            warnings.simplefilter("ignore", RayDeprecationWarning)
+            decoded = blocks.map_batches(
+                decode,
+                batch_size=None,
+                batch_format="pyarrow",
+                fn_kwargs={"transform": plan.spec.transform},
+                num_cpus=1,
+                max_retries=RETRIES,
+            )
         encoded = decoded.map_batches(
             Encode,
             fn_constructor_args=(plan.spec, ray.put(tensors), where.device, plan.engine),
@@ -394,8 +400,7 @@ def explained() -> Iterator[None]:
             if isinstance(cause, ray.exceptions.WorkerCrashedError):
                 raise DataError(
                     f"a process that reads pictures or writes shards died {RETRIES + 1} times on the same ones: "
-                    f"{_line(cause)}; look for a damaged picture or too little memory, and run the same command again to "
-                    "go on"
+                    f"{_line(cause)}; look for a damaged picture or too little memory, then run the same command again"
                 ) from error
         raise
 
