@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline.errors import ArtefactError, CaptionerError, DataError, DiskError
-from pipeline.features.shards import INDEX, SHARDS, open_shard
+from pipeline.features.shards import SHARDS, open_shard
 from pipeline.features.spec import EncoderSpec
 from pipeline.files import read_csv, read_json, sync_folder, write_json
 
@@ -92,12 +92,6 @@ class Job:
                 f"{self.folder}: begun for something else ({shown}); name another folder, or delete this one"
             )
 
-    def remove_unfinished(self) -> None:
-        """What killed runs were writing. What Ray's pending checkpoints name, Ray removes."""
-        for path in self.shards.glob(".*"):
-            with suppress(OSError):
-                path.unlink()
-
     def finished(self, plan: Plan) -> dict[int, Path]:
         """The checkpoint of each shard that is done."""
         found = {}
@@ -122,7 +116,8 @@ class Job:
         return number
 
     def settle(self, plan: Plan) -> None:
-        """Give finished shards their final names."""
+        """Give finished shards their final names. What killed processes were writing goes; what Ray's pending
+        checkpoints name, Ray removes itself."""
         for number, checkpoint in self.finished(plan).items():
             if checkpoint.stem == f"{number:06d}":
                 continue
@@ -131,6 +126,9 @@ class Job:
                 if written.is_file():
                     written.replace(self.shards / f"{number:06d}{suffix}")
             checkpoint.replace(self.done / f"{number:06d}.parquet")
+        for path in self.shards.glob(".*"):
+            with suppress(OSError):
+                path.unlink()
         for folder in (self.shards, self.done):
             sync_folder(folder)
 
@@ -158,9 +156,6 @@ class Job:
         path = self.shards / f"{number:06d}.skipped.csv"
         rows = read_csv(path, SKIPPED_COLUMNS) if path.is_file() else []
         return [(image, path, reason) for image, path, reason in rows]
-
-    def remove_index(self) -> None:
-        (self.folder / INDEX).unlink(missing_ok=True)
 
 
 def _short(value: object) -> str:

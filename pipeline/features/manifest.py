@@ -63,8 +63,8 @@ def number_pictures(source: Path, out: Path) -> Manifest:
             writer.write_table(pa.table([ids, images, full, digests], schema=schema))
         check_schemes(schemes.values())
         _refuse_twins(source, np.frombuffer(hashes, np.int64))
-    if not hashes:
-        raise DataError(f"{source}: lists no pictures")
+        if not hashes:
+            raise DataError(f"{source}: lists no pictures")
     return Manifest(len(hashes), digest.hexdigest())
 
 

@@ -140,7 +140,7 @@ def write_index(folder: Path, spec: EncoderSpec, shape: tuple[int, int], shards:
     }
     table = table.replace_schema_metadata({_METADATA: json.dumps(content, sort_keys=True)})
     with replacing(folder / INDEX) as beside:
-        pq.write_table(table, beside)
+        pq.write_table(table, beside, write_page_checksum=True)
     return int(table.num_rows)
 
 
@@ -157,7 +157,7 @@ def open_folder(folder: Path) -> ShardedCache:
             f"{folder}: a folder of shards is read with pyarrow; run `pip install 'captioner[ray]'`"
         ) from error
     try:
-        table = pq.ParquetFile(path).read()
+        table = pq.ParquetFile(path, page_checksum_verification=True).read()
         content = json.loads((table.schema.metadata or {})[_METADATA])
         if content["schema"] != SCHEMA:
             raise ArtefactError(f"{path}: schema {content['schema']}, this program reads {SCHEMA}; {REMEDY}")

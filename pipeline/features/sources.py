@@ -53,7 +53,7 @@ def check_schemes(paths: Iterable[str]) -> None:
             raise ParamsError(f"{path}: {error}") from error
         except ValueError as error:
             raise ParamsError(
-                f"{path}: no way to open {scheme}:// is known; use s3://, gs://, hf:// or https://"
+                f"{path}: {scheme}:// is no known kind of address; use s3://, gs://, hf:// or https://"
             ) from error
 
 

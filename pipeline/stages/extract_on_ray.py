@@ -74,7 +74,6 @@ def extract_on_ray(
             engine=encoder.engine,
         )
         job.begin(plan)
-        job.remove_unfinished()
         job.settle(plan)
         remade = job.forget_damaged(plan)
         began = time.monotonic()
