@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import COLOURS, ROOT, run_command, small_params, write_project
+from conftest import COLOURS, ROOT, run_command, set_param, small_params, write_project
 from PIL import Image
 
 from pipeline import paths
@@ -320,7 +320,8 @@ def test_a_process_that_dies_while_it_writes_a_shard_is_no_loss(extracted, trap,
 
 
 def test_a_run_that_is_killed_in_the_middle_of_a_shard_is_gone_on_from(extracted, trap, tmp_path, ray_folder):
-    write_project(tmp_path, run={"workers": 1}, data={"max_bad": 0.5})
+    write_project(tmp_path, run={"workers": 1})
+    set_param(tmp_path, "data.max_bad", 0.5)
     manifest = extracted[0] / "manifest.csv"
     command = ["extract", "--engine", "ray", "--manifest", str(manifest), "--shard-pictures", str(SHARD)]
     run = subprocess.Popen(
@@ -487,6 +488,7 @@ def test_a_cluster_of_gpus_gets_one_encoder_on_each():
 def test_train_and_score_do_not_know_the_difference(trained_project, extracted, tmp_path):
     """The folder of one project's shards in the place of its features file: the same bytes of model and scores."""
     shutil.copytree(trained_project, tmp_path, dirs_exist_ok=True)
+    set_param(tmp_path, "run.workers", 1)
     outputs = [paths.MODEL, paths.TRAINING, paths.SCORES, paths.SCORED_CAPTIONS]
     digests = []
     for place in ("file", "folder"):
