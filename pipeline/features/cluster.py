@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import threading
 import warnings
 from collections.abc import Iterable, Iterator
@@ -105,13 +106,25 @@ def _start(address: str | None, encoders: int) -> None:
             os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(cpus))  # else a warning in every job
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
         else:
+            _knock(address)
             ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        where = f"--address {address}" if address else "ray"
-        raise ParamsError(f"{where}: no Ray cluster to work on: {str(error).splitlines()[0]}") from error
+    except (OSError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+        if address is None:
+            raise
+        raise ParamsError(
+            f"--address {address}: no Ray cluster to work on: {str(error).splitlines()[0]}; see that it runs, that "
+            "this machine reaches it, and that RAY_AUTH_MODE and RAY_AUTH_TOKEN are the same here and there"
+        ) from error
     if threading.current_thread() is threading.main_thread():
         for number, handler in handlers.items():  # Ray puts its own in place of the command line's
             signal.signal(number, handler)
+
+
+def _knock(address: str) -> None:
+    """Raises `OSError` where nobody listens: Ray itself would go on asking for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in address:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _room(resources: dict[str, float], device: str, encoders: int, *, started_here: bool) -> Cluster:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import uuid
 from collections import Counter
 from pathlib import Path
 
@@ -98,6 +99,8 @@ def ray_folder(tmp_path_factory, s3_server):
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         patch.setenv("RAY_TMPDIR", str(short))
+        patch.setenv("RAY_AUTH_MODE", "token")  # a token of this test alone, and none written to anybody's home
+        patch.setenv("RAY_AUTH_TOKEN", uuid.uuid4().hex)
         patch.setenv("OMP_NUM_THREADS", "1")
         ray.init(
             address="local",
