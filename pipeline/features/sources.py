@@ -6,16 +6,18 @@ What is wrong with one picture is an `OSError`, as `archives.read_picture` gives
 asked again, and then is no fault of a picture: `Unreachable` ends the run, which can go on later.
 """
 
+import os
 import re
 import tempfile
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
 
-from pipeline.archives import SEPARATOR, open_archive, read_picture
+from pipeline.archives import Archive, read_picture
 from pipeline.errors import DiskError, ParamsError
 
 TRIES = 5
@@ -64,42 +66,46 @@ def read_source(path: str) -> bytes:
     inside = _INSIDE.fullmatch(path)
     if inside is None:
         return _tried(path, lambda files, name: bytes(files.cat_file(name)))
-    with _ARCHIVES.lock:
-        archive = _ARCHIVES.fetched(inside["archive"])
-        opened = open_archive(archive)
+    archive = _ARCHIVES.fetched(inside["archive"])
     try:
-        return opened.read(inside["member"])
+        return archive.read(inside["member"])
     except OSError as error:
-        reason = (error.strerror or str(error)).replace(str(archive), inside["archive"])
+        reason = (error.strerror or str(error)).replace(str(archive.path), inside["archive"])
         raise OSError(error.errno, reason, path) from error
 
 
 class _Archives:
-    """Archives from servers, in a folder that goes with the process."""
+    """The last archives that were fetched from servers.
+
+    Their files have no name any more: the system frees them with the process, also when Ray ends it abruptly.
+    """
 
     def __init__(self) -> None:
-        self.lock = Lock()
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._kept: OrderedDict[str, Path] = OrderedDict()
-        self._number = 0
+        self._lock = Lock()
+        self._kept: OrderedDict[str, Archive] = OrderedDict()
 
-    def fetched(self, url: str) -> Path:
-        if url in self._kept:
+    def fetched(self, url: str) -> Archive:
+        with self._lock:
+            if url not in self._kept:
+                while len(self._kept) >= ARCHIVES_KEPT:
+                    self._kept.popitem(last=False)
+                self._kept[url] = _fetch(url)
             self._kept.move_to_end(url)
             return self._kept[url]
-        if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="captioner-")
-        while len(self._kept) >= ARCHIVES_KEPT:
-            self._kept.popitem(last=False)[1].unlink(missing_ok=True)
-        self._number += 1
-        path = Path(self._folder.name) / f"{self._number}{Path(url).suffix.lower()}"
-        _tried(url, lambda files, name: files.get_file(name, str(path)))
-        self._kept[url] = path
-        return path
+
+
+def _fetch(url: str) -> Archive:
+    descriptor, name = tempfile.mkstemp(prefix="captioner-", suffix=Path(url).suffix.lower())
+    os.close(descriptor)
+    try:
+        _tried(url, lambda files, source: files.get_file(source, name))
+        return Archive(Path(name))
+    finally:
+        with suppress(OSError):  # Windows keeps what is open
+            os.unlink(name)
 
 
 _ARCHIVES = _Archives()
-assert SEPARATOR == "::"
 
 
 def _tried(url: str, read: Callable[[Any, str], Result]) -> Result:

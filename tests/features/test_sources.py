@@ -87,11 +87,13 @@ def test_members_of_tar_files_on_s3_are_read(bucket):
     assert read_source(bucket.url("photos.tar::in/1.png")) == b"one"
 
 
-def test_only_the_last_archives_are_kept_on_this_machine(bucket):
-    for name in ("photos.tar::in/2.png", "more.tar::1.png", "third.tar::1.png"):
+def test_only_the_last_archives_are_kept_and_leave_no_file_behind(bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(sources, "_ARCHIVES", sources._Archives())
+    for name in ("photos.tar::in/2.png", "more.tar::1.png", "third.tar::1.png", "third.tar::1.png"):
         read_source(bucket.url(name))
-    assert len(sources._ARCHIVES._kept) == sources.ARCHIVES_KEPT
-    assert all(path.is_file() for path in sources._ARCHIVES._kept.values())
+    assert list(sources._ARCHIVES._kept) == [bucket.url("more.tar"), bucket.url("third.tar")]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_not_there_is_a_fault_of_the_picture(bucket):

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tarfile
 import time
-import uuid
 from collections import Counter
 from pathlib import Path
 
@@ -99,8 +98,6 @@ def ray_folder(tmp_path_factory, s3_server):
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         patch.setenv("RAY_TMPDIR", str(short))
-        patch.setenv("RAY_AUTH_MODE", "token")  # a token of this test alone, and none written to anybody's home
-        patch.setenv("RAY_AUTH_TOKEN", uuid.uuid4().hex)
         patch.setenv("OMP_NUM_THREADS", "1")
         ray.init(
             address="local",
@@ -488,10 +485,11 @@ def test_a_cluster_of_gpus_gets_one_encoder_on_each():
         _room({"CPU": 2.0}, "cpu", 1, started_here=False)
 
 
-def test_train_and_score_do_not_know_the_difference(trained_project, extracted, tmp_path):
+def test_train_and_score_do_not_know_the_difference(trained_project, ray_folder, tmp_path, monkeypatch):
     """The folder of one project's shards in the place of its features file: the same bytes of model and scores."""
     shutil.copytree(trained_project, tmp_path, dirs_exist_ok=True)
     set_param(tmp_path, "run.workers", 1)
+    monkeypatch.chdir(tmp_path)  # images.csv has paths from here
     outputs = [paths.MODEL, paths.TRAINING, paths.SCORES, paths.SCORED_CAPTIONS]
     digests = []
     for place in ("file", "folder"):
