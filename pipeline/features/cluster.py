@@ -189,7 +189,7 @@ def encode_missing(job: Job, plan: Plan, where: Cluster, tensors: bytes, progres
     from ray.data import ActorPoolStrategy
 
     left = plan.pictures - sum(plan.size(number) for number in job.finished(plan))
-    block = max(1, min(_LARGEST_BLOCK, plan.shard_pictures, math.ceil(left / (4 * where.encoders))))
+    block = block_size(left, where.encoders, plan.shard_pictures)
     height, channels = plan.shape
     sink = ShardSink(str(job.shards.absolute()), plan)
     with _context(job, largest=2 * plan.shard_pictures * (height * channels * 2 + 4096)), _watched(job, plan, progress):
@@ -219,6 +219,11 @@ def encode_missing(job: Job, plan: Plan, where: Cluster, tensors: bytes, progres
         with explained():
             shards.write_datasink(sink, ray_remote_args={"num_cpus": 1, "max_retries": RETRIES})
     return left
+
+
+def block_size(left: int, encoders: int, shard_pictures: int) -> int:
+    """Pictures per task: few enough that every encoder gets several blocks, and that a block's pixels fit anywhere."""
+    return max(1, min(_LARGEST_BLOCK, shard_pictures, math.ceil(left / (4 * encoders))))
 
 
 @contextmanager

@@ -472,6 +472,15 @@ def test_a_device_that_the_cluster_does_not_have_is_refused(device, encoders, me
         _room({"CPU": 8.0}, device, encoders, started_here=False)
 
 
+@pytest.mark.parametrize(("left", "encoders", "shard"), [(30, 1, 6), (18, 4, 1000), (1, 8, 1000), (10**8, 64, 1000)])
+def test_every_encoder_gets_several_blocks_of_a_small_manifest(left, encoders, shard):
+    from pipeline.features.cluster import block_size
+
+    size = block_size(left, encoders, shard)
+    assert 1 <= size <= min(256, shard)
+    assert -(-left // size) >= min(left, 2 * encoders)
+
+
 def test_a_cluster_of_gpus_gets_one_encoder_on_each():
     from pipeline.features.cluster import Cluster, _room
 
