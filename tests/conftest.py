@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipeline.params import Params, check_params, read_params
 
-pytest_plugins = ["web_server"]
+pytest_plugins = ["web_server", "s3_server"]
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"

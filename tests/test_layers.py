@@ -24,6 +24,9 @@ ONLY_IN = {
     "PIL": {"features/images.py", "overlay.py"},
     "ruamel": {"params.py"},
     "pydantic": {"params.py"},
+    "pyarrow": {"features/cluster.py", "features/jobs.py", "features/manifest.py", "features/shards.py"},
+    "ray": {"features/cluster.py"},
+    "fsspec": {"features/sources.py"},
 }
 
 
@@ -65,7 +68,18 @@ def test_the_command_line_starts_without_the_heavy_libraries():
     files = [PACKAGE / f"{name}.py" for name in ("cli", "__init__", "__main__", "paths", "errors")]
     for path in [*files, *(PACKAGE / "commands").glob("*.py")]:
         at_import |= {imported.split(".")[0] for imported in imports(path, at_top=True)}
-    assert not at_import & {"torch", "torchvision", "pandas", "sacrebleu", "numpy", "h5py", "pydantic", "rich"}
+    assert not at_import & {
+        "torch",
+        "torchvision",
+        "pandas",
+        "sacrebleu",
+        "numpy",
+        "h5py",
+        "pydantic",
+        "rich",
+        "ray",
+        "pyarrow",
+    }
 
 
 def test_only_the_command_line_prints_or_exits():

@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,9 +19,10 @@ from pipeline.commands.terminal import (
     say,
     store_folder,
 )
-from pipeline.errors import NumericError
+from pipeline.errors import NumericError, ParamsError
 
 if TYPE_CHECKING:
+    from pipeline.params import Params
     from pipeline.stages.prepare import Prepared
     from pipeline.training.loop import Epoch
 
@@ -78,11 +80,46 @@ def describe(found: "Prepared", unit: str) -> Iterator[str]:
     )
 
 
-def extract(params: ParamsFile = paths.PARAMS) -> None:
+class Engine(StrEnum):
+    """What runs the encoder."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+def extract(
+    params: ParamsFile = paths.PARAMS,
+    engine: Annotated[
+        Engine, typer.Option("--engine", help="This machine with the feature store, or Ray into a folder of shards.")
+    ] = Engine.LOCAL,
+    address: Annotated[
+        str | None, typer.Option("--address", help="Ray: a running cluster's address; else one is started here.")
+    ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option("--manifest", help="Ray: a .csv or .parquet with image, path[, sha256] instead of images.csv."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Ray: the folder of shards.")] = paths.FEATURES,
+    shard_pictures: Annotated[
+        int | None, typer.Option("--shard-pictures", min=1, help="Ray: pictures per shard; as many as fill 128 MiB.")
+    ] = None,
+) -> None:
     """Run the frozen encoder once over every picture that has no features yet."""
+    if engine is Engine.RAY:
+        _extract_on_ray(read(params), address, manifest, out, shard_pictures)
+        return
+    for_ray = {"--address": address, "--manifest": manifest, "--shard-pictures": shard_pictures}
+    given_for_ray = [name for name, value in for_ray.items() if value is not None]
+    if out != paths.FEATURES:
+        given_for_ray.append("--out")
+    if given_for_ray:
+        raise ParamsError(f"{', '.join(given_for_ray)}: only with --engine ray")
+    _extract_here(read(params))
+
+
+def _extract_here(given: "Params") -> None:
     from pipeline.stages.extract import extract as run
 
-    given = read(params)
     announce_device(given.run.device)
     with progress_bar("extract") as progress:
         done = run(
@@ -104,6 +141,35 @@ def extract(params: ParamsFile = paths.PARAMS) -> None:
     say(
         f"extract: {done.pictures} images, {done.from_store} from the store, "
         f"{done.encoded} encoded in {done.seconds:.1f} s{bad}"
+    )
+
+
+def _extract_on_ray(
+    given: "Params", address: str | None, manifest: Path | None, out: Path, shard_pictures: int | None
+) -> None:
+    from pipeline.stages.extract_on_ray import extract_on_ray as run
+
+    with progress_bar("extract") as progress:
+        done = run(
+            given.encoder,
+            given.run,
+            seed=given.seed,
+            max_bad=given.data.max_bad,
+            manifest=manifest or paths.IMAGES,
+            skipped=None if manifest else paths.SKIPPED_ROWS,
+            features_out=out,
+            encoder_out=paths.ENCODER,
+            skipped_out=paths.SKIPPED,
+            shard_pictures=shard_pictures,
+            address=address,
+            progress=progress,
+        )
+    for reason in done.remade:
+        say(f"made anew: {reason}")
+    bad = f", {done.unreadable} unreadable (see {paths.SKIPPED})" if done.unreadable else ""
+    say(
+        f"extract: {done.pictures} images, {done.from_shards} in finished shards, {done.encoded} encoded in "
+        f"{done.seconds:.1f} s{bad}; {done.shards} shards in {out}"
     )
 
 

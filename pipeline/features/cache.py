@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,15 @@ _SLAB_BYTES = 1 << 20
 Rows = NDArray[np.float16]
 
 
+class RowReader(Protocol):
+    """What of an array is needed to read rows one by one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, row: int, /) -> Rows: ...
+
+
 @dataclass(frozen=True)
 class FeatureCache:
     """An open features.h5: ids in memory, rows mapped."""
@@ -41,7 +50,7 @@ class FeatureCache:
     path: Path
     spec: EncoderSpec
     images: tuple[str, ...]
-    features: Rows
+    features: Rows | RowReader
     """(N, R, C) float16, memory-mapped."""
     crc32: NDArray[np.uint32]
 
@@ -70,23 +79,42 @@ class FeatureCache:
         Raises `DataError` for a picture without a row, `ArtefactError` for a damaged row.
         """
         index = self.index()
-        rows = np.empty((len(images), *self.features.shape[1:]), np.float16)
-        for place, image in enumerate(images):
-            row = index.get(image)
-            if row is None:
-                raise DataError(f"{self.path}: holds no features of {image}; run `dvc repro extract`")
+        rows = np.empty((len(images), self.regions, self.channels), np.float16)
+        wanted = [index.get(image, -1) for image in images]
+        for place in self._reading_order(wanted):
+            row = wanted[place]
+            if row < 0:
+                raise DataError(f"{self.path}: holds no features of {images[place]}; run `dvc repro extract`")
             rows[place] = self.features[row]
             if zlib.crc32(rows[place].tobytes()) != self.crc32[row]:
-                raise ArtefactError(f"{self.path}: the row of {image} is damaged; run `dvc repro -f extract`")
+                raise ArtefactError(f"{self._file(row)}: the row of {images[place]} is damaged; {self._remedy(row)}")
             if not np.isfinite(rows[place]).all():
-                raise ArtefactError(f"{self.path}: the row of {image} is not finite; run `dvc repro -f extract`")
+                raise ArtefactError(f"{self._file(row)}: the row of {images[place]} is not finite; {self._remedy(row)}")
         return rows
 
+    def _reading_order(self, rows: Sequence[int]) -> Iterable[int]:
+        """The places in `rows`, in the order in which they are read best."""
+        return range(len(rows))
+
+    def _file(self, row: int) -> Path:
+        """Where a row lies."""
+        return self.path
+
+    def _remedy(self, row: int) -> str:
+        return "run `dvc repro -f extract`"
+
     @classmethod
-    def open(cls, path: Path) -> Self:
-        """Raises `ArtefactError` naming what is wrong with the file, `DataError` when there is none."""
+    def open(cls, path: Path) -> "FeatureCache":
+        """One file, or a folder of shards (see shards.py).
+
+        Raises `ArtefactError` naming what is wrong with the file, `DataError` when there is none.
+        """
         import h5py
 
+        if path.is_dir():
+            from pipeline.features.shards import open_folder
+
+            return open_folder(path)
         if not path.is_file():
             raise DataError(f"{path}: no such file; run `dvc repro extract` first")
         try:

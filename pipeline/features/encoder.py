@@ -66,13 +66,7 @@ class Encoder:
 
     def prepare(self, picture: "Image.Image") -> NDArray[np.uint8]:
         """The network's input (S, S, 3) in bytes; normalisation happens on the device."""
-        transform = self.spec.transform
-        return images.resize(
-            picture,
-            size=transform.size,
-            shorter_side=transform.shorter_side,
-            interpolation=transform.interpolation,
-        )
+        return images.fitted(picture, self.spec.transform)
 
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float16]:
         """Rows (B, R, C) of pictures (B, S, S, 3). Raises `NumericError` for a row that is not finite.

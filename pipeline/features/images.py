@@ -16,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.archives import PICTURES
 from pipeline.errors import DataError
+from pipeline.features.spec import Transform
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP")
 SUFFIXES = PICTURES
@@ -82,6 +83,16 @@ def resize(picture: Image.Image, *, size: int, shorter_side: int | None, interpo
         box = (max(left, 0), max(top, 0), min(left + side, picture.width), min(top + side, picture.height))
     resized = picture.resize((size, size), _RESAMPLING[interpolation], box=box)
     return np.asarray(resized)
+
+
+def fitted(picture: Image.Image, transform: Transform) -> NDArray[np.uint8]:
+    """The pixels (S, S, 3) that a network with this transform takes; normalisation happens on its device."""
+    return resize(
+        picture,
+        size=transform.size,
+        shorter_side=transform.shorter_side,
+        interpolation=transform.interpolation,
+    )
 
 
 def as_picture(value: bytes | NDArray[Any] | Image.Image) -> Image.Image:

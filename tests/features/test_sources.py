@@ -1,0 +1,145 @@
+"""Pictures from servers: a real S3 and HTTP server on this machine, also one that fails now and then."""
+
+import io
+import tarfile
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from pipeline.errors import CaptionerError, ParamsError
+from pipeline.features import sources
+from pipeline.features.sources import check_schemes, read_source
+
+pytest.importorskip("fsspec", reason="addresses need the extra `remote`")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:.*(botocore|moto|aiobotocore|werkzeug).*")
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch):
+    monkeypatch.setattr(sources, "FIRST_PAUSE", 0.001)
+
+
+def a_tar(members):
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        for name, data in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    return content.getvalue()
+
+
+@pytest.fixture
+def bucket(s3_server):
+    s3_server.put("a b/é.png", b"a picture")
+    s3_server.put("photos.tar", a_tar({"in/1.png": b"one", "in/2.png": b"two"}))
+    s3_server.put("more.tar", a_tar({"1.png": b"three"}))
+    s3_server.put("third.tar", a_tar({"1.png": b"four"}))
+    return s3_server
+
+
+class Flaky:
+    """An HTTP server that gives `codes` one after the other, and then the picture."""
+
+    def __init__(self):
+        self.codes = []
+        self.asked = 0
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                outer.asked += 1
+                code = outer.codes.pop(0) if outer.codes else 200
+                if code == 0:
+                    self.connection.close()
+                    return
+                self.send_response(code)
+                self.send_header("Content-Length", "9")
+                self.end_headers()
+                self.wfile.write(b"a picture")
+
+            def log_message(self, *arguments):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}/a.png"
+
+
+@pytest.fixture
+def flaky():
+    pytest.importorskip("aiohttp", reason="http:// needs the extra `remote`")
+    server = Flaky()
+    yield server
+    server.server.shutdown()
+    server.server.server_close()
+
+
+def test_an_object_of_s3_is_read(bucket):
+    assert read_source(bucket.url("a b/é.png")) == b"a picture"
+
+
+def test_members_of_tar_files_on_s3_are_read(bucket):
+    assert read_source(bucket.url("photos.tar::in/2.png")) == b"two"
+    assert read_source(bucket.url("more.tar::1.png")) == b"three"
+    assert read_source(bucket.url("third.tar::1.png")) == b"four"
+    assert read_source(bucket.url("photos.tar::in/1.png")) == b"one"
+
+
+def test_only_the_last_archives_are_kept_and_leave_no_file_behind(bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(sources, "_ARCHIVES", sources._Archives())
+    for name in ("photos.tar::in/2.png", "more.tar::1.png", "third.tar::1.png", "third.tar::1.png"):
+        read_source(bucket.url(name))
+    assert list(sources._ARCHIVES._kept) == [bucket.url("more.tar"), bucket.url("third.tar")]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_not_there_is_a_fault_of_the_picture(bucket):
+    for name, reason in {
+        "nothing.png": "no such object",
+        "nothing.tar::a.png": "no such object",
+        "photos.tar::x.png": "no such picture in s3://",
+    }.items():
+        with pytest.raises(FileNotFoundError) as caught:
+            read_source(bucket.url(name))
+        assert reason in caught.value.strerror
+
+
+def test_a_server_that_fails_is_asked_again(flaky):
+    flaky.codes = [500, 0, 503]
+    assert read_source(flaky.url) == b"a picture"
+    assert flaky.asked == 4
+
+
+def test_a_server_that_keeps_failing_ends_the_run_and_is_no_fault_of_the_picture(flaky):
+    flaky.codes = [500] * 100
+    with pytest.raises(sources.Unreachable, match=r"a\.png: cannot be read after 5 tries: .*500.*run the same command"):
+        read_source(flaky.url)
+    assert flaky.asked == sources.TRIES
+    assert issubclass(sources.Unreachable, CaptionerError)
+    assert not issubclass(sources.Unreachable, OSError)
+
+
+def test_a_picture_that_is_not_there_is_not_asked_for_again(flaky):
+    flaky.codes = [404] * 100
+    with pytest.raises(FileNotFoundError):
+        read_source(flaky.url)
+    assert flaky.asked == 1
+
+
+def test_files_and_archives_of_this_machine_are_read_as_before(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"here")
+    (tmp_path / "x.tar").write_bytes(a_tar({"a.png": b"inside"}))
+    assert read_source(f"{tmp_path}/a.png") == b"here"
+    assert read_source(f"{tmp_path}/x.tar::a.png") == b"inside"
+
+
+def test_without_fsspec_the_extra_is_named(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    check_schemes(["photos/a.png"])
+    with pytest.raises(ParamsError, match=r"pip install 'captioner\[remote\]'"):
+        check_schemes(["s3://bucket/a.png"])
