@@ -75,11 +75,15 @@ class Captioning(ABC, Generic[Search]):
     """Pictures that `answers` takes at a time."""
 
     def make_search(self, **options: Any) -> Search:
-        """How to look for captions. Raises `ParamsError` for an option that this runtime does not have."""
+        """How to look for captions. Raises `ParamsError` for an option that this runtime does not have, or
+        a value that cannot be."""
         known = {field.name for field in fields(self.search_options)}  # type: ignore[arg-type]
         for name in options.keys() - known:
             raise ParamsError(f"{name}: no option of this search, which has {', '.join(sorted(known))}{self.instead}")
-        return self.search_options(**options)
+        try:
+            return self.search_options(**options)
+        except ValueError as error:
+            raise ParamsError(str(error)) from error
 
     def make_sampling(self, **options: Any) -> Search:
         """How to draw captions at random. Raises `ParamsError` where the runtime cannot."""

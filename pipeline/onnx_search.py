@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ParamsError
-
 PAD, BOS, EOS, UNK = range(4)
 
 Array = NDArray[Any]
@@ -35,9 +33,9 @@ class Search:
     """A caption's log-probability is divided by its length to this power; 0 favours short captions."""
 
     def __post_init__(self) -> None:
-        """Raises `ParamsError`."""
+        """Raises `ValueError`."""
         if min(self.beam_size, self.max_length) < 1 or self.length_penalty < 0:
-            raise ParamsError("beam_size and max_length must be at least 1, length_penalty not negative")
+            raise ValueError("beam_size and max_length must be at least 1, length_penalty not negative")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from pipeline.decoders.protocol import BOS, EOS, PAD, UNK, Decoder, State
-from pipeline.errors import ParamsError
 
 
 @dataclass(frozen=True)
@@ -29,13 +28,13 @@ class Search:
     """What matrix products are computed in; "bfloat16" is faster where the processor has it, and changes captions."""
 
     def __post_init__(self) -> None:
-        """Raises `ParamsError`."""
+        """Raises `ValueError`."""
         if min(self.beam_size, self.max_length) < 1:
-            raise ParamsError(f"beam_size {self.beam_size}, max_length {self.max_length}: both must be at least 1")
+            raise ValueError(f"beam_size {self.beam_size}, max_length {self.max_length}: both must be at least 1")
         if min(self.length_penalty, self.min_length, self.no_repeat_ngram) < 0:
-            raise ParamsError("length_penalty, min_length and no_repeat_ngram must not be negative")
+            raise ValueError("length_penalty, min_length and no_repeat_ngram must not be negative")
         if self.min_length > self.max_length:
-            raise ParamsError(f"min_length {self.min_length} is more than max_length {self.max_length}")
+            raise ValueError(f"min_length {self.min_length} is more than max_length {self.max_length}")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import torch
 from pipeline.decoders import BOS, EOS, KINDS, PAD, UNK, make_decoder
 from pipeline.decoders.search import Sampling, Search, beam_search, sample
 from pipeline.device import has_bfloat16
-from pipeline.errors import ParamsError
 
 V, R, C = 6, 2, 3  # two words beside the special tokens
 
@@ -181,7 +180,7 @@ def test_a_sample_knows_where_the_decoder_looked(features):
     "options", [{"beam_size": 0}, {"max_length": 0}, {"length_penalty": -1}, {"min_length": 4, "max_length": 3}]
 )
 def test_what_no_search_can_do_is_refused(options):
-    with pytest.raises(ParamsError):
+    with pytest.raises(ValueError, match=r"max_length|length_penalty"):
         Search(**options)
 
 
