@@ -104,6 +104,17 @@ def test_the_cache_is_incremental_through_dvc(repository):
     assert features(repository) == first
 
 
+def test_going_back_to_an_earlier_training_trains_nothing(repository):
+    run("dvc", "repro", "train", cwd=repository)
+    model = (repository / "models/captioner.safetensors").read_bytes()
+    set_param(repository, "train.epochs", 1)
+    assert "Running stage 'train'" in run("dvc", "repro", "train", cwd=repository)
+    assert (repository / "models/captioner.safetensors").read_bytes() != model
+    set_param(repository, "train.epochs", 3)
+    assert "Stage 'train' is cached" in run("dvc", "repro", "train", cwd=repository)
+    assert (repository / "models/captioner.safetensors").read_bytes() == model
+
+
 def test_an_experiment_in_a_copy_shares_the_store(repository):
     extract(repository)
     run("git", "add", "-A", cwd=repository)
