@@ -79,6 +79,8 @@ def prune(
         used = {row.sha256 for row in read_images(paths.IMAGES)}
         for one in holdings(root):
             gone = keep_only(root, one.digest, used) if one.spec else 0
+            if one.spec and gone == one.pictures:
+                remove(root, one.digest)  # its description too
             print(f"{one.digest[:12]}  {gone:9,} of {one.pictures:,} pictures forgotten  {_described(one)}")
 
 

@@ -118,7 +118,7 @@ def _gallery(cards: Sequence[Card]) -> str:
     return (
         f'{hint}<div class="bar"><div role="group" aria-label="Which captions">{tabs}</div>'
         f'<select id="by" aria-label="Order">{scores}</select><select id="sign" aria-label="Filter">{signs}</select>'
-        '<input id="search" type="search" placeholder="Search captions, references, files" aria-label="Search">'
+        '<input id="search" type="search" placeholder="Search" aria-label="Search">'
         f'<output></output></div><div class="cards">{"".join(map(render_card, cards))}</div>'
         '<button class="more" type="button">Show more</button>'
     )

@@ -1,5 +1,6 @@
 """/docs: the interface for programs as one page that stands alone, written from the OpenAPI document."""
 
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -37,16 +38,21 @@ def _operation(method: str, path: str, operation: Mapping[str, Any], schemas: Ma
     ]
     bodies = operation.get("requestBody", {}).get("content", {})
     answers = [
-        (f"<code>{escape(code)}</code>", escape(answer["description"]), _answer(answer, schemas))
+        (f"<code>{escape(code)}</code>", _with_code(answer["description"]), _answer(answer, schemas))
         for code, answer in operation["responses"].items()
     ]
     return (
-        f"<section><h2><code>{method} {escape(path)}</code></h2><p>{escape(operation.get('description', ''))}</p>"
+        f"<section><h2><code>{method} {escape(path)}</code></h2><p>{_with_code(operation.get('description', ''))}</p>"
         + (f"<p>Body: {', '.join(f'<code>{escape(kind)}</code>' for kind in bodies)}</p>" if bodies else "")
         + (_table(("Parameter", "Value", "Meaning"), parameters) if parameters else "")
         + _table(("Answer", "When", "JSON"), answers)
         + "</section>"
     )
+
+
+def _with_code(text: str) -> str:
+    """Text with `code` in it, as HTML."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def _kind(schema: Mapping[str, Any]) -> str:
