@@ -373,9 +373,10 @@ def extract_project(project, manifest):
 
 
 def wait_for_processes_of(project):
-    """Ray's processes end with their driver; what they hold open is then as it stays."""
+    """Ray's processes end with their driver, some of them late; then they are killed as it was. What they hold open is
+    then as it stays."""
     token = f"CAPTIONER_TEST_RUN={project}".encode()
-    for _ in range(600):
+    for turn in range(600):
         alive = []
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
@@ -383,6 +384,10 @@ def wait_for_processes_of(project):
                     alive.append(process.name)
         if not alive:
             return
+        if turn >= 200:
+            for pid in alive:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
         time.sleep(0.1)
     raise TimeoutError(f"processes outlive their driver: {alive}")
 
