@@ -5,20 +5,12 @@ import zlib
 import h5py
 import numpy as np
 import pytest
+from stand_in import SPEC
 
 from pipeline.errors import ArtefactError, DataError, DiskError
 from pipeline.features.cache import FeatureCache, write_cache
-from pipeline.features.spec import EncoderSpec, Transform
+from pipeline.features.spec import EncoderSpec
 
-SPEC = EncoderSpec(
-    name="net",
-    weights="random:1",
-    weights_sha256="0" * 64,
-    node="features",
-    grid=2,
-    transform=Transform(64, None, "bilinear", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), (255, 255, 255)),
-    precision="float32",
-)
 SHAPE = (4, 6)
 IMAGES = ["b.jpg", "a.jpg", "z/é.jpg", "Z.jpg"]
 

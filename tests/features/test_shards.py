@@ -6,23 +6,14 @@ import zlib
 
 import numpy as np
 import pytest
+from stand_in import SPEC
 
 from pipeline.errors import ArtefactError, CaptionerError, DataError, ParamsError
 from pipeline.features import shards
 from pipeline.features.cache import FeatureCache, write_cache
-from pipeline.features.spec import EncoderSpec, Transform
 
 pytest.importorskip("pyarrow", reason="a folder of shards needs the extra `ray`")
 
-SPEC = EncoderSpec(
-    name="net",
-    weights="random:1",
-    weights_sha256="0" * 64,
-    node="features",
-    grid=2,
-    transform=Transform(64, None, "bilinear", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), (255, 255, 255)),
-    precision="float32",
-)
 SHAPE = (4, 6)
 IMAGES = [f"{number % 5}/é{number:03d}.jpg" for number in range(23)]
 
