@@ -155,15 +155,15 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
         writer.writerows(rows)
 
 
-def read_csv(path: Path, header: Sequence[str]) -> list[list[str]]:
-    """The rows of a table that a stage wrote; its header must be `header`."""
+def read_csv(path: Path, header: Sequence[str]) -> Iterator[list[str]]:
+    """The rows of a table that a stage wrote, one after the other; its header must be `header`. Raises `DataError`."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.reader(file)
             found = next(reader, [])
             if found != list(header):
                 raise DataError(f"{path}: the columns are {found}, expected {list(header)}; run `dvc repro` again")
-            return list(reader)
+            yield from reader
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}; run `dvc repro` first") from error
 

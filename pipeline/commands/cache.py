@@ -67,6 +67,7 @@ def prune(
 ) -> None:
     """Make the store smaller. Nothing is lost but time: what is needed again is encoded again."""
     from pipeline.features.inventory import find, holdings, keep_only, remove
+    from pipeline.features.store import keys_of
     from pipeline.stages.tables import read_images
 
     if bool(digests) == unused:
@@ -76,7 +77,7 @@ def prune(
         remove(root, one.digest)
         print(f"{one.digest[:12]}  {one.pictures:9,} pictures forgotten  {_described(one)}")
     if unused:
-        used = {row.sha256 for row in read_images(paths.IMAGES)}
+        used = keys_of(row.sha256 for row in read_images(paths.IMAGES))
         for one in holdings(root):
             gone = keep_only(root, one.digest, used) if one.spec else 0
             if one.spec and gone == one.pictures:

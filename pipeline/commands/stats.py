@@ -44,7 +44,7 @@ def stats(
             memory=digest_memory(),
             progress=progress,
         )
-        rows = read_images(tables["images"])
+        rows = list(read_images(tables["images"]))
         found = explore(
             {split: read_captions(tables["captions"], split) for split in prepared.pictures},
             {row.image: row.path for row in rows},

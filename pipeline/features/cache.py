@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -165,6 +165,14 @@ def _plain_dataset(file: Any, name: str, path: Path) -> Any:
     return dataset
 
 
+def ids_of(images: Iterable[str]) -> NDArray[np.bytes_]:
+    """Ids in UTF-8, (n,), some bytes each where a list of texts takes a hundred."""
+    parts, rest = [np.empty(0, "S1")], iter(images)
+    while part := [image.encode() for image in islice(rest, 1 << 14)]:
+        parts.append(np.array(part))
+    return np.concatenate(parts)
+
+
 def write_cache(
     path: Path,
     spec: EncoderSpec,
@@ -178,7 +186,7 @@ def write_cache(
     is made whole first and then filled: a full disk is an error of the system, not a crash inside HDF5.
     Raises `DiskError`.
     """
-    ordered = sorted({image.encode() for image in images})
+    ordered = np.unique(ids_of(images))
     layout, offset = _layout(spec, ordered, shape)
     row_bytes = shape[0] * shape[1] * 2
     per_slab = max(1, _SLAB_BYTES // row_bytes)
@@ -191,7 +199,7 @@ def write_cache(
         def fill(start: int) -> None:
             if not hasattr(slab, "rows"):
                 slab.rows = np.empty((per_slab, *shape), "<f2")
-            images = [image.decode() for image in ordered[start : start + per_slab]]
+            images = [image.decode() for image in ordered[start : start + per_slab].tolist()]
             rows = slab.rows[: len(images)]
             sums = read(images, rows)
             write_at(file, offset["features"] + start * row_bytes, rows.data)
@@ -259,7 +267,7 @@ class _Layout(io.RawIOBase):
             start = end
 
 
-def _layout(spec: EncoderSpec, ordered: list[bytes], shape: tuple[int, int]) -> tuple[_Layout, dict[str, int]]:
+def _layout(spec: EncoderSpec, ordered: NDArray[np.bytes_], shape: tuple[int, int]) -> tuple[_Layout, dict[str, int]]:
     """Everything of the file but the rows and checksums, and where those belong."""
     import h5py
 
@@ -267,8 +275,8 @@ def _layout(spec: EncoderSpec, ordered: list[bytes], shape: tuple[int, int]) -> 
     with h5py.File(layout, "w") as file:
         file.attrs["schema"] = SCHEMA
         file.attrs["spec"] = spec.to_json()
-        width = max((len(image) for image in ordered), default=1)
-        file.create_dataset("image", data=np.array(ordered, dtype=f"S{width}"))
+        width = int(np.strings.str_len(ordered).max(initial=1))
+        file.create_dataset("image", data=ordered.astype(f"S{width}"))
         for name, full_shape, dtype in (("crc32", (len(ordered),), "<u4"), ("features", (len(ordered), *shape), "<f2")):
             creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
             creation.set_layout(h5py.h5d.CONTIGUOUS)

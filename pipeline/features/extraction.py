@@ -2,16 +2,18 @@
 
 Each worker thread takes a batch from file to rows, with one compute thread of its own: so all cores are busy, decoding
 overlaps the network, and a row does not depend on how many cores there are.
+
+No list of the pictures is held: they are gone through again whenever they are needed.
 """
 
 import hashlib
-import itertools
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from itertools import chain, count, islice, repeat
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +23,15 @@ from pipeline.archives import read_picture
 from pipeline.device import single_compute_thread
 from pipeline.errors import DiskError
 from pipeline.features import images
-from pipeline.features.cache import Rows, write_cache
+from pipeline.features.cache import Rows, ids_of, write_cache
 from pipeline.features.encoder import Encoder
 from pipeline.features.spec import EncoderSpec
-from pipeline.features.store import FeatureStore
+from pipeline.features.store import FeatureStore, Keys, first_occurrences, keys_of
 from pipeline.files import remove_leftovers
 from pipeline.progress import Progress, silent
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Picture:
     """A picture file as `prepare` found it."""
 
@@ -52,12 +54,14 @@ class Extraction:
     """The reason for each picture without a row."""
 
 
-Encoded = tuple[list[str], Rows | None, dict[str, str]]
-"""The keys of the rows, the rows (n, R, C), and the reason for each key without one."""
+Batch = tuple[int, list[Picture]]
+"""Pictures to encode, and the place in the new shard of the first; the others follow."""
+Encoded = tuple[list[int], Rows | None, dict[str, str]]
+"""The places of the rows, the rows (n, R, C), and the reason for each sha256 without one."""
 
 
 def extract_features(
-    pictures: Sequence[Picture],
+    pictures: Iterable[Picture],
     encoder: Encoder,
     out: Path,
     *,
@@ -68,30 +72,32 @@ def extract_features(
 ) -> Extraction:
     """Write the features of `pictures` to `out`, encoding only what `store` lacks.
 
-    A picture that cannot be read is left out and named in the result. Raises `DiskError`, `NumericError`.
+    `pictures` are gone through several times. One that cannot be read is left out and named in the result.
+    Raises `DiskError`, `NumericError`.
     """
     shape = (encoder.regions, encoder.channels)
     memo = FeatureStore(store, encoder.spec, encoder.engine, shape)
-    by_key = {picture.sha256: picture for picture in pictures}
+    keys = keys_of(picture.sha256 for picture in pictures)
+    distinct = first_occurrences(keys)
     began = time.monotonic()
     with memo.locked():
         remove_leftovers(out)
-        missing = [key for key in by_key if key not in memo]
+        missing = distinct[~memo.holds(distinct)]
         encoded = len(missing)
-        unreadable = _fill(memo, [by_key[key] for key in missing], encoder, batch_size, workers, progress)
+        unreadable = _fill(memo, pictures, missing, encoder, batch_size, workers, progress)
         seconds = time.monotonic() - began
         for _ in range(3):
-            damaged = _assemble(memo, pictures, encoder.spec, out)
-            if not damaged:
+            damaged = _assemble(memo, pictures, keys, encoder.spec, out)
+            if not len(damaged):
                 break
             memo.forget(damaged)
             encoded += len(damaged)
-            unreadable |= _fill(memo, [by_key[key] for key in damaged], encoder, batch_size, workers, progress)
+            unreadable |= _fill(memo, pictures, damaged, encoder, batch_size, workers, progress)
         else:
             raise DiskError(f"{memo.folder}: rows read back are not those that were written; check this disk")
     return Extraction(
-        pictures=len(pictures),
-        from_store=len(by_key) - encoded,
+        pictures=len(keys),
+        from_store=len(distinct) - encoded,
         encoded=encoded - len(unreadable),
         seconds=seconds,
         unreadable={picture.image: unreadable[picture.sha256] for picture in pictures if picture.sha256 in unreadable},
@@ -102,39 +108,51 @@ class _DamagedRows(Exception):
     """The store has rows that are not what was written there."""
 
 
-def _assemble(memo: FeatureStore, pictures: Sequence[Picture], spec: EncoderSpec, out: Path) -> list[str]:
+def _assemble(memo: FeatureStore, pictures: Iterable[Picture], keys: Keys, spec: EncoderSpec, out: Path) -> Keys:
     """Write what the store holds of `pictures` to `out`; the keys of damaged rows, if any, and then nothing else."""
-    kept = {picture.image: picture.sha256 for picture in pictures if picture.sha256 in memo}
+    held = memo.holds(keys)
+    ids = ids_of(picture.image for picture in pictures)[held]
+    order = np.argsort(ids)
+    ids, kept = ids[order], keys[held][order]
 
-    def read(images: Sequence[str], rows: Rows) -> NDArray[np.uint32]:
-        sums, damaged = memo.read([kept[image] for image in images], rows)
-        if damaged:
+    def read(wanted: Sequence[str], rows: Rows) -> NDArray[np.uint32]:
+        sums, damaged = memo.read(kept[np.searchsorted(ids, ids_of(wanted))], rows)
+        if len(damaged):
             raise _DamagedRows
         return sums
 
     try:
-        write_cache(out, spec, kept, memo.shape, read)
+        write_cache(out, spec, (image.decode() for image in ids), memo.shape, read)
     except _DamagedRows:
-        return memo.damaged(dict.fromkeys(kept.values()))
-    return []
+        damaged = memo.damaged(first_occurrences(kept))
+        return first_occurrences(keys[np.isin(keys, damaged)])
+    return kept[:0]
 
 
 def _fill(
-    memo: FeatureStore, pictures: list[Picture], encoder: Encoder, batch_size: int, workers: int, progress: Progress
+    memo: FeatureStore,
+    pictures: Iterable[Picture],
+    wanted: Keys,
+    encoder: Encoder,
+    batch_size: int,
+    workers: int,
+    progress: Progress,
 ) -> dict[str, str]:
-    """Encode `pictures` into one new shard; the reason for each key that could not be."""
-    if not pictures:
+    """Encode those of `pictures` that are `wanted` into one new shard; the reason for each key that could not be.
+
+    `wanted` are in the order in which they first occur in `pictures`.
+    """
+    if not len(wanted):
         return {}
-    writer = memo.new_shard([picture.sha256 for picture in pictures])
-    place = {key: number for number, key in enumerate(writer.shard.keys)}
-    batches = iter([pictures[start : start + batch_size] for start in range(0, len(pictures), batch_size)])
+    writer = memo.new_shard(wanted)
+    batches = _batches(_first_of_each(pictures, wanted), batch_size)
     unreadable: dict[str, str] = {}
     workers = workers or os.cpu_count() or 1
     seen = 0
     with closing(writer), single_compute_thread(), ThreadPoolExecutor(workers) as pool:
         running: set[Future[Encoded]] = set()
         try:
-            for batch in itertools.chain(batches, itertools.repeat(None)):
+            for batch in chain(batches, repeat(None)):
                 if batch is not None:
                     running.add(pool.submit(_encode, batch, encoder))
                     if len(running) < 2 * workers:
@@ -142,33 +160,51 @@ def _fill(
                 elif not running:
                     break
                 finished, running = wait(running, return_when=FIRST_COMPLETED)
-                for keys, rows, bad in (future.result() for future in finished):
+                for places, rows, bad in (future.result() for future in finished):
                     if rows is not None:
-                        memo.learn(writer.shard, writer.add([place[key] for key in keys], rows))
+                        writer.add(places, rows)
                     unreadable.update(bad)
-                    seen += len(keys) + len(bad)
-                progress(seen, len(pictures), "pictures")
+                    seen += len(places) + len(bad)
+                progress(seen, len(wanted), "pictures")
         except BaseException:  # an interruption too: what was computed is kept
             pool.shutdown(cancel_futures=True)
             with suppress(DiskError):
                 writer.flush()
             raise
-        memo.learn(writer.shard, writer.flush())
+        writer.flush()
+    memo.refresh()
     return unreadable
 
 
-def _encode(batch: Sequence[Picture], encoder: Encoder) -> Encoded:
-    keys, inputs, bad = [], [], {}
-    for picture in batch:
+def _first_of_each(pictures: Iterable[Picture], wanted: Keys) -> Iterator[Picture]:
+    """A picture for each of `wanted`, in its order."""
+    found = 0
+    for picture in pictures:
+        if found < len(wanted) and bytes.fromhex(picture.sha256) == wanted[found : found + 1].tobytes():
+            found += 1
+            yield picture
+
+
+def _batches(pictures: Iterator[Picture], size: int) -> Iterator[Batch]:
+    for start in count(0, size):
+        batch = list(islice(pictures, size))
+        if not batch:
+            return
+        yield start, batch
+
+
+def _encode(batch: Batch, encoder: Encoder) -> Encoded:
+    places, inputs, bad = [], [], {}
+    for place, picture in enumerate(batch[1], start=batch[0]):
         try:
             content = read_picture(picture.path)
             if hashlib.sha256(content).hexdigest() != picture.sha256:
                 raise images.ImageError("changed since `prepare` read it; run `dvc repro` again")
             inputs.append(encoder.prepare(images.decode(content)))
-            keys.append(picture.sha256)
+            places.append(place)
         except OSError as error:
             bad[picture.sha256] = f"cannot be read: {error.strerror}"
         except images.ImageError as error:
             bad[picture.sha256] = str(error)
     rows = encoder.encode(np.stack(inputs)) if inputs else None
-    return keys, rows, bad
+    return places, rows, bad

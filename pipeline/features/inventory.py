@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.errors import ArtefactError, DataError
 from pipeline.features.spec import EncoderSpec
-from pipeline.features.store import FeatureStore, Shard, shards_of
+from pipeline.features.store import FeatureStore, Keys, Shard, shards_of
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,10 @@ def holdings(root: Path) -> list[Holding]:
     for folder in sorted(path for path in root.glob("*") if path.is_dir()):
         spec, engine = _described(folder)
         shards = [Shard.open(path, folder.name) for path in shards_of(folder)]
-        keys = {key for shard in shards if shard for key, _ in shard.done()}
+        keys = [shard.keys[shard.done()] for shard in shards if shard]
+        pictures = len(np.unique(np.concatenate(keys))) if keys else 0
         size = sum(path.stat().st_size for path in folder.iterdir())
-        found.append(Holding(folder.name, spec, engine, len(keys), size))
+        found.append(Holding(folder.name, spec, engine, pictures, size))
     return found
 
 
@@ -62,7 +63,7 @@ def verify(root: Path, digest: str) -> Check:
             unreadable.append(path)
             continue
         row = np.empty((1, *shard.shape), np.float16)
-        for _, place in shard.done():
+        for place in shard.done().tolist():
             if shard.is_sound(place, row):
                 sound += 1
             else:
@@ -88,24 +89,23 @@ def remove(root: Path, digest: str) -> None:
     shutil.rmtree(root / digest, ignore_errors=True)
 
 
-def keep_only(root: Path, digest: str, keys: Set[str]) -> int:
-    """Forget the rows of all pictures but `keys`, the sha256 of each; the number of rows that went.
+def keep_only(root: Path, digest: str, keys: Keys) -> int:
+    """Forget the rows of all pictures but `keys`; the number of rows that went.
 
     What stays is written to a new shard before the old ones go. Raises `DiskError`.
     """
     with _locked(root, digest) as store:
         held = store.keys()
-        kept = [key for key in held if key in keys]
+        kept = held[np.isin(held, keys)]
         if len(kept) == len(held):
             return 0
         old = shards_of(store.folder)
-        damaged = store.damaged(kept)
-        kept = [key for key in kept if key not in set(damaged)]
-        if kept:
+        kept = kept[~np.isin(kept, store.damaged(kept))]
+        if len(kept):
             with closing(store.new_shard(kept)) as writer:
                 row = np.empty((1, *store.shape), np.float16)
-                for place, key in enumerate(kept):
-                    store.read([key], row)
+                for place in range(len(kept)):
+                    store.read(kept[place : place + 1], row)
                     writer.add([place], row)
                 writer.flush()
         for path in old:

@@ -10,6 +10,8 @@ it one shard per run, made for exactly the pictures that were missing:
 
 The file has its full size before it gets its name; rows are written and synced before their marks. Whatever moment a
 run is killed at, the rows that are marked are right, and the next run computes only the others.
+
+In memory a row costs some dozens of bytes: keys are arrays, no object stands for a picture.
 """
 
 import errno
@@ -19,6 +21,7 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +42,26 @@ _MARK = np.dtype([("crc32", "<u4"), ("done", "<u4")])
 
 Rows = NDArray[np.float16]
 
+Keys = NDArray[np.bytes_]
+"""(n,) the sha256 of pictures, 32 bytes each. One of them alone has to be asked for as `keys[n : n + 1]`: numpy takes
+zeros off the end of what it hands out."""
+_KEY = np.dtype("S32")
+
+
+def keys_of(digests: Iterable[str]) -> Keys:
+    """From hex digests."""
+    return np.frombuffer(bytearray().join(map(bytes.fromhex, digests)), _KEY)
+
+
+def first_occurrences(keys: Keys) -> Keys:
+    """Without what occurs again."""
+    return keys[np.sort(np.unique(keys, return_index=True)[1])]
+
 
 class Shard:
     """One file of rows, as laid out above."""
 
-    def __init__(self, path: Path, keys: Sequence[str], marks: NDArray[Any], shape: tuple[int, int]) -> None:
+    def __init__(self, path: Path, keys: Keys, marks: NDArray[Any], shape: tuple[int, int]) -> None:
         self.path = path
         self.keys = keys
         self.marks = marks
@@ -52,13 +70,13 @@ class Shard:
         self.rows_at = _rows_offset(len(keys))
 
     @classmethod
-    def create(cls, path: Path, digest: str, keys: Sequence[str], shape: tuple[int, int]) -> "Shard":
+    def create(cls, path: Path, digest: str, keys: Keys, shape: tuple[int, int]) -> "Shard":
         """Raises `DiskError` when there is no room for all rows."""
         header = {"schema": SCHEMA, "digest": digest, "count": len(keys), "shape": shape}
         with replacing(path) as beside, beside.open("rb+", buffering=0) as file:
             allocate(file, beside, _rows_offset(len(keys)) + len(keys) * shape[0] * shape[1] * 2)
             write_at(file, 0, json.dumps(header, sort_keys=True).encode().ljust(_PAGE))
-            write_at(file, _PAGE, b"".join(bytes.fromhex(key) for key in keys))
+            write_at(file, _PAGE, keys.tobytes())
         return cls(path, keys, np.zeros(len(keys), _MARK), shape)
 
     @classmethod
@@ -71,17 +89,15 @@ class Shard:
                 size = _rows_offset(count) + count * regions * channels * 2
                 if header["schema"] != SCHEMA or header["digest"] != digest or path.stat().st_size != size:
                     return None
-                raw = file.read(count * 32)
+                keys = np.frombuffer(file.read(count * _KEY.itemsize), _KEY)
                 marks = np.frombuffer(file.read(count * _MARK.itemsize), _MARK)
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        keys = [raw[place : place + 32].hex() for place in range(0, len(raw), 32)]
         return cls(path, keys, marks.copy(), (regions, channels))
 
-    def done(self) -> Iterator[tuple[str, int]]:
-        """The key and place of each row that was written whole."""
-        for place in np.flatnonzero(self.marks["done"] == _DONE):
-            yield self.keys[int(place)], int(place)
+    def done(self) -> NDArray[np.int64]:
+        """The places of the rows that were written whole."""
+        return np.flatnonzero(self.marks["done"] == _DONE)
 
     def read(self, place: int, out: Rows) -> None:
         """Fill `out` (n, R, C) with the rows from `place` on. Raises `OSError`, `EOFError`."""
@@ -112,28 +128,28 @@ class ShardWriter:
         self._unmarked: list[int] = []
         self._synced = time.monotonic()
 
-    def add(self, places: Sequence[int], rows: Rows) -> list[int]:
-        """Write rows (n, R, C); the places whose rows are durable now. Raises `DiskError`."""
+    def add(self, places: Sequence[int], rows: Rows) -> None:
+        """Write rows (n, R, C); they are durable within about a second. Raises `DiskError`."""
         with self._explained():
             for place, row in zip(places, rows, strict=True):
                 content = row.tobytes()
                 write_at(self._file, self.shard.rows_at + place * self.shard.row_bytes, content)
                 self.shard.marks[place] = (zlib.crc32(content), _DONE)
         self._unmarked += places
-        return self.flush() if time.monotonic() - self._synced >= SYNC_SECONDS else []
+        if time.monotonic() - self._synced >= SYNC_SECONDS:
+            self.flush()
 
-    def flush(self) -> list[int]:
-        """Make durable what was added; the places concerned. Raises `DiskError`."""
+    def flush(self) -> None:
+        """Make durable what was added. Raises `DiskError`."""
         places, self._unmarked = self._unmarked, []
         if places:
             with self._explained():
                 sync(self._file)
                 for place in places:
-                    marks_at = _PAGE + len(self.shard.keys) * 32
+                    marks_at = _PAGE + len(self.shard.keys) * _KEY.itemsize
                     write_at(self._file, marks_at + place * _MARK.itemsize, self.shard.marks[place].tobytes())
                 sync(self._file)
         self._synced = time.monotonic()
-        return places
 
     def close(self) -> None:
         self._file.close()
@@ -158,7 +174,8 @@ class FeatureStore:
         self._digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         self.folder = root / self._digest
         self.shape = shape
-        self._where: dict[str, tuple[Shard, int]] = {}
+        self._shards: list[Shard] = []
+        self._index: _Index | None = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -194,50 +211,96 @@ class FeatureStore:
                 path.unlink()
 
     def _read_shards(self) -> None:
-        for path in shards_of(self.folder):
-            shard = Shard.open(path, self._digest)
-            if shard is not None and shard.shape == self.shape:
-                self._where.update((key, (shard, place)) for key, place in shard.done())
+        found = (Shard.open(path, self._digest) for path in shards_of(self.folder))
+        self._shards = [shard for shard in found if shard is not None and shard.shape == self.shape]
+        self._index = None
 
-    def new_shard(self, keys: Sequence[str]) -> ShardWriter:
-        """A shard with room for exactly `keys`. Raises `DiskError`."""
+    def new_shard(self, keys: Keys) -> ShardWriter:
+        """A shard with room for exactly `keys`; `refresh` finds what is written there. Raises `DiskError`."""
         number = 1 + max((int(path.stem) for path in shards_of(self.folder)), default=0)
-        return ShardWriter(Shard.create(self.folder / f"{number:06d}.shard", self._digest, keys, self.shape))
+        shard = Shard.create(self.folder / f"{number:06d}.shard", self._digest, keys, self.shape)
+        self._shards.append(shard)
+        return ShardWriter(shard)
 
-    def learn(self, shard: Shard, places: Sequence[int]) -> None:
-        """Rows that are durable are found from now on."""
-        self._where.update((shard.keys[place], (shard, place)) for place in places)
+    def refresh(self) -> None:
+        """Find the rows that were written since."""
+        self._index = None
 
-    def forget(self, keys: Sequence[str]) -> None:
+    def forget(self, keys: Keys) -> None:
         """Rows that turned out to be damaged are to be computed again."""
-        for key in keys:
-            del self._where[key]
+        for shard in self._shards:
+            shard.marks["done"][np.isin(shard.keys, keys)] = 0
+        self._index = None
 
-    def keys(self) -> list[str]:
+    def keys(self) -> Keys:
         """Of all rows, in the order in which they were computed."""
-        return list(self._where)
+        index = self._indexed()
+        return index.keys[np.lexsort((index.places, index.shards))]
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._where
+    def holds(self, keys: Keys) -> NDArray[np.bool_]:
+        """Which of `keys` have a row."""
+        held: NDArray[np.bool_] = self._indexed().find(keys) >= 0
+        return held
 
-    def read(self, keys: Sequence[str], rows: Rows) -> tuple[NDArray[np.uint32], list[str]]:
+    def read(self, keys: Keys, rows: Rows) -> tuple[NDArray[np.uint32], Keys]:
         """Fill `rows` (n, R, C); the crc32 of each, and the keys whose row is not what was written.
 
-        Threads may share it.
+        Each of `keys` must have a row. Threads may share it.
         """
-        where = [self._where[key] for key in keys]
-        sums = np.array([shard.marks["crc32"][place] for shard, place in where], np.uint32)
-        for start, end in _runs(where):
-            shard, place = where[start]
+        index = self._indexed()
+        found = index.find(keys)
+        shards, places = index.shards[found], index.places[found]
+        sums = np.empty(len(keys), np.uint32)
+        ends = np.flatnonzero((np.diff(shards) != 0) | (np.diff(places) != 1)) + 1
+        for start, end in pairwise([0, *ends.tolist(), len(keys)]):  # stretches that lie behind each other in one file
+            shard, place = self._shards[int(shards[start])], int(places[start])
+            sums[start:end] = shard.marks["crc32"][place : place + end - start]
             with suppress(OSError, EOFError):
                 shard.read(place, rows[start:end])
-        damaged = [key for key, row, crc in zip(keys, rows, sums, strict=True) if zlib.crc32(row.data) != crc]
-        return sums, damaged
+        wrong = [zlib.crc32(row.data) != crc for row, crc in zip(rows, sums.tolist(), strict=True)]
+        return sums, keys[np.array(wrong, bool)]
 
-    def damaged(self, keys: Iterable[str]) -> list[str]:
+    def damaged(self, keys: Keys) -> Keys:
         """Those of `keys` whose row is not what was written; all of them are read."""
         row = np.empty((1, *self.shape), np.float16)
-        return [key for key in keys if self.read([key], row)[1]]
+        wrong = [self.read(keys[number : number + 1], row)[1].size > 0 for number in range(len(keys))]
+        found: Keys = keys[np.array(wrong, bool)]
+        return found
+
+    def _indexed(self) -> "_Index":
+        if self._index is None:
+            self._index = _Index(self._shards)
+        return self._index
+
+
+class _Index:
+    """Where the newest row of each picture is."""
+
+    keys: Keys
+    """Sorted."""
+
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        places = [shard.done() for shard in shards]
+        keys = _joined([shard.keys[done] for shard, done in zip(shards, places, strict=True)], _KEY)
+        order = np.argsort(keys, kind="stable")
+        keys = keys[order]
+        newest = np.ones(len(keys), bool)
+        newest[:-1] = keys[1:] != keys[:-1]
+        order = order[newest]
+        self.keys = keys[newest]
+        self.shards = np.repeat(np.arange(len(shards), dtype=np.int32), [len(done) for done in places])[order]
+        self.places = _joined(places, np.dtype(np.int64))[order]
+
+    def find(self, keys: Keys) -> NDArray[np.int64]:
+        """The number of each key's row here; -1 for those without one."""
+        if not len(self.keys):
+            return np.full(len(keys), -1)
+        number = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
+        return np.where(self.keys[number] == keys, number, -1)
+
+
+def _joined(arrays: list[NDArray[Any]], dtype: np.dtype[Any]) -> NDArray[Any]:
+    return np.concatenate([np.empty(0, dtype), *arrays])
 
 
 def shards_of(folder: Path) -> list[Path]:
@@ -245,15 +308,5 @@ def shards_of(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.shard") if path.stem.isdigit())
 
 
-def _runs(where: Sequence[tuple[Shard, int]]) -> Iterator[tuple[int, int]]:
-    """Stretches of rows that lie behind each other in one file: each is one read."""
-    start = 0
-    for end in range(1, len(where) + 1):
-        if end < len(where) and where[end][0] is where[end - 1][0] and where[end][1] == where[end - 1][1] + 1:
-            continue
-        yield start, end
-        start = end
-
-
 def _rows_offset(count: int) -> int:
-    return -(-(_PAGE + count * (32 + _MARK.itemsize)) // _PAGE) * _PAGE
+    return -(-(_PAGE + count * (_KEY.itemsize + _MARK.itemsize)) // _PAGE) * _PAGE

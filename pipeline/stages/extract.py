@@ -5,6 +5,8 @@ model file has to carry) and metrics/skipped.csv, which adds the pictures that c
 computed before come from the feature store.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,18 @@ from pipeline.stages.tables import SKIPPED_COLUMNS, read_images
 
 if TYPE_CHECKING:
     from pipeline.params import EncoderParams, RunParams
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The pictures of images.csv, read from there each time: a list of them would grow with the dataset."""
+
+    path: Path
+
+    def __iter__(self) -> Iterator[Picture]:
+        """Raises `DataError`."""
+        for row in read_images(self.path):
+            yield Picture(row.image, row.path, row.sha256)
 
 
 def extract(
@@ -38,7 +52,7 @@ def extract(
 ) -> Extraction:
     """Raises `ParamsError` for the encoder, `DataError` when more than `max_bad` of the pictures cannot be read."""
     encoder = build(**params.model_dump(), seed=seed, device=choose_device(run.device))
-    pictures = [Picture(row.image, row.path, row.sha256) for row in read_images(images)]
+    pictures = Listed(images)
     result = extract_features(
         pictures,
         encoder,
@@ -48,12 +62,16 @@ def extract(
         workers=run.workers,
         progress=progress,
     )
-    paths = {picture.image: picture.path for picture in pictures}
-    bad = [("extract", paths[image], 0, image, reason) for image, reason in sorted(result.unreadable.items())]
-    if len(bad) > max_bad * len(pictures):
+    bad = [
+        ("extract", picture.path, 0, picture.image, reason)
+        for picture in pictures
+        if (reason := result.unreadable.get(picture.image))
+    ]
+    bad.sort(key=lambda row: row[3])
+    if len(bad) > max_bad * result.pictures:
         shown = "\n".join(f"  {path}: {reason}" for _, path, _, _, reason in bad[:5])
         raise DataError(
-            f"{len(bad)} of {len(pictures)} pictures cannot be read, more than params.data.max_bad = {max_bad} "
+            f"{len(bad)} of {result.pictures} pictures cannot be read, more than params.data.max_bad = {max_bad} "
             f"allows:\n{shown}\nmend them or raise params.data.max_bad"
         )
     write_bytes(encoder_out, save(encoder.tensors_to_embed()))

@@ -93,7 +93,7 @@ def score_split(
     write_json(scores_out, {**evaluation.metrics(), "without_features": scored.without_features})
     _write_captions(captions_out, evaluation)
     _write_plots(bleu_out, lengths_out, evaluation)
-    rows = read_images(images)
+    rows = list(read_images(images))
     facts = _facts(bundle)
     digests = {row.image: row.sha256 for row in rows}
     files = {row.image: row.path for row in rows}

@@ -1,6 +1,7 @@
 """The tables between the stages: their columns, and how they are read back."""
 
 import csv
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ IMAGE_COLUMNS = ("image", "path", "sha256", "split")
 SKIPPED_COLUMNS = ("stage", "file", "line", "image", "reason")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Image:
     """A row of images.csv."""
 
@@ -22,9 +23,10 @@ class Image:
     split: str
 
 
-def read_images(path: Path) -> list[Image]:
-    """Raises `DataError`."""
-    return [Image(image, Path(file), sha256, split) for image, file, sha256, split in read_csv(path, IMAGE_COLUMNS)]
+def read_images(path: Path) -> Iterator[Image]:
+    """Row by row. Raises `DataError`."""
+    for image, file, sha256, split in read_csv(path, IMAGE_COLUMNS):
+        yield Image(image, Path(file), sha256, split)
 
 
 def read_captions(path: Path, split: str | None = None) -> dict[str, list[str]]:

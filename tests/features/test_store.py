@@ -1,13 +1,15 @@
 """A store that was damaged, or made for something else, is never trusted: its rows are encoded again."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
 from stand_in import SPEC, StandIn, draw
 
-from pipeline.features.extraction import extract_features
+from pipeline.features.extraction import Picture, extract_features
 from pipeline.features.spec import EncoderSpec
+from pipeline.features.store import FeatureStore, first_occurrences, keys_of
 
 
 @pytest.fixture
@@ -103,3 +105,62 @@ def test_the_store_says_what_it_holds(pictures, tmp_path):
     extract(pictures, tmp_path)
     (path,) = tmp_path.glob("store/*/spec.json")
     assert json.loads(path.read_text()) == {"engine": "none", "spec": json.loads(SPEC.to_json())}
+
+
+def test_zeros_in_a_digest_are_part_of_it(tmp_path):
+    digests = [f"{place:02x}" * 31 + "00" for place in range(3)] + [
+        "00" * 32,
+        "ab" + "00" * 30 + "cd",
+        "ab" + "00" * 31,
+    ]
+    keys = keys_of([*digests, *digests[::-1]])
+    distinct = first_occurrences(keys)
+    assert [distinct[n : n + 1].tobytes().hex() for n in range(len(distinct))] == list(dict.fromkeys(digests))
+    store = FeatureStore(tmp_path, SPEC, "none", (4, 48))
+    with store.locked():
+        writer = store.new_shard(distinct[::2])
+        writer.add(range(len(distinct[::2])), np.zeros((len(distinct[::2]), 4, 48), np.float16))
+        writer.flush()
+        writer.close()
+        store.refresh()
+        assert store.holds(distinct).tolist() == [number % 2 == 0 for number in range(len(distinct))]
+        assert store.keys().tobytes() == distinct[::2].tobytes()
+
+
+def test_the_newest_row_of_a_picture_counts(tmp_path):
+    store = FeatureStore(tmp_path, SPEC, "none", (4, 48))
+    keys = keys_of(["aa" * 32, "bb" * 32])
+    with store.locked():
+        for value, some in ((1, keys), (2, keys[1:])):
+            writer = store.new_shard(some)
+            writer.add(range(len(some)), np.full((len(some), 4, 48), value, np.float16))
+            writer.flush()
+            writer.close()
+        store.refresh()
+        rows = np.empty((2, 4, 48), np.float16)
+        assert not len(store.read(keys, rows)[1])
+        assert rows[:, 0, 0].tolist() == [1, 2]
+        assert len(store.keys()) == 2
+        store.forget(keys[1:])
+        assert store.holds(keys).tolist() == [True, False]
+
+
+def test_a_further_picture_costs_some_dozens_of_bytes(tmp_path):
+    (one,) = draw(tmp_path / "pictures", 1)
+
+    class Listed:
+        def __init__(self, count):
+            self.count = count
+
+        def __iter__(self):
+            return (Picture(f"{number:09d}.png", one.path, one.sha256) for number in range(self.count))
+
+    def peak(count):
+        tracemalloc.start()
+        extract_features(Listed(count), StandIn(), tmp_path / "f.h5", store=tmp_path / "s", batch_size=3, workers=1)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    small, large = peak(20_000), peak(60_000)
+    assert (large - small) / 40_000 < 200  # objects for id, path and digest would be a kilobyte
