@@ -186,7 +186,9 @@ def write_cache(
     is made whole first and then filled: a full disk is an error of the system, not a crash inside HDF5.
     Raises `DiskError`.
     """
-    ordered = np.unique(ids_of(images))
+    ordered = ids_of(images)
+    if len(ordered) > 1 and not (ordered[1:] > ordered[:-1]).all():
+        ordered = np.unique(ordered)
     layout, offset = _layout(spec, ordered, shape)
     row_bytes = shape[0] * shape[1] * 2
     per_slab = max(1, _SLAB_BYTES // row_bytes)

@@ -110,10 +110,10 @@ class _DamagedRows(Exception):
 
 def _assemble(memo: FeatureStore, pictures: Iterable[Picture], keys: Keys, spec: EncoderSpec, out: Path) -> Keys:
     """Write what the store holds of `pictures` to `out`; the keys of damaged rows, if any, and then nothing else."""
-    held = memo.holds(keys)
-    ids = ids_of(picture.image for picture in pictures)[held]
+    ids = ids_of(picture.image for picture in pictures)
     order = np.argsort(ids)
-    ids, kept = ids[order], keys[held][order]
+    order = order[memo.holds(keys)[order]]
+    ids, kept = ids[order], keys[order]
 
     def read(wanted: Sequence[str], rows: Rows) -> NDArray[np.uint32]:
         sums, damaged = memo.read(kept[np.searchsorted(ids, ids_of(wanted))], rows)

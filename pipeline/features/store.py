@@ -50,12 +50,16 @@ _KEY = np.dtype("S32")
 
 def keys_of(digests: Iterable[str]) -> Keys:
     """From hex digests."""
-    return np.frombuffer(bytearray().join(map(bytes.fromhex, digests)), _KEY)
+    content = bytearray()
+    for digest in digests:
+        content += bytes.fromhex(digest)
+    return np.frombuffer(content, _KEY)
 
 
 def first_occurrences(keys: Keys) -> Keys:
     """Without what occurs again."""
-    return keys[np.sort(np.unique(keys, return_index=True)[1])]
+    places = np.unique(keys, return_index=True)[1]
+    return keys if len(places) == len(keys) else keys[np.sort(places)]
 
 
 class Shard:
@@ -283,11 +287,10 @@ class _Index:
         places = [shard.done() for shard in shards]
         keys = _joined([shard.keys[done] for shard, done in zip(shards, places, strict=True)], _KEY)
         order = np.argsort(keys, kind="stable")
-        keys = keys[order]
         newest = np.ones(len(keys), bool)
-        newest[:-1] = keys[1:] != keys[:-1]
+        newest[:-1] = keys[order[1:]] != keys[order[:-1]]
         order = order[newest]
-        self.keys = keys[newest]
+        self.keys = keys[order]
         self.shards = np.repeat(np.arange(len(shards), dtype=np.int32), [len(done) for done in places])[order]
         self.places = _joined(places, np.dtype(np.int64))[order]
 
