@@ -162,7 +162,7 @@ def ours(decoder: nn.Module, data: Data, half: bool) -> Steps:
                 with torch.autocast("cpu", torch.bfloat16, enabled=half):
                     return cross_entropy(decoder, features[batch.images].float(), batch, label_smoothing=0.0)
 
-            yield loss, int(batch.real.sum())
+            yield loss, batch.tokens
 
 
 def tokens_per_second(model: nn.Module, steps: Steps, seconds: float) -> float:

@@ -117,15 +117,17 @@ class Decoder(nn.Module, ABC):
         seen, state = self.advance(state, self.read(words))
         return self.logits(seen, words).float().log_softmax(-1), state
 
-    def forward(self, features: Tensor, tokens: Tensor, real: Tensor | None = None) -> Tensor:
+    def forward(self, features: Tensor, tokens: Tensor, places: Tensor | None = None) -> Tensor:
         """Teacher-forced logits: (B, T, V) of the word after each of `tokens` (B, T), the first being BOS.
 
-        With a mask `real` (B, T), only (real.sum(), V): projecting to the vocabulary is most of the work, and
+        With `places` (n,) among the B T, only those, (n, V): projecting to the vocabulary is most of the work, and
         padding needs none of it.
         """
         words = self.words(tokens)
         seen = self.unroll(self.start(features), self.read(words))  # (B, T, S)
-        return self.logits(seen, words) if real is None else self.logits(seen[real], words[real])
+        if places is None:
+            return self.logits(seen, words)
+        return self.logits(seen.flatten(0, 1)[places], words.flatten(0, 1)[places])
 
     def attention_map(self, state: State) -> Tensor | None:
         """Where the decoder looked for its latest word, (B K, R) summing to 1; None for those that do not look."""

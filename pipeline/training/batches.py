@@ -29,8 +29,13 @@ class Batch:
     """(B, T), from BOS on."""
     targets: Tensor
     """(B, T), up to EOS."""
-    real: Tensor
-    """(B, T) bool: False where padding is."""
+    places: Tensor
+    """(n,) where the real tokens are among the B T, row by row; the others are padding."""
+
+    @property
+    def tokens(self) -> int:
+        """The number of real tokens."""
+        return len(self.places)
 
 
 class Batches:
@@ -64,11 +69,17 @@ class Batches:
         chunks = order.split(self._batch_size)
         for chunk in torch.randperm(len(chunks), generator=generator).tolist():
             share = ranks.share(chunks[chunk])
-            longest = int(self._lengths[share[-1]]) if len(share) else 1
-            chosen = share.to(self._tokens.device)
+            lengths = self._lengths[share]  # all that decides on sizes stays here: asking a GPU would wait for it
+            longest = int(lengths[-1]) if len(share) else 1
+            real = torch.arange(longest - 1) < (lengths - 1).unsqueeze(1)
+            chosen, places = self._sent(share), self._sent(real.flatten().nonzero().squeeze(1))
             tokens = self._tokens[chosen, :longest]
-            targets = tokens[:, 1:]
-            yield Batch(self._images[chosen], tokens[:, :-1], targets, targets != PAD)
+            yield Batch(self._images[chosen], tokens[:, :-1], tokens[:, 1:], places)
+
+    def _sent(self, values: Tensor) -> Tensor:
+        """On the device, without waiting for it."""
+        device = self._tokens.device
+        return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
 
     def pictures(self, number: int, size: int) -> Iterator[Tensor]:
         """The feature rows that have captions, each once, in batches of `size`."""

@@ -119,15 +119,20 @@ class Trainer:
         if self.switched_after:
             return self._self_critical_epoch(number)
         total, tokens = torch.zeros((), device=self.device), 0
+        losses: list[Tensor] = []
         own_words = self.params.scheduled_sampling * (number - 1) / max(1, self.params.epochs - 1)
         for step, batch in enumerate(self.batches.epoch(number, self.ranks)):
             with self._precision():
                 loss, ours = self._taught(batch, own_words)
             (count,) = self.ranks.total(ours)
             done = (number - 1) * len(self.batches) + step
-            loss = self._descend(_part(loss, ours, count), self.params.lr * self.schedule.factor(done), number, step)
+            loss = self._descend(_part(loss, ours, count), self.params.lr * self.schedule.factor(done))
+            losses.append(loss)
+            if own_words or self.device.type == "cpu":  # a GPU is asked once, at the end: each answer waits for it
+                _refuse_infinite([loss], number, step)
             total += loss * count
             tokens += int(count)
+        _refuse_infinite(losses, number)
         return float(total) / tokens, 0.0, tokens
 
     def _taught(self, batch: Batch, own_words: float = 0.0) -> tuple[Tensor, int]:
@@ -141,7 +146,7 @@ class Trainer:
             label_smoothing=self.params.label_smoothing,
             own_words=own_words,
         )
-        return loss, int(batch.real.sum())
+        return loss, batch.tokens
 
     def _self_critical_epoch(self, number: int) -> tuple[float, float, int]:
         assert self.reward is not None
@@ -168,7 +173,9 @@ class Trainer:
             loss = _part(loss, ours, said)
             if batch is not None:
                 loss = (1 - params.cross_entropy) * loss + params.cross_entropy * _part(taught, words, read)
-            total += float(self._descend(loss, params.lr, number, step)) * len(chosen)
+            loss = self._descend(loss, params.lr)
+            _refuse_infinite([loss], number, step)
+            total += float(loss) * len(chosen)
             rewarded += gained
             pictures += len(chosen)
         return total / pictures, 100 * rewarded / pictures, pictures * params.samples
@@ -177,16 +184,12 @@ class Trainer:
         """Of what a process draws in an epoch: not the same as another one."""
         return epoch_seed(self.seed, number) + 500_009 * self.ranks.rank
 
-    def _descend(self, loss: Tensor, lr: float, number: int, step: int) -> Tensor:
-        """One step down the sum of the processes' losses, which is returned. Raises `NumericError`."""
+    def _descend(self, loss: Tensor, lr: float) -> Tensor:
+        """One step down the sum of the processes' losses, which is returned."""
         self.optimizer.zero_grad(set_to_none=True)
         if loss.requires_grad:  # a process without a share has nothing to add
             loss.backward()
         loss = self.ranks.sum_gradients(self.decoder, loss.detach())
-        if not math.isfinite(value := float(loss)):
-            raise NumericError(
-                f"the loss is {value} in epoch {number}, step {step + 1}; lower params.train.lr or params.train.clip"
-            )
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         nn.utils.clip_grad_norm_(self.decoder.parameters(), self.params.clip)
@@ -327,6 +330,15 @@ def train_decoder(
     best, epochs = trainer.best, len(trainer.rows)
     trainer.take_best()
     return Trained(best, epochs, resumed_after)
+
+
+def _refuse_infinite(losses: Sequence[Tensor], epoch: int, first: int = 0) -> None:
+    """`losses` are those of an epoch's steps from `first` on. Raises `NumericError`."""
+    for step, value in enumerate(torch.stack(list(losses)).tolist(), first + 1):
+        if not math.isfinite(value):
+            raise NumericError(
+                f"the loss is {value} in epoch {epoch}, step {step}; lower params.train.lr or params.train.clip"
+            )
 
 
 def _part(loss: Tensor, ours: float, whole: float) -> Tensor:

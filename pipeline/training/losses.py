@@ -28,8 +28,9 @@ def cross_entropy(
     inputs = batch.inputs
     if own_words:
         inputs = _with_own_words(decoder, features, inputs, own_words)
-    logits = decoder(features, inputs, batch.real)
-    return functional.cross_entropy(logits.float(), batch.targets[batch.real], label_smoothing=label_smoothing)
+    logits = decoder(features, inputs, batch.places)
+    targets = batch.targets.flatten()[batch.places]
+    return functional.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
 
 
 @torch.no_grad()
@@ -62,9 +63,8 @@ def self_critical(
     for place, caption in enumerate(captions):
         tokens[place, : len(caption) + 2] = torch.tensor([BOS, *caption, EOS], device=features.device)
     targets = tokens[:, 1:]
-    real = targets != PAD
-    logits = decoder(features.repeat_interleave(samples, 0), tokens[:, :-1], real)
-    said = -functional.cross_entropy(logits.float(), targets[real], reduction="none")
-    weight = advantage.unsqueeze(1).expand_as(targets)[real]
-    said_tokens = real.sum()
-    return -(weight * said).sum() / said_tokens, float(scores.mean()), int(said_tokens)
+    places = (targets != PAD).flatten().nonzero().squeeze(1)
+    logits = decoder(features.repeat_interleave(samples, 0), tokens[:, :-1], places)
+    said = -functional.cross_entropy(logits.float(), targets.flatten()[places], reduction="none")
+    weight = advantage.unsqueeze(1).expand_as(targets).flatten()[places]
+    return -(weight * said).sum() / len(places), float(scores.mean()), len(places)

@@ -8,7 +8,7 @@ from pipeline.captions.vocabulary import Vocabulary
 from pipeline.decoders import make_decoder
 from pipeline.errors import NumericError
 from pipeline.training.averages import MovingAverage
-from pipeline.training.batches import Batches
+from pipeline.training.batches import PAD, Batches
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.loop import Validation, deterministic, train_decoder
 from pipeline.training.losses import self_critical
@@ -36,14 +36,20 @@ def test_the_order_follows_the_seed_and_the_epoch_alone():
 
 
 def test_captions_of_like_length_travel_together():
-    padding = sum((~batch.real).sum().item() for batch in batches().epoch(1))
+    padding = sum(batch.targets.numel() - batch.tokens for batch in batches().epoch(1))
     assert padding <= 8
+
+
+def test_the_real_tokens_are_those_that_are_no_padding():
+    for batch in batches().epoch(1):
+        assert batch.places.tolist() == (batch.targets != PAD).flatten().nonzero().squeeze(1).tolist()
+        assert batch.tokens == sum(len(CAPTIONS[image]) - 1 for image in batch.images)
 
 
 def test_the_targets_are_the_inputs_one_later():
     for batch in batches().epoch(1):
-        for image, read, said, real in zip(batch.images, batch.inputs, batch.targets, batch.real, strict=True):
-            caption = CAPTIONS[image]
+        for image, read, said in zip(batch.images, batch.inputs, batch.targets, strict=True):
+            caption, real = CAPTIONS[image], said != PAD
             assert read[real].tolist() == caption[:-1]
             assert said[real].tolist() == caption[1:]
 
@@ -184,6 +190,15 @@ def test_the_decoder_has_the_best_weights_when_the_loss_breaks(monkeypatch):
     with pytest.raises(NumericError, match="the loss is nan in epoch 6, step 1"):
         train()
     assert len(kept) == 1
+
+
+def test_a_loss_that_is_looked_at_late_is_still_told_by_its_step():
+    from pipeline.training.loop import _refuse_infinite
+
+    finite, broken = torch.tensor(2.5), torch.tensor(float("inf"))
+    _refuse_infinite([finite, finite], 3)
+    with pytest.raises(NumericError, match="the loss is inf in epoch 3, step 2"):
+        _refuse_infinite([finite, broken, broken], 3)
 
 
 def test_self_critical_training_raises_the_reward():
