@@ -85,7 +85,8 @@ def main() -> None:
             raise
         said = error.format_message()  # nothing after a command without arguments, which has shown its help
         code = _end(f"error: {said}; see --help", ParamsError.exit_code, debug) if said else ParamsError.exit_code
-    gc.freeze()  # nothing is worth collecting any more: half a second less once torch is loaded
+    if "triton" not in sys.modules:  # which complains of what is left
+        gc.freeze()  # nothing is worth collecting any more: half a second less once torch is loaded
     raise SystemExit(code)
 
 

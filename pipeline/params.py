@@ -135,6 +135,9 @@ class TrainParams(Section):
     weight_decay: NonNegativeFloat = Field(description="AdamW's weight decay")
     clip: PositiveFloat = Field(description="Largest norm of the gradient")
     label_smoothing: Fraction = Field(description="Share of each target's probability spread over all words")
+    bag_of_words: NonNegativeFloat = Field(
+        description="Weight of a second loss: the picture alone says the words of its captions, in no order"
+    )
     scheduled_sampling: Fraction = Field(
         description="Probability at the last epoch, rising from 0, that an input word is the decoder's own"
     )

@@ -30,6 +30,9 @@ class Attention(Decoder):
         h, c = self.initial(values.mean(1)).tanh().chunk(2, -1)
         return State((values, self.look.keys(values)), (h, c, values.new_zeros(values.shape[:2])))
 
+    def picture(self, state: State) -> Tensor:
+        return state.picture[0].mean(1)
+
     def read(self, words: Tensor) -> Tensor:
         return self.cell.read(words)
 

@@ -29,6 +29,9 @@ class Inject(Decoder):
         nothing = pooled.new_zeros(pooled.shape[0], self.width)
         return State((), self.cell(self.cell.read(self.image(pooled)), [], nothing, nothing))
 
+    def picture(self, state: State) -> Tensor:
+        return state.beam[0]
+
     def read(self, words: Tensor) -> Tensor:
         return self.cell.read(words)
 

@@ -30,6 +30,9 @@ class Merge(Decoder):
         image = torch.relu(self.image(pooled))
         return State((image,), (torch.zeros_like(image), torch.zeros_like(image)))
 
+    def picture(self, state: State) -> Tensor:
+        return state.picture[0]
+
     def read(self, words: Tensor) -> Tensor:
         return self.cell.read(words)
 

@@ -61,6 +61,7 @@ class Decoder(nn.Module, ABC):
         self.feature_dropout = Dropout(sizes.feature_dropout)
         self.word_dropout = Dropout(sizes.word_dropout)
         self.output_dropout = Dropout(sizes.output_dropout)
+        self.hidden = sizes.hidden
         self.tied = sizes.tie_weights
         if self.tied:
             nn.init.normal_(self.embedding.weight, std=sizes.embed**-0.5)
@@ -77,6 +78,10 @@ class Decoder(nn.Module, ABC):
     @abstractmethod
     def start(self, features: Tensor) -> State:
         """The state before the first word."""
+
+    @abstractmethod
+    def picture(self, state: State) -> Tensor:
+        """What the state before the first word knows of the picture, (B, H)."""
 
     @abstractmethod
     def read(self, words: Tensor) -> Tensor:
@@ -124,7 +129,11 @@ class Decoder(nn.Module, ABC):
         padding needs none of it.
         """
         words = self.words(tokens)
-        seen = self.unroll(self.start(features), self.read(words))  # (B, T, S)
+        return self.follow(self.start(features), words, places)
+
+    def follow(self, state: State, words: Tensor, places: Tensor | None = None) -> Tensor:
+        """The same from the state before the first word and embedded words (B, T, E)."""
+        seen = self.unroll(state, self.read(words))  # (B, T, S)
         if places is None:
             return self.logits(seen, words)
         return self.logits(seen.flatten(0, 1)[places], words.flatten(0, 1)[places])

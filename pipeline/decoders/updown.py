@@ -29,6 +29,9 @@ class UpDown(Decoder):
         nothing = (torch.zeros_like(mean),) * 4
         return State((values, self.look.keys(values), mean), (*nothing, values.new_zeros(values.shape[:2])))
 
+    def picture(self, state: State) -> Tensor:
+        return state.picture[2]
+
     def read(self, words: Tensor) -> Tensor:
         return self.attending.read(words)
 

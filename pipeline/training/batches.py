@@ -42,12 +42,15 @@ class Batches:
     """The training captions, resident on the device as one table of tokens."""
 
     def __init__(self, captions: Sequence[Sequence[int]], images: Sequence[int], *, batch_size: int, seed: int) -> None:
-        """`captions` are token numbers from BOS to EOS; `images[i]` is the feature row of caption i."""
+        """`captions` are token numbers from BOS to EOS; `images[i]` is the feature row of caption i.
+
+        As `tokens` (N, longest) and `images` (N,) they are there for others.
+        """
         self._lengths = torch.tensor([len(caption) for caption in captions])
-        self._tokens = torch.full((len(captions), int(self._lengths.max())), PAD)  # (N, longest)
+        self.tokens = torch.full((len(captions), int(self._lengths.max())), PAD)
         for row, caption in enumerate(captions):
-            self._tokens[row, : len(caption)] = torch.tensor(caption)
-        self._images = torch.tensor(images)
+            self.tokens[row, : len(caption)] = torch.tensor(caption)
+        self.images = torch.tensor(images)
         self._batch_size = batch_size
         self._seed = seed
 
@@ -56,7 +59,7 @@ class Batches:
 
     def to(self, device: torch.device) -> None:
         """Move the captions to where they are used."""
-        self._tokens, self._images = self._tokens.to(device), self._images.to(device)
+        self.tokens, self.images = self.tokens.to(device), self.images.to(device)
 
     def epoch(self, number: int, ranks: Ranks = ALONE) -> Iterator[Batch]:
         """Each caption once: shuffled, sorted by length, cut into batches, and the batches shuffled.
@@ -73,16 +76,16 @@ class Batches:
             longest = int(lengths[-1]) if len(share) else 1
             real = torch.arange(longest - 1) < (lengths - 1).unsqueeze(1)
             chosen, places = self._sent(share), self._sent(real.flatten().nonzero().squeeze(1))
-            tokens = self._tokens[chosen, :longest]
-            yield Batch(self._images[chosen], tokens[:, :-1], tokens[:, 1:], places)
+            tokens = self.tokens[chosen, :longest]
+            yield Batch(self.images[chosen], tokens[:, :-1], tokens[:, 1:], places)
 
     def _sent(self, values: Tensor) -> Tensor:
         """On the device, without waiting for it."""
-        device = self._tokens.device
+        device = self.tokens.device
         return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
 
     def pictures(self, number: int, size: int) -> Iterator[Tensor]:
         """The feature rows that have captions, each once, in batches of `size`."""
         generator = torch.Generator().manual_seed(epoch_seed(self._seed, number))
-        rows = self._images.unique().cpu()
+        rows = self.images.unique().cpu()
         yield from rows[torch.randperm(len(rows), generator=generator)].split(size)

@@ -25,7 +25,7 @@ from pipeline.metrics.cider import CiderD
 from pipeline.training.averages import MovingAverage, Weights, copied, mean
 from pipeline.training.batches import Batch, Batches, epoch_seed
 from pipeline.training.checkpoint import Checkpoint
-from pipeline.training.losses import Reward, cross_entropy, self_critical
+from pipeline.training.losses import BagOfWords, Reward, cross_entropy, self_critical
 from pipeline.training.ranks import ALONE, Ranks
 from pipeline.training.schedule import Schedule
 
@@ -42,7 +42,8 @@ class Epoch:
 
     epoch: int
     train_loss: float
-    """Mean cross-entropy per token, in nats, with dropout and label smoothing; in self-critical epochs that loss."""
+    """What is minimised, mean per token: cross-entropy in nats with dropout, label smoothing and the bag of words; in
+    self-critical epochs their loss."""
     val_cider_d: float
     """CIDEr-D of greedy captions of the val pictures, times 100."""
     lr: float
@@ -95,8 +96,12 @@ class Trainer:
         batches.to(device)
         self.batches, self.vocabulary, self.params = batches, vocabulary, params
         self.seed, self.device, self.reward, self.longest, self.ranks = seed, device, reward, longest, ranks
+        self.bag: BagOfWords | None = None
+        if params.bag_of_words:
+            self.bag = BagOfWords(decoder.hidden, len(vocabulary), batches.tokens, batches.images).to(device)
+        self.taught = nn.ModuleList([decoder] if self.bag is None else [decoder, self.bag])
         self.optimizer = torch.optim.AdamW(
-            decoder.parameters(), lr=params.lr, weight_decay=params.weight_decay, fused=True
+            self.taught.parameters(), lr=params.lr, weight_decay=params.weight_decay, fused=True
         )
         self.schedule = Schedule(params, len(batches))
         self._half = choose_precision(params.precision, device, "params.train.precision") == "bfloat16"
@@ -114,7 +119,7 @@ class Trainer:
     def epoch(self, number: int) -> tuple[float, float, int]:
         """Mean loss per token, mean reward, and the number of tokens. Raises `NumericError`."""
         torch.manual_seed(self._seed_of(number))  # dropout; a resumed run draws the same
-        self.ranks.align(self.decoder)
+        self.ranks.align(self.taught)
         self.decoder.train()
         if self.switched_after:
             return self._self_critical_epoch(number)
@@ -145,6 +150,8 @@ class Trainer:
             batch,
             label_smoothing=self.params.label_smoothing,
             own_words=own_words,
+            bag=self.bag,
+            bag_weight=self.params.bag_of_words,
         )
         return loss, batch.tokens
 
@@ -189,10 +196,10 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if loss.requires_grad:  # a process without a share has nothing to add
             loss.backward()
-        loss = self.ranks.sum_gradients(self.decoder, loss.detach())
+        loss = self.ranks.sum_gradients(self.taught, loss.detach())
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        nn.utils.clip_grad_norm_(self.decoder.parameters(), self.params.clip)
+        nn.utils.clip_grad_norm_(self.taught.parameters(), self.params.clip)
         self.optimizer.step()
         if self.average:
             self.average.update()
@@ -245,7 +252,7 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """All of it, for a checkpoint."""
         return {
-            "decoder": self.decoder.state_dict(),
+            "taught": self.taught.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state(),
             "average": [self.average.state(), self.average.steps] if self.average else None,
@@ -255,7 +262,7 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.decoder.load_state_dict(state["decoder"])
+        self.taught.load_state_dict(state["taught"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.restore(state["schedule"])
         if self.average:

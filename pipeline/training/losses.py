@@ -3,13 +3,16 @@
 B captions, T steps, V tokens, N pictures, S samples of each.
 """
 
+import math
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.decoders import BOS, EOS, PAD, Decoder
+from pipeline.decoders import BOS, EOS, PAD, UNK, Decoder
+from pipeline.decoders.products import Linear
 from pipeline.decoders.search import Sampling, sample
 from pipeline.training.batches import Batch
 
@@ -17,20 +20,69 @@ Reward = Callable[[Tensor, Sequence[Sequence[int]]], Tensor]
 """From the feature rows of pictures (M,) and a caption for each, as token numbers, to the score of each (M,)."""
 
 
+class BagOfWords(nn.Module):
+    """The picture alone has to say the words of its captions, in no order; the rarer, the more a word counts.
+
+    S. Ma et al., "Bag-of-Words as Target for Neural Machine Translation", ACL 2018; words are weighted by tf-idf, as
+    CIDEr does. A layer of its own says them; it is not part of the model.
+    """
+
+    words: Tensor
+    shares: Tensor
+
+    def __init__(self, hidden: int, vocabulary: int, captions: Tensor, images: Tensor) -> None:
+        """`captions` (N, T) are token numbers, `images` (N,) the feature row of each."""
+        super().__init__()
+        self.say = Linear(hidden, vocabulary)
+        counts: dict[int, Counter[int]] = defaultdict(Counter)
+        for caption, image in zip(captions.tolist(), images.tolist(), strict=True):
+            counts[image].update(set(caption) - {PAD, BOS, EOS, UNK})
+        pictures = Counter(word for count in counts.values() for word in count)
+        rarity = {word: math.log(len(counts) / number) for word, number in pictures.items()}
+        size = (max(counts) + 1, max(map(len, counts.values())))
+        words, shares = torch.zeros(size, dtype=torch.long), torch.zeros(size)
+        for image, count in counts.items():
+            weights = torch.tensor([number * rarity[word] for word, number in count.items()])
+            words[image, : len(count)] = torch.tensor(list(count), dtype=torch.long)
+            shares[image, : len(count)] = weights / weights.sum().clamp_min(1e-6)
+        self.register_buffer("words", words, persistent=False)  # (M, W) of each picture
+        self.register_buffer("shares", shares, persistent=False)  # (M, W) of each word, 1 in all
+
+    def forward(self, known: Tensor, images: Tensor) -> Tensor:
+        """Cross-entropy of each picture (B,), from what the decoder knows of it (B, H); `images` are feature rows."""
+        said = self.say(known).float().log_softmax(-1)
+        of_each: Tensor = -(said.gather(1, self.words[images]) * self.shares[images]).sum(1)
+        return of_each
+
+
 def cross_entropy(
-    decoder: Decoder, features: Tensor, batch: Batch, *, label_smoothing: float, own_words: float = 0.0
+    decoder: Decoder,
+    features: Tensor,
+    batch: Batch,
+    *,
+    label_smoothing: float,
+    own_words: float = 0.0,
+    bag: BagOfWords | None = None,
+    bag_weight: float = 0.0,
 ) -> Tensor:
     """Mean over the real tokens, in nats.
 
     `own_words` is the probability with which an input word is replaced by one that the decoder itself would say there
     (S. Bengio et al., "Scheduled Sampling", NeurIPS 2015; all steps at once as T. Mihaylova and A. Martins, 2019).
+    With a `bag`, `bag_weight` times its loss is added, in which a caption counts by its tokens too.
     """
     inputs = batch.inputs
     if own_words:
         inputs = _with_own_words(decoder, features, inputs, own_words)
-    logits = decoder(features, inputs, batch.places)
+    words, state = decoder.words(inputs), decoder.start(features)
+    logits = decoder.follow(state, words, batch.places)
     targets = batch.targets.flatten()[batch.places]
-    return functional.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
+    loss = functional.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
+    if bag is None:
+        return loss
+    of_each = bag(decoder.output_dropout(decoder.picture(state)), batch.images)
+    of_tokens: Tensor = of_each[batch.places // batch.targets.shape[1]]
+    return loss + bag_weight * of_tokens.mean()
 
 
 @torch.no_grad()

@@ -215,7 +215,9 @@ def test_torchrun_starts_them(copied):
 
 
 def test_self_critical_training_and_dropout_work_in_several_processes(copied):
-    folder = copied(scst={"epochs": 2, "lr": 1e-3, "samples": 3, "cross_entropy": 0.2}, scheduled_sampling=0.3)
+    folder = copied(
+        scst={"epochs": 2, "lr": 1e-3, "samples": 3, "cross_entropy": 0.2}, scheduled_sampling=0.3, bag_of_words=0.5
+    )
     set_param(folder, "decoder.output_dropout", 0.3)
     ends = trained_together(folder, folder, folder)
     assert [code for code, _ in ends] == [0, 0, 0], ends

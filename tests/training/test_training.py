@@ -1,5 +1,7 @@
 """Batches and the loop: every caption once, the same way each time, and stopping at the right moment."""
 
+import math
+
 import pytest
 import torch
 from conftest import small_params
@@ -11,7 +13,7 @@ from pipeline.training.averages import MovingAverage
 from pipeline.training.batches import PAD, Batches
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.loop import Validation, deterministic, train_decoder
-from pipeline.training.losses import self_critical
+from pipeline.training.losses import BagOfWords, cross_entropy, self_critical
 from pipeline.training.schedule import Schedule
 
 CAPTIONS = [[1, *range(4, 4 + length), 2] for length in (3, 5, 2, 3, 7, 1, 4, 6, 2, 3)]
@@ -128,6 +130,7 @@ EVERYTHING = {
     "ema": 0.9,
     "average": 2,
     "scheduled_sampling": 0.3,
+    "bag_of_words": 0.5,
     "warmup": 0.1,
     "epochs": 6,
     "scst": {"epochs": 3, "lr": 1e-3, "samples": 3, "cross_entropy": 0.2},
@@ -190,6 +193,44 @@ def test_the_decoder_has_the_best_weights_when_the_loss_breaks(monkeypatch):
     with pytest.raises(NumericError, match="the loss is nan in epoch 6, step 1"):
         train()
     assert len(kept) == 1
+
+
+def bag_of_words():
+    """Three pictures: word 4 is in all, word 5 in two, 6 and 7 in one."""
+    captions = torch.tensor([[1, 4, 5, 2], [1, 4, 5, 2], [1, 4, 3, 2], [1, 4, 6, 2], [1, 7, 5, 2], [1, 4, 4, 2]])
+    return BagOfWords(8, 9, captions, torch.tensor([0, 0, 1, 1, 3, 3]))
+
+
+def test_the_rarer_words_of_a_picture_count_more_and_those_of_all_nothing():
+    bag = bag_of_words()
+    rows = zip(bag.words.tolist(), bag.shares.tolist(), strict=True)
+    found = [dict(zip(words, shares, strict=True)) for words, shares in rows]
+    assert found[0][4] == 0
+    assert found[0][5] == 1
+    assert found[1][6] == 1
+    assert found[3][7] == pytest.approx(math.log(3) / (math.log(3) + math.log(1.5)))
+    assert sum(found[2].values()) == 0  # a row without captions
+    assert not any({1, 2, 3} & {word for word, share in one.items() if share} for one in found)
+
+
+def test_the_bag_of_words_loss_is_the_cross_entropy_of_those_words():
+    bag = bag_of_words()
+    known = torch.randn(2, 8)
+    expected = -bag.say(known).log_softmax(-1)[[0, 1], [5, 6]]
+    torch.testing.assert_close(bag(known, torch.tensor([0, 1])), expected)
+
+
+def test_a_caption_counts_by_its_tokens_in_the_bag_of_words_loss():
+    params = small_params()
+    decoder = make_decoder(params.decoder.model_dump(), vocabulary=12, regions=1, channels=3).eval()
+    (batch,) = Batches(CAPTIONS, list(range(10)), batch_size=10, seed=1).epoch(1)
+    features = torch.randn(10, 1, 3)
+    bag = BagOfWords(decoder.hidden, 12, *(getattr(batches(), name) for name in ("tokens", "images")))
+    plain = cross_entropy(decoder, features[batch.images], batch, label_smoothing=0.0)
+    both = cross_entropy(decoder, features[batch.images], batch, label_smoothing=0.0, bag=bag, bag_weight=0.5)
+    of_each = bag(decoder.picture(decoder.start(features[batch.images])), batch.images)
+    tokens = torch.tensor([len(CAPTIONS[image]) - 1.0 for image in batch.images])
+    torch.testing.assert_close(both - plain, 0.5 * (of_each * tokens).sum() / tokens.sum())
 
 
 def test_a_loss_that_is_looked_at_late_is_still_told_by_its_step():
