@@ -1,0 +1,105 @@
+"""What a rerun costs beside its training: dvc with nothing to do, and an experiment with another learning rate.
+
+    python benchmarks/rerun.py [--epochs 3] [--repeats 5]
+
+Works on a clone of this repository that shares its dvc cache, so that the workspace stays as it is; `dvc repro` must
+have run here. The floor is dvc itself on a pipeline of one stage and one file. Prints the tables of docs/benchmarks.md.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+DVC = [sys.executable, "-m", "dvc"]
+
+
+def run(command: list[str], folder: Path) -> tuple[float, float, list[tuple[float, str]]]:
+    """Wall-clock and processor seconds, and each line of output with the second in which it came."""
+    before, began = os.times(), time.perf_counter()
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "CAPTIONER_CACHE": str(ROOT / ".cache" / "features")}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
+    lines = [(time.perf_counter() - began, line.rstrip()) for line in process.stdout]
+    if process.wait():
+        raise SystemExit("\n".join(line for _, line in lines))
+    wall, after = time.perf_counter() - began, os.times()
+    return wall, after.children_user + after.children_system - before.children_user - before.children_system, lines
+
+
+def cloned(folder: Path) -> Path:
+    """This repository as it was committed, with its outputs."""
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(folder)], check=True)
+    run([*DVC, "cache", "dir", "--local", str(ROOT / ".dvc" / "cache")], folder)
+    run([*DVC, "checkout"], folder)
+    return folder
+
+
+def smallest(folder: Path) -> Path:
+    """A pipeline of one stage and one file."""
+    folder.mkdir()
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    run([*DVC, "init", "-q"], folder)
+    (folder / "in").write_text("in")
+    run([*DVC, "stage", "add", "-q", "-n", "copy", "-d", "in", "-o", "out", "cp in out"], folder)
+    run([*DVC, "repro", "-q"], folder)
+    return folder
+
+
+def first(lines: list[tuple[float, str]], start: str) -> float:
+    return next(second for second, line in lines if line.startswith(start))
+
+
+def nothing_to_do(ours: Path, floor: Path, repeats: int) -> None:
+    taken: dict[Path, list[tuple[float, float]]] = {ours: [], floor: []}
+    for _ in range(repeats):
+        for folder, times in taken.items():
+            times.append(run([*DVC, "repro"], folder)[:2])
+    print("| nothing to do | by the clock | processor time | of the floor |\n|---|---|---|---|")
+    least = statistics.median(processor for _, processor in taken[floor])
+    for name, folder in (("dvc with one stage", floor), ("`dvc repro` here", ours)):
+        wall, processor = (statistics.median(one) for one in zip(*taken[folder], strict=True))
+        print(f"| {name} | {wall:.2f} s | {processor:.2f} s | {processor / least:.2f} |")
+
+
+def another_rate(ours: Path, epochs: int) -> None:
+    wall, _, lines = run([*DVC, "exp", "run", "-S", "train.lr=1e-3", "-S", f"train.epochs={epochs}"], ours)
+    began = [second for second, line in lines if line.startswith("device: ")]
+    stages = [second for second, line in lines if line.startswith("> python -m pipeline")]
+    trained, scored = first(lines, "train: "), first(lines, "score: ")
+    parts = {
+        "dvc, until `train` starts": stages[0],
+        "`train` starts": began[0] - stages[0],
+        f"training, {epochs} epochs": trained - began[0],
+        "`train` ends; dvc keeps the model": stages[1] - trained,
+        "`score` starts": began[1] - stages[1],
+        "captions, scores, report": scored - began[1],
+        "`score` ends; dvc": wall - scored,
+    }
+    print("\n| `dvc exp run -S train.lr=1e-3` | seconds |\n|---|---|")
+    for name, seconds in parts.items():
+        print(f"| {name} | {seconds:.2f} |")
+    print(f"| all but the training | {wall - (trained - began[0]):.2f} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        ours = cloned(Path(place) / "ours")
+        nothing_to_do(ours, smallest(Path(place) / "smallest"), given.repeats)
+        another_rate(ours, given.epochs)
+
+
+if __name__ == "__main__":
+    main()
