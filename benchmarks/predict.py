@@ -110,7 +110,7 @@ def warm(captioner: Captioner, folder: Path, pictures: list[Path], repeats: int,
         print(f"| {name} | {taken * 1e3:.1f} | {taken / roof:.2f} | {goal} |")
 
 
-def resnet() -> Captioner:
+def resnet(precision: str) -> Captioner:
     """A model of usual size: ResNet-50 at 224 pixels, 3,000 words, captions of 11; untrained, which costs the same."""
     encoder = build(
         name="resnet50",
@@ -119,7 +119,7 @@ def resnet() -> Captioner:
         grid=7,
         image_size=224,
         fit="crop",
-        precision="auto",
+        precision=precision,
         seed=0,
         device=torch.device("cpu"),
     )
@@ -165,10 +165,11 @@ def main() -> None:
         print(f"{captioner.spec.name} at {captioner.spec.transform.size} pixels, {captioner.spec.precision}")
         cold(given.model.resolve(), folder, pictures[0], given.repeats)
         warm(captioner, folder, pictures, given.repeats, longest=30)
-        print("\nResNet-50 at 224 pixels, decoder of 512, 3,000 words:")
-        usual = resnet()
-        export_onnx(usual, folder / "usual")
-        warm(usual, folder / "usual", pictures, given.repeats, longest=11)
+        for precision in ("auto", "float32"):
+            usual = resnet(precision)
+            print(f"\nResNet-50 at 224 pixels in {usual.spec.precision}, decoder of 512 in float32, 3,000 words:")
+            export_onnx(usual, folder / precision)
+            warm(usual, folder / precision, pictures, given.repeats, longest=11)
         parity(captioner, folder, pictures)
 
 
