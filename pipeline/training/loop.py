@@ -364,10 +364,16 @@ def greedy_captions(
     return captions
 
 
+def _fill_fresh_memory(fill: bool) -> None:
+    """Whether torch fills, while it is deterministic, memory that is about to be written anyway: its default."""
+    torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+
+
 @contextmanager
 def deterministic(threads: int) -> Iterator[None]:
     """Within, torch chooses algorithms that give the same bits each time, on `threads` threads (0: all cores)."""
     before = torch.get_num_threads()
+    _fill_fresh_memory(False)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.use_deterministic_algorithms(True)
     if threads:
@@ -376,4 +382,5 @@ def deterministic(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(False)
+        _fill_fresh_memory(True)
         torch.set_num_threads(before)
