@@ -26,6 +26,7 @@ from pipeline.features.spec import EncoderSpec, sha256_of_tensors
 from pipeline.files import read_json, sha256_of
 from pipeline.metrics.cider import CiderD
 from pipeline.stages.tables import read_captions
+from pipeline.startup import without_compiler
 from pipeline.training.batches import Batches
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.loop import Epoch, Trained, Validation, deterministic, train_decoder
@@ -105,7 +106,7 @@ def train(
     checkpoint = Checkpoint(
         checkpoints, {**subject, "engine": [engine(device), run.threads or torch.get_num_threads(), *together]}
     )
-    with deterministic(run.threads):
+    with deterministic(run.threads), without_compiler():
         torch.manual_seed(seed)
         decoder = make_decoder(
             decoder_params.model_dump(), vocabulary=len(words), regions=cache.regions, channels=cache.channels
