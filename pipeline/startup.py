@@ -36,6 +36,11 @@ class _StandInPackage(_StandIn):
         return _real(self.__name__).__path__
 
 
+def _unchanged(function: Any = None, *_: Any, **__: Any) -> Any:
+    """A function as it is; without one, what decorates functions so."""
+    return _unchanged if function is None else function
+
+
 def _real(name: str) -> ModuleType:
     _withdraw()
     return importlib.import_module(name)
@@ -61,7 +66,7 @@ def without_compiler() -> Iterator[None]:
     package, utilities = _COMPILER
     stand_ins = {package: _StandInPackage(package), utilities: _StandIn(utilities)}
     vars(stand_ins[utilities])["is_compile_supported"] = lambda device: _real(utilities).is_compile_supported(device)
-    vars(stand_ins[package]).update(disable=lambda function, *_, **__: function, graph_break=lambda *_, **__: None)
+    vars(stand_ins[package]).update(disable=_unchanged, graph_break=lambda *_, **__: None)
     sys.modules.update(stand_ins)
     vars(torch)["_dynamo"] = stand_ins[package]
     try:

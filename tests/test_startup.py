@@ -20,6 +20,7 @@ CASES = {
     "the optimizer goes on": "optimizer.zero_grad(); optimizer.step()",
     "the compiler is there afterwards": "torch.compile(layer, backend='eager')(torch.ones(1, 3))",
     "a part of it that is asked for within": "    import torch._dynamo.config as config; assert config.__file__",
+    "what decorates is asked for within": "    assert torch.compiler.disable(recursive=False)(len) is len",
     "a name of it that is asked for within": "    from torch._dynamo import reset; reset()",
 }
 

@@ -16,7 +16,7 @@ from pipeline.device import choose_device
 from pipeline.errors import DataError
 from pipeline.features.encoder import build
 from pipeline.features.extraction import Extraction, Picture, extract_features
-from pipeline.files import read_csv, write_bytes, write_csv
+from pipeline.files import read_csv, sha256_of, write_bytes, write_csv
 from pipeline.progress import Progress, silent
 from pipeline.stages.tables import SKIPPED_COLUMNS, read_images
 
@@ -29,11 +29,27 @@ class Listed:
     """The pictures of images.csv, read from there each time: a list of them would grow with the dataset."""
 
     path: Path
+    sha256: str
+    """Of the table: each pass has to read the same one."""
+
+    @classmethod
+    def of(cls, path: Path) -> "Listed":
+        """Raises `DataError`."""
+        return cls(path, _digest(path))
 
     def __iter__(self) -> Iterator[Picture]:
-        """Raises `DataError`."""
+        """Raises `DataError`, also when the table is another one by the end of the pass."""
         for row in read_images(self.path):
             yield Picture(row.image, row.path, row.sha256)
+        if _digest(self.path) != self.sha256:
+            raise DataError(f"{self.path}: changed while its pictures were extracted; run `dvc repro` again")
+
+
+def _digest(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}; run `dvc repro` first") from error
 
 
 def extract(
@@ -52,7 +68,7 @@ def extract(
 ) -> Extraction:
     """Raises `ParamsError` for the encoder, `DataError` when more than `max_bad` of the pictures cannot be read."""
     encoder = build(**params.model_dump(), seed=seed, device=choose_device(run.device))
-    pictures = Listed(images)
+    pictures = Listed.of(images)
     result = extract_features(
         pictures,
         encoder,

@@ -47,7 +47,7 @@ class BagOfWords(nn.Module):
             words[image, : len(count)] = torch.tensor(list(count), dtype=torch.long)
             shares[image, : len(count)] = weights / weights.sum().clamp_min(1e-6)
         self.register_buffer("words", words, persistent=False)  # (M, W) of each picture
-        self.register_buffer("shares", shares, persistent=False)  # (M, W) of each word, 1 in all
+        self.register_buffer("shares", shares, persistent=False)  # (M, W) of each word, 1 in all; or 0
 
     def forward(self, known: Tensor, images: Tensor) -> Tensor:
         """Cross-entropy of each picture (B,), from what the decoder knows of it (B, H); `images` are feature rows."""

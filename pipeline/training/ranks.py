@@ -89,7 +89,7 @@ class Ranks:
         sums = flat[:-1].split([one.numel() for one in parameters])
         for parameter, one in zip(parameters, sums, strict=True):
             parameter.grad = one.view_as(parameter)
-        return flat[-1]
+        return flat[-1].clone()  # a view would keep the gradients
 
     def align(self, network: nn.Module) -> None:
         """Give every process the first one's weights: unlike processors round differently."""

@@ -71,6 +71,15 @@ def test_gradients_weighed_by_tokens_add_up_to_those_of_the_whole_batch(kind, mo
         torch.testing.assert_close(sum(some), one, rtol=1e-4, atol=1e-6, msg=name)
 
 
+def test_a_loss_that_is_kept_does_not_keep_the_gradients(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda values: values.mul_(2))
+    network = torch.nn.Linear(100, 100)
+    network(torch.ones(1, 100)).sum().backward()
+    loss = Ranks(0, 2).sum_gradients(network, torch.tensor(3.0))
+    assert float(loss) == 6
+    assert loss.untyped_storage().nbytes() == 4
+
+
 def test_an_environment_that_is_half_set_is_refused():
     with pytest.raises(ParamsError, match=r"RANK.*torchrun"), joined({"WORLD_SIZE": "2"}, "cpu"):
         pass
