@@ -141,7 +141,7 @@ def test_a_run_that_was_killed_goes_on_where_it_was(repository):
     source = slow.read_text()
     slow.write_text(
         source.replace(
-            "    keys, inputs, bad = [], [], {}\n", "    time.sleep(0.5)\n    keys, inputs, bad = [], [], {}\n"
+            "    places, inputs, bad = [], [], {}\n", "    time.sleep(0.5)\n    places, inputs, bad = [], [], {}\n"
         )
     )
     assert slow.read_text() != source

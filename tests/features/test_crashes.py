@@ -266,16 +266,16 @@ def test_an_output_that_is_a_link_is_replaced_and_its_target_untouched(place, pi
     assert not (place / "features.h5").is_symlink()
 
 
-def _extract_in_a_process(folder, start, results):
+def _extract_in_a_process(pictures, place, start, results):
     start.wait()
-    result, content = extract(draw(folder / "pictures"), folder / "place")
+    result, content = extract(pictures, place)
     results.put((result.encoded, result.from_store, content))
 
 
-def test_two_runs_at_once_share_the_work(tmp_path, place, expected):
+def test_two_runs_at_once_share_the_work(pictures, place, expected):
     context = multiprocessing.get_context("spawn")
     start, results = context.Event(), context.Queue()
-    runs = [context.Process(target=_extract_in_a_process, args=(tmp_path, start, results)) for _ in range(2)]
+    runs = [context.Process(target=_extract_in_a_process, args=(pictures, place, start, results)) for _ in range(2)]
     for run in runs:
         run.start()
     start.set()

@@ -100,7 +100,8 @@ def test_crop_takes_the_middle_and_squash_the_whole():
 def test_crop_agrees_with_torchvision_but_for_rounding():
     from torchvision.transforms import functional as reference
 
-    picture = Image.effect_noise((25, 18), 80).convert("RGB").resize((500, 360), Image.Resampling.BICUBIC)
+    noise = np.random.default_rng(0).integers(64, 192, (18, 25, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise).resize((500, 360), Image.Resampling.BICUBIC)
     theirs = np.asarray(reference.center_crop(reference.resize(picture, 256), 224)).astype(int)
     ours = images.resize(picture, size=224, shorter_side=256, interpolation="bilinear").astype(int)
-    assert np.abs(ours - theirs).mean() < 3
+    assert np.abs(ours - theirs).mean() < 2
