@@ -19,14 +19,13 @@ class Inject(Decoder):
         super().__init__(sizes, sizes.hidden)
         self.image = Linear(sizes.channels, sizes.embed)
         self.cell = Cell(words=sizes.embed, other=0, hidden=sizes.hidden, layer_norm=sizes.layer_norm)
-        self.width = sizes.hidden
 
     def condense(self, features: Tensor) -> Tensor:
         return torch.cat([part.float().mean(1, keepdim=True) for part in features.split(256)])  # (N, 1, C)
 
     def start(self, features: Tensor) -> State:
         pooled = self.feature_dropout(self.standardise(features).mean(1))  # (B, C)
-        nothing = pooled.new_zeros(pooled.shape[0], self.width)
+        nothing = pooled.new_zeros(pooled.shape[0], self.hidden)
         return State((), self.cell(self.cell.read(self.image(pooled)), [], nothing, nothing))
 
     def picture(self, state: State) -> Tensor:
