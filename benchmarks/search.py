@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.decoders import BOS, EOS, PAD, UNK, Decoder, make_decoder
+from pipeline.decoders.looking import Look
 from pipeline.decoders.products import Linear
-from pipeline.decoders.protocol import Look, State
+from pipeline.decoders.protocol import State
 from pipeline.decoders.search import Search, beam_search
 from pipeline.device import choose_device, has_bfloat16
 

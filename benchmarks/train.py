@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 
 from pipeline.decoders import make_decoder
-from pipeline.device import has_bfloat16
+from pipeline.device import has_bfloat16, keep_freed_memory
 from pipeline.training import losses
 from pipeline.training.batches import Batches
 from pipeline.training.losses import cross_entropy
@@ -184,7 +184,7 @@ def tokens_per_second(model: nn.Module, steps: Steps, seconds: float) -> float:
 
 
 def cross_entropies(model: nn.Module, data: Data, half: bool, turns: int = 9) -> float:
-    """How many times as fast a whole training step is for our cross-entropy in place of torch's; in turn, the median."""
+    """How many times as fast a step is with our cross-entropy as with torch's: in turn, the median."""
 
     def usual(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
         return functional.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
@@ -234,6 +234,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    keep_freed_memory()  # as `captioner train` does; all of them gain
     torch.manual_seed(0)
     data = Data(given.words)
     half = has_bfloat16(torch.device("cpu"))

@@ -9,17 +9,16 @@ import torch
 from torch import Tensor
 
 from pipeline.decoders.cell import Cell
+from pipeline.decoders.looking import Looking, Sight
 from pipeline.decoders.products import Linear
-from pipeline.decoders.protocol import Decoder, Look, Regions, Sizes, State
+from pipeline.decoders.protocol import Sizes, State
 
 
-class Attention(Decoder):
+class Attention(Looking):
     """Soft attention over the regions, read by an LSTM cell."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes, sizes.embed)
-        self.regions = Regions(sizes)
-        self.look = Look(hidden=sizes.hidden, attention=sizes.attention)
         self.gate = Linear(sizes.hidden, sizes.hidden)
         self.initial = Linear(sizes.hidden, 2 * sizes.hidden)
         self.cell = Cell(words=sizes.embed, other=sizes.hidden, hidden=sizes.hidden, layer_norm=sizes.layer_norm)
@@ -36,15 +35,12 @@ class Attention(Decoder):
     def read(self, words: Tensor) -> Tensor:
         return self.cell.read(words)
 
-    def advance(self, state: State, read: Tensor) -> tuple[Tensor, State]:
+    def after_looking(self, state: State, read: Tensor, look: Sight) -> tuple[Tensor, State]:
         h, c, _ = state.beam
-        context, weights = self.look(*state.picture, h)
+        context, weights = look(h)
         context = torch.sigmoid(self.gate(h)) * context
         h, c = self.cell(read, [context], h, c)
         return torch.cat([h, context], -1), State(state.picture, (h, c, weights))
 
     def combine(self, seen: Tensor, words: Tensor) -> Tensor:
         return torch.tanh(self.deep(self.output_dropout(torch.cat([seen, words], -1))))
-
-    def attention_map(self, state: State) -> Tensor | None:
-        return state.beam[-1]

@@ -49,8 +49,8 @@ class Linear(nn.Linear):
         self._kept: dict[tuple[torch.dtype, bool], tuple[int, int, Product]] = {}
 
     def forward(self, input: Tensor) -> Tensor:  # nn.Linear's name of it
-        half = torch.is_autocast_enabled("cpu")
-        dtype = torch.get_autocast_dtype("cpu") if half else self.weight.dtype
+        dtype = computed_in(self.weight)
+        half = dtype != self.weight.dtype
         usual = torch.compiler.is_compiling() or self.weight.is_inference()
         if usual or not input.numel() or not _worth_it(self.weight, dtype) or (half and torch.is_grad_enabled()):
             return super().forward(input)
@@ -92,6 +92,12 @@ class _Taught(torch.autograd.Function):
             of_left = ctx.layer.ready(flat.dtype, rows=flat.shape[0], transposed=True)(flat.contiguous()).view_as(left)
         of_weight = product(flat.t(), left.reshape(-1, left.shape[-1]))
         return of_left, of_weight, flat.sum(0) if ctx.biased else None, None
+
+
+def computed_in(values: Tensor) -> torch.dtype:
+    """What matrix products of `values` are computed in: under autocast not in their own type."""
+    kind = values.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else values.dtype
 
 
 def _worth_it(weight: Tensor, dtype: torch.dtype) -> bool:

@@ -7,6 +7,7 @@ A batch's size is asked for as `shape[0]`: `len` would become a constant in an e
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.decoders.dropout import Dropout
-from pipeline.decoders.products import Linear
+from pipeline.decoders.products import Linear, computed_in
 
 PAD, BOS, EOS, UNK = range(4)
 
@@ -93,11 +94,15 @@ class Decoder(nn.Module, ABC):
 
     def unroll(self, state: State, read: Tensor) -> Tensor:
         """What `advance` gives to be said, (B, T, S), for all steps of `read` (B, T, ...)."""
-        outputs = []
+        outputs, advance = [], self.advancing(state)
         for step in read.unbind(1):
-            seen, state = self.advance(state, step)
+            seen, state = advance(state, step)
             outputs.append(seen)
         return torch.stack(outputs, 1)
+
+    def advancing(self, state: State) -> Callable[[State, Tensor], tuple[Tensor, State]]:
+        """`advance`, for all steps from this first state on."""
+        return self.advance
 
     def combine(self, seen: Tensor, words: Tensor) -> Tensor:
         """From what `advance` gave (..., S) and the words read last (..., E) to the input of the output layer."""
@@ -173,61 +178,4 @@ class Standardise(nn.Module):
         self.scale.copy_(torch.where(deviation > floor, 1 / deviation.clamp_min(floor), torch.zeros_like(deviation)))
 
     def forward(self, features: Tensor) -> Tensor:
-        return (features.float() - self.mean) * self.scale
-
-
-class Look(nn.Module):
-    """Soft attention: how much of each region goes into the context.
-
-    K. Xu et al., "Show, Attend and Tell", ICML 2015, equations 4-6, with additive scores as D. Bahdanau et al., 2015:
-    w tanh(key + query), which is 2 w / (1 + exp(-2 key) exp(-2 query)) less a constant that the softmax does not see.
-    So nothing is bent per pair of region and query: a tenth of the time.
-    """
-
-    def __init__(self, *, hidden: int, attention: int) -> None:
-        super().__init__()
-        self.key = Linear(hidden, attention)
-        self.query = Linear(hidden, attention, bias=False)
-        self.score = Linear(attention, 1, bias=False)
-
-    def keys(self, values: Tensor) -> Tensor:
-        """exp(-2 key) of each region (B, R, A), for regions `values` (B, R, H)."""
-        return _bent(self.key(values))
-
-    def forward(self, values: Tensor, keys: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """The context (B K, H) and the weights (B K, R), for regions `values` (B, R, H), `keys` (B, R, A) and h."""
-        query = _bent(self.query(h)).unflatten(0, (values.shape[0], -1)).unsqueeze(2)  # (B, K, 1, A)
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or values.device.type != "cpu":
-            pairs = (1 + keys.unsqueeze(1) * query).reciprocal()  # (B, K, R, A)
-            scores = self.score(pairs).squeeze(-1)
-        else:
-            scores = torch.stack([self._scores(*pair) for pair in zip(keys, query, strict=True)])
-        weights = (2 * scores).float().softmax(-1).to(values.dtype)  # (B, K, R)
-        return torch.bmm(weights, values).flatten(0, 1), weights.flatten(0, 1)
-
-    def _scores(self, keys: Tensor, query: Tensor) -> Tensor:
-        """(K, R) of one picture's `keys` (R, A) and `query` (K, 1, A): its pairs stay in the processor's cache."""
-        pairs = torch.mul(keys, query).add_(1).reciprocal_()
-        scores = torch.mv(pairs.flatten(0, 1), self.score.weight[0])
-        return scores.view(pairs.shape[:2])
-
-
-def _bent(values: Tensor) -> Tensor:
-    """exp(-2 x); beyond 40, where tanh has long been 1, held, so that a product of two is never 0 times infinity."""
-    return (-2 * values.float()).clamp(-80, 80).exp()
-
-
-class Regions(nn.Module):
-    """Standardised features (B, R, C) as vectors of the decoder's width, each with a learned vector of its place.
-
-    The place is ours, not the papers': "left of" cannot be told without it.
-    """
-
-    def __init__(self, sizes: Sizes) -> None:
-        super().__init__()
-        self.project = Linear(sizes.channels, sizes.hidden)
-        self.place = nn.Parameter(torch.zeros(sizes.regions, sizes.hidden))
-        nn.init.normal_(self.place, std=0.5)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return torch.relu(self.project(features) + self.place)
+        return ((features.float() - self.mean) * self.scale).to(computed_in(self.scale))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.decoders.products import Product, product
+from pipeline.decoders.products import Product, computed_in, product
 
 
 def unroll(read: Tensor, weight: Tensor, h: Tensor, c: Tensor) -> Tensor:
@@ -20,9 +20,7 @@ def unroll(read: Tensor, weight: Tensor, h: Tensor, c: Tensor) -> Tensor:
     `read` (B, T, 4 H), `weight` (4 H, H), the first h and c (B, H). Under autocast to bfloat16 the products are in
     bfloat16, and all else in float32.
     """
-    device = read.device.type
-    half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
-    states: Tensor = _Unrolled.apply(read, weight, h, c, torch.bfloat16 if half else weight.dtype)
+    states: Tensor = _Unrolled.apply(read, weight, h, c, computed_in(weight))
     return states
 
 

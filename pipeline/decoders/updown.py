@@ -9,17 +9,16 @@ import torch
 from torch import Tensor
 
 from pipeline.decoders.cell import Cell
-from pipeline.decoders.protocol import Decoder, Look, Regions, Sizes, State
+from pipeline.decoders.looking import Looking, Sight
+from pipeline.decoders.protocol import Sizes, State
 
 
-class UpDown(Decoder):
+class UpDown(Looking):
     """h1 = LSTM1([h2, mean(values), word]); context = attend(values, h1); h2 = LSTM2([context, h1])."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes, sizes.hidden)
         hidden, layer_norm = sizes.hidden, sizes.layer_norm
-        self.regions = Regions(sizes)
-        self.look = Look(hidden=hidden, attention=sizes.attention)
         self.attending = Cell(words=sizes.embed, other=2 * hidden, hidden=hidden, layer_norm=layer_norm)
         self.speaking = Cell(words=0, other=2 * hidden, hidden=hidden, layer_norm=layer_norm)
 
@@ -35,14 +34,11 @@ class UpDown(Decoder):
     def read(self, words: Tensor) -> Tensor:
         return self.attending.read(words)
 
-    def advance(self, state: State, read: Tensor) -> tuple[Tensor, State]:
-        values, keys, mean = state.picture
+    def after_looking(self, state: State, read: Tensor, look: Sight) -> tuple[Tensor, State]:
+        mean = state.picture[2]
         h1, c1, h2, c2, _ = state.beam
         mean = mean.repeat_interleave(h1.shape[0] // mean.shape[0], 0)  # (B K, H)
         h1, c1 = self.attending(read, [h2, mean], h1, c1)
-        context, weights = self.look(values, keys, h1)
+        context, weights = look(h1)
         h2, c2 = self.speaking(None, [context, h1], h2, c2)
         return h2, State(state.picture, (h1, c1, h2, c2, weights))
-
-    def attention_map(self, state: State) -> Tensor | None:
-        return state.beam[-1]
