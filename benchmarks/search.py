@@ -10,6 +10,7 @@ import argparse
 import copy
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from pipeline.decoders.products import Linear
 from pipeline.decoders.protocol import State
 from pipeline.decoders.search import Search, beam_search
 from pipeline.device import choose_device, has_bfloat16
+from pipeline.memory import keep_freed_memory
 
 
 class UsualLook(nn.Module):
@@ -87,11 +89,8 @@ def one_at_a_time(decoder: Decoder, features: Tensor, search: Search) -> list[tu
 
 
 def batched(decoder: Decoder, features: Tensor, search: Search, batch: int, half: bool) -> list[tuple[int, ...]]:
-    found = []
-    for chunk in features.split(batch):
-        with torch.autocast(chunk.device.type, torch.bfloat16, enabled=half):
-            found += [best.tokens for best, *_ in beam_search(decoder, chunk, search)]
-    return found
+    search = replace(search, precision="bfloat16" if half else "float32")
+    return [best.tokens for chunk in features.split(batch) for best, *_ in beam_search(decoder, chunk, search)]
 
 
 def rate(work: Callable[[], list[tuple[int, ...]]], repeats: int = 2) -> tuple[float, list[tuple[int, ...]]]:
@@ -114,6 +113,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    keep_freed_memory()  # as the commands do; both gain
     torch.manual_seed(0)
     params = {
         "kind": given.kind,

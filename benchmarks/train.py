@@ -19,7 +19,8 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 
 from pipeline.decoders import make_decoder
-from pipeline.device import has_bfloat16, keep_freed_memory
+from pipeline.device import has_bfloat16
+from pipeline.memory import keep_freed_memory
 from pipeline.training import losses
 from pipeline.training.batches import Batches
 from pipeline.training.losses import cross_entropy

@@ -1,14 +1,11 @@
 """Which device to compute on, and with how many threads."""
 
-import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 from pipeline.errors import ParamsError
-
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
 def choose_device(name: str) -> torch.device:
@@ -63,16 +60,3 @@ def choose_precision(precision: str, device: torch.device, name: str) -> str:
             f"{name}: this {device.type} has no bfloat16 arithmetic and would be slower with it; use float32 or auto"
         )
     return precision
-
-
-def keep_freed_memory() -> None:
-    """This process keeps what it frees for what it needs next: training asks for the same memory at every step.
-
-    By itself the C library of Linux gives pieces of megabytes back, and the system fills them with zeros anew.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    mallopt(_TRIM_THRESHOLD, 2**31 - 1)
-    mallopt(_MMAP_THRESHOLD, 2**25)

@@ -6,7 +6,7 @@ import pytest
 from closure import PACKAGE, imports
 
 LAYERS = [
-    {"errors", "progress", "paths"},
+    {"errors", "progress", "paths", "memory"},
     {"files", "device", "archives", "revisions"},
     {"params"},
     {"features", "captions", "decoders", "metrics"},

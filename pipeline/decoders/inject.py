@@ -24,7 +24,7 @@ class Inject(Decoder):
         return torch.cat([part.float().mean(1, keepdim=True) for part in features.split(256)])  # (N, 1, C)
 
     def start(self, features: Tensor) -> State:
-        pooled = self.feature_dropout(self.standardise(features).mean(1))  # (B, C)
+        pooled = self.feature_dropout(self.standardise(features.float().mean(1)))  # (B, C)
         nothing = pooled.new_zeros(pooled.shape[0], self.hidden)
         return State((), self.cell(self.cell.read(self.image(pooled)), [], nothing, nothing))
 

@@ -26,7 +26,7 @@ class Merge(Decoder):
         return torch.cat([part.float().mean(1, keepdim=True) for part in features.split(256)])  # (N, 1, C)
 
     def start(self, features: Tensor) -> State:
-        pooled = self.feature_dropout(self.standardise(features).mean(1))  # (B, C)
+        pooled = self.feature_dropout(self.standardise(features.float().mean(1)))  # (B, C)
         image = torch.relu(self.image(pooled))
         return State((image,), (torch.zeros_like(image), torch.zeros_like(image)))
 

@@ -108,7 +108,7 @@ def _search(
         vocabulary = log_probs.shape[-1]
         _forbid(log_probs, words.flatten(0, 1), search)
         look = decoder.attention_map(state) if attention else None
-        candidates = (scores.unsqueeze(-1) + log_probs.view(-1, beams, vocabulary)).flatten(1)  # (B, K V)
+        candidates = log_probs.view(-1, beams, vocabulary).add_(scores.unsqueeze(-1)).flatten(1)  # (B, K V)
         best, place = _top(candidates, min(search.beam_size, candidates.shape[1]))  # (B, K)
         parent, tokens = place // vocabulary, place % vocabulary
         best = best.masked_fill(torch.arange(best.shape[1], device=device) >= room.unsqueeze(1), -torch.inf)
