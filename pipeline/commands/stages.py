@@ -24,7 +24,7 @@ from pipeline.errors import NumericError, ParamsError
 if TYPE_CHECKING:
     from pipeline.params import Params
     from pipeline.stages.prepare import Prepared
-    from pipeline.training.loop import Epoch
+    from pipeline.training.trainer import Epoch
 
 
 def prepare(params: ParamsFile = paths.PARAMS) -> None:

@@ -29,9 +29,12 @@ from pipeline.stages.tables import read_captions
 from pipeline.startup import without_compiler
 from pipeline.training.batches import Batches
 from pipeline.training.checkpoint import Checkpoint
-from pipeline.training.loop import Epoch, Trained, Validation, deterministic, train_decoder
+from pipeline.training.determinism import deterministic
+from pipeline.training.loop import Trained, train_decoder
 from pipeline.training.losses import Reward
 from pipeline.training.ranks import ALONE, Ranks
+from pipeline.training.trainer import Epoch
+from pipeline.training.validation import Validation
 
 if TYPE_CHECKING:
     from pipeline.params import DecoderParams, RunParams, TrainParams

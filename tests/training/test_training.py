@@ -12,9 +12,11 @@ from pipeline.errors import NumericError
 from pipeline.training.averages import MovingAverage
 from pipeline.training.batches import PAD, Batches
 from pipeline.training.checkpoint import Checkpoint
-from pipeline.training.loop import Validation, deterministic, train_decoder
+from pipeline.training.determinism import deterministic
+from pipeline.training.loop import train_decoder
 from pipeline.training.losses import BagOfWords, cross_entropy, self_critical
 from pipeline.training.schedule import Schedule
+from pipeline.training.validation import Validation
 
 CAPTIONS = [[1, *range(4, 4 + length), 2] for length in (3, 5, 2, 3, 7, 1, 4, 6, 2, 3)]
 
@@ -178,18 +180,18 @@ def test_a_checkpoint_goes_when_it_is_no_longer_needed(tmp_path):
 
 
 def test_the_decoder_has_the_best_weights_when_the_loss_breaks(monkeypatch):
-    from pipeline.training import loop
+    from pipeline.training import trainer
 
-    real, calls = loop.cross_entropy, 0
+    real, calls = trainer.cross_entropy, 0
 
     def breaking(*arguments, **options):
         nonlocal calls
         calls += 1
         return real(*arguments, **options) * (float("nan") if calls > 20 else 1)
 
-    monkeypatch.setattr(loop, "cross_entropy", breaking)
+    monkeypatch.setattr(trainer, "cross_entropy", breaking)
     kept = []
-    monkeypatch.setattr(loop.Trainer, "take_best", lambda trainer: kept.append(trainer.kept[0][1]))
+    monkeypatch.setattr(trainer.Trainer, "take_best", lambda one: kept.append(one.kept[0][1]))
     with pytest.raises(NumericError, match="the loss is nan in epoch 6, step 1"):
         train()
     assert len(kept) == 1
@@ -234,7 +236,7 @@ def test_a_caption_counts_by_its_tokens_in_the_bag_of_words_loss():
 
 
 def test_a_loss_that_is_looked_at_late_is_still_told_by_its_step():
-    from pipeline.training.loop import _refuse_infinite
+    from pipeline.training.trainer import _refuse_infinite
 
     finite, broken = torch.tensor(2.5), torch.tensor(float("inf"))
     _refuse_infinite([finite, finite], 3)
