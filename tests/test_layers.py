@@ -24,8 +24,14 @@ ONLY_IN = {
     "PIL": {"features/images.py", "overlay.py"},
     "ruamel": {"params.py"},
     "pydantic": {"params.py"},
-    "pyarrow": {"features/cluster.py", "features/jobs.py", "features/manifest.py", "features/shards.py"},
-    "ray": {"features/cluster.py"},
+    "pyarrow": {
+        "features/cluster/encoding.py",
+        "features/cluster/steps.py",
+        "features/jobs.py",
+        "features/manifest.py",
+        "features/shards.py",
+    },
+    "ray": {"features/cluster/joining.py", "features/cluster/encoding.py", "features/cluster/steps.py"},
     "fsspec": {"features/sources.py"},
 }
 

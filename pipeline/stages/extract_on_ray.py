@@ -56,7 +56,8 @@ def extract_on_ray(
 ) -> ShardedExtraction:
     """Raises `ParamsError` for the encoder or the cluster, `DataError` when more than `max_bad` cannot be read."""
     try:
-        from pipeline.features.cluster import cluster, describe, encode_missing
+        from pipeline.features.cluster.encoding import describe, encode_missing
+        from pipeline.features.cluster.joining import cluster
     except ImportError as error:
         raise ParamsError(f"--engine ray: {error}; run `pip install 'captioner[ray]'`") from error
 

@@ -28,7 +28,8 @@ def test_an_unknown_engine_is_refused(project):
 def test_without_ray_the_extra_is_named(project, monkeypatch):
     from pipeline.stages.extract_on_ray import extract_on_ray
 
-    monkeypatch.delitem(sys.modules, "pipeline.features.cluster", raising=False)
+    for name in ("encoding", "joining", "steps"):
+        monkeypatch.delitem(sys.modules, f"pipeline.features.cluster.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "ray", None)
     params = small_params()
     with pytest.raises(ParamsError, match=r"--engine ray: .*pip install 'captioner\[ray\]'"):

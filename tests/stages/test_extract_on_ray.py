@@ -471,7 +471,7 @@ def test_a_cluster_that_would_hang_on_restart_is_refused(ray_folder, extracted, 
     ],
 )
 def test_a_device_that_the_cluster_does_not_have_is_refused(device, encoders, message):
-    from pipeline.features.cluster import _room
+    from pipeline.features.cluster.joining import _room
 
     with pytest.raises(ParamsError, match=message):
         _room({"CPU": 8.0}, device, encoders, started_here=False)
@@ -479,7 +479,7 @@ def test_a_device_that_the_cluster_does_not_have_is_refused(device, encoders, me
 
 @pytest.mark.parametrize(("left", "encoders", "shard"), [(30, 1, 6), (18, 4, 1000), (1, 8, 1000), (10**8, 64, 1000)])
 def test_every_encoder_gets_several_blocks_of_a_small_manifest(left, encoders, shard):
-    from pipeline.features.cluster import block_size
+    from pipeline.features.cluster.encoding import block_size
 
     size = block_size(left, encoders, shard)
     assert 1 <= size <= min(256, shard)
@@ -487,7 +487,7 @@ def test_every_encoder_gets_several_blocks_of_a_small_manifest(left, encoders, s
 
 
 def test_a_cluster_of_gpus_gets_one_encoder_on_each():
-    from pipeline.features.cluster import Cluster, _room
+    from pipeline.features.cluster.joining import Cluster, _room
 
     resources = {"CPU": 32.0, "GPU": 8.0}
     assert _room(resources, "auto", 0, started_here=False) == Cluster("cuda", 8)
