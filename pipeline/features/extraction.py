@@ -73,8 +73,10 @@ def extract_features(
     """Write the features of `pictures` to `out`, encoding only what `store` lacks.
 
     `pictures` are gone through several times. One that cannot be read is left out and named in the result.
-    Raises `DiskError`, `NumericError`.
+    Raises `DiskError`, `NumericError`; `TypeError` for pictures that can be gone through only once.
     """
+    if iter(pictures) is pictures:
+        raise TypeError("the pictures are gone through several times: give a list of them, not an iterator")
     shape = (encoder.regions, encoder.channels)
     memo = FeatureStore(store, encoder.spec, encoder.engine, shape)
     keys = keys_of(picture.sha256 for picture in pictures)

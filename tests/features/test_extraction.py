@@ -51,6 +51,12 @@ def test_a_second_run_encodes_nothing(pictures, encoder, tmp_path):
     assert content == again
 
 
+def test_pictures_that_can_be_gone_through_once_are_refused(pictures, encoder, tmp_path):
+    with pytest.raises(TypeError, match="give a list of them, not an iterator"):
+        run((picture for picture in pictures), encoder, tmp_path)
+    assert not (tmp_path / "features.h5").exists()
+
+
 def test_only_new_pictures_are_encoded_and_the_bytes_do_not_tell(pictures, encoder, tmp_path):
     run(pictures[:7], encoder, tmp_path)
     grown, content = run(pictures, encoder, tmp_path)
