@@ -75,8 +75,9 @@ class Captioning(ABC, Generic[Search]):
     """Pictures that `answers` takes at a time."""
 
     def make_search(self, **options: Any) -> Search:
-        """How to look for captions. Raises `ParamsError` for an option that this runtime does not have, or
-        a value that cannot be."""
+        """How to look for captions; unless told otherwise, without repeating what people do not repeat. Raises
+        `ParamsError` for an option that this runtime does not have, or a value that cannot be."""
+        options.setdefault("no_repeat_ngram", self.vocabulary.no_repeat_ngram)
         known = {field.name for field in fields(self.search_options)}  # type: ignore[arg-type]
         for name in options.keys() - known:
             raise ParamsError(f"{name}: no option of this search, which has {', '.join(sorted(known))}{self.instead}")

@@ -89,7 +89,7 @@ class OnnxCaptioner(Captioning[Search]):
     def describe(
         self, pixels: Pixels, search: Search | None = None, *, captions: int = 1, attention: bool = False
     ) -> list[list[Caption]]:
-        search = search or Search()
+        search = search or self.make_search()
         search = replace(search, beam_size=max(search.beam_size, captions))
         state = self._start.run(self._names, {"features": self.encode(pixels)})
         found = beam_search(self._next, state, search, captions=captions, attention=attention)

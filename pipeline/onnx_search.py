@@ -31,11 +31,15 @@ class Search:
     """In tokens."""
     length_penalty: float = 0.7
     """A caption's log-probability is divided by its length to this power; 0 favours short captions."""
+    no_repeat_ngram: int = 0
+    """No sequence of this many tokens occurs twice in a caption; 0 allows all."""
 
     def __post_init__(self) -> None:
         """Raises `ValueError`."""
-        if min(self.beam_size, self.max_length) < 1 or self.length_penalty < 0:
-            raise ValueError("beam_size and max_length must be at least 1, length_penalty not negative")
+        if min(self.beam_size, self.max_length) < 1 or min(self.length_penalty, self.no_repeat_ngram) < 0:
+            raise ValueError(
+                "beam_size and max_length must be at least 1, length_penalty and no_repeat_ngram not negative"
+            )
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ def beam_search(
         groups, beams = tokens.shape
         log_probs, state, look = step(state, tokens.reshape(-1))
         log_probs[:, [PAD, BOS, UNK]] = -np.inf
+        _forbid_repetition(log_probs, words.reshape(groups * beams, -1), search.no_repeat_ngram)
         if length == search.max_length + 1:  # nothing may follow but the end
             ending = log_probs[:, EOS].copy()
             log_probs.fill(-np.inf)
@@ -100,6 +105,17 @@ def beam_search(
             current = look.reshape(groups, beams, -1)[alive][rows, parent][:, :, None]
             looks = current if looks is None else np.concatenate([looks[alive][rows, parent], current], 2)
     return [sorted(found, key=lambda one: -one.score)[:captions] for found in finished]
+
+
+def _forbid_repetition(log_probs: Array, words: Array, size: int) -> None:
+    """Rule out, in log_probs (B K, V), what would end a sequence of `size` words that are in words (B K, t) before."""
+    said = words.shape[1]
+    if not size or said < size:
+        return
+    windows = np.lib.stride_tricks.sliding_window_view(words, size, axis=1)  # (B K, t - size + 1, size)
+    again = (windows[:, :, :-1] == words[:, None, said - size + 1 :]).all(-1)
+    row, place = again.nonzero()
+    log_probs[row, windows[row, place, -1]] = -np.inf
 
 
 def _top(candidates: Array, count: int) -> tuple[Array, Array]:

@@ -61,7 +61,7 @@ class Captioner(Captioning[Search | Sampling]):
     def describe(
         self, pixels: Pixels, search: Search | Sampling | None = None, *, captions: int = 1, attention: bool = False
     ) -> list[list[Caption]]:
-        search = search or Search()
+        search = search or self.make_search()
         with single_compute_thread():  # a step of the decoder is too small to be worth sharing out
             features = torch.from_numpy(self.encode(pixels)).to(self.device).float()
             if isinstance(search, Sampling):

@@ -128,8 +128,11 @@ def test_captions_of_real_pictures_are_the_same(tmp_path, shared):
     assert_same(captioner, other, pixels)
 
 
-@pytest.mark.parametrize(("beam", "captions", "length", "penalty"), [(1, 1, 30, 0.7), (3, 1, 4, 0.0), (5, 5, 12, 1.5)])
-def test_the_two_searches_are_one(beam, captions, length, penalty):
+@pytest.mark.parametrize(
+    ("beam", "captions", "length", "penalty", "no_repeat"),
+    [(1, 1, 30, 0.7, 0), (3, 1, 4, 0.0, 0), (5, 5, 12, 1.5, 0), (1, 1, 30, 0.7, 1), (3, 3, 20, 1.0, 2)],
+)
+def test_the_two_searches_are_one(beam, captions, length, penalty, no_repeat):
     """On the same steps: tokens, scores and attention."""
     from pipeline import onnx_search
 
@@ -160,7 +163,7 @@ def test_the_two_searches_are_one(beam, captions, length, penalty):
             return state.beam[0].softmax(-1)
 
     features = torch.from_numpy(np.random.default_rng(9).normal(0, 1, (6, 23)).astype(np.float32))
-    search = torch_search.Search(beam_size=beam, max_length=length, length_penalty=penalty)
+    search = torch_search.Search(beam, length, penalty, no_repeat_ngram=no_repeat)
     decoder = Latest()
     expected = torch_search.beam_search(decoder, features, search, captions=captions, attention=True)
 
@@ -169,7 +172,7 @@ def test_the_two_searches_are_one(beam, captions, length, penalty):
             log_probs, following = decoder.step(State((), (torch.from_numpy(state[0]),)), torch.from_numpy(tokens))
         return log_probs.numpy().copy(), [following.beam[0].numpy()], decoder.attention_map(following).numpy()
 
-    options = onnx_search.Search(beam, length, penalty)
+    options = onnx_search.Search(beam, length, penalty, no_repeat)
     found = onnx_search.beam_search(step, [features.numpy()], options, captions=captions, attention=True)
     assert [[one.tokens for one in of] for of in found] == [[one.tokens for one in of] for of in expected]
     for ours, theirs in zip(chain(*found), chain(*expected), strict=True):

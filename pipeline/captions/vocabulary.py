@@ -11,6 +11,10 @@ from pipeline.errors import ArtefactError
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 BOS, EOS, UNK = 1, 2, 3
+SELDOM = 0.05
+"""The share of captions up to which something is what people do not say."""
+LONGEST_REPEATED = 4
+"""Tokens of the longest sequences that are looked for twice in a caption."""
 
 
 @dataclass(frozen=True)
@@ -21,17 +25,29 @@ class Vocabulary:
     counts: tuple[int, ...]
     """In the training captions; the count of <unk> is that of all the words left out."""
     tokenizer: str
+    no_repeat_ngram: int = 0
+    """The least n, from 2 on, for which people seldom say a sequence of n tokens twice in a caption: what a search need
+    not say either. 0 where they do so up to `LONGEST_REPEATED` tokens."""
 
     @classmethod
     def build(cls, captions: Iterable[Sequence[str]], *, min_count: int, tokenizer: str) -> Self:
-        """From tokenised captions."""
-        counts = Counter(token for caption in captions for token in caption)
+        """From tokenised captions, gone through once."""
+        counts: Counter[str] = Counter()
+        total, repeating = 0, Counter(dict.fromkeys(range(2, LONGEST_REPEATED + 1), 0))
+        for caption in captions:
+            counts.update(caption)
+            total += 1
+            for size in repeating:
+                sequences = list(zip(*(caption[start:] for start in range(size)), strict=False))
+                repeating[size] += len(set(sequences)) < len(sequences)
+        unrepeated = [size for size, number in repeating.items() if total and number <= SELDOM * total]
         kept = sorted(
             (token for token, count in counts.items() if count >= min_count and token not in SPECIAL),
             key=lambda token: (-counts[token], token),
         )
         unknown = sum(counts.values()) - sum(counts[token] for token in kept)
-        return cls((*SPECIAL, *kept), (0, 0, 0, unknown, *(counts[token] for token in kept)), tokenizer)
+        of_each = (0, 0, 0, unknown, *(counts[token] for token in kept))
+        return cls((*SPECIAL, *kept), of_each, tokenizer, unrepeated[0] if unrepeated else 0)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -57,14 +73,20 @@ class Vocabulary:
         return sum(token in known for token in words) / len(words) if words else 1.0
 
     def to_json(self) -> dict[str, Any]:
-        return {"tokenizer": self.tokenizer, "tokens": list(self.tokens), "counts": list(self.counts)}
+        return {
+            "tokenizer": self.tokenizer,
+            "no_repeat_ngram": self.no_repeat_ngram,
+            "tokens": list(self.tokens),
+            "counts": list(self.counts),
+        }
 
     @classmethod
     def from_json(cls, content: Any, place: str) -> Self:
         """Raises `ArtefactError` naming `place`."""
         try:
-            vocabulary = cls(tuple(content["tokens"]), tuple(content["counts"]), content["tokenizer"])
-        except (TypeError, KeyError) as error:
+            repeated = content.get("no_repeat_ngram", 0)  # which models of before 2026-11-21 do not know
+            vocabulary = cls(tuple(content["tokens"]), tuple(content["counts"]), content["tokenizer"], repeated)
+        except (TypeError, KeyError, AttributeError) as error:
             raise ArtefactError(f"{place}: not a vocabulary; run `dvc repro -f vocab`") from error
         if vocabulary.tokens[: len(SPECIAL)] != SPECIAL or len(vocabulary.tokens) != len(vocabulary.counts):
             raise ArtefactError(f"{place}: not a vocabulary of this version; run `dvc repro -f vocab`")

@@ -38,7 +38,12 @@ def predict(
     max_length: Annotated[int, typer.Option(min=1, help="Longest caption, in words.")] = 30,
     length_penalty: Annotated[float, typer.Option(min=0, help="0 favours short captions.")] = 0.7,
     min_length: Annotated[int, typer.Option(min=0, help="Shortest caption, in words.")] = 0,
-    no_repeat_ngram: Annotated[int, typer.Option(min=0, help="No sequence of so many words twice; 0: any.")] = 0,
+    no_repeat_ngram: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="No sequence of so many words twice; 0: any.", show_default="what people seldom repeat"
+        ),
+    ] = None,
     sample: Annotated[bool, typer.Option("--sample", help="Draw captions at random instead of searching.")] = False,
     temperature: Annotated[float, typer.Option(min=0.01, help="Of --sample: below 1 is more cautious.")] = 1.0,
     top_k: Annotated[int, typer.Option(min=0, help="Of --sample: from so many likeliest words; 0: all.")] = 0,
@@ -69,12 +74,12 @@ def predict(
     else:
         if (temperature, top_k, top_p, seed) != (1.0, 0, 1.0, 0):
             raise ParamsError("--temperature, --top-k, --top-p and --seed belong to --sample; give that too")
-        given = {"min_length": min_length, "no_repeat_ngram": no_repeat_ngram}
+        given = {"min_length": min_length or None, "no_repeat_ngram": no_repeat_ngram}
         search = captioner.make_search(
             beam_size=beam,
             max_length=max_length,
             length_penalty=length_penalty,
-            **{name: value for name, value in given.items() if value},
+            **{name: value for name, value in given.items() if value is not None},
         )
     answers = captioner.answers(
         sources.opened(files), search, captions=captions, attention=attention is not None, batch_size=batch_size

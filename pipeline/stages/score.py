@@ -6,7 +6,7 @@ Reads captions.csv, images.csv, features.h5, captioner.safetensors and training.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ import torch
 from pipeline.bundle import Bundle
 from pipeline.captions.results import join_references
 from pipeline.captions.units import tokenizer_of
-from pipeline.captions.vocabulary import SPECIAL
+from pipeline.captions.vocabulary import SPECIAL, Vocabulary
 from pipeline.decoders.search import Hypothesis, Search, beam_search
 from pipeline.device import choose_device, choose_precision
 from pipeline.errors import DataError
@@ -77,7 +77,7 @@ def score_split(
             f"{captions}: no picture of the {params.split} split has features; run `dvc repro extract`, or check "
             "params.score.split"
         )
-    search = Search(**params.model_dump(exclude={"split", "meteor"}))
+    search = _search(params, bundle.vocabulary)
     found = _generate(bundle, cache, list(references), search, run, progress)
     generated = {image: bundle.vocabulary.decode(best.tokens) for image, best in found.items()}
     evaluation = evaluate(
@@ -107,8 +107,15 @@ def score_split(
         made_from=_made_from(params, bundle, facts, scored, seed),
     )
     write_text(report_out, page)
-    write_text(card_out, _card(params, facts, evaluation, rows, splits))
+    write_text(card_out, _card(params.split, search, facts, evaluation, rows, splits))
     return scored
+
+
+def _search(params: "ScoreParams", vocabulary: Vocabulary) -> Search:
+    options = params.model_dump(exclude={"split", "meteor"})
+    if options["no_repeat_ngram"] == "auto":
+        options["no_repeat_ngram"] = vocabulary.no_repeat_ngram
+    return Search(**options)
 
 
 def _generate(
@@ -228,7 +235,8 @@ def _text(rows: Mapping[str, object]) -> dict[str, str]:
 
 
 def _card(
-    params: "ScoreParams",
+    split: str,
+    search: Search,
     facts: ModelFacts,
     evaluation: Evaluation,
     rows: Sequence[Image],
@@ -239,8 +247,8 @@ def _card(
         model=facts,
         card=evaluation.scorecard,
         degeneracy=evaluation.degeneracy,
-        split=params.split,
-        pictures={split: pictures[split] for split in splits},
-        captions={split: sum(map(len, captions.values())) for split, captions in splits.items()},
-        search={key: value for key, value in params.model_dump().items() if key not in ("split", "meteor")},
+        split=split,
+        pictures={name: pictures[name] for name in splits},
+        captions={name: sum(map(len, captions.values())) for name, captions in splits.items()},
+        search=asdict(search),
     )

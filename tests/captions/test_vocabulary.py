@@ -23,8 +23,33 @@ def test_a_caption_that_says_the_name_of_a_special_token_cannot_forge_one():
     assert built.tokens == (*SPECIAL, "a")
 
 
+REPEATS_ONE = ["a", "dog", "and", "a", "cat"]
+REPEATS_TWO = ["a", "dog", "and", "a", "dog"]
+REPEATS_FOUR = ["one", "two", "three", "four"] * 2
+
+
+@pytest.mark.parametrize(
+    ("repeating", "of", "expected"),
+    [(REPEATS_ONE, 20, 2), (REPEATS_TWO, 1, 2), (REPEATS_TWO, 2, 3), (REPEATS_FOUR, 1, 2), (REPEATS_FOUR, 2, 0)],
+)
+def test_what_one_caption_in_twenty_repeats_is_seldom(repeating, of, expected):
+    captions = [repeating] * of + [["a", "dog", "runs"]] * (20 - of)
+    assert Vocabulary.build(captions, min_count=1, tokenizer="ptb").no_repeat_ngram == expected
+
+
+def test_without_captions_nothing_is_known_of_repetition():
+    assert Vocabulary.build([], min_count=1, tokenizer="ptb").no_repeat_ngram == 0
+
+
+def test_a_vocabulary_of_before_it_was_counted_forbids_nothing():
+    content = Vocabulary.build([REPEATS_ONE], min_count=1, tokenizer="ptb").to_json()
+    del content["no_repeat_ngram"]
+    assert Vocabulary.from_json(content, "vocab.json").no_repeat_ngram == 0
+
+
 def test_it_survives_its_file():
     built = Vocabulary.build([["a", "b"]], min_count=1, tokenizer="ptb")
+    assert built.no_repeat_ngram == 2
     assert Vocabulary.from_json(built.to_json(), "vocab.json") == built
     assert built.decode([4, 5]) == "a b"
 

@@ -188,6 +188,24 @@ def test_options_of_the_search_reach_it(trained_project):
     assert len(set(words)) == len(words) >= 9
 
 
+def test_unless_told_otherwise_nothing_is_repeated_that_people_do_not_repeat(trained_project, monkeypatch):
+    from pipeline import Captioner
+
+    captioner = Captioner.load(trained_project / "models/captioner.safetensors", device="cpu")
+    known = captioner.vocabulary.no_repeat_ngram
+    assert known in {2, 3, 4}
+    assert captioner.make_search().no_repeat_ngram == known
+    assert captioner.make_search(no_repeat_ngram=0).no_repeat_ngram == 0
+    picture = trained_project / f"{TINY}/003.png"
+    object.__setattr__(captioner.vocabulary, "no_repeat_ngram", 1)
+    words = captioner(picture, captioner.make_search(min_length=9)).split()
+    assert len(set(words)) == len(words) >= 9
+    seen = []
+    monkeypatch.setattr(captioner, "make_search", lambda **options: seen.append(options) or captioner.search_options())
+    captioner(picture)
+    assert seen == [{}]  # the search of those who give none
+
+
 def test_a_picture_inside_an_archive_is_answered_like_the_file(trained_project, tmp_path):
     import zipfile
 
