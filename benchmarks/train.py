@@ -7,7 +7,6 @@ table of docs/benchmarks.md; read the ratios.
 """
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -21,7 +20,6 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 from pipeline.decoders import make_decoder
 from pipeline.device import has_bfloat16
 from pipeline.memory import keep_freed_memory
-from pipeline.training import losses
 from pipeline.training.batches import Batches
 from pipeline.training.losses import cross_entropy
 
@@ -184,24 +182,6 @@ def tokens_per_second(model: nn.Module, steps: Steps, seconds: float) -> float:
     raise AssertionError
 
 
-def cross_entropies(model: nn.Module, data: Data, half: bool, turns: int = 9) -> float:
-    """How many times as fast a step is with our cross-entropy as with torch's: in turn, the median."""
-
-    def usual(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
-        return functional.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
-
-    own, ratios = losses.mean_cross_entropy, []
-    try:
-        for _ in range(turns):
-            rates = []
-            for losses.mean_cross_entropy in (own, usual):
-                rates.append(tokens_per_second(model, ours(model, data, half), 1))
-            ratios.append(rates[0] / rates[1])
-    finally:
-        losses.mean_cross_entropy = own
-    return statistics.median(ratios)
-
-
 @torch.inference_mode()
 def seconds_per_picture() -> float:
     """Of a frozen ResNet-50 at 224 pixels, as a training loop runs it that has no cache."""
@@ -265,22 +245,7 @@ def main() -> None:
     tutorial = PlainAttention(*plain, given.hidden)
     rates["attention as tutorials write it"] = measured(tutorial, plain_attention(tutorial, data))
     for kind in ("attention", "updown"):
-        for is_half in (False, True)[: 1 + half]:
-            model = decoder(kind)
-            name = f"ours, {kind}, {'bfloat16' if is_half else 'float32'}"
-            rates[name] = measured(model, ours(model, data, half=is_half))
-    print(f"hidden {given.hidden}, embed {given.embed}, {given.words} words, batch {BATCH}, {given.threads} threads\n")
-    print("| | tokens/s | of packed | of the cell loop | of tutorial attention |\n|---|---|---|---|---|")
-    for name, rate in rates.items():
-        ratios = (
-            rate / rates[peer]
-            for peer in ("packed sequences, DataLoader", "LSTMCell loop, DataLoader", "attention as tutorials write it")
-        )
-        print(f"| {name} | {rate:,.0f} | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |")
-    for is_half in (False, True)[: 1 + half]:
-        gain = cross_entropies(decoder("inject"), data, is_half)
-        print(f"\ncross-entropy in one pass, {'bfloat16' if is_half else 'float32'}: {gain:.2f} times torch's")
-    for dtype in (torch.float32, torch.bfloat16)[: 1 + half]:
+        for dtype in (torch.float32, torch.bfloat16)[: 1 + half]:
         roof = product_roof(dtype, given.words, given.hidden, given.embed)
         name = str(dtype).removeprefix("torch.")
         share = rates[f"ours, inject, {name}"] / roof

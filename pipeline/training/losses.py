@@ -15,7 +15,6 @@ from pipeline.decoders import BOS, EOS, PAD, UNK, Decoder
 from pipeline.decoders.products import Linear
 from pipeline.decoders.search import Sampling, sample
 from pipeline.training.batches import Batch
-from pipeline.training.entropy import mean_cross_entropy
 
 Reward = Callable[[Tensor, Sequence[Sequence[int]]], Tensor]
 """From the feature rows of pictures (M,) and a caption for each, as token numbers, to the score of each (M,)."""
@@ -78,7 +77,7 @@ def cross_entropy(
     words, state = decoder.words(inputs), decoder.start(features)
     logits = decoder.follow(state, words, batch.places)
     targets = batch.targets.flatten()[batch.places]
-    loss = mean_cross_entropy(logits, targets, label_smoothing)
+    loss = functional.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
     if bag is None:
         return loss
     of_each = bag(decoder.output_dropout(decoder.picture(state)), batch.images)
