@@ -96,7 +96,8 @@ def test_a_bad_picture_is_a_data_error(captioner, picture):
 
 
 def test_an_unknown_search_option_is_named(captioner):
-    assert captioner.make_search(beam_size=2) == Search(beam_size=2, no_repeat_ngram=captioner.vocabulary.no_repeat_ngram)
+    known = captioner.vocabulary.no_repeat_ngram
+    assert captioner.make_search(beam_size=2) == Search(beam_size=2, no_repeat_ngram=known)
     with pytest.raises(ParamsError, match="colour"):
         captioner.make_search(colour=1)
 
