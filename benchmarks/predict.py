@@ -26,7 +26,7 @@ from pipeline.device import single_compute_thread
 from pipeline.export import export_onnx
 from pipeline.features.encoder import build
 from pipeline.onnx_captioner import OnnxCaptioner
-from pipeline.predict import Captioner, Search
+from pipeline.predict import Captioner
 from pipeline.quantisation import quantise_encoder
 
 ROOT = Path(__file__).parent.parent
@@ -85,8 +85,8 @@ def warm(captioner: Captioner, folder: Path, pictures: list[Path], repeats: int,
     picture = pictures[0]
     pixels = np.stack([captioner.pixels(picture)])
     exported = OnnxCaptioner.load(folder)
-    words = len(captioner.captions([picture], Search(max_length=longest))[0][0].words)
-    search, greedy = Search(max_length=words), Search(beam_size=1, max_length=words)
+    words = len(captioner.captions([picture], captioner.make_search(max_length=longest))[0][0].words)
+    search, greedy = (captioner.make_search(beam_size=beam, max_length=words) for beam in (3, 1))
 
     def encode() -> None:
         with single_compute_thread():

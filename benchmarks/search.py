@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    keep_freed_memory()  # as the commands do; both gain
+    keep_freed_memory()  # as `score` does; both gain
     torch.manual_seed(0)
     params = {
         "kind": given.kind,

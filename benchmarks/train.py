@@ -215,7 +215,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    keep_freed_memory()  # as `captioner train` does; all of them gain
+    keep_freed_memory()  # as `train` does; all of them gain
     torch.manual_seed(0)
     data = Data(given.words)
     half = has_bfloat16(torch.device("cpu"))

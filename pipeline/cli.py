@@ -17,7 +17,6 @@ from pipeline import __version__
 from pipeline.commands import cache, compare, export, init, predict, schema, score, serve, stages, stats
 from pipeline.commands.terminal import say
 from pipeline.errors import CaptionerError, ParamsError
-from pipeline.memory import keep_freed_memory
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -69,7 +68,6 @@ def main() -> None:
         signal.signal(number, _stop)
     # Threads that wait by spinning starve each other wherever something else runs beside; read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    keep_freed_memory()
     gc.set_threshold(10_000)  # loading torch makes many objects and no garbage: a tenth of a second less
     debug = "--debug" in sys.argv
     try:

@@ -6,7 +6,8 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
 def keep_freed_memory() -> None:
-    """This process keeps what it frees for what it needs next: computing asks for the same memory again and again.
+    """This process keeps what it frees for what it needs next: each step of a training or a search asks for the
+    same again.
 
     By itself the C library of Linux gives pieces of megabytes back, and the system fills them with zeros anew.
     """

@@ -166,7 +166,7 @@ class ScoreParams(Section):
     min_length: Annotated[int, Field(ge=0)] = Field(description="Shortest caption, in words")
     no_repeat_ngram: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         description="No sequence of so many words twice in one caption; 0 allows all. auto: of 2 to 4 words the "
-        "shortest that at most one in twenty of the training captions repeats"
+        "shortest that at most one in twenty of the training captions repeats, else 0"
     )
     precision: Literal["float32", "bfloat16"] = Field(
         description="What the search computes matrix products in; bfloat16 is faster where the processor has it, and "

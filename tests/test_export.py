@@ -2,6 +2,7 @@
 
 import ast
 import json
+import shutil
 import subprocess
 import sys
 from itertools import chain
@@ -224,6 +225,21 @@ def test_the_example_in_the_folder_needs_three_packages_and_says_the_greedy_capt
         check=True,
     )
     assert done.stdout == run_command("predict", "--beam", "1", *pictures, cwd=trained_project)[1]
+
+
+def test_the_example_repeats_nothing_that_people_do_not_repeat(trained_project, folder, tmp_path):
+    strict = shutil.copytree(folder, tmp_path / "strict")
+    description = json.loads((strict / "captioner.json").read_text())
+    description["vocabulary"]["no_repeat_ngram"] = 1
+    (strict / "captioner.json").write_text(json.dumps(description))
+    pictures = [f"data/tiny/images/{number:03d}.png" for number in range(3)]
+    command = [sys.executable, str(strict / "caption.py"), *pictures]
+    done = subprocess.run(command, cwd=trained_project, capture_output=True, text=True, check=True)
+    options = ("--runtime", "onnx", "--model", str(strict), "--beam", "1")
+    assert done.stdout == run_command("predict", *options, *pictures, cwd=trained_project)[1]
+    for line in done.stdout.splitlines():
+        words = line.split(": ", 1)[1].split()
+        assert len(set(words)) == len(words)
 
 
 def test_the_folder_says_what_is_in_it(folder):

@@ -102,6 +102,10 @@ def test_predict_says_what_score_says(project):
     answers = [json.loads(line) for line in out.splitlines()]
     scored = {row["image"]: row["caption"] for row in rows(project / paths.SCORED_CAPTIONS)}
     assert [answer["captions"][0]["caption"] for answer in answers] == list(scored.values())
+    known = json.loads((project / paths.VOCABULARY).read_text())["no_repeat_ngram"]  # what `auto` became
+    assert known > 0
+    assert f"score.no_repeat_ngram<dd>{known}<" in (project / paths.REPORT).read_text()
+    assert f" no_repeat_ngram {known}," in (project / paths.MODEL_CARD).read_text()
 
     (project / "elsewhere").mkdir()
     (project / paths.MODEL).rename(project / "elsewhere" / "model.safetensors")

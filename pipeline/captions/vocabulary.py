@@ -39,7 +39,9 @@ class Vocabulary:
             total += 1
             for size in repeating:
                 sequences = list(zip(*(caption[start:] for start in range(size)), strict=False))
-                repeating[size] += len(set(sequences)) < len(sequences)
+                if len(set(sequences)) == len(sequences):
+                    break  # and so it is with longer ones
+                repeating[size] += 1
         unrepeated = [size for size, number in repeating.items() if total and number <= SELDOM * total]
         kept = sorted(
             (token for token, count in counts.items() if count >= min_count and token not in SPECIAL),
@@ -88,6 +90,7 @@ class Vocabulary:
             vocabulary = cls(tuple(content["tokens"]), tuple(content["counts"]), content["tokenizer"], repeated)
         except (TypeError, KeyError, AttributeError) as error:
             raise ArtefactError(f"{place}: not a vocabulary; run `dvc repro -f vocab`") from error
-        if vocabulary.tokens[: len(SPECIAL)] != SPECIAL or len(vocabulary.tokens) != len(vocabulary.counts):
+        whole = vocabulary.tokens[: len(SPECIAL)] == SPECIAL and len(vocabulary.tokens) == len(vocabulary.counts)
+        if not whole or type(repeated) is not int or repeated < 0:
             raise ArtefactError(f"{place}: not a vocabulary of this version; run `dvc repro -f vocab`")
         return vocabulary

@@ -55,9 +55,11 @@ def score(
 
 
 def _stage(params: Path) -> None:
+    from pipeline.memory import keep_freed_memory
     from pipeline.stages.score import score_split
 
     given = read(params)
+    keep_freed_memory()
     announce_device(given.run.device)
     with progress_bar("score") as progress:
         result = score_split(

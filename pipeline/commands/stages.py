@@ -184,10 +184,12 @@ def vocab(params: ParamsFile = paths.PARAMS) -> None:
 
 def train(params: ParamsFile = paths.PARAMS) -> None:
     """Train the decoder on the cached features, with one process or with those that `torchrun` starts."""
+    from pipeline.memory import keep_freed_memory
     from pipeline.stages.train import train as run
     from pipeline.training.ranks import joined
 
     given = read(params)
+    keep_freed_memory()
 
     def show(epoch: "Epoch") -> None:
         total = given.train.epochs + given.train.scst.epochs

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Variable
+from torch.autograd.function import once_differentiable
 
 from pipeline.decoders.products import Linear, computed_in
 from pipeline.decoders.protocol import Decoder, Sizes, State
@@ -122,6 +124,10 @@ class _Seen:
     of_keys: Tensor | None = None
     of_score: Tensor | None = None
 
+    def forget(self) -> None:
+        """What a backward pass has left."""
+        self.weights, self.of_contexts, self.of_keys, self.of_score = [], [], None, None
+
     def pieces(self) -> range:
         """Where each group of pictures begins whose pairs are computed together."""
         return range(0, len(self.keys), self.step)
@@ -145,15 +151,14 @@ class _Taught(torch.autograd.Function):
         return values.new_zeros(())
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, ...]:
         seen: _Seen = ctx.seen
         assert seen.of_keys is not None
         assert seen.of_score is not None
         weights, of_contexts = torch.stack(seen.weights, 2), torch.stack(seen.of_contexts, 1)  # (B, R, T), (B, T, H)
         of_values = torch.bmm(weights.to(of_contexts.dtype), of_contexts).to(ctx.dtype)
-        found = of_values, seen.of_keys, seen.of_score.unsqueeze(0), None
-        seen.weights, seen.of_contexts, seen.of_keys, seen.of_score = [], [], None, None
-        return found
+        return of_values, seen.of_keys, seen.of_score.unsqueeze(0), None
 
 
 class _Glance(torch.autograd.Function):
@@ -172,6 +177,7 @@ class _Glance(torch.autograd.Function):
         return torch.bmm(weights.to(seen.values.dtype).unsqueeze(1), seen.values).squeeze(1), weights
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, of_context: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         query, weights = ctx.saved_tensors
         seen: _Seen = ctx.seen
@@ -179,6 +185,7 @@ class _Glance(torch.autograd.Function):
         of_scores = 2 * weights * (of_weights - (of_weights * weights).sum(1, keepdim=True))  # (B, R)
         if seen.of_keys is None or seen.of_score is None:
             seen.of_keys, seen.of_score = torch.zeros_like(seen.keys), torch.zeros_like(seen.score)
+            Variable._execution_engine.queue_callback(seen.forget)  # after this pass, whether or not it was a whole one
         through, of_query = -seen.score * query, torch.empty_like(query)
         for first in seen.pieces():
             group = slice(first, first + seen.step)

@@ -104,7 +104,7 @@ def score_split(
         exploration=explore(splits, files, digests, sample=OPENED, whole=False),
         curves=read_curves(curve),
         cards=make_cards(found, evaluation, files, bundle.spec, seed=seed),
-        made_from=_made_from(params, bundle, facts, scored, seed),
+        made_from=_made_from(params.split, search, bundle, facts, scored, seed),
     )
     write_text(report_out, page)
     write_text(card_out, _card(params.split, search, facts, evaluation, rows, splits))
@@ -192,7 +192,7 @@ def _lead(facts: ModelFacts, evaluation: Evaluation, params: "ScoreParams") -> s
 
 
 def _made_from(
-    params: "ScoreParams", bundle: Bundle, facts: ModelFacts, scored: Scored, seed: int
+    split: str, search: Search, bundle: Bundle, facts: ModelFacts, scored: Scored, seed: int
 ) -> dict[str, dict[str, str]]:
     """The params and digests behind the page."""
     trained_on = {key: value for key, value in facts.trained_on.items() if not isinstance(value, Mapping)}
@@ -205,7 +205,8 @@ def _made_from(
                 "pictures": f"{len(scored.evaluation.captions):,} ({scored.without_features:,} could not be decoded)",
                 "BLEU": scored.evaluation.scorecard.signature,
                 "seed of the bootstrap": seed,
-                **{f"score.{key}": value for key, value in params.model_dump().items()},
+                "score.split": split,
+                **{f"score.{key}": value for key, value in asdict(search).items()},
             }
         ),
         "Decoder": _text(

@@ -47,6 +47,13 @@ def test_a_vocabulary_of_before_it_was_counted_forbids_nothing():
     assert Vocabulary.from_json(content, "vocab.json").no_repeat_ngram == 0
 
 
+@pytest.mark.parametrize("wrong", [None, "2", [2], -1, 2.5, True])
+def test_a_wrong_length_of_repetition_is_refused(wrong):
+    content = Vocabulary.build([REPEATS_ONE], min_count=1, tokenizer="ptb").to_json() | {"no_repeat_ngram": wrong}
+    with pytest.raises(ArtefactError, match=r"vocab.json: not a vocabulary"):
+        Vocabulary.from_json(content, "vocab.json")
+
+
 def test_it_survives_its_file():
     built = Vocabulary.build([["a", "b"]], min_count=1, tokenizer="ptb")
     assert built.no_repeat_ngram == 2

@@ -56,6 +56,17 @@ def test_a_second_backward_pass_is_like_the_first(look):
         assert torch.equal(one, other)
 
 
+def test_a_pass_to_the_queries_alone_leaves_nothing_behind(look):
+    values = torch.randn(B, R, H, requires_grad=True)
+    sight = look.often(values, look.keys(values))
+    total = sum(sight(h)[0].square().sum() for h in torch.randn(T, B, H))
+    learning = [values, *look.parameters()]
+    expected = torch.autograd.grad(total, learning, retain_graph=True)
+    torch.autograd.grad(total, [look.query.weight], retain_graph=True)
+    for one, other in zip(expected, torch.autograd.grad(total, learning), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_under_autocast_it_is_near(look):
     values, steps = torch.randn(B, R, H), torch.randn(T, B, H)
     expected = learnt(look, one_by_one(look), values, steps)
