@@ -20,6 +20,7 @@ import shutil
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,8 @@ from torch import Tensor, nn
 
 from pipeline.bundle import Bundle
 from pipeline.captions.formats import Columns, read_captions
-from pipeline.decoders.protocol import State
-from pipeline.decoders.search import Search, beam_search
+from pipeline.decoders.protocol import Decoder, State
+from pipeline.decoders.search import Search
 from pipeline.device import single_compute_thread
 from pipeline.evaluation import Comparison, Evaluation, compare_captions, evaluate
 from pipeline.features.cache import FeatureCache
@@ -153,13 +154,14 @@ def run_fold(name: str, fold: int, weights: str) -> tuple[str, int, float]:
         members = [folder / "model.safetensors"]
         epochs, best = _train(params, folder, splits, mirrored=said.get("mirrored", False), seed=said.get("seed", 17))
     bundles = [Bundle.load(path) for path in members]
-    words = bundles[0].vocabulary
+    bundle = bundles[0]
+    if len(bundles) > 1:
+        bundle = replace(bundle, decoder=Ensemble([one.decoder for one in bundles]))  # type: ignore[arg-type]
     cache = FeatureCache.open(CACHE / "features.h5")
-    decoder = bundles[0].decoder if len(bundles) == 1 else Ensemble([bundle.decoder for bundle in bundles])
     search = Search(**params.score.model_dump(exclude={"split", "meteor"}))
     with single_compute_thread():
-        found = beam_search(decoder, torch.from_numpy(cache.load(test)).float(), search)  # type: ignore[arg-type]
-    captions = {image: words.decode(several[0].tokens) for image, several in zip(test, found, strict=True)}
+        found = bundle.search(torch.from_numpy(cache.load(test)).float(), search)
+    captions = {image: bundle.vocabulary.decode(several[0].tokens) for image, several in zip(test, found, strict=True)}
     took = time.monotonic() - began
     result = {"name": name, "fold": fold, "captions": captions, "epochs": epochs, "best": best, "seconds": took}
     write_json(CACHE / "results" / f"{key_of(name, fold)}.json", result)
@@ -193,7 +195,8 @@ def _train(params: Params, folder: Path, splits: dict[str, str], *, mirrored: bo
 
 
 class Ensemble(nn.Module):
-    """Several decoders as one for the search: the mean of their probabilities of the next word."""
+    """Several decoders as one for the search: the mean of their probabilities of the next word. What pictures are alike
+    the first one says."""
 
     def __init__(self, decoders: list[Any]) -> None:
         super().__init__()
@@ -213,6 +216,11 @@ class Ensemble(nn.Module):
             found.append(log_probs)
             states.append(after)
         return torch.stack(found).logsumexp(0) - np.log(len(found)), self._joined(states)
+
+    def picture(self, state: State) -> Tensor:
+        of_picture, of_beam = self._cuts[0]
+        first: Decoder = self.decoders[0]  # type: ignore[assignment]
+        return first.picture(State(state.picture[:of_picture], state.beam[:of_beam]))
 
     def attention_map(self, state: State) -> None:
         return None

@@ -1,25 +1,33 @@
 """captioner.safetensors: everything that captions a picture, in one file that cannot be mismatched.
 
-Tensors are `decoder.*` and, when the encoder's weights cannot be fetched by name, `encoder.*`. One metadata key holds
-sorted JSON (more than one would be written in random order): the decoder's params, the vocabulary, the EncoderSpec and
-what the model was made from. Loading it runs no code.
+Tensors are `decoder.*`, when the encoder's weights cannot be fetched by name `encoder.*`, and of a model that remembers
+its training captions `consensus.*`. One metadata key holds sorted JSON (more than one would be written in random
+order): the decoder's params, the vocabulary, the EncoderSpec and what the model was made from. Loading it runs no code.
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.captions.vocabulary import Vocabulary
+from pipeline.consensus import Consensus
 from pipeline.decoders import Decoder, make_decoder
-from pipeline.errors import ArtefactError, DataError
+from pipeline.decoders.search import Hypothesis, Search, beam_search
+from pipeline.errors import ArtefactError, DataError, ParamsError
 from pipeline.features.spec import EncoderSpec
 from pipeline.files import write_bytes
 
 SCHEMA = 1
 _KEY = "captioner"
+_CHUNK = 256
+"""Pictures that a decoder gets to know at a time."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,34 @@ class Bundle:
     """None when torchvision can fetch the weights that `spec` names."""
     trained_on: dict[str, Any]
     """Digests and params behind the model."""
+    consensus: Consensus | None = None
+    """What people said of the training pictures; None for a model that does not remember it."""
+
+    def search(
+        self, features: Tensor, search: Search, *, captions: int = 1, attention: bool = False
+    ) -> list[list[Hypothesis]]:
+        """As `beam_search`, and by consensus with the training pictures alike where `search` asks for `neighbours`.
+
+        Raises `ParamsError` when the model does not remember its training captions.
+        """
+        if not search.neighbours:
+            return beam_search(self.decoder, features, search, captions=captions, attention=attention)
+        if self.consensus is None:
+            raise ParamsError(
+                f"neighbours: {search.neighbours}, but this model does not remember its training captions: use 0, or "
+                "train with params.train.remember: true"
+            )
+        wider = replace(search, beam_size=max(search.beam_size, captions))
+        found = beam_search(self.decoder, features, wider, captions=wider.beam_size, attention=attention)
+        known = what_is_known(self.decoder, features)
+        ranked = self.consensus.ranked(known, found, neighbours=search.neighbours, weight=search.consensus)
+        return [best[:captions] for best in ranked]
+
+    def remembering(self, features: Tensor, captions: Sequence[Sequence[Sequence[int]]]) -> Self:
+        """The same model with the training captions in it: of each picture's `features` (N, R, C) the token numbers of
+        what people said, without begin and end."""
+        known = np.concatenate([what_is_known(self.decoder, chunk) for chunk in features.split(_CHUNK)])
+        return replace(self, consensus=Consensus.remember(known, captions, vocabulary=len(self.vocabulary)))
 
     def save(self, path: Path) -> None:
         """Raises `DiskError`."""
@@ -43,6 +79,9 @@ class Bundle:
 
         tensors = {f"decoder.{name}": tensor.cpu().contiguous() for name, tensor in self.decoder.state_dict().items()}
         tensors |= {f"encoder.{name}": tensor for name, tensor in (self.encoder_tensors or {}).items()}
+        if self.consensus:
+            arrays = self.consensus.arrays()
+            tensors |= {f"consensus.{name}": torch.from_numpy(array) for name, array in arrays.items()}
         metadata = {
             "schema": SCHEMA,
             "decoder": self.decoder_params,
@@ -71,6 +110,7 @@ class Bundle:
             sizes = {"regions": metadata["regions"], "channels": metadata["channels"]}
             decoder = make_decoder(metadata["decoder"], vocabulary=len(vocabulary), **sizes)
             decoder.load_state_dict(_below("decoder.", tensors))
+            remembered = {name: tensor.numpy() for name, tensor in _below("consensus.", tensors).items()} or None
             return cls(
                 decoder=decoder.eval(),
                 decoder_params=metadata["decoder"],
@@ -78,6 +118,7 @@ class Bundle:
                 spec=EncoderSpec.from_json(metadata["spec"]),
                 encoder_tensors=_below("encoder.", tensors) or None,
                 trained_on=metadata["trained_on"],
+                consensus=remembered and Consensus.from_arrays(remembered, str(path), vocabulary=len(vocabulary)),
                 **sizes,
             )
         except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
@@ -91,6 +132,15 @@ class Bundle:
                 f"{place}: not the features that the model was trained on (model, features): "
                 f"{'; '.join(differences)}; run `dvc repro`"
             )
+
+
+@torch.inference_mode()
+def what_is_known(decoder: Decoder, features: Tensor) -> NDArray[np.float32]:
+    """Of each picture (B, H), by a decoder that has read its features (B, R, C) and no word yet."""
+    decoder.eval()
+    on_its_device = features.to(next(decoder.parameters()).device).float()
+    known: NDArray[np.float32] = decoder.picture(decoder.start(on_its_device)).float().cpu().numpy()
+    return known
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

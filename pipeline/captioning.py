@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from pipeline.archives import read_picture
 from pipeline.captions.vocabulary import Vocabulary
+from pipeline.consensus import Consensus
 from pipeline.errors import DataError, ParamsError
 from pipeline.features import images
 from pipeline.features.spec import EncoderSpec, Transform
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
     from PIL import Image
 
     Picture = str | Path | bytes | NDArray[np.uint8] | Image.Image
+
+NEIGHBOURS = 60
+"""Training pictures alike that are asked, where the model remembers them: as many as Mao et al. (2015) ask."""
+CANDIDATES = 10
+"""The search's width then: what a search does not find, nobody can agree with."""
 
 Search = TypeVar("Search")
 One = TypeVar("One", bound="Picture")
@@ -47,6 +53,9 @@ class Caption:
     log_probability: float
     attention: tuple[tuple[float, ...], ...] | None = None
     """For each word, how much the decoder looked at each of the `grid` x `grid` regions, by rows; sums to 1."""
+    agreement: float | None = None
+    """With what people said of the training pictures most alike, 0 to 10, which decides together with the score; None
+    where nobody is asked."""
 
     @property
     def certainty(self) -> float:
@@ -68,6 +77,8 @@ class Captioning(ABC, Generic[Search]):
 
     spec: EncoderSpec
     vocabulary: Vocabulary
+    consensus: Consensus | None
+    """What people said of the training pictures, where the model remembers it."""
     search_options: type[Search]
     instead = ""
     """What to say of an option that is not there."""
@@ -75,9 +86,12 @@ class Captioning(ABC, Generic[Search]):
     """Pictures that `answers` takes at a time."""
 
     def make_search(self, **options: Any) -> Search:
-        """How to look for captions; unless told otherwise, without repeating what people do not repeat. Raises
-        `ParamsError` for an option that this runtime does not have, or a value that cannot be."""
+        """How to look for captions; unless told otherwise, without repeating what people do not repeat, and by
+        consensus where the model remembers its training captions. Raises `ParamsError` for an option that this runtime
+        does not have, or a value that cannot be."""
         options.setdefault("no_repeat_ngram", self.vocabulary.no_repeat_ngram)
+        if options.setdefault("neighbours", NEIGHBOURS if self.consensus else 0):
+            options.setdefault("beam_size", CANDIDATES)
         known = {field.name for field in fields(self.search_options)}  # type: ignore[arg-type]
         for name in options.keys() - known:
             raise ParamsError(f"{name}: no option of this search, which has {', '.join(sorted(known))}{self.instead}")

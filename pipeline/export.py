@@ -21,7 +21,7 @@ from pipeline.decoders.protocol import State
 from pipeline.errors import ParamsError
 from pipeline.features.spec import EncoderSpec
 from pipeline.files import write_bytes, write_json, write_text
-from pipeline.onnx_captioner import DESCRIPTION, ENCODER, SCHEMA, START, STEP
+from pipeline.onnx_captioner import CONSENSUS, DESCRIPTION, ENCODER, KNOWN, SCHEMA, START, STEP
 
 if TYPE_CHECKING:
     from pipeline.predict import Captioner
@@ -81,7 +81,7 @@ class ExportedEncoder(nn.Module):
 
 
 class ExportedStart(nn.Module):
-    """Features (B, R, C) to the decoder's state before the first word."""
+    """Features (B, R, C) to what the decoder knows of the picture (B, H), and its state before the first word."""
 
     def __init__(self, decoder: Decoder) -> None:
         super().__init__()
@@ -89,7 +89,8 @@ class ExportedStart(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, ...]:
         state = self.decoder.start(features)
-        return *state.picture, *state.beam
+        # A clone: what is known may be a part of the state, and one tensor cannot be two outputs.
+        return self.decoder.picture(state).clone(), *state.picture, *state.beam
 
 
 class ExportedStep(nn.Module):
@@ -113,7 +114,8 @@ class ExportedStep(nn.Module):
 
 
 def export_onnx(captioner: "Captioner", folder: Path, *, model_sha256: str | None = None) -> Exported:
-    """Write encoder.onnx, start.onnx, step.onnx, captioner.json, a README and an example into `folder`.
+    """Write encoder.onnx, start.onnx, step.onnx, captioner.json, a README and an example into `folder`, and
+    consensus.safetensors if the model remembers its training captions.
 
     `model_sha256`, of the model file, lets a reader notice that it has changed since. Raises `ParamsError` without the
     packages of the extra, `DiskError`.
@@ -136,7 +138,7 @@ def export_onnx(captioner: "Captioner", folder: Path, *, model_sha256: str | Non
     pixels = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     networks = {
         ENCODER: _network(encoder, (pixels,), ["pixels"], ["features"]),
-        START: _network(ExportedStart(decoder), (features,), ["features"], list(state)),
+        START: _network(ExportedStart(decoder), (features,), ["features"], [KNOWN, *state]),
         STEP: _network(ExportedStep(decoder, len(kept)), (tokens, *state.values()), ["tokens", *state], outputs),
     }
     for name, content in networks.items():
@@ -158,6 +160,13 @@ def export_onnx(captioner: "Captioner", folder: Path, *, model_sha256: str | Non
             },
         },
     )
+    remembered = folder / CONSENSUS
+    if captioner.consensus:
+        from safetensors.numpy import save
+
+        write_bytes(remembered, save(captioner.consensus.arrays()))
+    else:
+        remembered.unlink(missing_ok=True)
     write_text(folder / "README.md", _readme(captioner, state, kept))
     write_text(folder / "caption.py", (_texts() / "caption.py.txt").read_text(encoding="utf-8"))
     return Exported(folder, sum(map(len, networks.values())) / 1e6)
@@ -200,6 +209,7 @@ def _network(module: nn.Module, inputs: tuple[Tensor, ...], names: list[str], ou
 def _readme(captioner: "Captioner", state: Mapping[str, Tensor], kept: Sequence[str]) -> str:
     rows = [f"| `{name}` | {' x '.join(('B', *map(str, part.shape[1:])))} |" for name, part in state.items()]
     values = {
+        "WIDTH": captioner.bundle.decoder.hidden,
         "SIZE": captioner.spec.transform.size,
         "REGIONS": captioner.bundle.regions,
         "CHANNELS": captioner.bundle.channels,

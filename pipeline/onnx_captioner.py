@@ -8,6 +8,7 @@ import numpy as np
 
 from pipeline.captioning import Caption, Captioning, Pixels
 from pipeline.captions.vocabulary import Vocabulary
+from pipeline.consensus import Consensus
 from pipeline.errors import ArtefactError, DataError, ParamsError
 from pipeline.features import images
 from pipeline.features.spec import EncoderSpec
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 SCHEMA = 1
 DESCRIPTION = "captioner.json"
 ENCODER, START, STEP, ENCODER_INT8 = "encoder.onnx", "start.onnx", "step.onnx", "encoder-int8.onnx"
+CONSENSUS = "consensus.safetensors"
+KNOWN = "known"
+"""The output of `START` that says what the decoder knows of the picture."""
 
 
 class OnnxCaptioner(Captioning[Search]):
@@ -33,7 +37,9 @@ class OnnxCaptioner(Captioning[Search]):
     search_options = Search
     instead = "; --runtime torch has more"
 
-    def __init__(self, description: dict[str, Any], encoder: Any, start: Any, step: Any) -> None:
+    def __init__(
+        self, description: dict[str, Any], encoder: Any, start: Any, step: Any, consensus: Consensus | None
+    ) -> None:
         self.spec = EncoderSpec.from_json(description["spec"])
         self.vocabulary = Vocabulary.from_json(description["vocabulary"], DESCRIPTION)
         self._names = description["state"]
@@ -42,6 +48,7 @@ class OnnxCaptioner(Captioning[Search]):
         self.model_sha256 = description.get("model_sha256")
         """Of the model file that was exported."""
         self._encoder, self._start, self._step = encoder, start, step
+        self.consensus = consensus
 
     @classmethod
     def load(cls, folder: str | Path, *, int8: bool = False) -> Self:
@@ -68,7 +75,7 @@ class OnnxCaptioner(Captioning[Search]):
             )
         try:
             encoder, start, step = (_session(onnxruntime, folder / name) for name in names)
-            return cls(description, encoder, start, step)
+            return cls(description, encoder, start, step, _consensus(folder, len(description["vocabulary"]["tokens"])))
         except (KeyError, TypeError, OSError) as error:
             raise ArtefactError(f"{folder}: not a whole export: {error}; export again") from error
 
@@ -91,9 +98,24 @@ class OnnxCaptioner(Captioning[Search]):
     ) -> list[list[Caption]]:
         search = search or self.make_search()
         search = replace(search, beam_size=max(search.beam_size, captions))
-        state = self._start.run(self._names, {"features": self.encode(pixels)})
-        found = beam_search(self._next, state, search, captions=captions, attention=attention)
+        known, state = self._started(self.encode(pixels), search)
+        wanted = captions if known is None else search.beam_size
+        found = beam_search(self._next, state, search, captions=wanted, attention=attention)
+        if known is not None and self.consensus:
+            ranked = self.consensus.ranked(known, found, neighbours=search.neighbours, weight=search.consensus)
+            found = [best[:captions] for best in ranked]
         return [[self._caption(one) for one in of_picture] for of_picture in found]
+
+    def _started(self, features: Array, search: Search) -> tuple[Array | None, State]:
+        """What the decoder knows of the pictures, where they are to be compared with others, and its first state."""
+        if not search.neighbours:
+            return None, self._start.run(self._names, {"features": features})
+        if self.consensus is None:
+            raise ParamsError(
+                f"neighbours: {search.neighbours}, but this export does not remember the training captions: use 0"
+            )
+        known, *state = self._start.run([KNOWN, *self._names], {"features": features})
+        return known, state
 
     def _next(self, state: State, tokens: Array) -> tuple[Array, State, Array | None]:
         given = dict(zip(self._names, state, strict=True)) | {"tokens": tokens.astype(np.int64)}
@@ -108,7 +130,22 @@ class OnnxCaptioner(Captioning[Search]):
 
     def _caption(self, found: Found) -> Caption:
         words = tuple(self.vocabulary.tokens[number] for number in found.tokens)
-        return Caption(self.vocabulary.decode(found.tokens), words, found.score, found.log_probability, found.attention)
+        text = self.vocabulary.decode(found.tokens)
+        return Caption(text, words, found.score, found.log_probability, found.attention, found.agreement)
+
+
+def _consensus(folder: Path, vocabulary: int) -> Consensus | None:
+    """What the export remembers. Raises `ArtefactError`."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    path = folder / CONSENSUS
+    if not path.is_file():
+        return None
+    try:
+        return Consensus.from_arrays(load_file(path), str(path), vocabulary=vocabulary)
+    except SafetensorError as error:
+        raise ArtefactError(f"{path}: cannot be loaded: {error}; export again") from error
 
 
 def _session(onnxruntime: Any, path: Path) -> "onnxruntime.InferenceSession":

@@ -33,12 +33,19 @@ class Search:
     """A caption's log-probability is divided by its length to this power; 0 favours short captions."""
     no_repeat_ngram: int = 0
     """No sequence of this many tokens occurs twice in a caption; 0 allows all."""
+    neighbours: int = 0
+    """Of the captions found, the one that agrees best with what people said of so many training pictures alike; 0: the
+    likeliest. The captioner looks to it, `beam_search` does not."""
+    consensus: float = 4.0
+    """The weight of that agreement (0 to 10) beside the score."""
 
     def __post_init__(self) -> None:
         """Raises `ValueError`."""
-        if min(self.beam_size, self.max_length) < 1 or min(self.length_penalty, self.no_repeat_ngram) < 0:
+        least = min(self.length_penalty, self.no_repeat_ngram, self.neighbours, self.consensus)
+        if min(self.beam_size, self.max_length) < 1 or least < 0:
             raise ValueError(
-                "beam_size and max_length must be at least 1, length_penalty and no_repeat_ngram not negative"
+                "beam_size and max_length must be at least 1, length_penalty, no_repeat_ngram, neighbours and "
+                "consensus not negative"
             )
 
 
@@ -50,6 +57,7 @@ class Found:
     log_probability: float
     score: float
     attention: tuple[tuple[float, ...], ...] | None
+    agreement: float | None = None
 
 
 def beam_search(

@@ -151,6 +151,10 @@ class TrainParams(Section):
     patience: PositiveInt = Field(
         description="Stop after this many epochs without a better CIDEr-D of captions generated for the val split"
     )
+    remember: bool = Field(
+        description="The model file keeps the training captions, and what the decoder knows of their pictures, so that "
+        "score.neighbours can ask them. About 1 kB per picture"
+    )
     scst: ScstParams
 
 
@@ -168,6 +172,11 @@ class ScoreParams(Section):
         description="No sequence of so many words twice in one caption; 0 allows all. auto: of 2 to 4 words the "
         "shortest that at most one in twenty of the training captions repeats, else 0"
     )
+    neighbours: Annotated[int, Field(ge=0)] = Field(
+        description="Of the captions that the search found, the one that agrees best with what people said of so many "
+        "training pictures alike (needs train.remember); 0: the likeliest"
+    )
+    consensus: NonNegativeFloat = Field(description="The weight of that agreement")
     precision: Literal["float32", "bfloat16"] = Field(
         description="What the search computes matrix products in; bfloat16 is faster where the processor has it, and "
         "changes some captions"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.bundle import Bundle
 from pipeline.captioning import Answer, Caption, Captioning, Pixels
-from pipeline.decoders.search import Hypothesis, Sampling, Search, beam_search, sample
+from pipeline.decoders.search import Hypothesis, Sampling, Search, sample
 from pipeline.device import choose_device, single_compute_thread
 from pipeline.features.encoder import Encoder, restore
 from pipeline.startup import UnfilledWeights, without_compiler
@@ -41,6 +41,7 @@ class Captioner(Captioning[Search | Sampling]):
         self.device = device
         self.spec = bundle.spec
         self.vocabulary = bundle.vocabulary
+        self.consensus = bundle.consensus
         self.batch_size = 16 if device.type == "cpu" else 64
 
     @classmethod
@@ -68,7 +69,7 @@ class Captioner(Captioning[Search | Sampling]):
                 found = self._drawn(features, search, captions, attention)
             else:
                 search = replace(search, beam_size=max(search.beam_size, captions))
-                found = beam_search(self.bundle.decoder, features, search, captions=captions, attention=attention)
+                found = self.bundle.search(features, search, captions=captions, attention=attention)
         return [[self._caption(hypothesis) for hypothesis in one] for one in found]
 
     def make_sampling(self, **options: Any) -> Sampling:
@@ -98,4 +99,5 @@ class Captioner(Captioning[Search | Sampling]):
             score=hypothesis.score,
             log_probability=hypothesis.log_probability,
             attention=hypothesis.attention,
+            agreement=hypothesis.agreement,
         )

@@ -33,7 +33,10 @@ def test_a_list_of_pictures_gives_a_list_of_captions(captioner, pictures):
 def test_several_captions_are_different_and_best_first(captioner, pictures):
     (found,) = captioner.captions(pictures[:1], captions=4)
     assert len({caption.text for caption in found}) == 4
-    assert [caption.score for caption in found] == sorted((caption.score for caption in found), reverse=True)
+    together = [caption.score + 4.0 * caption.agreement for caption in found]
+    assert together == sorted(together, reverse=True)
+    (likeliest,) = captioner.captions(pictures[:1], captioner.make_search(neighbours=0), captions=4)
+    assert [caption.score for caption in likeliest] == sorted((caption.score for caption in likeliest), reverse=True)
     assert all(0 < caption.certainty < 1 for caption in found)
 
 
@@ -97,7 +100,8 @@ def test_a_bad_picture_is_a_data_error(captioner, picture):
 
 def test_an_unknown_search_option_is_named(captioner):
     known = captioner.vocabulary.no_repeat_ngram
-    assert captioner.make_search(beam_size=2) == Search(beam_size=2, no_repeat_ngram=known)
+    assert captioner.make_search(beam_size=2) == Search(beam_size=2, no_repeat_ngram=known, neighbours=60)
+    assert captioner.make_search(neighbours=0) == Search(beam_size=3, no_repeat_ngram=known)
     with pytest.raises(ParamsError, match="colour"):
         captioner.make_search(colour=1)
 

@@ -257,6 +257,27 @@ def test_the_folder_says_what_is_in_it(folder):
     assert json.loads((folder / "captioner.json").read_text())["schema"] == 1
 
 
+def test_the_folder_remembers_what_the_model_does(trained_project, tmp_path):
+    from dataclasses import replace
+
+    from pipeline.errors import ParamsError
+
+    captioner = Captioner.load(trained_project / paths.MODEL, device="cpu")
+    remembering = exported(captioner, tmp_path)
+    pixels = pixels_for(captioner.spec.transform, 3)
+    ours, theirs = captioner.describe(pixels), remembering.describe(pixels)
+    assert [one.text for (one,) in theirs] == [one.text for (one,) in ours]
+    assert [one.agreement for (one,) in theirs] == pytest.approx([one.agreement for (one,) in ours], abs=0.05)
+
+    captioner.bundle = replace(captioner.bundle, consensus=None)
+    captioner.consensus = None
+    forgetful = exported(captioner, tmp_path)
+    assert not (tmp_path / "consensus.safetensors").exists()
+    assert [one.agreement for (one,) in forgetful.describe(pixels)] == [None] * 3
+    with pytest.raises(ParamsError, match="does not remember"):
+        forgetful.describe(pixels, forgetful.make_search(neighbours=2))
+
+
 def test_one_file_with_the_encoder_inside_says_the_same(trained_project, tmp_path):
     path = tmp_path / "alone.safetensors"
     code, _, said = run_command("export", "--self-contained", str(path), cwd=trained_project)
@@ -336,8 +357,9 @@ def test_a_wrong_export_says_what_is_wrong(trained_project, arguments, code, wor
         (lambda folder: (folder / "captioner.json").write_text("{}"), 4, "not an export of this version"),
         (lambda folder: (folder / "step.onnx").write_bytes(b"x"), 4, "step.onnx: cannot be loaded"),
         (lambda folder: (folder / "encoder.onnx").unlink(), 4, "encoder.onnx: cannot be loaded"),
+        (lambda folder: (folder / "consensus.safetensors").write_bytes(b"x"), 4, "consensus.safetensors: cannot be"),
     ],
-    ids=["no description", "other description", "damaged step", "no encoder"],
+    ids=["no description", "other description", "damaged step", "no encoder", "damaged memory"],
 )
 def test_a_damaged_folder_is_named(trained_project, folder, tmp_path, damage, code, words):
     import shutil

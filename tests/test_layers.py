@@ -9,7 +9,7 @@ LAYERS = [
     {"errors", "progress", "paths", "memory"},
     {"files", "device", "archives", "revisions"},
     {"params"},
-    {"features", "captions", "decoders", "metrics"},
+    {"features", "captions", "decoders", "metrics", "consensus"},
     {"training", "bundle", "evaluation", "exploration", "model_card", "startup", "captioning", "onnx_search"},
     {"report"},
     {"stages", "predict", "overlay", "onnx_captioner"},

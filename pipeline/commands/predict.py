@@ -34,7 +34,21 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per picture and line.")] = False,
     csv: Annotated[Path | None, typer.Option(help="Write a table: image, caption, score, error.")] = None,
     captions: Annotated[int, typer.Option("--num-captions", min=1, help="Captions per picture.")] = 1,
-    beam: Annotated[int, typer.Option(min=1, help="Captions kept in the search; 1 is greedy.")] = 3,
+    beam: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Captions kept in the search; 1 is greedy.", show_default="3; 10 to choose by neighbours"
+        ),
+    ] = None,
+    neighbours: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Choose the caption that agrees best with what people said of so many training pictures alike; 0: "
+            "the likeliest.",
+            show_default="60 where the model remembers them",
+        ),
+    ] = None,
     max_length: Annotated[int, typer.Option(min=1, help="Longest caption, in words.")] = 30,
     length_penalty: Annotated[float, typer.Option(min=0, help="0 favours short captions.")] = 0.7,
     min_length: Annotated[int, typer.Option(min=0, help="Shortest caption, in words.")] = 0,
@@ -74,9 +88,13 @@ def predict(
     else:
         if (temperature, top_k, top_p, seed) != (1.0, 0, 1.0, 0):
             raise ParamsError("--temperature, --top-k, --top-p and --seed belong to --sample; give that too")
-        given = {"min_length": min_length or None, "no_repeat_ngram": no_repeat_ngram}
+        given = {
+            "beam_size": beam,
+            "min_length": min_length or None,
+            "no_repeat_ngram": no_repeat_ngram,
+            "neighbours": neighbours,
+        }
         search = captioner.make_search(
-            beam_size=beam,
             max_length=max_length,
             length_penalty=length_penalty,
             **{name: value for name, value in given.items() if value is not None},
@@ -179,7 +197,11 @@ def _rows(answer: "Answer") -> list[tuple[str, ...]]:
 
 
 def _as_json(answer: "Answer", overlay: Path | None) -> str:
-    captions = [{"caption": one.text, "score": round(one.score, 4)} for one in answer.captions]
+    captions = [
+        {"caption": one.text, "score": round(one.score, 4)}
+        | ({} if one.agreement is None else {"agreement": round(one.agreement, 4)})
+        for one in answer.captions
+    ]
     content = {"image": _shown(answer.image), "captions": captions, "error": answer.error and _shown(answer.error)}
     return json.dumps(content | ({"attention": str(overlay)} if overlay else {}), ensure_ascii=False)
 

@@ -26,13 +26,20 @@ class Search:
     """No sequence of this many tokens occurs twice in a caption (R. Paulus et al., 2018); 0 allows all."""
     precision: str = "float32"
     """What matrix products are computed in; "bfloat16" is faster where the processor has it, and changes captions."""
+    neighbours: int = 0
+    """Of the captions found, the one that agrees best with what people said of so many training pictures alike; 0: the
+    likeliest. `Bundle.search` looks to it, `beam_search` does not."""
+    consensus: float = 4.0
+    """The weight of that agreement (0 to 10) beside the score."""
 
     def __post_init__(self) -> None:
         """Raises `ValueError`."""
         if min(self.beam_size, self.max_length) < 1:
             raise ValueError(f"beam_size {self.beam_size}, max_length {self.max_length}: both must be at least 1")
-        if min(self.length_penalty, self.min_length, self.no_repeat_ngram) < 0:
-            raise ValueError("length_penalty, min_length and no_repeat_ngram must not be negative")
+        if min(self.length_penalty, self.min_length, self.no_repeat_ngram, self.neighbours, self.consensus) < 0:
+            raise ValueError(
+                "length_penalty, min_length, no_repeat_ngram, neighbours and consensus must not be negative"
+            )
         if self.min_length > self.max_length:
             raise ValueError(f"min_length {self.min_length} is more than max_length {self.max_length}")
 
@@ -65,6 +72,8 @@ class Hypothesis:
     """`log_probability` over the length to the power of the length penalty; the end counts as a token."""
     attention: tuple[tuple[float, ...], ...] | None = None
     """Where the decoder looked for each token, per region; None when not asked for or it does not look."""
+    agreement: float | None = None
+    """With what people said of pictures alike, 0 to 10; None when nobody was asked."""
 
 
 @torch.inference_mode()

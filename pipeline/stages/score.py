@@ -16,7 +16,7 @@ from pipeline.bundle import Bundle
 from pipeline.captions.results import join_references
 from pipeline.captions.units import tokenizer_of
 from pipeline.captions.vocabulary import SPECIAL, Vocabulary
-from pipeline.decoders.search import Hypothesis, Search, beam_search
+from pipeline.decoders.search import Hypothesis, Search
 from pipeline.device import choose_device, choose_precision
 from pipeline.errors import DataError
 from pipeline.evaluation import Evaluation, evaluate
@@ -124,12 +124,12 @@ def _generate(
     """The best caption of each picture."""
     device = choose_device(run.device)
     choose_precision(search.precision, device, "params.score.precision")
-    decoder = bundle.decoder.to(device)
+    bundle.decoder.to(device)
     captions = {}
     for start in range(0, len(images), BATCH):
         names = images[start : start + BATCH]
         rows = torch.from_numpy(cache.load(names)).to(device).float()
-        for name, (best, *_) in zip(names, beam_search(decoder, rows, search, attention=True), strict=True):
+        for name, (best, *_) in zip(names, bundle.search(rows, search, attention=True), strict=True):
             captions[name] = best
         progress(min(start + BATCH, len(images)), len(images), "pictures captioned")
     return captions

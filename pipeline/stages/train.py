@@ -121,7 +121,7 @@ def train(
             if not ranks.first:
                 return
             best = max(done, key=lambda epoch: epoch.val_cider_d)
-            Bundle(
+            bundle = Bundle(
                 decoder=decoder,
                 decoder_params=decoder_params.model_dump(),
                 vocabulary=words,
@@ -136,7 +136,11 @@ def train(
                     "seed": seed,
                     "train": params.model_dump(),
                 },
-            ).save(model_out)
+            )
+            if params.remember:
+                said = [[caption[1:-1] for caption in texts] for texts in encoded]
+                bundle = bundle.remembering(rows, said)
+            bundle.save(model_out)
 
         with _curve(curve_out if ranks.first else Path(os.devnull), on_epoch, done) as add:
             try:

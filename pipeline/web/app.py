@@ -139,7 +139,9 @@ def make_app(captioner: Captioning[Any], *, limits: Limits = Limits(), hosts: Co
     async def captions(
         request: Request,
         captions: Annotated[int, Query(ge=1, le=10, description="How many different captions, best first")] = 1,
-        beam_size: Annotated[int, Query(ge=1, le=20, description="Captions kept in the search; 1 is greedy")] = 3,
+        beam_size: Annotated[
+            int | None, Query(ge=1, le=20, description="Captions kept in the search; 1 is greedy. By default 3 or 10")
+        ] = None,
         max_length: Annotated[int, Query(ge=1, le=100, description="Longest caption, in words")] = 30,
         attention: Annotated[bool, Query(description="Also say where the decoder looked for each word")] = False,
     ) -> PictureOut:

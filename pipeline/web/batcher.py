@@ -23,7 +23,8 @@ class Wish:
     """What is wanted of a picture. Pictures of equal wishes share a batch."""
 
     captions: int
-    beam_size: int
+    beam_size: int | None
+    """None: the model's own."""
     max_length: int
     attention: bool
 
@@ -116,6 +117,7 @@ class Batcher:
 
     def _describe(self, batch: list[_Waiting]) -> list[list[Caption]]:
         wish = batch[0].wish
-        search = self._captioner.make_search(beam_size=wish.beam_size, max_length=wish.max_length)
+        width = {} if wish.beam_size is None else {"beam_size": wish.beam_size}
+        search = self._captioner.make_search(max_length=wish.max_length, **width)
         pixels = np.stack([one.pixels for one in batch])
         return self._captioner.describe(pixels, search, captions=wish.captions, attention=wish.attention)

@@ -1,0 +1,256 @@
+"""Choosing among captions by what people said of pictures alike."""
+
+import json
+import math
+from collections import Counter
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from conftest import run_command, set_param
+
+from pipeline import paths
+from pipeline.bundle import Bundle
+from pipeline.consensus import SIGMA, WARMTH, Consensus
+from pipeline.decoders.search import Search, beam_search
+from pipeline.errors import ArtefactError, ParamsError
+from pipeline.features.cache import FeatureCache
+from pipeline.predict import Captioner
+from pipeline.stages.tables import read_captions
+
+WIDTH, VOCABULARY = 8, 30
+
+
+@dataclass(frozen=True)
+class Said:
+    tokens: tuple[int, ...]
+    score: float
+    agreement: float | None = None
+
+
+def training(pictures=40, seed=0):
+    random = np.random.default_rng(seed)
+    known = random.normal(size=(pictures, WIDTH)).astype(np.float32)
+    captions = [
+        [random.integers(4, VOCABULARY, random.integers(1, 14)).tolist() for _ in range(random.integers(1, 6))]
+        for _ in range(pictures)
+    ]
+    return known, captions
+
+
+def candidates(count, seed=1):
+    random = np.random.default_rng(seed)
+    return [Said(tuple(random.integers(4, 12, random.integers(0, 10)).tolist()), -1.0 - n) for n in range(count)]
+
+
+class Plain:
+    """The same, written as the definition reads: one pair of captions after another."""
+
+    def __init__(self, known, captions):
+        self.captions = captions
+        self.mean, self.deviation = known.mean(0), known.std(0)
+        self.vectors = [self.direction(row) for row in known]
+        frequency = Counter(word for texts in captions for word in {word for text in texts for word in text})
+        self.rarity = [math.log(len(captions) / max(frequency[word], 1)) for word in range(VOCABULARY)]
+
+    def direction(self, row):
+        row = (row - self.mean) / self.deviation
+        return row / np.linalg.norm(row)
+
+    def vector(self, caption, size):
+        counts = Counter(tuple(caption[at : at + size]) for at in range(len(caption) - size + 1))
+        return {gram: n * sum(self.rarity[word] for word in gram) / size for gram, n in counts.items()}
+
+    def similarity(self, ours, theirs):
+        total = 0.0
+        for size in range(1, 5):
+            one, other = self.vector(ours, size), self.vector(theirs, size)
+            norms = math.hypot(*one.values()) * math.hypot(*other.values())
+            shared = sum(min(weight, other[gram]) * other[gram] for gram, weight in one.items() if gram in other)
+            total += shared / norms if norms else 0.0
+        return 10 / 4 * total * math.exp(-((len(ours) - len(theirs)) ** 2) / (2 * SIGMA**2))
+
+    def agreement(self, row, ours, neighbours):
+        wanted = self.direction(row)
+        cosines = sorted(((float(wanted @ vector), -at) for at, vector in enumerate(self.vectors)), reverse=True)
+        near = cosines[:neighbours]
+        weights = [math.exp((cosine - near[0][0]) / WARMTH) for cosine, _ in near]
+        of_each = [
+            np.mean([self.similarity(ours, theirs) for theirs in self.captions[-minus_at]]) for _, minus_at in near
+        ]
+        return float(np.dot(weights, of_each) / sum(weights))
+
+
+@pytest.mark.parametrize("neighbours", [1, 7, 40, 400])
+def test_it_is_the_definition(neighbours):
+    known, captions = training()
+    memory = Consensus.remember(known, captions, vocabulary=VOCABULARY)
+    plain = Plain(known, captions)
+    new = np.random.default_rng(5).normal(size=(3, WIDTH)).astype(np.float32)
+    found = [candidates(6, seed) for seed in range(3)]
+    ranked = memory.ranked(new, found, neighbours=neighbours, weight=2.5)
+    for row, before, after in zip(new, found, ranked, strict=True):
+        agreement = [plain.agreement(row, one.tokens, neighbours) for one in before]
+        order = sorted(range(len(before)), key=lambda place: -before[place].score - 2.5 * agreement[place])
+        assert [one.tokens for one in after] == [before[place].tokens for place in order]
+        assert [one.score for one in after] == [before[place].score for place in order]
+        # The vectors are kept in float16.
+        assert [one.agreement for one in after] == pytest.approx([agreement[place] for place in order], abs=0.01)
+        assert max(agreement) - min(agreement) > 0.1
+
+
+def test_people_decide_where_the_search_does_not():
+    """Of two captions, equally likely, the one is said of pictures like this one, the other of pictures unlike it."""
+    known = np.repeat(np.eye(2, dtype=np.float32), 10, axis=0) + np.linspace(0, 0.01, 20, dtype=np.float32)[:, None]
+    captions = [[[4, 5, 6]]] * 10 + [[[7, 8, 9]]] * 10
+    memory = Consensus.remember(known, captions, vocabulary=10)
+    found = [[Said((4, 5, 6), -1.0), Said((7, 8, 9), -1.0)]] * 2
+    first, second = memory.ranked(known[[0, 15]], found, neighbours=5, weight=4.0)
+    assert [one.tokens for one in first] == [(4, 5, 6), (7, 8, 9)]
+    assert [one.tokens for one in second] == [(7, 8, 9), (4, 5, 6)]
+    assert first[0].agreement == pytest.approx(7.5)  # no caption has a fourth word for the last of four orders
+    assert first[1].agreement == 0
+
+
+def test_without_weight_nothing_changes():
+    known, captions = training()
+    memory = Consensus.remember(known, captions, vocabulary=VOCABULARY)
+    (ranked,) = memory.ranked(known[:1], [candidates(5)], neighbours=9, weight=0.0)
+    assert [one.tokens for one in ranked] == [one.tokens for one in candidates(5)]
+
+
+def test_a_width_that_never_changes_tells_nothing():
+    known, captions = training()
+    known[:, 3] = 2.0
+    memory = Consensus.remember(known, captions, vocabulary=VOCABULARY)
+    asked = known[:1].copy()
+    asked[:, 3] = 1e6
+    assert memory.ranked(asked, [candidates(5)], neighbours=3, weight=1.0) == memory.ranked(
+        known[:1], [candidates(5)], neighbours=3, weight=1.0
+    )
+
+
+def test_what_is_kept_is_what_comes_back():
+    memory = Consensus.remember(*training(), vocabulary=VOCABULARY)
+    again = Consensus.from_arrays(memory.arrays(), "here", vocabulary=VOCABULARY)
+    known = np.ones((1, WIDTH), np.float32)
+    assert again.ranked(known, [candidates(5)], neighbours=9, weight=1.0) == memory.ranked(
+        known, [candidates(5)], neighbours=9, weight=1.0
+    )
+
+
+@pytest.mark.parametrize(
+    ("part", "wrong"),
+    [
+        ("vectors", lambda one: one[:-1]),
+        ("mean", lambda one: one[:-1]),
+        ("scale", lambda one: one[:-1]),
+        ("words", lambda one: one[:-1]),
+        ("words", lambda one: one + VOCABULARY),
+        ("words", lambda one: one - VOCABULARY),
+        ("captions", lambda one: one[::-1].copy()),
+        ("captions", lambda one: np.where(np.arange(len(one)) == 1, one[3], one)),
+        ("pictures", lambda one: one + 1),
+        ("pictures", lambda one: one[:0]),
+        ("norms", lambda one: one[:, :3]),
+        ("rarity", lambda one: one[:-1]),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(part, wrong):
+    arrays = Consensus.remember(*training(), vocabulary=VOCABULARY).arrays()
+    arrays[part] = wrong(arrays[part])
+    with pytest.raises(ArtefactError, match=r"here: .*remember.*train again"):
+        Consensus.from_arrays(arrays, "here", vocabulary=VOCABULARY)
+
+
+def test_a_missing_or_an_unknown_part_is_refused():
+    arrays = Consensus.remember(*training(), vocabulary=VOCABULARY).arrays()
+    with pytest.raises(ArtefactError, match="here"):
+        Consensus.from_arrays({**arrays, "more": arrays["mean"]}, "here", vocabulary=VOCABULARY)
+    del arrays["norms"]
+    with pytest.raises(ArtefactError, match="here"):
+        Consensus.from_arrays(arrays, "here", vocabulary=VOCABULARY)
+
+
+@pytest.fixture(scope="module")
+def bundle(trained_project):
+    return Bundle.load(trained_project / paths.MODEL)
+
+
+@pytest.fixture(scope="module")
+def features(trained_project):
+    cache = FeatureCache.open(trained_project / paths.FEATURES)
+    return torch.from_numpy(cache.load(cache.images)).float()
+
+
+def test_a_trained_model_has_all_training_captions_and_no_other(trained_project, bundle):
+    memory = bundle.consensus
+    captions = read_captions(trained_project / paths.CAPTIONS, "train")
+    said = [bundle.vocabulary.decode(memory.words[start:end]) for start, end in pairwise(memory.captions)]
+    assert said == [text.replace(",", "") for texts in captions.values() for text in texts]
+    assert len(memory.vectors) == len(captions)
+    assert np.linalg.norm(memory.vectors.astype(float), axis=1) == pytest.approx(1, abs=1e-3)
+
+
+def test_the_search_asks_the_neighbours_of_the_picture(bundle, features):
+    search = Search(beam_size=6, neighbours=3, consensus=4.0)
+    found = beam_search(bundle.decoder, features, search, captions=6)
+    chosen = bundle.search(features, search, captions=2)
+    for all_found, best in zip(found, chosen, strict=True):
+        assert len(best) == 2
+        scores = [one.score + 4.0 * one.agreement for one in best]
+        assert scores == sorted(scores, reverse=True)
+        assert {replace(one, agreement=None) for one in best} <= set(all_found)
+    likeliest = bundle.search(features, replace(search, neighbours=0))
+    assert likeliest == beam_search(bundle.decoder, features, search)
+    assert [one[0].tokens for one in likeliest] != [one[0].tokens for one in chosen]
+
+
+def test_a_picture_has_the_same_caption_in_any_company(bundle, features):
+    search = Search(beam_size=6, neighbours=3)
+    together = bundle.search(features, search)
+    alone = [bundle.search(one, search)[0] for one in features.split(1)]
+    assert [[one.tokens for one in found] for found in together] == [[one.tokens for one in found] for found in alone]
+
+
+def test_without_memory_neighbours_are_refused(bundle, features):
+    forgetful = replace(bundle, consensus=None)
+    with pytest.raises(ParamsError, match=r"does not remember.*params\.train\.remember: true"):
+        forgetful.search(features, Search(neighbours=1))
+    assert forgetful.search(features, Search()) == bundle.search(features, Search())
+
+
+def test_predict_tells_the_agreement_and_can_do_without(trained_project):
+    picture = "data/tiny/images/000.png"
+    _, out, _ = run_command("predict", "--json", picture, cwd=trained_project)
+    (best,) = json.loads(out)["captions"]
+    assert 0 < best["agreement"] <= 10
+    _, out, _ = run_command("predict", "--json", "--neighbours", "0", picture, cwd=trained_project)
+    (likeliest,) = json.loads(out)["captions"]
+    assert set(likeliest) == {"caption", "score"}
+    captioner = Captioner.load(trained_project / paths.MODEL, device="cpu")
+    search = captioner.make_search(neighbours=0, beam_size=3)
+    assert likeliest["caption"] == captioner(trained_project / picture, search)
+
+
+def test_a_model_that_does_not_remember_is_smaller_and_says_so(project):
+    set_param(project, "train.epochs", 1)
+    for stage in ("prepare", "extract", "vocab", "train"):
+        assert run_command(stage, cwd=project)[0] == 0
+    remembering = (project / paths.MODEL).stat().st_size
+    (project / paths.MODEL).unlink()
+    content = (project / "params.yaml").read_text()
+    assert "remember: true" in content
+    (project / "params.yaml").write_text(content.replace("remember: true", "remember: false"))
+    assert run_command("train", cwd=project)[0] == 0
+    assert (project / paths.MODEL).stat().st_size < remembering
+    code, _, said = run_command("score", cwd=project)
+    assert code == 2
+    assert "neighbours: 60" in said
+    assert "params.train.remember" in said
+    code, _, said = run_command("predict", "--neighbours", "5", "data/tiny/images/000.png", cwd=project)
+    assert code == 2
+    assert "neighbours: 5" in said
+    assert run_command("predict", "data/tiny/images/000.png", cwd=project)[0] == 0
