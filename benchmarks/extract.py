@@ -20,9 +20,10 @@ from PIL import Image
 
 from pipeline.device import single_compute_thread
 from pipeline.features import images
+from pipeline.features.batch import Picture
 from pipeline.features.cache import FeatureCache
 from pipeline.features.encoder import Encoder, build
-from pipeline.features.extraction import Picture, extract_features
+from pipeline.features.extraction import extract_features
 from pipeline.files import sha256_of
 
 

@@ -19,6 +19,7 @@ from pipeline.device import choose_precision, engine, single_compute_thread
 from pipeline.errors import ArtefactError, NumericError, ParamsError
 from pipeline.features import images
 from pipeline.features.backbone import RANDOM_STRIDE, blank_network, forward, last_map, load, up_to
+from pipeline.features.device_jpeg import decoder_name
 from pipeline.features.fusion import fused
 from pipeline.features.spec import EncoderSpec, Transform, sha256_of_tensors
 
@@ -56,7 +57,7 @@ class Encoder:
     @property
     def engine(self) -> str:
         """What a row's last bits depend on beside the spec."""
-        return engine(self.device)
+        return ", ".join(filter(None, (engine(self.device), images.LIBRARY, decoder_name(self.device))))
 
     def tensors_to_embed(self) -> dict[str, Tensor]:
         """What a model file needs so that the encoder can be rebuilt anywhere: nothing where torchvision has it."""
@@ -83,14 +84,22 @@ class Encoder:
         batches = range(0, len(filled), ACCELERATOR_BATCH)
         return np.concatenate([self._encode(filled[start : start + ACCELERATOR_BATCH]) for start in batches])[:count]
 
-    @torch.inference_mode()
     def _encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float16]:
+        rows: NDArray[np.float16] = self.forward(torch.from_numpy(pixels).to(self.device)).cpu().numpy()
+        return self.finite(rows)
+
+    @torch.inference_mode()
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Rows (B, R, C) in float16 of pictures (B, S, S, 3) in bytes, both on the encoder's device."""
         exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
         with exact if self.device.type == "cuda" else nullcontext():
-            batch = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
+            batch = pixels.permute(0, 3, 1, 2)
             batch = ((batch - self._mean) / self._std).to(self._dtype).contiguous(memory_format=torch.channels_last)
             output = forward(self._fast, batch, self.spec.name)["node"]
-            rows = self._regions(output).to(torch.float16).cpu().numpy()
+            return self._regions(output).to(torch.float16)
+
+    def finite(self, rows: NDArray[np.float16]) -> NDArray[np.float16]:
+        """`rows` as they are. Raises `NumericError` when one of them is not finite."""
         if not np.isfinite(rows).all():
             raise NumericError(
                 f"{self.spec.name} at {self.spec.node} gives values that float16 cannot hold; choose another node"

@@ -1,15 +1,14 @@
 """From picture files to features.h5: encode what the store does not have, then assemble.
 
-Each worker thread takes a batch from file to rows, with one compute thread of its own: so all cores are busy, decoding
-overlaps the network, and a row does not depend on how many cores there are.
+On a CPU each worker thread takes a batch from file to rows, with one compute thread of its own: so all cores are busy,
+decoding overlaps the network, and a row does not depend on how many cores there are. Other devices have a `conveyor`.
 
 No list of the pictures is held: they are gone through again whenever they are needed.
 """
 
-import hashlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -19,26 +18,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.archives import read_picture
 from pipeline.device import single_compute_thread
 from pipeline.errors import DiskError
 from pipeline.features import images
+from pipeline.features.batch import Batch, Encoded, Picture, unpacked
 from pipeline.features.cache import Rows, ids_of, write_cache
-from pipeline.features.encoder import Encoder
+from pipeline.features.conveyor import on_device
+from pipeline.features.encoder import ACCELERATOR_BATCH, Encoder
 from pipeline.features.spec import EncoderSpec
 from pipeline.features.store import FeatureStore, Keys, first_occurrences, keys_of
 from pipeline.files import remove_leftovers
 from pipeline.progress import Progress, silent
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture file as `prepare` found it."""
-
-    image: str
-    """Its id: the path below the image folder."""
-    path: Path
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -52,12 +42,6 @@ class Extraction:
     """Spent encoding."""
     unreadable: dict[str, str]
     """The reason for each picture without a row."""
-
-
-Batch = tuple[int, list[Picture]]
-"""Pictures to encode, and the place in the new shard of the first; the others follow."""
-Encoded = tuple[list[int], Rows | None, dict[str, str]]
-"""The places of the rows, the rows (n, R, C), and the reason for each sha256 without one."""
 
 
 def extract_features(
@@ -147,11 +131,35 @@ def _fill(
     if not len(wanted):
         return {}
     writer = memo.new_shard(wanted)
-    batches = _batches(_first_of_each(pictures, wanted), batch_size)
+    chosen = _first_of_each(pictures, wanted)
     unreadable: dict[str, str] = {}
     workers = workers or os.cpu_count() or 1
     seen = 0
-    with closing(writer), single_compute_thread(), ThreadPoolExecutor(workers) as pool:
+    if encoder.device.type == "cpu":
+        work = _on_threads(_batches(chosen, batch_size), encoder, workers)
+    else:
+        work = on_device(_batches(chosen, ACCELERATOR_BATCH), encoder, workers)
+    with closing(writer), single_compute_thread():
+        try:
+            with closing(work):
+                for places, rows, bad in work:
+                    if rows is not None:
+                        writer.add(places, rows)
+                    unreadable.update(bad)
+                    seen += len(places) + len(bad)
+                    progress(seen, len(wanted), "pictures")
+        except BaseException:  # an interruption too: what was computed is kept
+            with suppress(DiskError):
+                writer.flush()
+            raise
+        writer.flush()
+    memo.refresh()
+    return unreadable
+
+
+def _on_threads(batches: Iterator[Batch], encoder: Encoder, workers: int) -> Generator[Encoded, None, None]:
+    """Batches in the order in which they are done; each is taken from file to rows by one thread."""
+    with ThreadPoolExecutor(workers) as pool:
         running: set[Future[Encoded]] = set()
         try:
             for batch in chain(batches, repeat(None)):
@@ -162,20 +170,10 @@ def _fill(
                 elif not running:
                     break
                 finished, running = wait(running, return_when=FIRST_COMPLETED)
-                for places, rows, bad in (future.result() for future in finished):
-                    if rows is not None:
-                        writer.add(places, rows)
-                    unreadable.update(bad)
-                    seen += len(places) + len(bad)
-                progress(seen, len(wanted), "pictures")
-        except BaseException:  # an interruption too: what was computed is kept
+                for future in finished:
+                    yield future.result()
+        finally:
             pool.shutdown(cancel_futures=True)
-            with suppress(DiskError):
-                writer.flush()
-            raise
-        writer.flush()
-    memo.refresh()
-    return unreadable
 
 
 def _first_of_each(pictures: Iterable[Picture], wanted: Keys) -> Iterator[Picture]:
@@ -196,17 +194,5 @@ def _batches(pictures: Iterator[Picture], size: int) -> Iterator[Batch]:
 
 
 def _encode(batch: Batch, encoder: Encoder) -> Encoded:
-    places, inputs, bad = [], [], {}
-    for place, picture in enumerate(batch[1], start=batch[0]):
-        try:
-            content = read_picture(picture.path)
-            if hashlib.sha256(content).hexdigest() != picture.sha256:
-                raise images.ImageError("changed since `prepare` read it; run `dvc repro` again")
-            inputs.append(encoder.prepare(images.decode(content)))
-            places.append(place)
-        except OSError as error:
-            bad[picture.sha256] = f"cannot be read: {error.strerror}"
-        except images.ImageError as error:
-            bad[picture.sha256] = str(error)
-    rows = encoder.encode(np.stack(inputs)) if inputs else None
-    return places, rows, bad
+    places, inputs, bad = unpacked(batch, lambda content, _: encoder.prepare(images.decode(content)))
+    return places, encoder.encode(np.stack(inputs)) if inputs else None, bad

@@ -6,6 +6,7 @@ cannot be shown so raises `ImageError` with the reason, never anything else.
 
 import base64
 import io
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import __version__ as _VERSION
 
 from pipeline.archives import PICTURES
 from pipeline.errors import DataError
@@ -20,8 +22,12 @@ from pipeline.features.spec import Transform
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP")
 SUFFIXES = PICTURES
+ORIENTATION = 0x0112
+"""The EXIF tag."""
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused before they are unpacked: a few kilobytes can claim terabytes."""
+LIBRARY = f"pillow {_VERSION}"
+"""What unpacks pictures: with another version a JPEG can have other last bits."""
 BACKGROUND = (255, 255, 255)
 """What shows through transparent pixels."""
 
@@ -30,6 +36,8 @@ _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
+SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}
+"""How far a filter reaches to both sides, in pixels."""
 
 
 class ImageError(DataError):
@@ -73,16 +81,47 @@ def _rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
+@dataclass(frozen=True)
+class Passes:
+    """How a picture is scaled, in pixels: of its rows `first` to `last`, the columns `left` to `right` across to the
+    result's width; of these, the rows `top` to `bottom` (counted from `first`) down to its height."""
+
+    first: int
+    last: int
+    left: float
+    right: float
+    top: float
+    bottom: float
+
+
+def passes(width: int, height: int, *, size: int, shorter_side: int | None, support: float) -> Passes:
+    """For a filter that reaches so many pixels (of the result, where that is smaller) to both sides."""
+    left, top, right, bottom = 0.0, 0.0, float(width), float(height)
+    if shorter_side is not None:
+        side = min(width, height) * size / shorter_side
+        left, top = max((width - side) / 2, 0), max((height - side) / 2, 0)
+        right, bottom = min((width + side) / 2, width), min((height + side) / 2, height)
+    reach = support * max((bottom - top) / size, 1.0) + 1
+    first, last = max(math.floor(top - reach), 0), min(math.ceil(bottom + reach), height)
+    return Passes(first, last, left, right, top - first, bottom - first)
+
+
 def resize(picture: Image.Image, *, size: int, shorter_side: int | None, interpolation: str) -> NDArray[np.uint8]:
     """Pixels (size, size, 3) of the whole picture, or of the centre that remains when its shorter side is scaled to
-    `shorter_side` and `size` is cut out; cropping and scaling are one resampling step."""
-    box = None
-    if shorter_side is not None:
-        side = min(picture.size) * size / shorter_side
-        left, top = (picture.width - side) / 2, (picture.height - side) / 2
-        box = (max(left, 0), max(top, 0), min(left + side, picture.width), min(top + side, picture.height))
-    resized = picture.resize((size, size), _RESAMPLING[interpolation], box=box)
-    return np.asarray(resized)
+    `shorter_side` and `size` is cut out; cropping and scaling are one resampling step.
+
+    Across first, then down. Pillow does so itself, but from version 13 on the other way round where a picture is tall,
+    and each pass rounds: asked for one pass at a time, every version gives the same pixels.
+    """
+    way, support = _RESAMPLING[interpolation], SUPPORT.get(interpolation, 0.0)
+    how = passes(*picture.size, size=size, shorter_side=shorter_side, support=support)
+    if not support:
+        box = (how.left, how.top + how.first, how.right, how.bottom + how.first)
+        return np.asarray(picture.resize((size, size), way, box=box))
+    height = how.last - how.first
+    strip = picture.crop((0, how.first, picture.width, how.last)) if height < picture.height else picture
+    narrow = strip.resize((size, height), way, box=(how.left, 0, how.right, height))
+    return np.asarray(narrow.resize((size, size), way, box=(0, how.top, size, how.bottom)))
 
 
 def fitted(picture: Image.Image, transform: Transform) -> NDArray[np.uint8]:
@@ -93,6 +132,25 @@ def fitted(picture: Image.Image, transform: Transform) -> NDArray[np.uint8]:
         shorter_side=transform.shorter_side,
         interpolation=transform.interpolation,
     )
+
+
+def is_plain_jpeg(content: bytes) -> bool:
+    """Whether any decoder shows this file alike: an upright, sequential, whole JPEG in the usual colours."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(content), formats=("JPEG",)) as picture:
+                return (
+                    picture.mode in {"RGB", "L"}
+                    and picture.width * picture.height <= MAX_PIXELS
+                    and not picture.info.get("progressive")
+                    and picture.info.get("adobe_transform", 1) == 1
+                    and [part[0] for part in picture.layer] in ([1], [1, 2, 3])  # type: ignore[attr-defined]
+                    and picture.getexif().get(ORIENTATION, 1) == 1
+                    and content.rstrip(b"\0").endswith(b"\xff\xd9")
+                )
+    except Exception:  # whatever is wrong with it, `decode` says
+        return False
 
 
 def as_picture(value: bytes | NDArray[Any] | Image.Image) -> Image.Image:

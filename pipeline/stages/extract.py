@@ -14,8 +14,9 @@ from safetensors.torch import save
 
 from pipeline.device import choose_device
 from pipeline.errors import DataError
+from pipeline.features.batch import Picture
 from pipeline.features.encoder import build
-from pipeline.features.extraction import Extraction, Picture, extract_features
+from pipeline.features.extraction import Extraction, extract_features
 from pipeline.files import read_csv, sha256_of, write_bytes, write_csv
 from pipeline.progress import Progress, silent
 from pipeline.stages.tables import SKIPPED_COLUMNS, read_images

@@ -4,11 +4,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # crash_driver runs this file without pytest
 
-from pipeline.features.extraction import Picture
+from pipeline.features.batch import Picture
 from pipeline.features.spec import EncoderSpec, Transform
 from pipeline.files import sha256_of
 
@@ -28,6 +29,7 @@ class StandIn:
 
     spec = SPEC
     engine = "none"
+    device = torch.device("cpu")
     regions, channels = 4, 48
 
     def __init__(self):

@@ -5,9 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.features.batch import Picture
 from pipeline.features.cache import FeatureCache
 from pipeline.features.encoder import build
-from pipeline.features.extraction import Picture, extract_features
+from pipeline.features.extraction import extract_features
 from pipeline.files import sha256_of
 
 

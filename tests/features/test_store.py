@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from stand_in import SPEC, StandIn, draw
 
-from pipeline.features.extraction import Picture, extract_features
+from pipeline.features.batch import Picture
+from pipeline.features.extraction import extract_features
 from pipeline.features.spec import EncoderSpec
 from pipeline.features.store import FeatureStore, first_occurrences, keys_of
 

@@ -185,8 +185,9 @@ def extract(folder, manifest, **changes):
 def extract_locally(folder, rows):
     """The same pictures with the local engine."""
     from pipeline.device import choose_device
+    from pipeline.features.batch import Picture
     from pipeline.features.encoder import build
-    from pipeline.features.extraction import Picture, extract_features
+    from pipeline.features.extraction import extract_features
 
     params = small_params()
     return extract_features(
