@@ -122,6 +122,11 @@ def _limits(model: ModelFacts, card: Scorecard, split: str) -> str:
         "What people assumed in the captions (who is a man, who plays, what is normal) it repeats. Do not let it "
         "decide about people.",
     ]
+    if model.trained_on["train"].get("remember"):
+        lines.append(
+            "It holds the captions of its training pictures word for word, and chooses among its own by them: do not "
+            "pass it on where those must stay private, or train with `train.remember: false`."
+        )
     if isinstance(trained, int) and trained < _RECOGNISABLE * 10:
         lines.append(f"It was trained on {trained:,} pictures, which is few: expect it to fail on others.")
     if high - low > 4:

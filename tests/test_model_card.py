@@ -9,7 +9,7 @@ HYPOTHESES = ["a dog runs", "a cat on a", "two men play"] * 5
 REFERENCES = [["a dog runs on grass"], ["a cat sits"], ["two men play soccer"]] * 5
 
 
-def card(weights="random:17", pictures=100):
+def card(weights="random:17", pictures=100, **train):
     transform = Transform(112, None, "bilinear", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), (255, 255, 255))
     spec = EncoderSpec("vgg11", weights, "ab" * 32, "features.14", 7, transform, "float32")
     facts = ModelFacts(
@@ -19,7 +19,7 @@ def card(weights="random:17", pictures=100):
         parameters=12345,
         regions=49,
         channels=512,
-        trained_on={"pictures": pictures, "captions_sha256": "cd" * 32, "seed": 17, "train": {"lr": 0.002}},
+        trained_on={"pictures": pictures, "captions_sha256": "cd" * 32, "seed": 17, "train": {"lr": 0.002, **train}},
         carries_encoder=True,
     )
     return render_model_card(
@@ -50,6 +50,8 @@ def test_limits_follow_from_the_run():
     assert "which is few" not in card(pictures=100_000)
     assert "It knows 30 words" in card()
     assert "random weights: enough for drawings, not for photographs" in card()
+    assert "captions of its training pictures word for word" in card(remember=True)
+    assert "word for word" not in card(remember=False)
 
 
 @pytest.mark.parametrize(
