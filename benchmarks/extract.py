@@ -1,12 +1,15 @@
 """Encoding pictures: ours beside other ways of doing the same work, on the same pictures, in one run.
 
-    python benchmarks/extract.py [--name resnet50] [--node layer4] [--grid 7] [--pictures 96] [--precision auto]
+    python benchmarks/extract.py [--name resnet50] [--node layer4] [--grid 7] [--pictures 192] [--precision auto]
+    python benchmarks/extract.py --device cuda --pictures 50000 --drawn 2000 --peers 2000 --repeats 1
 
 Draws JPEGs of 500 x 375 pixels and about 115 kB, as photographs on the web have, and prints the table of
-docs/benchmarks.md. Times vary with the machine and with what else it does: read the ratios.
+docs/benchmarks.md. Times vary with the machine and with what else it does: read the ratios. `--drawn` draws fewer
+pictures than are encoded, and tells the copies apart by a comment in the file; `--peers` gives the others fewer.
 """
 
 import argparse
+import io
 import os
 import statistics
 import tempfile
@@ -18,7 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.device import single_compute_thread
+from pipeline.device import choose_device, single_compute_thread
 from pipeline.features import images
 from pipeline.features.batch import Picture
 from pipeline.features.cache import FeatureCache
@@ -27,16 +30,28 @@ from pipeline.features.extraction import extract_features
 from pipeline.files import sha256_of
 
 
-def draw(folder: Path, count: int) -> list[Path]:
-    """Smooth shapes under noise, which JPEG turns into about as many bytes as a photograph."""
-    paths = []
-    for number in range(count):
+def draw(folder: Path, count: int, different: int) -> list[Path]:
+    """Smooth shapes under noise, which JPEG turns into about as many bytes as a photograph; no two files are the same,
+    though only so many pictures are `different`."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def one(number: int) -> bytes:
         random = np.random.default_rng(number)
         coarse = random.integers(0, 256, (12, 16, 3), dtype=np.uint8)
         smooth = np.asarray(Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC), np.int16)
         pixels = (smooth + random.normal(0, 17, smooth.shape)).clip(0, 255).astype(np.uint8)
-        path = folder / f"{number:05d}.jpg"
-        Image.fromarray(pixels).save(path, quality=90)
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG", quality=90)
+        return file.getvalue()
+
+    with ThreadPoolExecutor() as pool:
+        drawn = list(pool.map(one, range(min(count, different))))
+    paths = []
+    for number in range(count):
+        content, comment = drawn[number % len(drawn)], f"{number:012d}".encode()
+        segment = b"\xff\xfe" + (2 + len(comment)).to_bytes(2, "big") + comment
+        path = folder / f"{number:06d}.jpg"
+        path.write_bytes(content[:2] + segment + content[2:])
         paths.append(path)
     return paths
 
@@ -99,17 +114,18 @@ def one_at_a_time(paths: list[Path], encoder: Encoder, folder: Path) -> Clock:
     (folder / "npz").mkdir()
     with Clock(len(paths)) as clock:
         for path in paths:
-            picture = prepare(Image.open(path).convert("RGB")).unsqueeze(0)
+            picture = prepare(Image.open(path).convert("RGB")).unsqueeze(0).to(encoder.device)
             output = encoder.network(picture)["node"]
             grid = torch.nn.functional.adaptive_avg_pool2d(output, 14)[0].permute(1, 2, 0)
-            np.savez_compressed(folder / "npz" / path.name, feat=grid.numpy())
-            np.save(folder / "npz" / f"{path.name}.npy", output.mean((0, 2, 3)).numpy())
+            np.savez_compressed(folder / "npz" / path.name, feat=grid.cpu().numpy())
+            np.save(folder / "npz" / f"{path.name}.npy", output.mean((0, 2, 3)).cpu().numpy())
     return clock
 
 
 @torch.inference_mode()
-def loader_in_turn(paths: list[Path], encoder: Encoder, batch: int = 16) -> Clock:
-    """A DataLoader and the network by turns in float32, as feature extractors do; all cores compute."""
+def loader_in_turn(paths: list[Path], encoder: Encoder, batch: int = 16, workers: int = 0) -> Clock:
+    """A DataLoader and the network in float32, as feature extractors do: by turns, all cores computing, or with worker
+    processes that read and scale the pictures."""
 
     class Pictures(torch.utils.data.Dataset):  # type: ignore[type-arg]
         def __len__(self) -> int:
@@ -120,7 +136,8 @@ def loader_in_turn(paths: list[Path], encoder: Encoder, batch: int = 16) -> Cloc
 
     prepare = transform(encoder)
     with Clock(len(paths)) as clock:
-        kept = [encoder.network(some)["node"].half() for some in torch.utils.data.DataLoader(Pictures(), batch)]
+        loader = torch.utils.data.DataLoader(Pictures(), batch, num_workers=workers, pin_memory=bool(workers))
+        kept = [encoder.network(some.to(encoder.device))["node"].half().cpu() for some in loader]
         torch.cat(kept).numpy()
     return clock
 
@@ -154,6 +171,45 @@ def forward_alone(encoder: Encoder, count: int, cores: int) -> Clock:
 
 def void(_: object) -> None:
     """A result that nobody needs."""
+
+
+def on_the_device(encoder: Encoder, paths: list[Path]) -> dict[str, Clock]:
+    """What each step of an accelerator would do alone: unpacking, with and without what is copied and scaled there, and
+    the network."""
+    from pipeline.features.conveyor import Conveyor
+    from pipeline.features.device_jpeg import device_decoder
+    from pipeline.features.encoder import ACCELERATOR_BATCH
+
+    def finish() -> None:
+        if encoder.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    found = {}
+    files = [torch.from_numpy(np.fromfile(path, np.uint8)) for path in paths]
+    batches = [files[start : start + ACCELERATOR_BATCH] for start in range(0, len(files), ACCELERATOR_BATCH)]
+    decode = device_decoder(encoder.device)
+    if decode:
+        decode(batches[0])
+        with Clock(len(files)) as found["unpacked by the device alone"]:
+            for batch in batches:
+                decode(batch)
+            finish()
+    size = encoder.spec.transform.size
+    pixels = torch.zeros(ACCELERATOR_BATCH, size, size, 3, dtype=torch.uint8, device=encoder.device)
+    encoder.forward(pixels)
+    finish()
+    with Clock(len(batches) * ACCELERATOR_BATCH) as found["the network alone, on the device"]:
+        for _ in batches:
+            encoder.forward(pixels)
+        finish()
+    conveyor = Conveyor(encoder)
+    opened = conveyor.open((0, [Picture(path.name, path, sha256_of(path)) for path in paths[:ACCELERATOR_BATCH]]))
+    conveyor.land(conveyor.launch(opened))
+    with Clock(len(batches) * len(opened.places)) as found["copied, scaled and through the network"]:
+        for _ in batches:
+            flight = conveyor.launch(opened)
+            conveyor.land(flight)
+    return found
 
 
 def matrix_product(dtype: torch.dtype) -> float:
@@ -193,7 +249,10 @@ def main() -> None:
     parser.add_argument("--grid", type=int, default=7)
     parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
     parser.add_argument("--pictures", type=int, default=192)
+    parser.add_argument("--drawn", type=int, default=2000)
+    parser.add_argument("--peers", type=int, default=2000, help="pictures for the other ways")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     encoder = build(
@@ -205,23 +264,28 @@ def main() -> None:
         fit="crop",
         precision=given.precision,
         seed=1,
-        device=torch.device("cpu"),
+        device=choose_device(given.device),
     )
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         (folder / "pictures").mkdir()
-        paths = draw(folder / "pictures", given.pictures)
+        paths = draw(folder / "pictures", given.pictures, given.drawn)
+        few = paths[: given.peers]
         size = statistics.mean(path.stat().st_size for path in paths)
         print(f"{encoder.spec.name} at {encoder.spec.node}, {given.grid} x {given.grid}, {encoder.spec.precision};")
         print(f"{encoder.engine}; {cores} cores; {len(paths)} JPEGs of {size / 1000:.0f} kB; best of {given.repeats}")
         ways = {
             "ours": lambda work: ours(paths, encoder, work),
             "ours, everything in the store": lambda work: from_the_store(paths, encoder, work),
-            "loader and network in turn, float32": lambda work: loader_in_turn(paths, encoder),
+            "loader and network in turn, float32": lambda work: loader_in_turn(few, encoder),
             "one picture at a time, float32, compressed files": lambda work: one_at_a_time(paths[:24], encoder, work),
             "decode alone": lambda work: decode_alone(paths[:48], encoder, cores),
-            "forward alone": lambda work: forward_alone(encoder, 32, cores),
         }
+        if encoder.device.type == "cpu":
+            ways["forward alone"] = lambda work: forward_alone(encoder, 32, cores)
+        else:
+            workers = f"a DataLoader with {cores} workers, float32"
+            ways[workers] = lambda work: loader_in_turn(few, encoder, batch=64, workers=cores)
         measured: dict[str, list[Clock]] = {name: [] for name in ways}
         for turn in range(given.repeats):
             work = folder / str(turn)
@@ -229,15 +293,22 @@ def main() -> None:
             for name, way in ways.items():
                 measured[name].append(way(work))
         best = {name: max(clocks, key=lambda clock: clock.rate) for name, clocks in measured.items()}
+        if encoder.device.type != "cpu":
+            best |= on_the_device(encoder, few)
         rows = random_rows(work / "features.h5")
         print("\n| | pictures/s | per CPU-second | ours is |\n|---|---|---|---|")
         rate = best["ours"].rate
         for name, clock in best.items():
-            ratio = f"{rate / clock.rate:.2f} x" if "alone" not in name and "ours" not in name else ""
+            ratio = (
+                f"{rate / clock.rate:.2f} x"
+                if "alone" not in name and "ours" not in name and "copied" not in name
+                else ""
+            )
             print(f"| {name} | {clock.rate:,.1f} | {clock.per_cpu_second:,.1f} | {ratio} |")
-        decode, forward = best["decode alone"].rate, best["forward alone"].rate
-        roof = 1 / (1 / decode + 1 / forward)
-        print(f"| what decode and forward allow on {cores} cores | {roof:,.1f} | | {rate / roof:.2f} of it |")
+        if encoder.device.type == "cpu":
+            decode, forward = best["decode alone"].rate, best["forward alone"].rate
+            roof = 1 / (1 / decode + 1 / forward)
+            print(f"| what decode and forward allow on {cores} cores | {roof:,.1f} | | {rate / roof:.2f} of it |")
         stored = best["ours, everything in the store"].rate
         print(f"\nfrom the store: {stored / rate:,.0f} times as fast as encoding, hashing included")
         mapped, through_h5py = rows
