@@ -174,10 +174,8 @@ def void(_: object) -> None:
 
 
 def on_the_device(encoder: Encoder, paths: list[Path]) -> dict[str, Clock]:
-    """What each step of an accelerator would do alone: unpacking, with and without what is copied and scaled there, and
-    the network."""
-    from pipeline.features.conveyor import Conveyor
-    from pipeline.features.device_jpeg import device_decoder
+    """What an accelerator does of it alone: the network, and that with copying and scaling."""
+    from pipeline.features.conveyor import PIECE, Conveyor
     from pipeline.features.encoder import ACCELERATOR_BATCH
 
     def finish() -> None:
@@ -185,29 +183,26 @@ def on_the_device(encoder: Encoder, paths: list[Path]) -> dict[str, Clock]:
             torch.cuda.synchronize()
 
     found = {}
-    files = [torch.from_numpy(np.fromfile(path, np.uint8)) for path in paths]
-    batches = [files[start : start + ACCELERATOR_BATCH] for start in range(0, len(files), ACCELERATOR_BATCH)]
-    decode = device_decoder(encoder.device)
-    if decode:
-        decode(batches[0])
-        with Clock(len(files)) as found["unpacked by the device alone"]:
-            for batch in batches:
-                decode(batch)
-            finish()
+    batches = -(-len(paths) // ACCELERATOR_BATCH)
     size = encoder.spec.transform.size
     pixels = torch.zeros(ACCELERATOR_BATCH, size, size, 3, dtype=torch.uint8, device=encoder.device)
     encoder.forward(pixels)
     finish()
-    with Clock(len(batches) * ACCELERATOR_BATCH) as found["the network alone, on the device"]:
-        for _ in batches:
+    with Clock(batches * ACCELERATOR_BATCH) as found["the network alone, on the device"]:
+        for _ in range(batches):
             encoder.forward(pixels)
         finish()
     conveyor = Conveyor(encoder)
-    opened = conveyor.open((0, [Picture(path.name, path, sha256_of(path)) for path in paths[:ACCELERATOR_BATCH]]))
+    some = [Picture(path.name, path, sha256_of(path)) for path in paths[:ACCELERATOR_BATCH]]
+    opened = [conveyor.open((start, some[start : start + PIECE])) for start in range(0, len(some), PIECE)]
     conveyor.land(conveyor.launch(opened))
-    with Clock(len(batches) * len(opened.places)) as found["copied, scaled and through the network"]:
-        for _ in batches:
-            flight = conveyor.launch(opened)
+    with Clock(batches * len(some)) as found["copied, scaled and through the network"]:
+        flights = []
+        for _ in range(batches):
+            flights.append(conveyor.launch(opened))
+            if len(flights) > 2:
+                conveyor.land(flights.pop(0))
+        for flight in flights:
             conveyor.land(flight)
     return found
 

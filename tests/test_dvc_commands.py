@@ -137,11 +137,11 @@ def test_a_run_that_was_killed_goes_on_where_it_was(repository):
     (repository / "dvc.lock").unlink()
     set_param(repository, "run.workers", 1)
     set_param(repository, "run.extract_batch", 1)
-    slow = repository / "pipeline/features/extraction.py"
+    slow = repository / "pipeline/features/batch.py"
     source = slow.read_text()
     slow.write_text(
-        source.replace(
-            "    places, inputs, bad = [], [], {}\n", "    time.sleep(0.5)\n    places, inputs, bad = [], [], {}\n"
+        source.replace("import hashlib\n", "import hashlib\nimport time\n").replace(
+            "    places, found, bad = [], [], {}\n", "    time.sleep(0.5)\n    places, found, bad = [], [], {}\n"
         )
     )
     assert slow.read_text() != source

@@ -33,7 +33,6 @@ ONLY_IN = {
     },
     "ray": {"features/cluster/joining.py", "features/cluster/encoding.py", "features/cluster/steps.py"},
     "fsspec": {"features/sources.py"},
-    "torchcodec": {"features/device_jpeg.py"},
 }
 
 

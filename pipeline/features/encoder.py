@@ -19,7 +19,6 @@ from pipeline.device import choose_precision, engine, single_compute_thread
 from pipeline.errors import ArtefactError, NumericError, ParamsError
 from pipeline.features import images
 from pipeline.features.backbone import RANDOM_STRIDE, blank_network, forward, last_map, load, up_to
-from pipeline.features.device_jpeg import decoder_name
 from pipeline.features.fusion import fused
 from pipeline.features.spec import EncoderSpec, Transform, sha256_of_tensors
 
@@ -57,7 +56,7 @@ class Encoder:
     @property
     def engine(self) -> str:
         """What a row's last bits depend on beside the spec."""
-        return ", ".join(filter(None, (engine(self.device), images.LIBRARY, decoder_name(self.device))))
+        return f"{engine(self.device)}, {images.LIBRARY}"
 
     def tensors_to_embed(self) -> dict[str, Tensor]:
         """What a model file needs so that the encoder can be rebuilt anywhere: nothing where torchvision has it."""

@@ -23,8 +23,8 @@ from pipeline.errors import DiskError
 from pipeline.features import images
 from pipeline.features.batch import Batch, Encoded, Picture, unpacked
 from pipeline.features.cache import Rows, ids_of, write_cache
-from pipeline.features.conveyor import on_device
-from pipeline.features.encoder import ACCELERATOR_BATCH, Encoder
+from pipeline.features.conveyor import PIECE, on_device
+from pipeline.features.encoder import Encoder
 from pipeline.features.spec import EncoderSpec
 from pipeline.features.store import FeatureStore, Keys, first_occurrences, keys_of
 from pipeline.files import remove_leftovers
@@ -138,7 +138,7 @@ def _fill(
     if encoder.device.type == "cpu":
         work = _on_threads(_batches(chosen, batch_size), encoder, workers)
     else:
-        work = on_device(_batches(chosen, ACCELERATOR_BATCH), encoder, workers)
+        work = on_device(_batches(chosen, PIECE), encoder, workers)
     with closing(writer), single_compute_thread():
         try:
             with closing(work):

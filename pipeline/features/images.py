@@ -22,8 +22,6 @@ from pipeline.features.spec import Transform
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP")
 SUFFIXES = PICTURES
-ORIENTATION = 0x0112
-"""The EXIF tag."""
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused before they are unpacked: a few kilobytes can claim terabytes."""
 LIBRARY = f"pillow {_VERSION}"
@@ -132,25 +130,6 @@ def fitted(picture: Image.Image, transform: Transform) -> NDArray[np.uint8]:
         shorter_side=transform.shorter_side,
         interpolation=transform.interpolation,
     )
-
-
-def is_plain_jpeg(content: bytes) -> bool:
-    """Whether any decoder shows this file alike: an upright, sequential, whole JPEG in the usual colours."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content), formats=("JPEG",)) as picture:
-                return (
-                    picture.mode in {"RGB", "L"}
-                    and picture.width * picture.height <= MAX_PIXELS
-                    and not picture.info.get("progressive")
-                    and picture.info.get("adobe_transform", 1) == 1
-                    and [part[0] for part in picture.layer] in ([1], [1, 2, 3])  # type: ignore[attr-defined]
-                    and picture.getexif().get(ORIENTATION, 1) == 1
-                    and content.rstrip(b"\0").endswith(b"\xff\xd9")
-                )
-    except Exception:  # whatever is wrong with it, `decode` says
-        return False
 
 
 def as_picture(value: bytes | NDArray[Any] | Image.Image) -> Image.Image:

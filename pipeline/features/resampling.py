@@ -4,16 +4,16 @@ Pillow scales 8-bit pixels in two passes, across and then down, with weights tha
 sums come out of a product in float32 when no term or sum has more than 24 bits: so each weight is cut into a high and a
 low part, and the order of summation (which differs between devices and sizes) cannot matter.
 
-B pictures of one shape, H x W their pixels, S side of the result, T input pixels that one output pixel is made from.
+B pictures of one shape, H x W their pixels, S side of the result.
 """
 
 import math
-from functools import lru_cache, reduce
-from operator import add
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.features.images import SUPPORT, Passes, passes
@@ -25,6 +25,8 @@ LOW = 8
 """Bits of a weight's low part."""
 MAX_TAPS = 250
 """More input pixels than this for one output pixel, and a sum of low parts could need more than 24 bits."""
+AT_ONCE = 1 << 26
+"""Pixel values that are scaled together: as float32 they take 256 MB."""
 
 
 def can_resample(transform: Transform, width: int, height: int) -> bool:
@@ -44,10 +46,18 @@ def resample(pictures: Tensor, transform: Transform) -> Tensor:
     kind, size, device = transform.interpolation, transform.size, str(pictures.device)
     across = _weights(width, how.left, how.right, size, kind, device)
     down = _weights(how.last - how.first, how.top, how.bottom, size, kind, device)
-    rows = pictures[:, how.first : how.last, across.first : across.last].permute(0, 3, 1, 2)  # (B, 3, h, w)
-    narrow = _sums(rows.float().unsqueeze(2), across.parts.mT)  # (B, 3, h, S)
-    seen = _sums(down.parts, narrow[:, :, down.first : down.last].unsqueeze(2))  # (B, 3, S, S)
-    return seen.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    needed = pictures[:, how.first : how.last, across.first : across.last].permute(0, 3, 1, 2)  # (B, 3, h, w)
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")  # with fewer bits the products would not be exact
+    try:
+        scaled = []
+        for some in needed.split(max(1, AT_ONCE // needed[0].numel())):
+            narrow = _pass(some.to(torch.float32, memory_format=torch.contiguous_format), across.parts)  # (b, 3, h, S)
+            low = _pass(narrow[:, :, down.first : down.last].transpose(2, 3), down.parts)  # (b, 3, S, S), lying down
+            scaled.append(low.to(torch.uint8).permute(0, 3, 2, 1))
+    finally:
+        torch.set_float32_matmul_precision(precision)
+    return torch.cat(scaled).contiguous()
 
 
 def _passes(transform: Transform, width: int, height: int) -> Passes:
@@ -55,11 +65,10 @@ def _passes(transform: Transform, width: int, height: int) -> Passes:
     return passes(width, height, size=transform.size, shorter_side=transform.shorter_side, support=support)
 
 
-def _sums(left: Tensor, right: Tensor) -> Tensor:
-    """One pass: products of pixels and weights, whose parts are in dimension -3 of either, rounded to 0-255."""
-    parts = left @ right
-    high, low = parts[..., 0, :, :], parts[..., 1, :, :]
-    whole = (high.to(torch.int32) << LOW) + low.to(torch.int32)
+def _pass(pixels: Tensor, parts: Tensor) -> Tensor:
+    """(..., S) whole numbers 0-255 in float32, from pixels (..., n) and weights (n, 2 S)."""
+    high, low = (pixels @ parts).to(torch.int32).chunk(2, -1)
+    whole = (high << LOW) + low
     return ((whole + (1 << (PRECISION - 1))) >> PRECISION).clamp(0, 255).float()
 
 
@@ -67,41 +76,43 @@ class _Weights(NamedTuple):
     """Of one pass, for the input pixels from `first` to `last`; no other one is needed."""
 
     parts: Tensor
-    """(2, S, last - first): high and low parts, in float32."""
+    """(last - first, 2 S) in float32: the high parts of all weights, and their low parts."""
     first: int
     last: int
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=64)
 def _weights(length: int, low: float, high: float, size: int, kind: str, device: str) -> _Weights:
     """From the part `low` to `high` of so many pixels to `size` ones, in Pillow's own steps."""
     start_at, end_at = np.float32(low), np.float32(high)  # as which Pillow gets them
     scale = float(end_at - start_at) / size
     stretch = max(scale, 1.0)
     reach = SUPPORT[kind] * stretch
-    table = np.zeros((size, length), np.int64)
-    first, last = length, 0
-    for place in range(size):
-        centre = float(start_at) + (place + 0.5) * scale
-        start, end = max(int(centre - reach + 0.5), 0), min(int(centre + reach + 0.5), length)
-        weights = [_kernel((tap - centre + 0.5) * (1.0 / stretch), kind) for tap in range(start, end)]
-        whole = reduce(add, weights, 0.0)  # one after another, which `sum` no longer does
-        for tap, weight in enumerate(weights, start):
-            exact = (weight / whole if whole else weight) * (1 << PRECISION)
-            table[place, tap] = int(exact - 0.5) if exact < 0 else int(exact + 0.5)
-        first, last = min(first, start), max(last, end)
-    needed = torch.from_numpy(table[:, first:last])
-    parts = torch.stack([needed >> LOW, needed & ((1 << LOW) - 1)]).float()
-    return _Weights(parts.to(device), first, last)
+    centre = float(start_at) + (np.arange(size) + 0.5) * scale  # (S,)
+    start = np.maximum((centre - reach + 0.5).astype(np.int64), 0)
+    end = np.minimum((centre + reach + 0.5).astype(np.int64), length)
+    tap = start[:, None] + np.arange(int((end - start).max()))  # (S, T)
+    inside = tap < end[:, None]
+    weights = np.where(inside, _kernel((tap - centre[:, None] + 0.5) * (1.0 / stretch), kind), 0.0)
+    whole = np.cumsum(weights, axis=1)[:, -1:]  # added up one after another: the order decides on the last bit
+    exact = np.divide(weights, whole, out=weights, where=whole != 0) * (1 << PRECISION)
+    first, last = int(start.min()), int(end.max())
+    table = np.zeros((last - first, size), np.int64)
+    place = np.broadcast_to(np.arange(size)[:, None], tap.shape)
+    table[tap[inside] - first, place[inside]] = np.trunc(exact + np.where(exact < 0, -0.5, 0.5))[inside].astype(
+        np.int64
+    )
+    parts = torch.from_numpy(np.concatenate([table >> LOW, table & ((1 << LOW) - 1)], 1).astype(np.float32))
+    if device.startswith("cuda") and torch.cuda.is_available():
+        parts = parts.pin_memory()  # so that the copy waits for nothing
+    return _Weights(parts.to(device, non_blocking=device.startswith("cuda")), first, last)
 
 
-def _kernel(distance: float, kind: str) -> float:
+def _kernel(distance: NDArray[np.float64], kind: str) -> NDArray[np.float64]:
     """The filter's height at a distance, in pixels."""
-    distance = abs(distance)
+    distance = np.abs(distance)
     if kind == "bilinear":
-        return max(1.0 - distance, 0.0)
-    if distance < 1.0:
-        return (1.5 * distance - 2.5) * distance * distance + 1
-    if distance < 2.0:
-        return (((distance - 5) * distance + 8) * distance - 4) * -0.5
-    return 0.0
+        return np.maximum(1.0 - distance, 0.0)
+    near = (1.5 * distance - 2.5) * distance * distance + 1
+    far = (((distance - 5) * distance + 8) * distance - 4) * -0.5
+    return np.where(distance < 1.0, near, np.where(distance < 2.0, far, 0.0))

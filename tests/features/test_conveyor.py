@@ -1,7 +1,6 @@
 """Encoding as an accelerator does it, on a CPU: the network sees the same pixels in whatever way they get there."""
 
 import hashlib
-import io
 import zlib
 
 import numpy as np
@@ -12,27 +11,23 @@ from PIL import Image
 from pipeline.features import conveyor, extraction, images
 from pipeline.features.batch import Picture
 from pipeline.features.cache import FeatureCache
-from pipeline.features.conveyor import Conveyor, on_device
+from pipeline.features.conveyor import PIECE, Conveyor, on_device
 from pipeline.features.encoder import ACCELERATOR_BATCH, build
 
 
-def encoder_of(fit):
+@pytest.fixture(scope="module", params=["squash", "crop"])
+def encoder(request):
     return build(
         name="alexnet",
         weights="none",
         node="auto",
         grid=2,
         image_size=64,
-        fit=fit,
+        fit=request.param,
         precision="float32",
         seed=1,
         device=torch.device("cpu"),
     )
-
-
-@pytest.fixture(scope="module", params=["squash", "crop"])
-def encoder(request):
-    return encoder_of(request.param)
 
 
 def saved(path, size, mode="RGB", **options):
@@ -46,84 +41,94 @@ def saved(path, size, mode="RGB", **options):
 
 @pytest.fixture
 def pictures(tmp_path):
-    """Some of each kind, several of one shape, some of the network's own size."""
+    """Thirteen: several of one shape, some of the network's own size, some that threads scale."""
     made = [saved(tmp_path / f"a{n}.jpg", (90, 70), quality=90) for n in range(4)]
     made += [saved(tmp_path / f"b{n}.jpg", (70, 90 + n)) for n in range(2)]
     made += [saved(tmp_path / "grey.jpg", (90, 70), "L"), saved(tmp_path / "print.jpg", (90, 70), "CMYK")]
-    made += [saved(tmp_path / "slow.jpg", (90, 70), progressive=True), saved(tmp_path / "own.png", (64, 64))]
-    made += [saved(tmp_path / "clear.png", (80, 64), "RGBA"), saved(tmp_path / "long.png", (30, 4000))]
+    made += [saved(tmp_path / "own.png", (64, 64)), saved(tmp_path / "clear.png", (80, 64), "RGBA")]
+    made += [saved(tmp_path / "large.png", (120, 100)), saved(tmp_path / "wide.png", (9000, 1))]
     turned = Image.Exif()
-    turned[images.ORIENTATION] = 6
+    turned[0x0112] = 6
     return [*made, saved(tmp_path / "turned.jpg", (90, 70), exif=turned)]
 
 
-def through_pillow(files):
-    """A stand-in for the device's decoder."""
-    return [
-        torch.from_numpy(np.array(images.decode(file.numpy().tobytes()))).permute(2, 0, 1).contiguous()
-        for file in files
-    ]
+@pytest.fixture(autouse=True)
+def pictures_are_large_early(monkeypatch):
+    monkeypatch.setattr(conveyor, "LARGE", 11_000)
 
 
 def prepared(pictures, encoder):
     return np.stack([encoder.prepare(images.decode(one.path.read_bytes())) for one in pictures])
 
 
-@pytest.mark.parametrize("decode", [None, through_pillow], ids=["threads", "device"])
-def test_the_network_sees_what_prepare_gives(pictures, encoder, decode, monkeypatch):
-    monkeypatch.setattr(conveyor, "ON_DEVICE", 1.0)
-    line = Conveyor(encoder, decode)
-    opened = line.open((0, pictures))
-    waiting = sum(isinstance(content, bytes) for content in opened.contents)
-    assert waiting == (7 if decode else 0)  # a0 to a3, b0, b1 and the grey one
-    batch = line.pixels(opened.contents, line._decoded(opened))
+def pieces_of(pictures, size=PIECE):
+    return [(start, pictures[start : start + size]) for start in range(0, len(pictures), size)]
+
+
+def seen(line, pictures, monkeypatch):
+    """What the network gets for each picture."""
+    given = []
+    forward = line.encoder.forward
+
+    def noting(pixels):
+        given.append(pixels.numpy().copy())
+        return forward(pixels)
+
+    monkeypatch.setattr(line.encoder, "forward", noting)
+    flight = line.launch([line.open(piece) for piece in pieces_of(pictures, 5)])
+    line.land(flight)
+    (batch,) = given
     assert batch.shape == (ACCELERATOR_BATCH, 64, 64, 3)
-    assert np.array_equal(batch[: len(pictures)].numpy(), prepared(pictures, encoder))
     assert not batch[len(pictures) :].any()
+    return batch[np.argsort(flight.places)]
 
 
-def test_rows_come_in_order_and_are_the_encoders(pictures, encoder):
-    many = [*pictures] * 13  # more than two batches, and more than are under way at a time with one thread
-    batches = [(start, many[start : start + 40]) for start in range(0, len(many), 40)]
-    found = list(on_device(iter(batches), encoder, 1))
-    assert [place for places, _, _ in found for place in places] == list(range(len(many)))
-    rows = np.concatenate([rows for _, rows, _ in found])
-    assert np.allclose(rows, np.tile(encoder.encode(prepared(pictures, encoder)), (13, 1, 1)), atol=2e-3)
-    assert np.array_equal(rows[: len(pictures)], rows[-len(pictures) :])
+def test_the_network_sees_what_prepare_gives(pictures, encoder, monkeypatch):
+    line = Conveyor(encoder)
+    assert line.scales
+    opened = line.open((0, pictures))
+    scaled = {picture.image for picture, found in zip(pictures, opened.pictures, strict=True) if found.scaled}
+    # The whole of 9,000 x 1 pixels cannot be made square exactly; its centre can.
+    assert scaled == {"large.png"} | (set() if encoder.spec.transform.shorter_side else {"wide.png"})
+    assert np.array_equal(seen(line, pictures, monkeypatch), prepared(pictures, encoder))
 
 
-def test_a_quarter_is_left_to_the_threads_by_the_files_alone(encoder, tmp_path):
-    some = [saved(tmp_path / f"{number:03d}.jpg", (20 + number, 20)) for number in range(120)]
-    line = Conveyor(encoder, through_pillow)
-    sent = [isinstance(content, bytes) for content in line.open((0, some)).contents]
-    assert 60 < sum(sent) < 110
-    assert sent == [int(one.sha256, 16) < 0.75 * 16**64 for one in some]
+def test_a_device_that_computes_with_fewer_bits_scales_nothing(pictures, encoder, monkeypatch):
+    monkeypatch.setattr(conveyor, "resample", lambda pixels, transform: torch.zeros(len(pixels), 64, 64, 3))
+    line = Conveyor(encoder)
+    assert not line.scales
+    assert all(picture.scaled for picture in line.open((0, pictures)).pictures)
+    assert np.array_equal(seen(line, pictures, monkeypatch), prepared(pictures, encoder))
 
 
-@pytest.mark.parametrize("decode", [None, through_pillow], ids=["threads", "device"])
-def test_bad_pictures_are_named_and_move_no_row(pictures, encoder, decode, monkeypatch):
-    monkeypatch.setattr(conveyor, "ON_DEVICE", 1.0)
-    monkeypatch.setattr(images, "is_plain_jpeg", lambda content: content[:2] == b"\xff\xd8")
+@pytest.mark.parametrize("workers", [1, 3])
+def test_every_picture_gets_its_own_row(pictures, encoder, workers):
+    many = [*pictures] * 20  # four batches, more than are under way at a time
+    found = list(on_device(iter(pieces_of(many)), encoder, workers))
+    places = [place for places, _, _ in found for place in places]
+    assert sorted(places) == list(range(len(many)))
+    rows = np.concatenate([rows for _, rows, _ in found])[np.argsort(places)]
+    expected = encoder.encode(prepared(pictures, encoder))
+    assert np.allclose(rows, np.tile(expected, (20, 1, 1)), atol=2e-3)
+    apart = np.abs(expected[:, None] - expected[None]).max((2, 3)) + np.eye(len(expected))
+    assert apart.min() > 0.01  # so that another one's row would be seen
+
+
+def test_bad_pictures_are_named_and_move_no_row(pictures, encoder):
     damaged = pictures[1].path.read_bytes()[:600]
     pictures[1].path.write_bytes(damaged)
     pictures[1] = Picture("a1.jpg", pictures[1].path, hashlib.sha256(damaged).hexdigest())
     pictures[3].path.unlink()
     pictures[5].path.write_bytes(pictures[0].path.read_bytes())
-
-    def failing(files):
-        try:
-            return decode(files)
-        except images.ImageError as error:
-            raise RuntimeError("nvjpegDecode failed") from error
-
-    line = Conveyor(encoder, failing if decode else None)
-    places, rows, bad = line.land(line.launch(line.open((100, pictures))))
-    assert places == [100, 102, 104, *range(106, 100 + len(pictures))]
+    line = Conveyor(encoder)
+    places, rows, bad = line.land(line.launch([line.open((100, pictures))]))
+    assert sorted(places) == [100, 102, 104, *range(106, 100 + len(pictures))]
     kept = [pictures[place - 100] for place in places]
     assert np.allclose(rows, encoder.encode(prepared(kept, encoder)), atol=2e-3)
     assert bad[pictures[1].sha256].startswith("damaged")
     assert "No such file" in bad[pictures[3].sha256]
     assert bad[pictures[5].sha256].startswith("changed since")
+    assert len(bad) == 3
 
 
 def test_a_batch_without_a_single_good_picture_has_no_rows(encoder, tmp_path):
@@ -132,6 +137,25 @@ def test_a_batch_without_a_single_good_picture_has_no_rows(encoder, tmp_path):
     (found,) = on_device(iter([(0, [picture])]), encoder, 2)
     assert found[:2] == ([], None)
     assert list(found[2]) == [picture.sha256]
+
+
+def test_memory_is_used_again_only_when_its_copy_is_done(encoder):
+    class Copy:
+        done = False
+
+        def synchronize(self):
+            self.done = True
+
+    line = Conveyor(encoder)
+    line._staging.clear()
+    copies = [Copy() for _ in range(conveyor.UNDER_WAY + 1)]
+    hosts = [torch.empty(100, dtype=torch.uint8) for _ in copies]
+    line._staging.extend(zip(hosts, copies, strict=True))
+    assert line._stage(80) is hosts[0]
+    assert [copy.done for copy in copies] == [True, False, False, False]
+    line._staging.append((hosts[0], Copy()))
+    assert len(line._stage(101)) >= 101  # too small a one is not used
+    assert copies[1].done
 
 
 def test_extraction_on_a_device_fills_the_store_and_the_cache(pictures, encoder, tmp_path, monkeypatch):
@@ -147,41 +171,18 @@ def test_extraction_on_a_device_fills_the_store_and_the_cache(pictures, encoder,
     assert (again.encoded, again.from_store) == (0, len(pictures))
 
 
-@pytest.mark.parametrize(
-    ("name", "plain"),
-    [
-        ("a0.jpg", True),
-        ("grey.jpg", True),
-        ("print.jpg", False),
-        ("slow.jpg", False),
-        ("turned.jpg", False),
-        ("own.png", False),
-    ],
-)
-def test_only_plain_jpegs_are_for_other_decoders(pictures, name, plain):
-    (path,) = (one.path for one in pictures if one.image == name)
-    assert images.is_plain_jpeg(path.read_bytes()) is plain
+def test_an_interruption_keeps_what_has_landed(pictures, encoder, tmp_path, monkeypatch):
+    many = [saved(tmp_path / f"more{number:03d}.png", (20, 20 + number % 3)) for number in range(7 * PIECE)]
+    monkeypatch.setattr(extraction, "_on_threads", on_device)
+    monkeypatch.setattr(conveyor, "UNDER_WAY", 1)
 
+    def interrupted(done, total, note):
+        raise KeyboardInterrupt
 
-def test_a_jpeg_that_is_cut_off_or_in_other_colours_is_not_plain(pictures):
-    content = pictures[0].path.read_bytes()
-    assert images.is_plain_jpeg(content + b"\0\0")
-    assert not images.is_plain_jpeg(content[:-20])
-    assert not images.is_plain_jpeg(b"")
-    other = io.BytesIO()
-    Image.new("RGB", (20, 20), "red").save(other, "JPEG", keep_rgb=True)
-    assert not images.is_plain_jpeg(other.getvalue())
-
-
-def test_torchcodec_unpacks_as_pillow_does_but_for_rounding(pictures):
-    try:
-        from torchcodec.decoders import decode_jpeg
-    except Exception as error:
-        pytest.skip(f"needs the extra gpu, for this build of torch: {error}")
-    files = [one.path for one in pictures if one.image[:2] in {"a0", "b0", "b1", "gr"}]
-    found = decode_jpeg(
-        [torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8) for path in files], mode="RGB"
-    )
-    for path, pixels in zip(files, found, strict=True):
-        expected = np.asarray(images.decode(path.read_bytes())).astype(int)
-        assert np.abs(pixels.permute(1, 2, 0).numpy().astype(int) - expected).max() <= 2
+    out = tmp_path / "features.h5"
+    with pytest.raises(KeyboardInterrupt):
+        extraction.extract_features(
+            many, encoder, out, store=tmp_path / "store", batch_size=PIECE, workers=2, progress=interrupted
+        )
+    result = extraction.extract_features(many, encoder, out, store=tmp_path / "store", batch_size=PIECE, workers=2)
+    assert (result.from_store, result.encoded) == (ACCELERATOR_BATCH, len(many) - ACCELERATOR_BATCH)
