@@ -118,7 +118,8 @@ class Bundle:
                 spec=EncoderSpec.from_json(metadata["spec"]),
                 encoder_tensors=_below("encoder.", tensors) or None,
                 trained_on=metadata["trained_on"],
-                consensus=remembered and Consensus.from_arrays(remembered, str(path), vocabulary=len(vocabulary)),
+                consensus=remembered
+                and Consensus.from_arrays(remembered, str(path), vocabulary=len(vocabulary), width=decoder.hidden),
                 **sizes,
             )
         except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.archives import read_picture
+from pipeline.captions import characters
 from pipeline.captions.vocabulary import Vocabulary
 from pipeline.consensus import Consensus
 from pipeline.errors import DataError, ParamsError
@@ -87,11 +88,15 @@ class Captioning(ABC, Generic[Search]):
 
     def make_search(self, **options: Any) -> Search:
         """How to look for captions; unless told otherwise, without repeating what people do not repeat, and by
-        consensus where the model remembers its training captions. Raises `ParamsError` for an option that this runtime
-        does not have, or a value that cannot be."""
+        consensus where the model remembers its training captions and speaks in words (characters agree too easily).
+
+        Raises `ParamsError` for an option that this runtime does not have, or a value that cannot be.
+        """
         options.setdefault("no_repeat_ngram", self.vocabulary.no_repeat_ngram)
-        if options.setdefault("neighbours", NEIGHBOURS if self.consensus else 0):
+        asked = self.consensus is not None and self.vocabulary.tokenizer != characters.NAME
+        if options.setdefault("neighbours", NEIGHBOURS if asked else 0):
             options.setdefault("beam_size", CANDIDATES)
+            options.setdefault("length_penalty", 1.0)
         known = {field.name for field in fields(self.search_options)}  # type: ignore[arg-type]
         for name in options.keys() - known:
             raise ParamsError(f"{name}: no option of this search, which has {', '.join(sorted(known))}{self.instead}")

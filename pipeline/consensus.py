@@ -3,7 +3,7 @@
 Consensus re-ranking (J. Devlin et al., "Exploring Nearest Neighbor Approaches for Image Captioning", 2015; J. Mao et
 al., "Learning like a Child", ICCV 2015). Alike are the training pictures of which the decoder knows nearly the same,
 and agreement is CIDEr-D with one change: an n-gram is as rare as its words are on average, so that a word's rarity is
-all that has to be kept. It gave better captions than the rarity of the n-grams themselves (docs/training.md).
+all that has to be kept; with the n-grams' own the captions are as good (docs/training.md).
 
 This module knows arrays only, so that every runtime can use it.
 
@@ -28,6 +28,18 @@ WARMTH = 0.15
 """By how much the cosine of a neighbour falls while its weight falls to a third."""
 
 Array = NDArray[Any]
+
+
+_KINDS = {
+    "vectors": np.float16,
+    "mean": np.float32,
+    "scale": np.float32,
+    "words": np.int32,
+    "captions": np.int64,
+    "pictures": np.int64,
+    "norms": np.float32,
+    "rarity": np.float32,
+}
 
 
 class Hypothesis(Protocol):
@@ -97,23 +109,32 @@ class Consensus:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Array], place: str, *, vocabulary: int) -> Self:
-        """What `arrays` gave. Raises `ArtefactError` naming `place` when the parts do not fit each other."""
-        try:
-            made = cls(**arrays)
-            (pictures, width), captions = made.vectors.shape, len(made.captions) - 1
-            fit = (
-                made.mean.shape == made.scale.shape == (width,)
-                and made.pictures.shape == (pictures + 1,)
-                and made.norms.shape == (captions, ORDERS)
-                and made.rarity.shape == (vocabulary,)
-                and _parts(made.pictures, captions)
-                and _parts(made.captions, len(made.words))
-                and bool(((made.words >= 0) & (made.words < vocabulary)).all())
-            )
-        except (TypeError, ValueError, AttributeError) as error:
-            raise ArtefactError(f"{place}: not what a model remembers: {error}; train again") from error
-        if not fit:
+    def from_arrays(cls, arrays: Mapping[str, Array], place: str, *, vocabulary: int, width: int) -> Self:
+        """What `arrays` gave, for a decoder that is so wide (H). Raises `ArtefactError` naming `place` when a part is
+        missing, not of its type, or does not fit the others."""
+        if set(arrays) != set(_KINDS) or any(arrays[name].dtype != kind for name, kind in _KINDS.items()):
+            raise ArtefactError(f"{place}: not what a model remembers; train again")
+        made = cls(**arrays)
+        pictures, captions, words = len(made.vectors), len(made.norms), len(made.words)
+        shapes = (
+            made.vectors.shape == (pictures, width)
+            and made.mean.shape == made.scale.shape == (width,)
+            and made.words.shape == (words,)
+            and made.captions.shape == (captions + 1,)
+            and made.pictures.shape == (pictures + 1,)
+            and made.norms.shape == (captions, ORDERS)
+            and made.rarity.shape == (vocabulary,)
+        )
+        finite = all(np.isfinite(array).all() for array in arrays.values() if array.dtype.kind == "f")
+        if not (
+            shapes
+            and pictures
+            and finite
+            and bool((made.norms >= 0).all())
+            and _parts(made.pictures, captions)
+            and _parts(made.captions, words)
+            and bool(((made.words >= 0) & (made.words < vocabulary)).all())
+        ):
             raise ArtefactError(f"{place}: the parts of what the model remembers do not fit each other; train again")
         return made
 
@@ -174,7 +195,7 @@ class Consensus:
             unit = np.divide(known, divisor, out=np.zeros(len(known)), where=divisor > 0)
             shared = np.minimum(table[:, gram], known) * unit * penalty[caption].T  # (K, P)
             total += np.divide(shared.sum(1), norm, out=np.zeros(len(candidates)), where=norm > 0)
-        return 10 * total / ORDERS
+        return np.clip(10 * total / ORDERS, 0, 10)
 
     def _said_of(self, pictures: Array, shares: Array) -> tuple[Array, Array, Array, Array]:
         """The R captions of `pictures`: all their words, and of each its length, norms (R, 4) and weight."""
@@ -264,4 +285,4 @@ def _ranges(starts: Array, counts: Array) -> Array:
 
 def _parts(starts: Array, whole: int) -> bool:
     """Whether `starts` cuts so many things into parts, in order."""
-    return len(starts) > 0 and starts[0] == 0 and starts[-1] == whole and bool((np.diff(starts) >= 0).all())
+    return bool(starts[0] == 0 and starts[-1] == whole and (starts[1:] >= starts[:-1]).all())

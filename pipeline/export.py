@@ -5,6 +5,7 @@ The decoder is exported as its start and one step: a search in any language call
 B pictures (or beams), S input side, R regions, C channels.
 """
 
+import hashlib
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -121,6 +122,8 @@ def export_onnx(captioner: "Captioner", folder: Path, *, model_sha256: str | Non
     packages of the extra, `DiskError`.
     """
     _require()
+    from safetensors.numpy import save
+
     decoder = captioner.bundle.decoder.float().cpu().eval()
     encoder = ExportedEncoder(captioner.encoder.network, captioner.spec).eval()
     size = captioner.spec.transform.size
@@ -141,17 +144,24 @@ def export_onnx(captioner: "Captioner", folder: Path, *, model_sha256: str | Non
         START: _network(ExportedStart(decoder), (features,), ["features"], [KNOWN, *state]),
         STEP: _network(ExportedStep(decoder, len(kept)), (tokens, *state.values()), ["tokens", *state], outputs),
     }
+    remembered = save(captioner.consensus.arrays()) if captioner.consensus else None
     for name, content in networks.items():
         write_bytes(folder / name, content)
+    if remembered:
+        write_bytes(folder / CONSENSUS, remembered)
+    else:
+        (folder / CONSENSUS).unlink(missing_ok=True)
     write_json(
         folder / DESCRIPTION,
         {
             "schema": SCHEMA,
             "model_sha256": model_sha256,
+            "consensus_sha256": remembered and hashlib.sha256(remembered).hexdigest(),
             "spec": captioner.spec.to_json(),
             "vocabulary": captioner.vocabulary.to_json(),
             "state": list(state),
             "kept": kept,
+            "width": decoder.hidden,
             "attention": looks,
             "input": {
                 "size": size,
@@ -160,13 +170,6 @@ def export_onnx(captioner: "Captioner", folder: Path, *, model_sha256: str | Non
             },
         },
     )
-    remembered = folder / CONSENSUS
-    if captioner.consensus:
-        from safetensors.numpy import save
-
-        write_bytes(remembered, save(captioner.consensus.arrays()))
-    else:
-        remembered.unlink(missing_ok=True)
     write_text(folder / "README.md", _readme(captioner, state, kept))
     write_text(folder / "caption.py", (_texts() / "caption.py.txt").read_text(encoding="utf-8"))
     return Exported(folder, sum(map(len, networks.values())) / 1e6)

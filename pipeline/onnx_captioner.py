@@ -1,5 +1,6 @@
 """Captions from an exported folder, computed by ONNX Runtime: starts sooner than torch, and does not need it."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -75,7 +76,7 @@ class OnnxCaptioner(Captioning[Search]):
             )
         try:
             encoder, start, step = (_session(onnxruntime, folder / name) for name in names)
-            return cls(description, encoder, start, step, _consensus(folder, len(description["vocabulary"]["tokens"])))
+            return cls(description, encoder, start, step, _consensus(folder, description))
         except (KeyError, TypeError, OSError) as error:
             raise ArtefactError(f"{folder}: not a whole export: {error}; export again") from error
 
@@ -134,18 +135,22 @@ class OnnxCaptioner(Captioning[Search]):
         return Caption(text, words, found.score, found.log_probability, found.attention, found.agreement)
 
 
-def _consensus(folder: Path, vocabulary: int) -> Consensus | None:
-    """What the export remembers. Raises `ArtefactError`."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+def _consensus(folder: Path, description: dict[str, Any]) -> Consensus | None:
+    """What the export remembers. Raises `ArtefactError` when it is not what was exported with these networks."""
+    from safetensors.numpy import load
 
-    path = folder / CONSENSUS
-    if not path.is_file():
+    expected = description.get("consensus_sha256")
+    if not expected:
         return None
+    path = folder / CONSENSUS
     try:
-        return Consensus.from_arrays(load_file(path), str(path), vocabulary=vocabulary)
-    except SafetensorError as error:
-        raise ArtefactError(f"{path}: cannot be loaded: {error}; export again") from error
+        content = path.read_bytes()
+    except OSError as error:
+        raise ArtefactError(f"{path}: cannot be read: {error.strerror}; export again") from error
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise ArtefactError(f"{path}: not of this export; export again")
+    sizes = {"vocabulary": len(description["vocabulary"]["tokens"]), "width": description["width"]}
+    return Consensus.from_arrays(load(content), str(path), **sizes)
 
 
 def _session(onnxruntime: Any, path: Path) -> "onnxruntime.InferenceSession":

@@ -153,7 +153,7 @@ class TrainParams(Section):
     )
     remember: bool = Field(
         description="The model file keeps the training captions, and what the decoder knows of their pictures, so that "
-        "score.neighbours can ask them. About 1 kB per picture"
+        "score.neighbours can ask them: 2 bytes per decoder.hidden and picture, and about 70 per caption"
     )
     scst: ScstParams
 
@@ -174,7 +174,7 @@ class ScoreParams(Section):
     )
     neighbours: Annotated[int, Field(ge=0)] = Field(
         description="Of the captions that the search found, the one that agrees best with what people said of so many "
-        "training pictures alike (needs train.remember); 0: the likeliest"
+        "training pictures alike (needs train.remember; for words, not characters); 0: the likeliest"
     )
     consensus: NonNegativeFloat = Field(description="The weight of that agreement")
     precision: Literal["float32", "bfloat16"] = Field(
@@ -219,6 +219,14 @@ class Params(Section):
     train: TrainParams
     score: ScoreParams
     run: RunParams
+
+    @model_validator(mode="after")
+    def _remembered(self) -> Self:
+        if self.score.neighbours and not self.train.remember:
+            raise ValueError(
+                f"score.neighbours is {self.score.neighbours}, which needs train.remember: true (or set it to 0)"
+            )
+        return self
 
 
 def read_params(path: Path) -> Params:
@@ -287,6 +295,8 @@ def _line(mistake: dict[str, Any]) -> str:
     if mistake["type"] == "missing":
         return f"{key}: missing; add it to params.yaml"
     message = mistake["msg"].removeprefix("Input ").replace("should ", "must ")
+    if mistake["type"] == "value_error":  # between values: each is right by itself
+        return f"{key}: {message.removeprefix('Value error, ')}"
     return f"{key}: {message}, got {mistake['input']!r}"
 
 

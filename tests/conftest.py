@@ -40,7 +40,11 @@ def small_params(**changes: dict[str, object]) -> Params:
     }
     content["train"] |= {"epochs": 3, "batch_size": 16, "lr": 5e-3, "schedule": "constant", "warmup": 0.0}
     content["train"] |= {"label_smoothing": 0.0, "precision": "float32", "remember": True}
-    content["score"] |= {"beam_size": 10, "neighbours": 60}  # what `predict` does with a model that remembers
+    content["score"] |= {
+        "beam_size": 10,
+        "length_penalty": 1.0,
+        "neighbours": 60,
+    }  # what `predict` does with a model that remembers
     content["vocab"] |= {"min_count": 1}
     content["run"] |= {"device": "cpu", "extract_batch": 4, "workers": 2}
     for section, values in changes.items():

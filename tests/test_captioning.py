@@ -100,7 +100,9 @@ def test_a_bad_picture_is_a_data_error(captioner, picture):
 
 def test_an_unknown_search_option_is_named(captioner):
     known = captioner.vocabulary.no_repeat_ngram
-    assert captioner.make_search(beam_size=2) == Search(beam_size=2, no_repeat_ngram=known, neighbours=60)
+    asking = {"no_repeat_ngram": known, "neighbours": 60, "length_penalty": 1.0}
+    assert captioner.make_search() == Search(beam_size=10, **asking)
+    assert captioner.make_search(beam_size=2) == Search(beam_size=2, **asking)
     assert captioner.make_search(neighbours=0) == Search(beam_size=3, no_repeat_ngram=known)
     with pytest.raises(ParamsError, match="colour"):
         captioner.make_search(colour=1)

@@ -13,7 +13,8 @@ from conftest import run_command, set_param
 
 from pipeline import paths
 from pipeline.bundle import Bundle
-from pipeline.consensus import SIGMA, WARMTH, Consensus
+from pipeline.captions import characters
+from pipeline.consensus import Consensus
 from pipeline.decoders.search import Search, beam_search
 from pipeline.errors import ArtefactError, ParamsError
 from pipeline.features.cache import FeatureCache
@@ -70,13 +71,13 @@ class Plain:
             norms = math.hypot(*one.values()) * math.hypot(*other.values())
             shared = sum(min(weight, other[gram]) * other[gram] for gram, weight in one.items() if gram in other)
             total += shared / norms if norms else 0.0
-        return 10 / 4 * total * math.exp(-((len(ours) - len(theirs)) ** 2) / (2 * SIGMA**2))
+        return 10 / 4 * total * math.exp(-((len(ours) - len(theirs)) ** 2) / (2 * 6.0**2))
 
     def agreement(self, row, ours, neighbours):
         wanted = self.direction(row)
         cosines = sorted(((float(wanted @ vector), -at) for at, vector in enumerate(self.vectors)), reverse=True)
         near = cosines[:neighbours]
-        weights = [math.exp((cosine - near[0][0]) / WARMTH) for cosine, _ in near]
+        weights = [math.exp((cosine - near[0][0]) / 0.15) for cosine, _ in near]
         of_each = [
             np.mean([self.similarity(ours, theirs) for theirs in self.captions[-minus_at]]) for _, minus_at in near
         ]
@@ -99,6 +100,15 @@ def test_it_is_the_definition(neighbours):
         # The vectors are kept in float16.
         assert [one.agreement for one in after] == pytest.approx([agreement[place] for place in order], abs=0.01)
         assert max(agreement) - min(agreement) > 0.1
+
+
+def test_agreement_stays_within_its_bounds_whatever_a_file_says():
+    memory = Consensus.remember(*training(), vocabulary=VOCABULARY)
+    arrays = memory.arrays()
+    arrays["norms"] = arrays["norms"] * np.float32(1e-30)
+    hostile = Consensus.from_arrays(arrays, "here", vocabulary=VOCABULARY, width=WIDTH)
+    (found,) = hostile.ranked(np.ones((1, WIDTH), np.float32), [candidates(6)], neighbours=9, weight=1.0)
+    assert max(one.agreement for one in found) == 10
 
 
 def test_people_decide_where_the_search_does_not():
@@ -134,7 +144,7 @@ def test_a_width_that_never_changes_tells_nothing():
 
 def test_what_is_kept_is_what_comes_back():
     memory = Consensus.remember(*training(), vocabulary=VOCABULARY)
-    again = Consensus.from_arrays(memory.arrays(), "here", vocabulary=VOCABULARY)
+    again = Consensus.from_arrays(memory.arrays(), "here", vocabulary=VOCABULARY, width=WIDTH)
     known = np.ones((1, WIDTH), np.float32)
     assert again.ranked(known, [candidates(5)], neighbours=9, weight=1.0) == memory.ranked(
         known, [candidates(5)], neighbours=9, weight=1.0
@@ -154,24 +164,35 @@ def test_what_is_kept_is_what_comes_back():
         ("captions", lambda one: np.where(np.arange(len(one)) == 1, one[3], one)),
         ("pictures", lambda one: one + 1),
         ("pictures", lambda one: one[:0]),
+        ("captions", lambda one: np.array([0, 2**63 - 1, -2, *one[3:]])),
+        ("pictures", lambda one: one.astype(np.float64)),
+        ("vectors", lambda one: one[:, :4]),
+        ("vectors", lambda one: one * np.float16(np.nan)),
+        ("mean", lambda one: one / np.float32(0)),
+        ("words", lambda one: one.astype(np.float32)),
+        ("words", lambda one: np.stack([one, one], 1)),
+        ("words", lambda one: np.where(np.arange(len(one)) == 3, -1, one).astype(np.int32)),
+        ("words", lambda one: np.where(np.arange(len(one)) == 3, VOCABULARY, one).astype(np.int32)),
         ("norms", lambda one: one[:, :3]),
+        ("norms", lambda one: -one),
         ("rarity", lambda one: one[:-1]),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(part, wrong):
     arrays = Consensus.remember(*training(), vocabulary=VOCABULARY).arrays()
-    arrays[part] = wrong(arrays[part])
+    with np.errstate(all="ignore"):
+        arrays[part] = wrong(arrays[part])
     with pytest.raises(ArtefactError, match=r"here: .*remember.*train again"):
-        Consensus.from_arrays(arrays, "here", vocabulary=VOCABULARY)
+        Consensus.from_arrays(arrays, "here", vocabulary=VOCABULARY, width=WIDTH)
 
 
 def test_a_missing_or_an_unknown_part_is_refused():
     arrays = Consensus.remember(*training(), vocabulary=VOCABULARY).arrays()
     with pytest.raises(ArtefactError, match="here"):
-        Consensus.from_arrays({**arrays, "more": arrays["mean"]}, "here", vocabulary=VOCABULARY)
+        Consensus.from_arrays({**arrays, "more": arrays["mean"]}, "here", vocabulary=VOCABULARY, width=WIDTH)
     del arrays["norms"]
     with pytest.raises(ArtefactError, match="here"):
-        Consensus.from_arrays(arrays, "here", vocabulary=VOCABULARY)
+        Consensus.from_arrays(arrays, "here", vocabulary=VOCABULARY, width=WIDTH)
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +236,27 @@ def test_a_picture_has_the_same_caption_in_any_company(bundle, features):
     assert [[one.tokens for one in found] for found in together] == [[one.tokens for one in found] for found in alone]
 
 
+def test_more_captions_than_beams_are_searched_for(bundle, features):
+    for found in bundle.search(features, Search(beam_size=2, neighbours=3), captions=5):
+        assert len(found) == 5
+
+
+def test_all_pictures_are_remembered_and_without_dropout(bundle, features, monkeypatch):
+    monkeypatch.setattr("pipeline.bundle._CHUNK", 4)
+    captions = [[[4, 5]] for _ in features]
+    bundle.decoder.output_dropout.p = bundle.decoder.feature_dropout.p = 0.5
+    try:
+        first, again = (bundle.remembering(bundle_features, captions) for bundle_features in (features, features))
+        bundle.decoder.train()
+        third = bundle.remembering(features, captions)
+    finally:
+        bundle.decoder.output_dropout.p = bundle.decoder.feature_dropout.p = 0.0
+        bundle.decoder.eval()
+    assert len(first.consensus.vectors) == len(features) > 4
+    assert np.array_equal(first.consensus.vectors, again.consensus.vectors)
+    assert np.array_equal(first.consensus.vectors, third.consensus.vectors)
+
+
 def test_without_memory_neighbours_are_refused(bundle, features):
     forgetful = replace(bundle, consensus=None)
     with pytest.raises(ParamsError, match=r"does not remember.*params\.train\.remember: true"):
@@ -241,16 +283,26 @@ def test_a_model_that_does_not_remember_is_smaller_and_says_so(project):
         assert run_command(stage, cwd=project)[0] == 0
     remembering = (project / paths.MODEL).stat().st_size
     (project / paths.MODEL).unlink()
-    content = (project / "params.yaml").read_text()
-    assert "remember: true" in content
-    (project / "params.yaml").write_text(content.replace("remember: true", "remember: false"))
+    set_param(project, "train.remember", False)
+    code, _, said = run_command("train", cwd=project)
+    assert code == 2  # before any training
+    assert "score.neighbours is 60, which needs train.remember: true" in said
+    set_param(project, "score.neighbours", 0)
     assert run_command("train", cwd=project)[0] == 0
     assert (project / paths.MODEL).stat().st_size < remembering
+    set_param(project, "train.remember", True)
+    set_param(project, "score.neighbours", 60)
     code, _, said = run_command("score", cwd=project)
     assert code == 2
-    assert "neighbours: 60" in said
-    assert "params.train.remember" in said
+    assert "neighbours: 60, but this model does not remember its training captions" in said
     code, _, said = run_command("predict", "--neighbours", "5", "data/tiny/images/000.png", cwd=project)
     assert code == 2
     assert "neighbours: 5" in said
     assert run_command("predict", "data/tiny/images/000.png", cwd=project)[0] == 0
+
+
+def test_characters_are_not_compared_unless_asked_for(trained_project):
+    captioner = Captioner.load(trained_project / paths.MODEL, device="cpu")
+    captioner.vocabulary = replace(captioner.vocabulary, tokenizer=characters.NAME)
+    assert captioner.make_search() == Search(no_repeat_ngram=captioner.vocabulary.no_repeat_ngram)
+    assert captioner.make_search(neighbours=7).neighbours == 7

@@ -271,8 +271,9 @@ def test_the_folder_remembers_what_the_model_does(trained_project, tmp_path):
 
     captioner.bundle = replace(captioner.bundle, consensus=None)
     captioner.consensus = None
-    forgetful = exported(captioner, tmp_path)
+    forgetful = exported(captioner, tmp_path)  # over the other
     assert not (tmp_path / "consensus.safetensors").exists()
+    (tmp_path / "consensus.safetensors").write_bytes(b"another export's")
     assert [one.agreement for (one,) in forgetful.describe(pixels)] == [None] * 3
     with pytest.raises(ParamsError, match="does not remember"):
         forgetful.describe(pixels, forgetful.make_search(neighbours=2))
@@ -357,9 +358,10 @@ def test_a_wrong_export_says_what_is_wrong(trained_project, arguments, code, wor
         (lambda folder: (folder / "captioner.json").write_text("{}"), 4, "not an export of this version"),
         (lambda folder: (folder / "step.onnx").write_bytes(b"x"), 4, "step.onnx: cannot be loaded"),
         (lambda folder: (folder / "encoder.onnx").unlink(), 4, "encoder.onnx: cannot be loaded"),
-        (lambda folder: (folder / "consensus.safetensors").write_bytes(b"x"), 4, "consensus.safetensors: cannot be"),
+        (lambda folder: (folder / "consensus.safetensors").write_bytes(b"x"), 4, "not of this export; export again"),
+        (lambda folder: (folder / "consensus.safetensors").unlink(), 4, "consensus.safetensors: cannot be read"),
     ],
-    ids=["no description", "other description", "damaged step", "no encoder", "damaged memory"],
+    ids=["no description", "other description", "damaged step", "no encoder", "other memory", "no memory"],
 )
 def test_a_damaged_folder_is_named(trained_project, folder, tmp_path, damage, code, words):
     import shutil

@@ -50,7 +50,10 @@ def predict(
         ),
     ] = None,
     max_length: Annotated[int, typer.Option(min=1, help="Longest caption, in words.")] = 30,
-    length_penalty: Annotated[float, typer.Option(min=0, help="0 favours short captions.")] = 0.7,
+    length_penalty: Annotated[
+        float | None,
+        typer.Option(min=0, help="0 favours short captions.", show_default="0.7; 1 to choose by neighbours"),
+    ] = None,
     min_length: Annotated[int, typer.Option(min=0, help="Shortest caption, in words.")] = 0,
     no_repeat_ngram: Annotated[
         int | None,
@@ -76,14 +79,17 @@ def predict(
         raise ParamsError("--csv needs the name of a file; --json writes to standard output")
     files = sources.find(pictures)
     captioner = load(model, runtime, device)
+    penalty = {} if length_penalty is None else {"length_penalty": length_penalty}
     if sample:
+        if beam is not None or neighbours is not None:
+            raise ParamsError("--beam and --neighbours belong to the search; leave them out with --sample")
         search = captioner.make_sampling(
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
             seed=seed,
             max_length=max_length,
-            length_penalty=length_penalty,
+            **penalty,
         )
     else:
         if (temperature, top_k, top_p, seed) != (1.0, 0, 1.0, 0):
@@ -96,7 +102,7 @@ def predict(
         }
         search = captioner.make_search(
             max_length=max_length,
-            length_penalty=length_penalty,
+            **penalty,
             **{name: value for name, value in given.items() if value is not None},
         )
     answers = captioner.answers(

@@ -44,6 +44,7 @@ class CaptionOut:
     caption: str
     score: float
     certainty: float
+    agreement: float | None
     words: list[str]
     attention: list[list[float]] | None
 
@@ -226,6 +227,7 @@ def _caption_out(caption: Caption) -> CaptionOut:
         caption=caption.text,
         score=round(caption.score, 4),
         certainty=round(caption.certainty, 4),
+        agreement=None if caption.agreement is None else round(caption.agreement, 4),
         words=list(caption.words),
         attention=None if attention is None else [[round(weight, 4) for weight in step] for step in attention],
     )

@@ -157,6 +157,7 @@ def test_samples_follow_the_seed_whatever_the_company(trained_project):
     ("options", "words"),
     [
         (["--temperature", "0.5"], "--sample"),
+        (["--sample", "--neighbours", "5"], "leave them out with --sample"),
         (["--csv", "-"], "--csv needs the name of a file"),
         (["--min-length", "9", "--max-length", "3"], "min_length 9 is more than max_length 3"),
         (["--model", "data"], "--runtime onnx"),

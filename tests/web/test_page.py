@@ -78,7 +78,7 @@ def page(chromium, server):
 def test_a_chosen_picture_gets_the_captions_of_the_model(page, captioner, pictures):
     page.choose(pictures[0])
     page.done(1)
-    (expected,) = captioner.captions(pictures[:1], captioner.make_search(beam_size=5), captions=3)
+    (expected,) = captioner.captions(pictures[:1], captioner.make_search(), captions=3)
     assert page.captions() == [caption.text for caption in expected]
     assert page["text"].get_attribute("value") == expected[0].text
     assert page["picture"].get_attribute("alt") == expected[0].text

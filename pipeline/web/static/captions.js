@@ -14,7 +14,8 @@ export async function model() {
 export async function captionsOf(file, { captions, beam, length, attention, limit }) {
   if (file.size > limit) throw new Refused(`The file is larger than ${Math.floor(limit / 1e6)} MB.`);
   if (file.size === 0) throw new Refused("The file is empty.");
-  const wish = new URLSearchParams({ captions, beam_size: beam, max_length: length, attention });
+  const wish = new URLSearchParams({ captions, max_length: length, attention });
+  if (beam !== null) wish.set("beam_size", beam);
   for (let attempt = 0; ; attempt += 1) {
     const answer = await send(`/v1/captions?${wish}`, file);
     if (answer.ok) return answer.json();

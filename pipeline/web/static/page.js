@@ -89,7 +89,7 @@ async function caption(item) {
   try {
     item.answer = await captionsOf(item.file, {
       captions: bounded(at.number),
-      beam: bounded(at.beam),
+      beam: at.beam.value === "" ? null : bounded(at.beam),
       length: bounded(at.length),
       attention: server.attention,
       limit: server.max_bytes,
