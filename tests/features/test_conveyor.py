@@ -1,5 +1,6 @@
 """Encoding as an accelerator does it, on a CPU: the network sees the same pixels in whatever way they get there."""
 
+import contextlib
 import hashlib
 import zlib
 
@@ -186,3 +187,50 @@ def test_an_interruption_keeps_what_has_landed(pictures, encoder, tmp_path, monk
         )
     result = extraction.extract_features(many, encoder, out, store=tmp_path / "store", batch_size=PIECE, workers=2)
     assert (result.from_store, result.encoded) == (ACCELERATOR_BATCH, len(many) - ACCELERATOR_BATCH)
+
+
+def test_streams_wait_for_each_other_where_they_must(pictures, encoder, monkeypatch):
+    """What is asked of CUDA, in its order, of stand-ins that note it; the tensors stay where they are."""
+    log, names = [], iter(("pixels there", "rows there"))
+
+    class Stream:
+        def __init__(self, name):
+            self.name = name
+
+        def wait_event(self, event):
+            log.append(f"{self.name} waits for {event.name}")
+
+    class Event:
+        def record(self, stream):
+            self.name = next(names)
+            log.append(f"{self.name}: noted on {stream.name}")
+
+        def synchronize(self):
+            log.append(f"the host waits for {self.name}")
+
+    @contextlib.contextmanager
+    def within(stream):
+        log.append(f"on {stream.name}")
+        yield
+        log.append(f"off {stream.name}")
+
+    network = Stream("network")
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "stream", within)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: network)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, stream: log.append(f"kept for {stream.name}"))
+    line = Conveyor(encoder)
+    monkeypatch.setattr(line, "_cuda", True)
+    monkeypatch.setattr(line, "_copying", Stream("copying"))
+    monkeypatch.setattr(line, "_pinned", lambda shape, dtype: torch.empty(*shape, dtype=dtype))
+    places, rows, _ = line.land(line.launch([line.open((0, pictures))]))
+    assert log == [
+        "on copying",
+        "pixels there: noted on copying",
+        "off copying",
+        "network waits for pixels there",
+        "kept for network",
+        "rows there: noted on network",
+        "the host waits for rows there",
+    ]
+    assert np.allclose(rows[np.argsort(places)], encoder.encode(prepared(pictures, encoder)), atol=2e-3)
