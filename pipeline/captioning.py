@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Picture = str | Path | bytes | NDArray[np.uint8] | Image.Image
 
 NEIGHBOURS = 60
-"""Training pictures alike that are asked, where the model remembers them: as many as Mao et al. (2015) ask."""
+"""Training pictures alike that are asked, where the model remembers them: as docs/training.md measured it."""
 CANDIDATES = 10
 """The search's width then: what a search does not find, nobody can agree with."""
 

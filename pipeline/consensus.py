@@ -29,17 +29,17 @@ WARMTH = 0.15
 
 Array = NDArray[Any]
 
-
 _KINDS = {
-    "vectors": np.float16,
-    "mean": np.float32,
-    "scale": np.float32,
-    "words": np.int32,
-    "captions": np.int64,
-    "pictures": np.int64,
-    "norms": np.float32,
-    "rarity": np.float32,
+    "vectors": (np.dtype(np.float16), 2),
+    "mean": (np.dtype(np.float32), 1),
+    "scale": (np.dtype(np.float32), 1),
+    "words": (np.dtype(np.int32), 1),
+    "captions": (np.dtype(np.int64), 1),
+    "pictures": (np.dtype(np.int64), 1),
+    "norms": (np.dtype(np.float32), 2),
+    "rarity": (np.dtype(np.float32), 1),
 }
+"""The type and the number of dimensions of each part."""
 
 
 class Hypothesis(Protocol):
@@ -112,14 +112,13 @@ class Consensus:
     def from_arrays(cls, arrays: Mapping[str, Array], place: str, *, vocabulary: int, width: int) -> Self:
         """What `arrays` gave, for a decoder that is so wide (H). Raises `ArtefactError` naming `place` when a part is
         missing, not of its type, or does not fit the others."""
-        if set(arrays) != set(_KINDS) or any(arrays[name].dtype != kind for name, kind in _KINDS.items()):
+        if {name: (array.dtype, array.ndim) for name, array in arrays.items()} != _KINDS:
             raise ArtefactError(f"{place}: not what a model remembers; train again")
         made = cls(**arrays)
         pictures, captions, words = len(made.vectors), len(made.norms), len(made.words)
         shapes = (
             made.vectors.shape == (pictures, width)
             and made.mean.shape == made.scale.shape == (width,)
-            and made.words.shape == (words,)
             and made.captions.shape == (captions + 1,)
             and made.pictures.shape == (pictures + 1,)
             and made.norms.shape == (captions, ORDERS)
@@ -220,7 +219,10 @@ class _Order:
 
 
 def _grams(words: Array, lengths: Array, different: int) -> Iterator[_Order]:
-    """The n-grams of captions, n from 1 on, whose words have numbers from 0 to `different`; none has a word below 0."""
+    """The n-grams of captions, n from 1 on, whose words have numbers from 0 to `different`; none has a word below 0.
+
+    The keys are exact up to 55,000 different words; more would have to be very unlucky to give two n-grams one key.
+    """
     caption = np.repeat(np.arange(len(lengths)), lengths)
     place = np.flatnonzero(words >= 0)
     key = words[place]
@@ -251,21 +253,12 @@ def _counted(theirs: _Order, keys: Array, rarity: Array) -> tuple[Array, Array, 
 
 def _norms(words: Array, starts: Array, rarity: Array) -> Array:
     """(M, 4) of captions' vectors of n-grams."""
-    captions = len(starts) - 1
-    caption = np.repeat(np.arange(captions), np.diff(starts))
-    place, key = np.arange(len(words)), np.zeros(len(words), np.int64)
-    weight = np.zeros(len(words))
-    norms = np.zeros((captions, ORDERS), np.float32)
-    for order in range(ORDERS):
-        last = place + order
-        inside = last < len(words)
-        inside[inside] = caption[place[inside]] == caption[last[inside]]
-        place, key, weight = place[inside], key[inside], weight[inside] + rarity[words[place[inside] + order]]
-        key = np.unique(key * len(rarity) + words[place + order], return_inverse=True)[1]
-        kinds = int(key.max(initial=0)) + 1
-        _, first, count = np.unique(caption[place] * kinds + key, return_index=True, return_counts=True)
-        squares = (weight[first] / (order + 1) * count) ** 2
-        norms[:, order] = np.sqrt(np.bincount(caption[place][first], squares, captions))
+    norms = np.zeros((len(starts) - 1, ORDERS), np.float32)
+    for place, order in enumerate(_grams(words.astype(np.int64), np.diff(starts), len(rarity))):
+        kinds, kind = np.unique(order.key, return_inverse=True)
+        _, first, count = np.unique(order.caption * len(kinds) + kind, return_index=True, return_counts=True)
+        squares = (_means(order, rarity.astype(np.float64))[first] * count) ** 2
+        norms[:, place] = np.sqrt(np.bincount(order.caption[first], squares, len(norms)))
     return norms
 
 

@@ -3,12 +3,16 @@
 import csv
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline.params import Params, check_params, read_params
+
+if TYPE_CHECKING:
+    from pipeline.features.encoder import Encoder
 
 pytest_plugins = ["web_server", "s3_server"]
 
@@ -50,6 +54,17 @@ def small_params(**changes: dict[str, object]) -> Params:
     for section, values in changes.items():
         content[section] |= values
     return check_params(content)
+
+
+def small_encoder(fit: str = "squash") -> "Encoder":
+    """AlexNet with random weights at 64 pixels, 2 x 2 regions, on the CPU."""
+    import torch
+
+    from pipeline.features.encoder import build
+
+    size = {"grid": 2, "image_size": 64, "fit": fit}
+    how = {"precision": "float32", "seed": 1, "device": torch.device("cpu")}
+    return build(name="alexnet", weights="none", node="auto", **size, **how)
 
 
 def write_dataset(folder: Path, *, pictures: int = 18) -> None:

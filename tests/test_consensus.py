@@ -167,6 +167,7 @@ def test_what_is_kept_is_what_comes_back():
         ("captions", lambda one: np.array([0, 2**63 - 1, -2, *one[3:]])),
         ("pictures", lambda one: one.astype(np.float64)),
         ("vectors", lambda one: one[:, :4]),
+        ("vectors", lambda one: one[0, 0, ...]),
         ("vectors", lambda one: one * np.float16(np.nan)),
         ("mean", lambda one: one / np.float32(0)),
         ("words", lambda one: one.astype(np.float32)),

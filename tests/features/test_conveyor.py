@@ -7,28 +7,19 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from conftest import small_encoder
 from PIL import Image
 
 from pipeline.features import conveyor, extraction, images
 from pipeline.features.batch import Picture
 from pipeline.features.cache import FeatureCache
 from pipeline.features.conveyor import PIECE, Conveyor, on_device
-from pipeline.features.encoder import ACCELERATOR_BATCH, build
+from pipeline.features.encoder import ACCELERATOR_BATCH
 
 
 @pytest.fixture(scope="module", params=["squash", "crop"])
 def encoder(request):
-    return build(
-        name="alexnet",
-        weights="none",
-        node="auto",
-        grid=2,
-        image_size=64,
-        fit=request.param,
-        precision="float32",
-        seed=1,
-        device=torch.device("cpu"),
-    )
+    return small_encoder(request.param)
 
 
 def saved(path, size, mode="RGB", **options):

@@ -2,29 +2,18 @@
 
 import numpy as np
 import pytest
-import torch
+from conftest import small_encoder
 from PIL import Image
 
 from pipeline.features.batch import Picture
 from pipeline.features.cache import FeatureCache
-from pipeline.features.encoder import build
 from pipeline.features.extraction import extract_features
 from pipeline.files import sha256_of
 
 
 @pytest.fixture(scope="module")
 def encoder():
-    return build(
-        name="alexnet",
-        weights="none",
-        node="auto",
-        grid=2,
-        image_size=64,
-        fit="squash",
-        precision="float32",
-        seed=1,
-        device=torch.device("cpu"),
-    )
+    return small_encoder()
 
 
 @pytest.fixture
