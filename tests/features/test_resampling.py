@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from PIL import Image
 
-from pipeline.features import images
+from pipeline.features import images, resampling
 from pipeline.features.resampling import LOW, MAX_TAPS, PRECISION, can_resample, resample
 from pipeline.features.spec import Transform
 
@@ -50,7 +50,9 @@ def test_every_byte_is_pillows_whatever_the_sizes(height, width, size, wider, in
     assert_equal(noise(height, width, seed=height * width), how)
 
 
-def test_pictures_of_one_shape_go_together():
+@pytest.mark.parametrize("at_once", [resampling.AT_ONCE, 2 * 3 * 60 * 90], ids=["all", "two and two"])
+def test_pictures_of_one_shape_go_together(at_once, monkeypatch):
+    monkeypatch.setattr(resampling, "AT_ONCE", at_once)
     several = np.stack([noise(60, 90, seed) for seed in range(5)])
     how = transform(32, 36, "bilinear")
     together = resample(torch.from_numpy(several), how)
