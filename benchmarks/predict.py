@@ -23,11 +23,11 @@ from pipeline.bundle import Bundle
 from pipeline.captions.vocabulary import SPECIAL, Vocabulary
 from pipeline.decoders import make_decoder
 from pipeline.device import single_compute_thread
-from pipeline.export import export_onnx
 from pipeline.features.encoder import build
-from pipeline.onnx_captioner import OnnxCaptioner
+from pipeline.onnx.captioner import OnnxCaptioner
+from pipeline.onnx.export import export_onnx
+from pipeline.onnx.quantisation import quantise_encoder
 from pipeline.predict import Captioner
-from pipeline.quantisation import quantise_encoder
 
 ROOT = Path(__file__).parent.parent
 GOALS = {

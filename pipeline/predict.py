@@ -92,6 +92,11 @@ class Captioner(Captioning[Search | Sampling]):
             with ThreadPoolExecutor(workers) as pool:
                 return np.concatenate(list(pool.map(self.encoder.encode, np.array_split(pixels, workers))))
 
+    def save(self, path: Path) -> None:
+        """Write the model file with the encoder's weights inside, so that nothing is downloaded. Raises `DiskError`."""
+        tensors = {name: value.cpu().contiguous() for name, value in self.encoder.network.state_dict().items()}
+        replace(self.bundle, encoder_tensors=tensors).save(path)
+
     def _caption(self, hypothesis: Hypothesis) -> Caption:
         return Caption(
             text=self.vocabulary.decode(hypothesis.tokens),

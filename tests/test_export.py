@@ -58,8 +58,8 @@ def pixels_for(transform: Transform, count: int):
 
 
 def exported(captioner, folder):
-    from pipeline.export import export_onnx
-    from pipeline.onnx_captioner import OnnxCaptioner
+    from pipeline.onnx.captioner import OnnxCaptioner
+    from pipeline.onnx.export import export_onnx
 
     export_onnx(captioner, folder)
     return OnnxCaptioner.load(folder)
@@ -135,7 +135,7 @@ def test_captions_of_real_pictures_are_the_same(tmp_path, shared):
 )
 def test_the_two_searches_are_one(beam, captions, length, penalty, no_repeat):
     """On the same steps: tokens, scores and attention."""
-    from pipeline import onnx_search
+    from pipeline.onnx import search as onnx_search
 
     table = torch.from_numpy(np.random.default_rng(beam).normal(0, 2, (23, 23)).astype(np.float32))
 
@@ -292,14 +292,12 @@ def test_one_file_with_the_encoder_inside_says_the_same(trained_project, tmp_pat
 def test_weights_that_torchvision_could_fetch_are_embedded_all_the_same(tmp_path, monkeypatch):
     from dataclasses import replace
 
-    from pipeline.export import export_self_contained
-
     captioner = captioner_of(name="alexnet")
     named = replace(captioner.spec, weights="IMAGENET1K_V1")
     captioner.bundle = replace(captioner.bundle, spec=named)
     captioner.encoder.spec = named
     assert captioner.encoder.tensors_to_embed() == {}
-    export_self_contained(captioner, tmp_path / "alone.safetensors")
+    captioner.save(tmp_path / "alone.safetensors")
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", lambda *a, **k: pytest.fail("downloads"))
     alone = Captioner.load(tmp_path / "alone.safetensors", device="cpu")
     pixels = pixels_for(named.transform, 2)
@@ -319,7 +317,7 @@ def test_an_8_bit_encoder_is_kept_only_where_captions_stay(trained_project, fold
 def test_an_8_bit_encoder_that_changes_captions_is_refused(tmp_path, monkeypatch):
     from PIL import Image
 
-    from pipeline import quantisation
+    from pipeline.onnx import quantisation
 
     captioner = captioner_of(name="alexnet")
     exported(captioner, tmp_path)

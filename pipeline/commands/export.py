@@ -39,13 +39,12 @@ def export(
 
     captioner = Captioner.load(model, device="cpu")
     if self_contained:
-        from pipeline.export import export_self_contained
-
-        size = export_self_contained(captioner, self_contained)
+        captioner.save(self_contained)
+        size = self_contained.stat().st_size / 1e6
         say(f"export: {self_contained}, {size:.1f} MB, with the weights of {captioner.spec.name} inside")
     if onnx:
-        from pipeline.export import export_onnx
         from pipeline.files import sha256_of
+        from pipeline.onnx.export import export_onnx
 
         written = export_onnx(captioner, onnx, model_sha256=sha256_of(model))
         say(f"export: {onnx}, {written.megabytes:.1f} MB; captioner predict --runtime onnx --model {onnx} photo.jpg")
@@ -55,7 +54,7 @@ def export(
                 "float32: a caption may differ now and then"
             )
     if onnx and calibrating:
-        from pipeline.quantisation import quantise_encoder
+        from pipeline.onnx.quantisation import quantise_encoder
 
         result = quantise_encoder(onnx, calibrating, agreement=min_agreement)
         report = (

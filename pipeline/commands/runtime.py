@@ -35,7 +35,7 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps 
 def load(model: Path | None, runtime: Runtime, device: str) -> "Captioning[Any]":
     """Raises `DataError`, `ArtefactError`, `ParamsError`."""
     if runtime is not Runtime.torch:
-        from pipeline.onnx_captioner import OnnxCaptioner
+        from pipeline.onnx.captioner import OnnxCaptioner
 
         captioner = OnnxCaptioner.load(model or ONNX_FOLDER, int8=runtime is Runtime.onnx_int8)
         if model is None and captioner.model_sha256 and paths.MODEL.is_file():

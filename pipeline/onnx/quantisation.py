@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.captioning import Pixels
 from pipeline.errors import DataError
 from pipeline.files import write_bytes
-from pipeline.onnx_captioner import ENCODER, ENCODER_INT8, OnnxCaptioner
+from pipeline.onnx.captioner import ENCODER, ENCODER_INT8, OnnxCaptioner
 
 LEAST = 8
 """Pictures to calibrate with, and as many to compare on."""

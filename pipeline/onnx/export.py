@@ -1,4 +1,4 @@
-"""A trained model for others: as ONNX networks that need no torch, or as one file with the encoder's weights inside.
+"""A trained model as ONNX networks, for programs without torch.
 
 The decoder is exported as its start and one step: a search in any language calls the step until the caption ends.
 
@@ -9,7 +9,7 @@ import hashlib
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from pipeline.decoders.protocol import State
 from pipeline.errors import ParamsError
 from pipeline.features.spec import EncoderSpec
 from pipeline.files import write_bytes, write_json, write_text
-from pipeline.onnx_captioner import CONSENSUS, DESCRIPTION, ENCODER, KNOWN, SCHEMA, START, STEP
+from pipeline.onnx.captioner import CONSENSUS, DESCRIPTION, ENCODER, KNOWN, SCHEMA, START, STEP
 
 if TYPE_CHECKING:
     from pipeline.predict import Captioner
@@ -175,13 +175,6 @@ def export_onnx(captioner: "Captioner", folder: Path, *, model_sha256: str | Non
     return Exported(folder, sum(map(len, networks.values())) / 1e6)
 
 
-def export_self_contained(captioner: "Captioner", path: Path) -> float:
-    """Write the model file with the encoder's weights inside, which needs no download anywhere; its size in MB."""
-    tensors = {name: value.cpu().contiguous() for name, value in captioner.encoder.network.state_dict().items()}
-    replace(captioner.bundle, encoder_tensors=tensors).save(path)
-    return path.stat().st_size / 1e6
-
-
 def _network(module: nn.Module, inputs: tuple[Tensor, ...], names: list[str], outputs: list[str]) -> bytes:
     """The ONNX file of a module whose inputs and outputs all have the batch as their first dimension."""
     import onnx
@@ -238,7 +231,7 @@ def _pooling(side: int, grid: int) -> Tensor:
 
 
 def _texts() -> Any:
-    return resources.files("pipeline") / "onnx_folder"
+    return resources.files("pipeline.onnx") / "texts"
 
 
 def _require() -> None:

@@ -14,7 +14,7 @@ from pipeline.errors import ArtefactError, DataError, ParamsError
 from pipeline.features import images
 from pipeline.features.spec import EncoderSpec
 from pipeline.files import read_json
-from pipeline.onnx_search import Array, Found, Search, State, beam_search
+from pipeline.onnx.search import Array, Found, Search, State, beam_search
 
 if TYPE_CHECKING:
     import onnxruntime
