@@ -1,6 +1,6 @@
 """Training on cached features: ours beside the usual ways of writing it, on the same captions, in one run.
 
-    python benchmarks/train.py [--hidden 512] [--words 3000] [--seconds 6]
+    python benchmarks/train.py [--hidden 512] [--words 3000] [--batch 64] [--seconds 6] [--device cpu]
 
 Captions have Flickr8k's lengths. Tokens are those of the captions, without padding, whatever a way computes. Prints the
 table of docs/benchmarks.md; read the ratios.
@@ -18,18 +18,19 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 
 from pipeline.decoders import make_decoder
-from pipeline.device import has_bfloat16
+from pipeline.device import choose_device, has_bfloat16
 from pipeline.memory import keep_freed_memory
 from pipeline.training.batches import Batches
 from pipeline.training.losses import cross_entropy
 
-PICTURES, REGIONS, CHANNELS, BATCH = 512, 49, 1280, 64
+PICTURES, REGIONS, CHANNELS = 512, 49, 1280
 
 
 class Data:
-    """Features (N, R, C) and five captions for each."""
+    """Features (N, R, C) and five captions for each, to be learnt `batch` captions at a time on `device`."""
 
-    def __init__(self, words: int) -> None:
+    def __init__(self, words: int, batch: int, device: torch.device) -> None:
+        self.batch, self.device = batch, device
         random = np.random.default_rng(0)
         lengths = np.clip(random.normal(10.8, 3.9, PICTURES * 5), 2, 36).round().astype(int)
         frequency = 1 / np.arange(1, words - 3)
@@ -63,9 +64,11 @@ class Loader:
             lengths = torch.tensor([len(caption) - 1 for _, caption in rows])
             return torch.stack([one for one, _ in rows]), pad_sequence([c for _, c in rows], batch_first=True), lengths
 
-        loader = torch.utils.data.DataLoader(self, BATCH, shuffle=True, collate_fn=collate)  # type: ignore[arg-type]
+        loader = torch.utils.data.DataLoader(self, self._data.batch, shuffle=True, collate_fn=collate)  # type: ignore[arg-type]
+        device = self._data.device
         for _ in count():
-            yield from loader
+            for features, captions, lengths in loader:
+                yield features.to(device), captions.to(device), lengths  # packing wants lengths on the processor
 
 
 class Plain(nn.Module):
@@ -154,13 +157,14 @@ def plain_attention(model: PlainAttention, data: Data) -> Steps:
 
 
 def ours(decoder: nn.Module, data: Data, half: bool) -> Steps:
-    features = decoder.condense(data.features)
-    batches = Batches([one.tolist() for one in data.captions], data.images, batch_size=BATCH, seed=1)
+    features = decoder.condense(data.features).to(data.device)
+    batches = Batches([one.tolist() for one in data.captions], data.images, batch_size=data.batch, seed=1)
+    batches.to(data.device)
     for epoch in count(1):
         for batch in batches.epoch(epoch):
 
             def loss(batch: object = batch) -> Tensor:
-                with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                with torch.autocast(data.device.type, torch.bfloat16, enabled=half):
                     return cross_entropy(decoder, features[batch.images].float(), batch, label_smoothing=0.0)
 
             yield loss, batch.tokens
@@ -168,40 +172,48 @@ def ours(decoder: nn.Module, data: Data, half: bool) -> Steps:
 
 def tokens_per_second(model: nn.Module, steps: Steps, seconds: float) -> float:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)  # for all of them
+    device = next(model.parameters()).device
     tokens, began = 0, 0.0
     for number, (loss, real) in enumerate(steps):
         if number == 2:  # the first two warm up
-            tokens, began = 0, time.perf_counter()
+            tokens, began = 0, now(device)
         optimizer.zero_grad(set_to_none=True)
         loss().backward()
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
         tokens += real
         if number > 2 and time.perf_counter() - began > seconds:
-            return tokens / (time.perf_counter() - began)
+            return tokens / (now(device) - began)
     raise AssertionError
 
 
+def now(device: torch.device) -> float:
+    """Seconds, once the device has done what it was asked for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
 @torch.inference_mode()
-def seconds_per_picture() -> float:
+def seconds_per_picture(device: torch.device) -> float:
     """Of a frozen ResNet-50 at 224 pixels, as a training loop runs it that has no cache."""
     from torchvision.models import resnet50
 
-    network, pictures = resnet50(weights=None).eval(), torch.randn(8, 3, 224, 224)
+    network, pictures = resnet50(weights=None).eval().to(device), torch.randn(8, 3, 224, 224, device=device)
     network(pictures)
-    began = time.perf_counter()
+    began = now(device)
     network(pictures)
-    return (time.perf_counter() - began) / len(pictures)
+    return (now(device) - began) / len(pictures)
 
 
-def product_roof(dtype: torch.dtype, words: int, hidden: int, embed: int) -> float:
+def product_roof(dtype: torch.dtype, device: torch.device, words: int, hidden: int, embed: int) -> float:
     """Tokens/s if a step were nothing but the matrix products of LSTM and output layer at the speed of a large one."""
-    left = torch.randn(2048, 2048).to(dtype)
+    left = torch.randn(2048, 2048, device=device).to(dtype)
     left @ left
-    began = time.perf_counter()
+    began = now(device)
     for _ in range(4):
         left @ left
-    rate = 4 * 2 * 2048**3 / (time.perf_counter() - began)
+    rate = 4 * 2 * 2048**3 / (now(device) - began)
     per_token = 3 * 2 * (4 * hidden * (embed + hidden) + hidden * words)  # forward, and twice that backward
     return rate / per_token
 
@@ -211,20 +223,23 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--embed", type=int, default=256)
     parser.add_argument("--words", type=int, default=3000)
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=6)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     keep_freed_memory()  # as `train` does; all of them gain
     torch.manual_seed(0)
-    data = Data(given.words)
-    half = has_bfloat16(torch.device("cpu"))
+    device = choose_device(given.device)
+    data = Data(given.words, given.batch, device)
+    half = has_bfloat16(device)
     widths = {"embed": given.embed, "hidden": given.hidden, "attention": given.hidden}
     rest = {"feature_dropout": 0.1, "word_dropout": 0.3, "output_dropout": 0.3, "tie_weights": False}
 
     def decoder(kind: str) -> nn.Module:
         params = {"kind": kind, **widths, **rest, "layer_norm": False}
-        return make_decoder(params, vocabulary=given.words, regions=REGIONS, channels=CHANNELS).train()
+        return make_decoder(params, vocabulary=given.words, regions=REGIONS, channels=CHANNELS).to(device).train()
 
     def measured(model: nn.Module, steps: Steps) -> float:
         return tokens_per_second(model, steps, given.seconds)
@@ -232,9 +247,9 @@ def main() -> None:
     plain = (given.words, given.hidden, given.embed)
     rates: dict[str, float] = {}
     for name, way in {"LSTMCell loop": cells, "padded nn.LSTM": padded, "packed sequences": packed}.items():
-        model = Plain(*plain)
+        model = Plain(*plain).to(device)
         rates[f"{name}, DataLoader"] = measured(model, way(model, data))
-    with_cnn = seconds_per_picture() / (sum(map(len, data.captions)) / len(data.captions) - 1)  # per token
+    with_cnn = seconds_per_picture(device) / (sum(map(len, data.captions)) / len(data.captions) - 1)  # per token
     rates["packed, ResNet-50 in the loop (extrapolated)"] = 1 / (1 / rates["packed sequences, DataLoader"] + with_cnn)
     for kind in ("inject", "merge"):
         model = decoder(kind)
@@ -242,14 +257,15 @@ def main() -> None:
         if half:
             model = decoder(kind)
             rates[f"ours, {kind}, bfloat16"] = measured(model, ours(model, data, half=True))
-    tutorial = PlainAttention(*plain, given.hidden)
+    tutorial = PlainAttention(*plain, given.hidden).to(device)
     rates["attention as tutorials write it"] = measured(tutorial, plain_attention(tutorial, data))
     for kind in ("attention", "updown"):
         for is_half in (False, True)[: 1 + half]:
             model = decoder(kind)
             name = f"ours, {kind}, {'bfloat16' if is_half else 'float32'}"
             rates[name] = measured(model, ours(model, data, half=is_half))
-    print(f"hidden {given.hidden}, embed {given.embed}, {given.words} words, batch {BATCH}, {given.threads} threads\n")
+    sizes = f"hidden {given.hidden}, embed {given.embed}, {given.words} words, batch {given.batch}"
+    print(f"{sizes}, {given.threads} threads, {device}\n")
     print("| | tokens/s | of packed | of the cell loop | of tutorial attention |\n|---|---|---|---|---|")
     for name, rate in rates.items():
         ratios = (
@@ -258,7 +274,7 @@ def main() -> None:
         )
         print(f"| {name} | {rate:,.0f} | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |")
     for dtype in (torch.float32, torch.bfloat16)[: 1 + half]:
-        roof = product_roof(dtype, given.words, given.hidden, given.embed)
+        roof = product_roof(dtype, device, given.words, given.hidden, given.embed)
         name = str(dtype).removeprefix("torch.")
         share = rates[f"ours, inject, {name}"] / roof
         print(f"\nmatrix products alone, {name}: {roof:,.0f} tokens/s; inject has {share:.2f} of it")
