@@ -1,13 +1,15 @@
 """Where a training stands after an epoch, so that a run that was killed goes on and ends with the same bytes.
 
-A checkpoint belongs to one identity: everything that the result follows from. Another identity is another file, so
-that changed params or data are never mixed with an older run's weights. It lies outside all outputs, since dvc deletes
-those before a run, and goes when training ends.
+A checkpoint belongs to one identity: everything that the result follows from, the code that trains among it. Another
+identity is another file, so that changed params, data or code are never mixed with an older run's weights. It lies
+outside all outputs, since dvc deletes those before a run, and goes when training ends, or a month after it was left.
 """
 
 import hashlib
 import io
 import json
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,24 @@ import torch
 
 from pipeline.files import remove_leftovers, write_bytes
 
+ABANDONED_DAYS = 30
+_CODE = ("captions", "decoders", "metrics", "training")
+"""The parts of the package that a training's result follows from."""
+
+
+def code_digest() -> str:
+    """Of the code that trains, as it lies there."""
+    package, digest = Path(__file__).parent.parent, hashlib.sha256()
+    for path in sorted(path for part in _CODE for path in (package / part).glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
 
 class Checkpoint:
     """The file of one identity in a folder."""
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
+        identity = {**identity, "code": code_digest()}
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         self.path = folder / f"{digest}.checkpoint"
         self._digest = digest
@@ -41,6 +56,10 @@ class Checkpoint:
         write_bytes(self.path, buffer.getvalue())
 
     def remove(self) -> None:
-        """Training has ended."""
+        """Training has ended. Others that nobody came back to go with it."""
         self.path.unlink(missing_ok=True)
         remove_leftovers(self.path)
+        for other in self.path.parent.glob("*.checkpoint"):
+            with suppress(OSError):
+                if time.time() - other.stat().st_mtime > ABANDONED_DAYS * 86_400:
+                    other.unlink()

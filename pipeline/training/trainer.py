@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -97,14 +98,14 @@ class Trainer:
         for step, batch in enumerate(self.batches.epoch(number, self.ranks)):
             with self._precision():
                 loss, ours = self._taught(batch, own_words)
-            (count,) = self.ranks.total(ours)
+            (read,) = self.ranks.total(ours)
             done = (number - 1) * len(self.batches) + step
-            loss = self._descend(_part(loss, ours, count), self.params.lr * self.schedule.factor(done))
+            loss = self._descend(_part(loss, ours, read), self.params.lr * self.schedule.factor(done))
             losses.append(loss)
             if own_words or self.device.type == "cpu":  # a GPU is asked once, at the end: each answer waits for it
                 _refuse_infinite([loss], number, step)
-            total += loss * count
-            tokens += int(count)
+            total += loss * read
+            tokens += int(read)
         _refuse_infinite(losses, number)
         return float(total) / tokens, 0.0, tokens
 
@@ -127,7 +128,8 @@ class Trainer:
         assert self.reward is not None
         params = self.params.scst
         total, rewarded, pictures = 0.0, 0.0, 0
-        people = self.batches.epoch(number, self.ranks)
+        # As many of people's captions as it takes, from the start again in another order.
+        people = chain.from_iterable(self.batches.epoch(number + again * 500_009, self.ranks) for again in count())
         for step, chosen in enumerate(self.batches.pictures(number, max(1, self.params.batch_size // params.samples))):
             rows = self.ranks.share(chosen)
             with self._precision():
@@ -142,7 +144,7 @@ class Trainer:
                         max_length=self.longest,
                         seed=self._seed_of(number) + step,
                     )
-                batch = next(people, None) if params.cross_entropy else None
+                batch = next(people) if params.cross_entropy else None
                 taught, words = (loss, 0) if batch is None else self._taught(batch)
             said, read, gained = self.ranks.total(ours, words, reward * len(rows))
             loss = _part(loss, ours, said)
@@ -214,6 +216,7 @@ class Trainer:
             return False
         self.switched_after = done
         self.take_best()
+        self.average = MovingAverage(self.decoder, self.params.ema) if self.params.ema else None
         self.optimizer.state.clear()  # its momentum belongs to another loss
         return True
 
@@ -236,7 +239,10 @@ class Trainer:
         if self.average:
             self.average.restore(*state["average"])
         self.rows = [Epoch(**row) for row in state["rows"]]
-        self.kept = [(score, epoch, weights) for score, epoch, weights in state["kept"]]
+        self.kept = [
+            (score, epoch, {name: weight.to(self.device) for name, weight in weights.items()})
+            for score, epoch, weights in state["kept"]
+        ]
         self.switched_after = state["switched_after"]
 
 
