@@ -43,6 +43,8 @@ class Member:
     method: int | None
     """Zip's number of the compression; None in a tar."""
     encrypted: bool = False
+    crc32: int | None = None
+    """Of the unpacked bytes; a tar keeps none."""
 
 
 class Archive:
@@ -76,14 +78,16 @@ class Archive:
         if signature != b"PK\3\4":
             raise self._refusal(name, "damaged: no zip header where the archive's index says")
         packed = self._bytes(name, member.offset + _LOCAL_HEADER.size + name_length + extra_length, member.packed)
-        if member.method == _STORED:
-            return packed
-        try:
-            content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, member.size + 1)
-        except zlib.error as error:
-            raise self._refusal(name, f"damaged: {error}") from error
+        content = packed
+        if member.method == _DEFLATED:
+            try:
+                content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, member.size + 1)
+            except zlib.error as error:
+                raise self._refusal(name, f"damaged: {error}") from error
         if len(content) != member.size:
             raise self._refusal(name, f"damaged: unpacks to other than {member.size} bytes")
+        if zlib.crc32(content) != member.crc32:
+            raise self._refusal(name, "damaged: not the bytes that were packed, by their checksum")
         return content
 
     def _bytes(self, name: str, offset: int, size: int) -> bytes:
@@ -179,6 +183,7 @@ def _members(path: Path) -> Iterator[tuple[str, Member]]:
                             info.file_size,
                             info.compress_type,
                             bool(info.flag_bits & 1),
+                            info.CRC,
                         ),
                     )
         return

@@ -12,7 +12,10 @@ def choose_device(name: str) -> torch.device:
     """`auto` takes CUDA where there is one. Raises `ParamsError` when a device asked for by name is missing."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ParamsError(f"device {name!r}: must be auto, cpu, mps, cuda or cuda:N") from None
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     there = present.get(device.type, False)
     if there and device.type == "cuda" and device.index is not None:

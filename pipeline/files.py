@@ -9,8 +9,9 @@ import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,15 +32,13 @@ def replacing(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise DiskError(f"{path}: a folder stands where a file is to be written; move it away")
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(descriptor)
-    beside = Path(name)
+        beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+        os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # of this, the umask decides
     try:
         with _disk_errors(path):
             yield beside
             with beside.open("rb+") as file:
                 os.fsync(file.fileno())
-            beside.chmod(0o644)
             os.replace(beside, path)
             sync_folder(path.parent)
     finally:
@@ -157,15 +156,27 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 
 def read_csv(path: Path, header: Sequence[str]) -> Iterator[list[str]]:
     """The rows of a table that a stage wrote, one after the other; its header must be `header`. Raises `DataError`."""
+    allow_long_fields()
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.reader(file)
             found = next(reader, [])
             if found != list(header):
                 raise DataError(f"{path}: the columns are {found}, expected {list(header)}; run `dvc repro` again")
-            yield from reader
+            for row in reader:
+                if len(row) != len(header):
+                    wrong = f"{len(row)} fields, expected {len(header)}"
+                    raise DataError(f"{path}, line {reader.line_num}: {wrong}; run `dvc repro` again")
+                yield row
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}; run `dvc repro` first") from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a table in UTF-8: {error}; run `dvc repro` again") from error
+
+
+def allow_long_fields() -> None:
+    """csv refuses fields of more than 131,072 characters by itself."""
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
 
 
 def sha256_of(path: Path) -> str:

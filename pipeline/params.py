@@ -202,7 +202,10 @@ class RunParams(Section):
         description="Threads for training; 0: as many as there are cores. One is best for small decoders, and its "
         "result does not depend on the number of cores"
     )
-    extract_batch: PositiveInt = Field(description="Pictures per forward pass of the encoder")
+    extract_batch: PositiveInt = Field(
+        description="Pictures that a thread of the CPU takes at a time; each goes through the encoder by itself. "
+        "Other devices take 64 at once, whatever stands here"
+    )
     workers: Annotated[int, Field(ge=0)] = Field(
         description="Threads that decode and encode pictures; 0: as many as there are cores"
     )
@@ -222,6 +225,8 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _remembered(self) -> Self:
+        if self.score.neighbours and self.vocab.unit == "character":
+            raise ValueError("score.neighbours is for words: with vocab.unit: character set it to 0")
         if self.score.neighbours and not self.train.remember:
             raise ValueError(
                 f"score.neighbours is {self.score.neighbours}, which needs train.remember: true (or set it to 0)"
@@ -274,11 +279,20 @@ def check_params(content: Any) -> Params:
     try:
         return Params.model_validate(content)
     except ValidationError as error:
-        raise ParamsError("\n".join(_line(dict(mistake)) for mistake in error.errors())) from error
+        raise ParamsError("\n".join(_lines([dict(mistake) for mistake in error.errors()]))) from error
 
 
-def _line(mistake: dict[str, Any]) -> str:
-    """One mistake in the user's words: the key, what is allowed, what it got."""
+def _lines(mistakes: list[dict[str, Any]]) -> list[str]:
+    """In the user's words: the key, what is allowed, what it got; one line for a value that may be of two kinds."""
+    lines: dict[str, str] = {}
+    for mistake in mistakes:
+        key, allowed, got = _explained(mistake)
+        lines[key] = f"{lines[key].removesuffix(got)} or {allowed}{got}" if key in lines else f"{key}: {allowed}{got}"
+    return list(lines.values())
+
+
+def _explained(mistake: dict[str, Any]) -> tuple[str, str, str]:
+    """The key, what is allowed there, what it got."""
     location = [
         str(part) for part in mistake["loc"] if part != "literal['auto']" and not str(part).startswith("constr")
     ]
@@ -289,15 +303,14 @@ def _line(mistake: dict[str, Any]) -> str:
     if mistake["type"] == "extra_forbidden":
         known = _keys_beside(location)
         close = difflib.get_close_matches(location[-1], known, n=1)
-        return f"{key}: unknown parameter; " + (
-            f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
-        )
+        hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+        return key, f"unknown parameter; {hint}", ""
     if mistake["type"] == "missing":
-        return f"{key}: missing; add it to params.yaml"
+        return key, "missing; add it to params.yaml", ""
     message = mistake["msg"].removeprefix("Input ").replace("should ", "must ")
     if mistake["type"] == "value_error":  # between values: each is right by itself
-        return f"{key}: {message.removeprefix('Value error, ')}"
-    return f"{key}: {message}, got {mistake['input']!r}"
+        return key, message.removeprefix("Value error, "), ""
+    return key, message, f", got {mistake['input']!r}"
 
 
 def _keys_beside(location: list[str]) -> list[str]:

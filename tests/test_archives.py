@@ -114,6 +114,17 @@ def test_a_member_that_unpacks_to_more_than_it_claims_is_refused(tmp_path):
         read_picture(inside(path, "a.jpg"))
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_member_whose_bytes_changed_is_refused(tmp_path, method):
+    path = make_zip(tmp_path / "a.zip", method, {"a.jpg": bytes(range(256)) * 40})
+    assert read_picture(inside(path, "a.jpg"))
+    raw = bytearray(path.read_bytes())
+    raw[60] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(OSError, match="damaged"):
+        read_picture(inside(path, "a.jpg"))
+
+
 @pytest.mark.parametrize("keep", [0.0, 0.3, 0.9])
 def test_a_truncated_archive_is_refused(tmp_path, keep):
     for path in (make_zip(tmp_path / "a.zip"), make_tar(tmp_path / "a.tar")):

@@ -84,6 +84,12 @@ def test_a_device_that_is_not_there_ends_with_two(project):
     assert "device cuda:7 is not on this machine" in said
 
 
+def test_a_device_that_is_none_ends_with_two(trained_project):
+    code, _, said = run_command("predict", "data/tiny/images/000.png", "--device", "gpu", cwd=trained_project)
+    assert code == 2
+    assert "error: device 'gpu': must be auto, cpu, mps, cuda or cuda:N" in said
+
+
 def test_a_folder_where_an_output_belongs_ends_with_five(project):
     (project / "data/interim/captions.csv").mkdir(parents=True)
     code, _, said = run_command("prepare", cwd=project)

@@ -164,6 +164,7 @@ def test_the_two_searches_are_one(beam, captions, length, penalty, no_repeat):
             return state.beam[0].softmax(-1)
 
     features = torch.from_numpy(np.random.default_rng(9).normal(0, 1, (6, 23)).astype(np.float32))
+    features[0, torch_search.EOS] = 50.0  # a caption without words
     search = torch_search.Search(beam, length, penalty, no_repeat_ngram=no_repeat)
     decoder = Latest()
     expected = torch_search.beam_search(decoder, features, search, captions=captions, attention=True)

@@ -45,6 +45,19 @@ def test_a_value_out_of_range_says_what_is_allowed(content):
     assert said(content) == "params.score.beam_size: must be greater than or equal to 1, got 0"
 
 
+def test_a_value_of_two_kinds_is_one_mistake(content):
+    content["encoder"]["image_size"] = 7
+    assert said(content) == "params.encoder.image_size: must be greater than or equal to 8 or must be 'auto', got 7"
+
+
+def test_consensus_is_for_words(content):
+    content["train"]["remember"] = True
+    content["score"]["neighbours"] = 60
+    assert check_params(content).score.neighbours == 60
+    content["vocab"]["unit"] = "character"
+    assert "score.neighbours is for words" in said(content)
+
+
 def test_a_choice_lists_what_there_is(content):
     content["decoder"]["kind"] = "transformer"
     assert said(content) == "params.decoder.kind: must be 'inject', 'merge', 'attention' or 'updown', got 'transformer'"

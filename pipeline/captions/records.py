@@ -4,7 +4,6 @@
 """
 
 import csv
-import sys
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from itertools import islice
 from typing import TextIO
 
 from pipeline.captions.text import lines
+from pipeline.files import allow_long_fields
 
 _FURTHER = 200
 """Lines that a quoted field may go on for."""
@@ -34,7 +34,7 @@ class Records:
     """
 
     def __init__(self, file: TextIO, delimiter: str) -> None:
-        csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+        allow_long_fields()
         self.delimiter = delimiter
         self.width: int | None = None
         self._source = lines(file)

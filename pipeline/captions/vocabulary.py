@@ -55,8 +55,8 @@ class Vocabulary:
         return len(self.tokens)
 
     def encode(self, captions: Iterable[Sequence[str]]) -> list[list[int]]:
-        """Token numbers between BOS and EOS."""
-        number = {token: place for place, token in enumerate(self.tokens)}
+        """Token numbers between BOS and EOS. One of the four special tokens, spelt in a caption, is unknown."""
+        number = {token: place for place, token in enumerate(self.tokens) if place >= len(SPECIAL)}
         return [[BOS, *(number.get(token, UNK) for token in caption), EOS] for caption in captions]
 
     def decode(self, numbers: Iterable[int]) -> str:
@@ -70,7 +70,7 @@ class Vocabulary:
 
     def coverage(self, captions: Iterable[Sequence[str]]) -> float:
         """The share of the captions' words that are known."""
-        known = set(self.tokens)
+        known = set(self.tokens[len(SPECIAL) :])
         words = [token for caption in captions for token in caption]
         return sum(token in known for token in words) / len(words) if words else 1.0
 
@@ -86,7 +86,7 @@ class Vocabulary:
     def from_json(cls, content: Any, place: str) -> Self:
         """Raises `ArtefactError` naming `place`."""
         try:
-            repeated = content.get("no_repeat_ngram", 0)  # which models of before 2026-11-21 do not know
+            repeated = content["no_repeat_ngram"]
             vocabulary = cls(tuple(content["tokens"]), tuple(content["counts"]), content["tokenizer"], repeated)
         except (TypeError, KeyError, AttributeError) as error:
             raise ArtefactError(f"{place}: not a vocabulary; run `dvc repro -f vocab`") from error

@@ -59,6 +59,16 @@ class Sampling:
     length_penalty: float = 0.7
     """For the score that is told of a caption; what is drawn does not depend on it."""
 
+    def __post_init__(self) -> None:
+        """Raises `ValueError`."""
+        if self.max_length < 1:
+            raise ValueError(f"max_length {self.max_length}: must be at least 1")
+        if not self.temperature > 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
+            raise ValueError(
+                f"temperature {self.temperature}, top_k {self.top_k}, top_p {self.top_p}: the temperature must be "
+                "above 0, top_k not negative, top_p above 0 and at most 1"
+            )
+
 
 @dataclass(frozen=True)
 class Hypothesis:
@@ -131,7 +141,7 @@ def _search(
                 words[rows, beam].tolist(),
                 best[rows, columns].tolist(),
                 normalised[rows, columns].tolist(),
-                [None] * len(rows) if looks is None else looks[rows, beam].tolist(),
+                [None if look is None else ()] * len(rows) if looks is None else looks[rows, beam].tolist(),
                 strict=True,
             ):
                 where = None if seen is None else tuple(map(tuple, seen))
@@ -228,7 +238,7 @@ def _narrowed(log_probs: Tensor, sampling: Sampling) -> Tensor:
 def _forbid(log_probs: Tensor, words: Tensor, search: Search) -> None:
     """Rule out, in log_probs (B K, V), what must not follow words (B K, t)."""
     log_probs[:, [PAD, BOS, UNK]] = -torch.inf
-    said = words.shape[1]
+    said, ending = words.shape[1], log_probs[:, EOS].clone()
     if said < search.min_length:
         log_probs[:, EOS] = -torch.inf
     size = search.no_repeat_ngram
@@ -238,9 +248,10 @@ def _forbid(log_probs: Tensor, words: Tensor, search: Search) -> None:
         row, place = again.nonzero(as_tuple=True)
         log_probs[row, windows[row, place, -1]] = -torch.inf
     if said == search.max_length:  # nothing may follow but the end
-        ending = log_probs[:, EOS].clone()
         log_probs.fill_(-torch.inf)
         log_probs[:, EOS] = ending
+    elif said < search.min_length:  # and the least length gives way where no word is left
+        log_probs[:, EOS] = ending.masked_fill(log_probs.isfinite().any(1), -torch.inf)
 
 
 def _kept(state: State, alive: Tensor, parent: Tensor, beams: int) -> State:

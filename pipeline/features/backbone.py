@@ -9,6 +9,11 @@ from torch import Tensor, nn
 
 from pipeline.errors import ParamsError
 
+
+class WeightsNotFetched(Exception):
+    """torchvision's weights are not on this machine, and cannot be had."""
+
+
 RANDOM_STRIDE = 8
 """How fine the map has to be that `auto` takes from random weights, in pixels of the input per region."""
 
@@ -29,7 +34,10 @@ def blank_network(name: str) -> nn.Module:
 
 
 def load(name: str, weights: str, seed: int) -> tuple[nn.Module, str, dict[str, Any]]:
-    """The whole model, the name of its weights for the spec, and its transform as plain values."""
+    """The whole model, the name of its weights for the spec, and its transform as plain values.
+
+    Raises `ParamsError` for weights that there are not, `WeightsNotFetched`.
+    """
     from torchvision import models
 
     with torch.random.fork_rng(devices=[]):
@@ -50,12 +58,10 @@ def load(name: str, weights: str, seed: int) -> tuple[nn.Module, str, dict[str, 
             f"params.encoder.weights: must be one of {{{names}}} for {name}, a file, or none, got {weights!r}"
         ) from None
     try:
-        model.load_state_dict(chosen.get_state_dict(progress=False, check_hash=True))
-    except OSError as error:
-        raise ParamsError(
-            f"params.encoder.weights: {weights} cannot be fetched from {chosen.url}: {error}; "
-            "download it elsewhere and give the file's path"
-        ) from error
+        tensors = chosen.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:  # the latter when what came is not what was published
+        raise WeightsNotFetched(f"{weights} of {name} cannot be fetched from {chosen.url}: {error}") from error
+    model.load_state_dict(tensors)
     return model, chosen.name, _transform(chosen)
 
 

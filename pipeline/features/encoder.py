@@ -18,7 +18,15 @@ from torch import Tensor, nn
 from pipeline.device import choose_precision, engine, single_compute_thread
 from pipeline.errors import ArtefactError, NumericError, ParamsError
 from pipeline.features import images
-from pipeline.features.backbone import RANDOM_STRIDE, blank_network, forward, last_map, load, up_to
+from pipeline.features.backbone import (
+    RANDOM_STRIDE,
+    WeightsNotFetched,
+    blank_network,
+    forward,
+    last_map,
+    load,
+    up_to,
+)
 from pipeline.features.fusion import fused
 from pipeline.features.spec import EncoderSpec, Transform, sha256_of_tensors
 
@@ -158,7 +166,12 @@ def build(
 ) -> Encoder:
     """The encoder that params ask for. Raises `ParamsError` naming what is wrong and what there is."""
     precision = choose_precision(precision, device, "params.encoder.precision")
-    model, weights_name, transform = load(name, weights, seed)
+    try:
+        model, weights_name, transform = load(name, weights, seed)
+    except WeightsNotFetched as error:
+        raise ParamsError(
+            f"params.encoder.weights: {error}; download the file elsewhere and give its path here"
+        ) from error
     pretrained = weights != "none"
     if isinstance(image_size, int):
         size = image_size
@@ -190,14 +203,24 @@ def build(
 def restore(spec: EncoderSpec, tensors: Mapping[str, Tensor] | None, device: torch.device) -> Encoder:
     """The encoder of a spec, from embedded tensors or from torchvision's named weights.
 
-    Raises `ArtefactError` when the weights are not those that made the features.
+    Raises `ArtefactError` when the weights are not those that made the features, or cannot be had.
     """
     if tensors:
         with torch.device("meta"):
             network = up_to(blank_network(spec.name), spec.node, spec.name)
-        network.load_state_dict(dict(tensors), assign=True)
+        try:
+            network.load_state_dict(dict(tensors), assign=True)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise ArtefactError(f"the weights in the model file are not those of {spec.name}: {reason}") from error
     else:
-        model, _, _ = load(spec.name, spec.weights, 0)
+        try:
+            model, _, _ = load(spec.name, spec.weights, 0)
+        except WeightsNotFetched as error:
+            raise ArtefactError(
+                f"the model file does not hold its encoder's weights, and {error}; where there is a network, "
+                "`captioner export --self-contained FILE` writes one that does"
+            ) from error
         network = up_to(model, spec.node, spec.name)
     found = sha256_of_tensors(network.state_dict())
     if found != spec.weights_sha256:

@@ -196,17 +196,21 @@ class FeatureStore:
         """
         from filelock import FileLock, Timeout
 
+        lock = FileLock(self.folder / "lock", timeout=LOCK_SECONDS)
         try:
-            with FileLock(self.folder / "lock", timeout=LOCK_SECONDS):
-                self._remove_leftovers()
-                if not (self.folder / "spec.json").is_file():
-                    write_json(self.folder / "spec.json", self._content)
-                self._read_shards()
-                yield
+            lock.acquire()
         except Timeout as error:
             raise DiskError(f"{self.folder}: another run is filling this store; wait until it ends") from error
         except OSError as error:
             raise DiskError(f"{self.folder}: cannot be locked: {error.strerror or error}") from error
+        try:
+            self._remove_leftovers()
+            if not (self.folder / "spec.json").is_file():
+                write_json(self.folder / "spec.json", self._content)
+            self._read_shards()
+            yield
+        finally:
+            lock.release()
 
     def _remove_leftovers(self) -> None:
         """What a killed run had not finished making."""

@@ -88,6 +88,7 @@ def beam_search(
         room = np.array([search.beam_size - len(finished[number]) for number in picture])
         best[np.arange(best.shape[1]) >= room[:, None]] = -np.inf
         ends = (token == EOS) & np.isfinite(best)
+        unseen = () if attention and look is not None else None  # of a caption without words
         for row, column in np.argwhere(ends):
             beam, log_probability = parent[row, column], float(best[row, column])
             finished[picture[row]].append(
@@ -95,7 +96,7 @@ def beam_search(
                     tuple(words[row, beam].tolist()),
                     log_probability,
                     log_probability / length**search.length_penalty,
-                    None if looks is None else tuple(tuple(one) for one in looks[row, beam].tolist()),
+                    tuple(tuple(one) for one in looks[row, beam].tolist()) if looks is not None else unseen,
                 )
             )
         best[ends] = -np.inf

@@ -187,22 +187,28 @@ def _reward(train_captions: Mapping[str, Sequence[str]], words: Vocabulary) -> R
 @contextmanager
 def _curve(path: Path, listener: Callable[[Epoch], None], done: list[Epoch]) -> Iterator[Callable[[Epoch], None]]:
     """Adds epochs to `done` and to the table at `path`, each readable as soon as it is over."""
+    names = [field.name for field in fields(Epoch) if field.name not in UNSTEADY]
+
+    def write(cells: Sequence[str]) -> None:
+        try:
+            csv.writer(file, lineterminator="\n").writerow(cells)
+            file.flush()
+        except OSError as error:
+            raise DiskError(f"{path}: cannot be written: {error.strerror}") from error
+
+    def add(epoch: Epoch) -> None:
+        done.append(epoch)
+        write([f"{getattr(epoch, name):.6g}" for name in names])
+        listener(epoch)
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow([field.name for field in fields(Epoch) if field.name not in UNSTEADY])
-
-            def add(epoch: Epoch) -> None:
-                done.append(epoch)
-                row = {field.name: getattr(epoch, field.name) for field in fields(Epoch)}
-                writer.writerow([f"{value:.6g}" for name, value in row.items() if name not in UNSTEADY])
-                file.flush()
-                listener(epoch)
-
-            yield add
+        file = path.open("w", newline="", encoding="utf-8")
     except OSError as error:
         raise DiskError(f"{path}: cannot be written: {error.strerror}") from error
+    with file:
+        write(names)
+        yield add
 
 
 def _encoder_tensors(path: Path, spec: EncoderSpec) -> dict[str, Tensor] | None:

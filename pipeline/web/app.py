@@ -3,7 +3,8 @@
 Nothing of a request is written to disk; file names of clients are not even read.
 """
 
-from collections.abc import AsyncIterator, Collection
+import asyncio
+from collections.abc import AsyncIterator, Collection, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -25,6 +26,9 @@ from pipeline.web.security import Guard
 
 _TYPES = {"html": "text/html; charset=utf-8", "css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
 _STATIC = ("page.css", "page.js", "attention.js", "captions.js", "files.js", "table.js")
+
+LOOK_SECONDS = 0.25
+"""How often it is asked whether a client that waits is still there."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,8 @@ def make_app(captioner: Captioning[Any], *, limits: Limits = Limits(), hosts: Co
         try:
             content = await read_picture(request, limits.max_bytes)
             picture = await batcher.open(content)
-            found = await batcher.captions(picture, Wish(captions, beam_size, max_length, attention))
+            wish = Wish(captions, beam_size, max_length, attention)
+            found = await _unless_gone(request, batcher.captions(picture, wish))
         except ImageError as error:
             raise HTTPException(422, f"not a usable picture: {error}") from error
         finally:
@@ -208,6 +213,18 @@ def make_app(captioner: Captioning[Any], *, limits: Limits = Limits(), hosts: Co
         return JSONResponse(asdict(ErrorOut("; ".join(reasons))), 422)
 
     return app
+
+
+async def _unless_gone(request: Request, captions: Coroutine[Any, Any, list[Caption]]) -> list[Caption]:
+    """What `captions` gives; they are no longer waited for, nor computed, once the client has gone."""
+    waiting = asyncio.ensure_future(captions)
+    try:
+        while not (await asyncio.wait({waiting}, timeout=LOOK_SECONDS))[0]:
+            if await request.is_disconnected():
+                raise HTTPException(499, "the client has gone")
+    finally:
+        waiting.cancel()
+    return waiting.result()
 
 
 def _picture_out(captioner: Captioning[Any], picture: Opened, found: list[Caption]) -> PictureOut:

@@ -56,9 +56,10 @@ def _with_code(text: str) -> str:
 
 
 def _kind(schema: Mapping[str, Any]) -> str:
-    span = f" {schema['minimum']} to {schema['maximum']}" if "minimum" in schema else ""
-    default = str(schema.get("default", "")).lower()
-    return escape(f"{schema.get('type', '')}{span}, {default} if left out")
+    one = next((kind for kind in schema.get("anyOf", ()) if kind.get("type") != "null"), schema)
+    span = f" {one['minimum']} to {one['maximum']}" if "minimum" in one else ""
+    default = f", {str(schema['default']).lower()} if left out" if "default" in schema else ""
+    return escape(f"{one.get('type', '')}{span}{default}")
 
 
 def _answer(answer: Mapping[str, Any], schemas: Mapping[str, Any]) -> str:

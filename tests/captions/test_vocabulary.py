@@ -21,6 +21,8 @@ def test_rare_words_become_unknown_and_are_counted():
 def test_a_caption_that_says_the_name_of_a_special_token_cannot_forge_one():
     built = Vocabulary.build([["<eos>", "a"]], min_count=1, tokenizer="ptb")
     assert built.tokens == (*SPECIAL, "a")
+    assert built.encode([["a", "<eos>", "<pad>", "<bos>", "<unk>", "a"]]) == [[1, 4, 3, 3, 3, 3, 4, 2]]
+    assert built.coverage([["a", "<eos>"]]) == 0.5
 
 
 REPEATS_ONE = ["a", "dog", "and", "a", "cat"]
@@ -39,12 +41,6 @@ def test_what_one_caption_in_twenty_repeats_is_seldom(repeating, of, expected):
 
 def test_without_captions_nothing_is_known_of_repetition():
     assert Vocabulary.build([], min_count=1, tokenizer="ptb").no_repeat_ngram == 0
-
-
-def test_a_vocabulary_of_before_it_was_counted_forbids_nothing():
-    content = Vocabulary.build([REPEATS_ONE], min_count=1, tokenizer="ptb").to_json()
-    del content["no_repeat_ngram"]
-    assert Vocabulary.from_json(content, "vocab.json").no_repeat_ngram == 0
 
 
 @pytest.mark.parametrize("wrong", [None, "2", [2], -1, 2.5, True])

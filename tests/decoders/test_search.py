@@ -117,6 +117,22 @@ def test_attention_is_told_for_each_word(features):
         assert all(sum(look) == pytest.approx(1, abs=1e-5) for look in looks)
 
 
+@pytest.mark.parametrize("kind", ["attention", "merge"])
+def test_a_caption_without_words_has_looked_at_nothing(features, kind):
+    model = small(kind)
+    with torch.no_grad():
+        model.output.bias[EOS] = 50.0
+    for (best,) in beam_search(model, features, Search(2, 5, 1.0), attention=True):
+        assert best.tokens == ()
+        assert best.attention == (() if kind == "attention" else None)
+
+
+def test_where_no_word_is_left_a_caption_may_be_shorter_than_asked(decoder, features):
+    search = Search(2, 9, 0.0, min_length=5, no_repeat_ngram=1)
+    for captions in beam_search(decoder, features, search, captions=2):
+        assert [len(one.tokens) for one in captions] == [2, 2]  # both words of this vocabulary, once each
+
+
 def test_no_caption_is_shorter_than_asked(decoder, features):
     for (best,) in beam_search(decoder, features, Search(3, 8, 0.0, min_length=5)):
         assert len(best.tokens) >= 5
@@ -182,6 +198,22 @@ def test_a_sample_knows_where_the_decoder_looked(features):
 def test_what_no_search_can_do_is_refused(options):
     with pytest.raises(ValueError, match=r"max_length|length_penalty"):
         Search(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0.0},
+        {"temperature": float("nan")},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+        {"top_k": -1},
+        {"max_length": 0},
+    ],
+)
+def test_what_cannot_be_drawn_from_is_refused(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        Sampling(**options)
 
 
 @pytest.mark.parametrize("sampling", [Sampling(temperature=1e-4), Sampling(top_k=1), Sampling(top_p=1e-6)])

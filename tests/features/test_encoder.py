@@ -1,5 +1,8 @@
 """The frozen network: any backbone at any node, the same bits for the same picture."""
 
+from dataclasses import replace
+from urllib.error import URLError
+
 import numpy as np
 import pytest
 import torch
@@ -114,6 +117,27 @@ def test_other_weights_are_refused_by_their_digests():
     made, other = encoder(seed=1), encoder(seed=2)
     with pytest.raises(ArtefactError, match=made.spec.weights_sha256[:12]):
         restore(made.spec, other.tensors_to_embed(), CPU)
+
+
+def test_weights_of_another_network_are_refused_by_name():
+    made = encoder()
+    tensors = dict(made.tensors_to_embed())
+    tensors.pop(next(iter(tensors)))
+    with pytest.raises(ArtefactError, match="not those of"):
+        restore(made.spec, tensors, CPU)
+
+
+@pytest.mark.parametrize("failure", [URLError("no route"), RuntimeError("invalid hash value")])
+def test_weights_that_cannot_be_had_say_what_to_do(monkeypatch, failure):
+    def fetch(*_, **__):
+        raise failure
+
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", fetch)
+    with pytest.raises(ParamsError, match=r"params.encoder.weights: DEFAULT of alexnet cannot be fetched .* its path"):
+        encoder("alexnet", weights="DEFAULT")
+    spec = replace(encoder("alexnet").spec, weights="IMAGENET1K_V1")
+    with pytest.raises(ArtefactError, match=r"cannot be fetched .* --self-contained"):
+        restore(spec, None, CPU)
 
 
 def test_real_weights_are_read_at_the_size_they_were_trained_for(shared):

@@ -280,3 +280,47 @@ def test_a_port_that_is_taken_is_an_error_of_usage(trained_project, server):
     _, said = running.communicate(timeout=60)
     assert running.returncode == 2
     assert f"--port {server.port}: cannot listen there" in said
+
+
+def test_nobody_captions_the_picture_of_a_client_that_has_gone(captioner, pictures, monkeypatch):
+    from pipeline.web.app import make_app
+
+    describe, go_on, busy = captioner.describe, threading.Event(), threading.Event()
+
+    def slow(*arguments, **options):
+        busy.set()
+        assert go_on.wait(30)
+        return describe(*arguments, **options)
+
+    own = Server(make_app(captioner))
+    try:
+        monkeypatch.setattr(captioner, "describe", slow)
+        content = pictures[0].read_bytes()
+        with ThreadPoolExecutor(1) as pool:
+            patient = pool.submit(ask, own, body=content, content_type="image/png")
+            assert busy.wait(30)
+            leaving = [socket.create_connection(("127.0.0.1", own.port)) for _ in range(3)]
+            for one in leaving:
+                head = f"POST {CAPTIONS} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: image/png\r\n"
+                one.sendall(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content)
+            waiting = own.app.state.batcher._waiting
+            deadline = time.monotonic() + 30
+            while len(own.app.state.batcher._waiting) < 3 and time.monotonic() < deadline:
+                time.sleep(0.02)
+            for one in leaving:
+                one.close()
+            while not all(one.answer.done() for one in waiting) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            go_on.set()
+            assert patient.result()[0] == 200
+        assert ask(own, body=content, content_type="image/png")[0] == 200
+        assert own.app.state.batcher.batches == [1, 1]
+    finally:
+        go_on.set()
+        own.stop()
+
+
+def test_the_page_for_programs_names_the_kind_of_every_parameter(server):
+    page = ask(server, "/docs", method="GET")[2].decode()
+    assert "integer 1 to 20<" in page  # the beam, which is the model's own if left out
+    assert ",  if left out" not in page
