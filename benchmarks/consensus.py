@@ -12,10 +12,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from pipeline.allocator import keep_freed_memory
 from pipeline.consensus import Consensus
 from pipeline.decoders import make_decoder
 from pipeline.decoders.search import Search, beam_search
-from pipeline.memory import keep_freed_memory
 
 PER_PICTURE, LENGTH, BATCH = 5, 11, 64
 

@@ -15,13 +15,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from pipeline.allocator import keep_freed_memory
 from pipeline.decoders import BOS, EOS, PAD, UNK, Decoder, make_decoder
 from pipeline.decoders.looking import Look
 from pipeline.decoders.products import Linear
 from pipeline.decoders.protocol import State
 from pipeline.decoders.search import Search, beam_search
 from pipeline.device import choose_device, has_bfloat16
-from pipeline.memory import keep_freed_memory
 
 
 class UsualLook(nn.Module):

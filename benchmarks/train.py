@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 
+from pipeline.allocator import keep_freed_memory
 from pipeline.decoders import make_decoder
 from pipeline.device import choose_device, has_bfloat16
-from pipeline.memory import keep_freed_memory
 from pipeline.training.batches import Batches
 from pipeline.training.losses import cross_entropy
 

@@ -25,8 +25,7 @@ ARCHIVES = frozenset({".zip", ".tar"})
 SEPARATOR = "::"
 MAX_BYTES = 1 << 29
 """A member that claims more is refused: a few kilobytes of zip can unpack to terabytes."""
-
-_INSIDE = re.compile(r"(?P<archive>.+?\.(?:zip|tar))::(?P<member>.+)", re.IGNORECASE | re.DOTALL)
+INSIDE = re.compile(r"(?P<archive>.+?\.(?:zip|tar))::(?P<member>.+)", re.IGNORECASE | re.DOTALL)
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _STORED, _DEFLATED = 0, 8
 
@@ -124,13 +123,13 @@ def open_archive(path: Path) -> Archive:
 
 def archive_of(path: str | Path) -> Path | None:
     """The archive that a picture's path leads into; None when it is a file of its own."""
-    inside = _INSIDE.fullmatch(str(path))
+    inside = INSIDE.fullmatch(str(path))
     return Path(inside["archive"]) if inside and os.path.isfile(inside["archive"]) else None
 
 
 def archive_like(name: str) -> bool:
     """Whether a file of this name would be taken for a place in an archive."""
-    return _INSIDE.fullmatch(name) is not None
+    return INSIDE.fullmatch(name) is not None
 
 
 def read_picture(path: str | Path) -> bytes:

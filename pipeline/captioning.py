@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from pipeline.archives import read_picture
 from pipeline.captions import characters
 from pipeline.captions.vocabulary import Vocabulary
 from pipeline.consensus import Consensus
+from pipeline.consensus import Hypothesis as Ranked
 from pipeline.errors import DataError, ParamsError
 from pipeline.features import images
 from pipeline.features.spec import EncoderSpec, Transform
@@ -73,6 +74,16 @@ class Answer:
     error: str | None = None
 
 
+class Hypothesis(Ranked, Protocol):
+    """A caption as the search of a runtime gives it."""
+
+    @property
+    def log_probability(self) -> float: ...
+
+    @property
+    def attention(self) -> tuple[tuple[float, ...], ...] | None: ...
+
+
 class Captioning(ABC, Generic[Search]):
     """A loaded model, in whichever runtime."""
 
@@ -104,6 +115,24 @@ class Captioning(ABC, Generic[Search]):
             return self.search_options(**options)
         except ValueError as error:
             raise ParamsError(str(error)) from error
+
+    def _told(self, found: Sequence[Sequence[Hypothesis]]) -> list[list[Caption]]:
+        """The captions of each picture, in words."""
+        tokens, decode = self.vocabulary.tokens, self.vocabulary.decode
+        return [
+            [
+                Caption(
+                    text=decode(one.tokens),
+                    words=tuple(tokens[number] for number in one.tokens),
+                    score=one.score,
+                    log_probability=one.log_probability,
+                    attention=one.attention,
+                    agreement=one.agreement,
+                )
+                for one in several
+            ]
+            for several in found
+        ]
 
     def make_sampling(self, **options: Any) -> Search:
         """How to draw captions at random. Raises `ParamsError` where the runtime cannot."""

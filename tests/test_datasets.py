@@ -126,6 +126,7 @@ def test_a_language_without_spaces_trains_by_characters(project):
     with (project / "data/tiny/captions.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("image", "caption", "split"), *rows])
     set_param(project, "vocab.unit", "character")
+    set_param(project, "score.neighbours", 0)
     set_param(project, "train.epochs", 20)
     for stage in ("prepare", "extract", "vocab", "train", "score"):
         code, _, said = run_command(stage, cwd=project)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, run_command
+from PIL import Image
 
 from pipeline import Captioner, paths
 from pipeline.bundle import Bundle
@@ -228,6 +229,78 @@ def test_the_example_in_the_folder_needs_three_packages_and_says_the_greedy_capt
     assert done.stdout == run_command("predict", "--beam", "1", *pictures, cwd=trained_project)[1]
 
 
+def run_example(folder, *pictures):
+    """Exit code, standard output, standard error."""
+    command = [sys.executable, str(folder / "caption.py"), *map(str, pictures)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def greedy(folder, *pictures):
+    """What `predict` says that searches as the example does."""
+    arguments = ("--runtime", "onnx", "--model", str(folder), "--neighbours", "0", "--beam", "1")
+    return run_command("predict", *map(str, pictures), *arguments)
+
+
+def unusual_pictures(folder):
+    """One of each kind that is not 8-bit RGB or grey, each of another colour if read in another way."""
+    folder.mkdir()
+    green = np.full((48, 64, 4), (30, 180, 60, 0), np.uint8)
+    green[10:30, 20:50, 3] = 130
+    Image.fromarray(green).save(folder / "rgba.png")
+    grey = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64) * 21
+    Image.fromarray(grey).save(folder / "grey16.png")
+    Image.fromarray(grey.astype(np.int32)).save(folder / "grey32.tif")
+    Image.fromarray((grey >> 8).astype(np.float32)).save(folder / "float.tif")
+    Image.fromarray(green[..., 0]).save(folder / "palette.png", transparency=30)
+    orientation = Image.Exif()
+    orientation[0x0112] = 6
+    Image.fromarray(green[..., :3]).save(folder / "turned.jpg", exif=orientation)
+    return sorted(folder.iterdir())
+
+
+def test_the_example_reads_every_kind_of_picture_as_predict_does(folder, tmp_path):
+    import runpy
+
+    from pipeline.onnx.captioner import OnnxCaptioner
+
+    pictures = unusual_pictures(tmp_path / "pictures")
+    assert len(pictures) == 6
+    code, out, said = run_example(folder, *pictures)
+    assert (code, said) == (0, "")
+    assert out == greedy(folder, *pictures)[1]
+    captioner, example = OnnxCaptioner.load(folder), runpy.run_path(str(folder / "caption.py"))
+    for path in pictures:
+        (pixels,) = example["pixels_of"](path)
+        assert np.abs(pixels.astype(int) - captioner.pixels(path)).max() <= 1, path
+
+
+def test_the_example_names_bad_pictures_and_answers_the_others(trained_project, folder, tmp_path):
+    good = trained_project / "data/tiny/images/000.png"
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(good.read_bytes()[:900])
+    code, out, said = run_example(folder, tmp_path / "gone.png", cut, good, folder / "README.md")
+    assert (code, out) == (1, greedy(folder, good)[1])
+    assert [line.split(": ")[:2] for line in said.splitlines()] == [
+        ["error", str(path)] for path in (tmp_path / "gone.png", cut, folder / "README.md")
+    ]
+
+
+def test_the_example_without_a_picture_says_how_it_is_used(folder):
+    assert run_example(folder) == (2, "", "usage: python caption.py photo.jpg ...\n")
+
+
+def test_the_example_joins_characters_as_predict_does(trained_project, folder, tmp_path):
+    changed = shutil.copytree(folder, tmp_path / "changed")
+    description = json.loads((changed / "captioner.json").read_text())
+    description["vocabulary"]["tokenizer"] = "character"
+    (changed / "captioner.json").write_text(json.dumps(description))
+    picture = trained_project / "data/tiny/images/000.png"
+    _, out, _ = run_example(changed, picture)
+    assert out == greedy(changed, picture)[1]
+    assert " " not in out.removeprefix(f"{picture}: ")
+
+
 @pytest.mark.parametrize(("no_repeat", "repeats_nothing"), [(1, True), (0, False)])
 def test_the_example_repeats_nothing_that_people_do_not_repeat(
     trained_project, folder, tmp_path, no_repeat, repeats_nothing
@@ -316,8 +389,6 @@ def test_an_8_bit_encoder_is_kept_only_where_captions_stay(trained_project, fold
 
 
 def test_an_8_bit_encoder_that_changes_captions_is_refused(tmp_path, monkeypatch):
-    from PIL import Image
-
     from pipeline.onnx import quantisation
 
     captioner = captioner_of(name="alexnet")

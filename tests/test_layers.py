@@ -6,11 +6,11 @@ import pytest
 from closure import PACKAGE, imports
 
 LAYERS = [
-    {"errors", "progress", "paths", "memory"},
+    {"errors", "progress", "paths", "allocator"},
     {"files", "device", "archives", "revisions"},
     {"params"},
     {"features", "captions", "decoders", "metrics", "consensus"},
-    {"training", "bundle", "evaluation", "exploration", "model_card", "startup", "captioning"},
+    {"training", "bundle", "evaluation", "exploration", "startup", "captioning"},
     {"report"},
     {"stages", "predict", "overlay"},
     {"onnx", "web"},
@@ -27,12 +27,12 @@ ONLY_IN = {
     "pyarrow": {
         "features/cluster/encoding.py",
         "features/cluster/steps.py",
-        "features/jobs.py",
-        "features/manifest.py",
+        "features/cluster/jobs.py",
+        "features/cluster/manifest.py",
         "features/shards.py",
     },
     "ray": {"features/cluster/joining.py", "features/cluster/encoding.py", "features/cluster/steps.py"},
-    "fsspec": {"features/sources.py"},
+    "fsspec": {"features/cluster/sources.py"},
 }
 
 

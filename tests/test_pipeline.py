@@ -123,7 +123,8 @@ def test_predict_and_extract_give_the_same_row(project):
     captioner = Captioner.load(project / paths.MODEL, device="cpu")
     cache = FeatureCache.open(project / paths.FEATURES)
     with single_compute_thread():
-        row = captioner.encoder.encode_pictures([decode((project / "data/tiny/images/005.png").read_bytes())])
+        picture = decode((project / "data/tiny/images/005.png").read_bytes())
+        row = captioner.encoder.encode(captioner.encoder.prepare(picture)[None])
     assert row.tobytes() == cache.load(["005.png"]).tobytes()
 
 

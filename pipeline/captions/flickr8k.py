@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.captions.rows import Entry, Row, make_row, skip
-from pipeline.captions.table import read_table
+from pipeline.captions.table import Columns, read_table
 from pipeline.captions.text import AUTO, lines, open_text
 from pipeline.errors import DataError
 
@@ -20,11 +20,12 @@ TOKEN_LINE = re.compile(r"[^\t]+#\d+\t")
 _NUMBERED = re.compile(r"(.+\.jpe?g)\.\d+", re.IGNORECASE)
 
 
-def read_flickr8k(path: Path, *, encoding: str = AUTO) -> Iterator[Entry]:
+def read_flickr8k(path: Path, *, encoding: str = AUTO, columns: Columns = Columns()) -> Iterator[Entry]:
     """`path` is the captions file or the folder that holds it. Raises `DataError`."""
     path = file_in(path, NAMES)
     splits = _read_splits(path.parent)
-    for entry in read_tokens(path, encoding) if is_token_file(path, encoding) else read_table(path, encoding=encoding):
+    tokens = is_token_file(path, encoding)
+    for entry in read_tokens(path, encoding) if tokens else read_table(path, encoding=encoding, columns=columns):
         if not splits or not isinstance(entry, Row):
             yield entry
         elif entry.image in splits:

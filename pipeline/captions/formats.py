@@ -14,11 +14,13 @@ from pipeline.captions.jsonstream import elements
 from pipeline.captions.karpathy import read_karpathy
 from pipeline.captions.pictures import TEXTS, PictureFolder
 from pipeline.captions.rows import Entry
-from pipeline.captions.table import JSON_LINES, Columns, read_table
+from pipeline.captions.table import JSON_LINES, SUFFIXES, Columns, read_table, split_tables
 from pipeline.captions.text import AUTO, open_text
 from pipeline.errors import DataError
 
 TABLES = ("captions.csv", "captions.tsv", "captions.jsonl", "captions.json", "dataset.csv", "annotations.csv")
+SHOWN = 3
+"""Tables in a folder whose mistake a message tells."""
 
 
 @dataclass(frozen=True)
@@ -34,43 +36,36 @@ class Recognised:
 
 def read_captions(format: str, path: Path, *, encoding: str = AUTO, columns: Columns = Columns()) -> Iterator[Entry]:
     """Every caption of a dataset, and every row that cannot be one. Raises `DataError`."""
-    if format == "table":
-        return read_table(path, encoding=encoding, columns=columns)
-    if format == "folder":
-        return read_folder(path, encoding=encoding, columns=columns)
-    readers = {
-        "flickr8k": read_flickr8k,
-        "flickr30k": read_flickr30k,
-        "coco": read_coco,
-        "karpathy": read_karpathy,
-    }
+    with_columns = {"table": read_table, "folder": read_folder, "flickr8k": read_flickr8k}
+    if format in with_columns:
+        return with_columns[format](path, encoding=encoding, columns=columns)
+    readers = {"flickr30k": read_flickr30k, "coco": read_coco, "karpathy": read_karpathy}
     return readers[format](path, encoding=encoding)
 
 
-def recognise(path: Path, encoding: str = AUTO) -> Recognised:
+def recognise(path: Path, *, encoding: str = AUTO, columns: Columns = Columns()) -> Recognised:
     """The format of a dataset: a captions file, a folder with one in it, or an archive. Raises `DataError`."""
     if is_archive(path):
         return Recognised("folder", path, "an archive with pictures and their texts")
     if not path.is_dir():
-        return _recognise_file(path, encoding)
-    found = list(_recognise_folder(path, encoding))
+        return _recognise_file(path, encoding, columns)
+    found = list(_recognise_folder(path, encoding, columns))
     if not found:
-        raise DataError(
+        refusals = [_refusal(file, encoding, columns) for file in _tables_in(path)[:SHOWN]]
+        message = (
             f"{path}: no captions were recognised: neither a file that Flickr8k, Flickr30k, COCO or Karpathy's splits "
             "come with, nor a table with the columns image and caption, nor pictures with a .txt beside each; "
             "see docs/datasets.md, and name the file in params.data.captions"
         )
+        raise DataError("\n  ".join([message, *filter(None, refusals)]))
     best, *others = found
     if others:
-        return Recognised(
-            best.format,
-            best.captions,
-            f"{best.saw}; not used: {', '.join(dict.fromkeys(one.captions.name for one in others))}",
-        )
+        unused = dict.fromkeys(one.saw if one.captions == path else one.captions.name for one in others)
+        return Recognised(best.format, best.captions, f"{best.saw}; not used: {', '.join(unused)}")
     return best
 
 
-def _recognise_folder(path: Path, encoding: str) -> Iterator[Recognised]:
+def _recognise_folder(path: Path, encoding: str, columns: Columns) -> Iterator[Recognised]:
     """What the folder could be, surest first."""
     for file in sorted(path.glob(karpathy.PATTERN)):
         yield Recognised("karpathy", file, f"{file.name}, pictures with sentences and Karpathy's split")
@@ -81,20 +76,30 @@ def _recognise_folder(path: Path, encoding: str) -> Iterator[Recognised]:
             yield Recognised("coco", files[0] if len(files) == 1 else folder, f"{names}, COCO's images and annotations")
     for name in dict.fromkeys((*flickr8k.NAMES, *flickr30k.NAMES, *TABLES)):
         if (path / name).is_file():
-            yield _recognise_file(path / name, encoding)
+            yield _recognise_file(path / name, encoding, columns)
     tables = metadata_files(path)
     if tables:
         yield Recognised("folder", path, f"{tables[0].relative_to(path)} of a Hugging Face imagefolder")
         return
-    others = [file for pattern in ("*.csv", "*.tsv", "*.jsonl") for file in sorted(path.glob(pattern))]
-    for file in others:
-        if file.name not in TABLES and file.name not in flickr30k.NAMES:
+    parts = split_tables(path)
+    if len({split for file, split in parts.items() if not _refusal(file, encoding, columns)}) > 1:
+        yield Recognised("table", path, f"{', '.join(file.name for file in parts)}, a table for each split")
+    else:
+        parts = {}
+    for file in _tables_in(path):
+        if file not in parts:
             try:
-                yield _recognise_file(file, encoding)
+                yield _recognise_file(file, encoding, columns)
             except DataError:
                 continue  # some other table
     if _has_texts(path):
         yield Recognised("folder", path, "pictures with a text beside each")
+
+
+def _tables_in(folder: Path) -> list[Path]:
+    """What may be a table, of whatever name."""
+    known = {*TABLES, *flickr30k.NAMES}
+    return [file for suffix in SUFFIXES for file in sorted(folder.glob(f"*{suffix}")) if file.name not in known]
 
 
 def _has_texts(path: Path) -> bool:
@@ -106,7 +111,7 @@ def _has_texts(path: Path) -> bool:
     return bool(stems & texts)
 
 
-def _recognise_file(path: Path, encoding: str) -> Recognised:
+def _recognise_file(path: Path, encoding: str, columns: Columns) -> Recognised:
     suffix = path.suffix.lower()
     if suffix == ".json":
         return _recognise_json(path, encoding)
@@ -123,17 +128,19 @@ def _recognise_file(path: Path, encoding: str) -> Recognised:
     if path.name in {"metadata.csv", "metadata.jsonl"}:
         return Recognised("folder", path, f"{path.name} of a Hugging Face imagefolder")
     kind = "JSON lines" if suffix in JSON_LINES else "a table"
-    if not _is_table(path, encoding):
-        raise DataError(f"{path}: not recognised: no columns for picture and caption; set params.data.format")
+    refusal = _refusal(path, encoding, columns)
+    if refusal:
+        raise DataError(refusal)
     return Recognised("table", path, f"{path.name}, {kind}")
 
 
-def _is_table(path: Path, encoding: str) -> bool:
-    """Whether the table's reader finds its columns: the first entry says."""
+def _refusal(path: Path, encoding: str, columns: Columns) -> str | None:
+    """Why the file is no table with captions, by the table's reader; None when it gives a first entry."""
     try:
-        return next(read_table(path, encoding=encoding), None) is not None
-    except DataError:
-        return False
+        first = next(read_table(path, encoding=encoding, columns=columns), None)
+    except DataError as error:
+        return str(error)
+    return None if first else f"{path}: holds no rows"
 
 
 def _recognise_json(path: Path, encoding: str) -> Recognised:

@@ -69,9 +69,9 @@ class Records:
 
 
 def _strict(text: str, delimiter: str) -> list[str]:
-    """The fields of one record by the rules; none when its quotes do not add up."""
+    """The fields of one record by the rules; none when its quotes do not add up. Blanks may stand before a quote."""
     try:
-        found = list(csv.reader([text], delimiter=delimiter, strict=True))
+        found = list(csv.reader([text], delimiter=delimiter, skipinitialspace=True, strict=True))
     except csv.Error:
         return []
     return found[0] if len(found) == 1 else []

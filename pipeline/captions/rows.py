@@ -129,7 +129,9 @@ def name_refusal(image: str) -> str | None:
     if _CONTROL.search(image):
         return "the picture's name holds a control character"
     path = PurePosixPath(image.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or not path.parts or _DRIVE.match(image):
+    if path.is_absolute() or _DRIVE.match(image):
+        return "the picture's path is absolute; give it relative to params.data.images"
+    if ".." in path.parts or not path.parts:
         return "the picture's path leaves the image folder"
     if archive_like(image):
         return "the picture's name is a place in an archive; name the member alone"

@@ -1,12 +1,14 @@
-"""Reader of `data.format: table`: CSV, TSV or JSON lines with the columns image, caption and (optionally) split.
+"""Reader of `data.format: table`: CSV, TSV or JSON lines with the columns image, caption and (optionally) split, in
+one file or in one for each split.
 
 Columns are found by the names that people give them, or by those in params.data; a caption column may be a pattern
 (`caption_*`), each match a caption of its own.
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
@@ -15,12 +17,14 @@ from typing import Any
 from pipeline.archives import PICTURES
 from pipeline.captions.jsonstream import elements
 from pipeline.captions.records import Record, Records
-from pipeline.captions.rows import SPLIT_NAMES, SPLITS, Entry, Note, make_row, skip
+from pipeline.captions.rows import SPLIT_NAMES, SPLITS, Entry, Note, Row, make_row, skip
 from pipeline.captions.text import AUTO, lines, open_text
 from pipeline.errors import DataError
 
 DELIMITERS = (",", "\t", ";", "|")
 JSON_LINES = frozenset({".jsonl", ".ndjson"})
+SUFFIXES = (".csv", ".tsv", ".jsonl")
+"""Of the files that are taken for tables in a folder."""
 KNOWN = {
     "image": ("image", "file_name", "filename", "image_name", "image_path", "image_file", "img", "path", "file"),
     "caption": (
@@ -59,7 +63,31 @@ class _Places:
 
 
 def read_table(path: Path, *, encoding: str = AUTO, columns: Columns = Columns()) -> Iterator[Entry]:
-    """Raises `DataError` when the file cannot be read or lacks a column."""
+    """`path` is a file, or a folder with `split_tables`.
+
+    Raises `DataError` when a file cannot be read, lacks a column or has a header alone.
+    """
+    parts = split_tables(path) if path.is_dir() else {}
+    for file, split in parts.items() if parts else [(path, None)]:
+        for entry in _read_file(file, encoding, columns):
+            yield replace(entry, split=split) if split and isinstance(entry, Row) and not entry.split else entry
+
+
+def split_tables(folder: Path) -> dict[Path, str]:
+    """The splits of the tables that are named after one (`train.csv`, `captions_val2.csv`), where two are there."""
+    for suffix in SUFFIXES:
+        named = {file: split for file in sorted(folder.glob(f"*{suffix}")) if (split := _split_named(file.stem))}
+        if len(set(named.values())) > 1:
+            return dict(sorted(named.items(), key=lambda one: SPLITS.index(one[1])))
+    return {}
+
+
+def _split_named(stem: str) -> str | None:
+    words = [word for word in re.split(r"[\W\d_]+", stem.lower()) if word not in {"", "captions"}]
+    return SPLIT_NAMES.get(words[0]) if len(words) == 1 else None
+
+
+def _read_file(path: Path, encoding: str, columns: Columns) -> Iterator[Entry]:
     if path.suffix.lower() in JSON_LINES:
         yield from _read_json_lines(path, encoding, columns)
     elif path.suffix.lower() == ".json":
@@ -99,7 +127,7 @@ def _read_delimited(path: Path, encoding: str, columns: Columns) -> Iterator[Ent
         if first is None:
             raise DataError(f"{path}: holds no rows")
         headless = _headless(first, columns)
-        places = headless or _places([_name(field) for field in first.fields], columns, path)
+        places = headless or _places(first.fields, columns, path)
         table.width = places.width
         if headless:
             read_as = "image, caption, split" if headless.split else "image, caption"
@@ -107,6 +135,8 @@ def _read_delimited(path: Path, encoding: str, columns: Columns) -> Iterator[Ent
             source = chain([first], source)
         joined = 0
         sample = list(islice(source, 20))
+        if not sample:
+            raise DataError(f"{path}: holds a header and no rows")
         _refuse_swapped(sample, places, path)
         for record in chain(sample, source):
             fields = record.fields
@@ -145,7 +175,8 @@ def _headless(first: Record, columns: Columns) -> _Places | None:
 
 
 def _name(field: str) -> str:
-    return field.strip().strip("\"'\ufeff").strip().lower()
+    """A column's name as it is compared: `Image Name` is `image_name`."""
+    return "_".join(field.strip().strip("\"'\ufeff").lower().split())
 
 
 def _first_match(names: Sequence[str], candidates: Sequence[str]) -> list[int]:
@@ -159,21 +190,25 @@ def _first_match(names: Sequence[str], candidates: Sequence[str]) -> list[int]:
 
 def _candidates(columns: Columns, what: str) -> Sequence[str]:
     asked: str = getattr(columns, what)
-    return KNOWN[what] if asked == AUTO else (asked.strip().lower(),)
+    return KNOWN[what] if asked == AUTO else (_name(asked),)
 
 
 def _places(header: list[str], columns: Columns, path: Path) -> _Places:
-    found = {what: _first_match(header, _candidates(columns, what)) for what in KNOWN}
-    missing = [getattr(columns, what).replace(AUTO, what) for what in ("image", "caption") if not found[what]]
-    if columns.split != AUTO and not found["split"]:
-        missing.append(columns.split)
+    names = [_name(field) for field in header]
+    found = {what: _first_match(names, _candidates(columns, what)) for what in KNOWN}
+    missing = [what for what in KNOWN if not found[what] and (what != "split" or columns.split != AUTO)]
     if missing:
-        raise DataError(
-            f"{path}, line 1: no column {' and '.join(missing)}; the header is {header}; "
-            "mend it, or name the columns in params.data"
-        )
+        shown = str([field.strip() for field in header])[:300]
+        raise DataError(f"{path}, line 1: no column {_lacking(missing, columns, f'the header is {shown}')}")
     captions = [place for place in found["caption"] if place != found["image"][0]]
     return _Places(found["image"][0], captions, next(iter(found["split"]), None), len(header))
+
+
+def _lacking(missing: Sequence[str], columns: Columns, there: str) -> str:
+    """The names that were looked for in vain, what is `there` instead, and what to do."""
+    names = " and ".join(getattr(columns, what).replace(AUTO, what) for what in missing)
+    params = " and ".join(f"{what}_column" for what in missing)
+    return f"{names}; {there}; name the columns with params.data.{params} (auto: the usual names)"
 
 
 def _delimited_entries(fields: list[str], places: _Places, path: Path, line: int) -> Iterator[Entry]:
@@ -225,8 +260,9 @@ def _json_entries(record: Any, columns: Columns, path: Path, line: int) -> Itera
     names = [_name(key) for key in keys]
     found = {what: [keys[n] for n in _first_match(names, _candidates(columns, what))] for what in KNOWN}
     if not found["image"] or not found["caption"]:
-        lacking = [what for what in ("image", "caption") if not found[what]]
-        yield skip("", f"no key {' and '.join(lacking)}; the keys are {', '.join(keys)[:100]!a}", path, line)
+        missing = [what for what in ("image", "caption") if not found[what]]
+        there = f"the keys are {', '.join(keys)[:100]!a}"
+        yield skip("", f"no key {_lacking(missing, columns, there)}", path, line)
         return
     image = record[found["image"][0]]
     captions: list[Any] = []

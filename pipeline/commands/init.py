@@ -1,6 +1,8 @@
 """`captioner init`: look at a dataset, say what it is, and point params.yaml at it."""
 
 import os
+import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +13,9 @@ from pipeline.commands.terminal import ParamsFile, progress_bar, read, say
 from pipeline.errors import DataError
 
 if TYPE_CHECKING:
+    from pipeline.captions.formats import Recognised
     from pipeline.captions.rows import Captions
+    from pipeline.captions.table import Columns
 
 
 def init(
@@ -20,24 +24,17 @@ def init(
     params: ParamsFile = paths.PARAMS,
 ) -> None:
     """Recognise a dataset's format and write the `data` section of params.yaml."""
-    from pipeline.captions.formats import read_captions, recognise
-    from pipeline.captions.rows import Captions
+    from pipeline.captions.formats import recognise
     from pipeline.captions.scripts import unspaced
+    from pipeline.captions.table import Columns
     from pipeline.params import write_section
 
     given = read(params)
     if not dataset.exists():
         raise DataError(f"{dataset}: no such file or folder")
-    found = recognise(dataset)
-    with progress_bar("init") as progress:
-        captions = Captions()
-        for number, entry in enumerate(read_captions(found.format, found.captions), start=1):
-            captions.add(entry)
-            if number % 1000 == 0:
-                progress(number, 0, "captions read")
-    if not captions.rows:
-        reason = f": {captions.skipped[0].reason}" if captions.skipped else ""
-        raise DataError(f"{found.captions}: {found.saw}, but no usable caption{reason}")
+    columns = Columns(given.data.image_column, given.data.caption_column, given.data.split_column)
+    found = recognise(dataset, encoding=given.data.encoding, columns=columns)
+    captions = _captions(found, given.data.encoding, columns)
     say(f"format: {found.format}: {found.saw}")
     for note in captions.notes:
         say(f"note: {note}")
@@ -51,16 +48,45 @@ def init(
     if share >= 0.1 and given.vocab.unit == "word":
         say(
             f"warning: {share:.0%} of the captions are in a script that does not part words with spaces; "
-            "set params.vocab.unit to character"
+            "set params.vocab.unit to character, params.score.max_length, which counts characters then, to 60 or so, "
+            "and params.score.neighbours to 0"
         )
     values = {"format": found.format, "captions": _written(found.captions), "images": _written(place)}
-    write_section(params, "data", {**values, **dict.fromkeys(AUTOMATIC, "auto")})
+    write_section(params, "data", values)
     for key, value in values.items():
         say(f"{params}: data.{key}: {value}")
+    for key in KEPT:
+        if getattr(given.data, key) != "auto":
+            say(f"{params}: data.{key}: {getattr(given.data, key)} (as it was)")
+    lacking = _lacking_in_copies([found.captions, place])
+    if lacking:
+        say(
+            f"note: {' and '.join(lacking)}: lacking in the copies of the project that `dvc exp run --temp` and "
+            "`--queue` run in, until you `dvc add` and `git add` (see docs/datasets.md)"
+        )
     say("next: dvc repro")
 
 
-AUTOMATIC = ("encoding", "image_column", "caption_column", "split_column")
+KEPT = ("encoding", "image_column", "caption_column", "split_column")
+"""What a user says of a dataset that cannot be recognised without it."""
+
+
+def _captions(found: "Recognised", encoding: str, columns: "Columns") -> "Captions":
+    """Raises `DataError` where there is none."""
+    from pipeline.captions.formats import read_captions
+    from pipeline.captions.rows import Captions
+
+    captions = Captions()
+    entries = read_captions(found.format, found.captions, encoding=encoding, columns=columns)
+    with progress_bar("init") as progress:
+        for number, entry in enumerate(entries, start=1):
+            captions.add(entry)
+            if number % 1000 == 0:
+                progress(number, 0, "captions read")
+    if not captions.rows:
+        reason = f": {captions.skipped[0].reason}" if captions.skipped else ""
+        raise DataError(f"{found.captions}: {found.saw}, but no usable caption{reason}")
+    return captions
 
 
 def _splits(captions: "Captions") -> str:
@@ -109,6 +135,41 @@ def _places(captions: Path, dataset: Path) -> list[Path]:
 
 
 def _written(path: Path) -> str:
-    """Relative where it lies in the project, absolute elsewhere: copies of the project find it too."""
+    """Relative where it lies in the project, absolute elsewhere: copies of the project find what is tracked, too."""
     absolute, here = Path(os.path.abspath(path)), Path.cwd()
     return (absolute.relative_to(here) if absolute.is_relative_to(here) else absolute).as_posix()
+
+
+def _lacking_in_copies(places: Iterable[Path]) -> list[str]:
+    """Those in the project that git does not have, nor dvc by a file that git has; none outside a git repository.
+
+    A place within another one is not named again: dvc adds them together.
+    """
+    inside = [place for place in dict.fromkeys(map(_written, places)) if not os.path.isabs(place)]
+    if not inside or not _in_git("."):
+        return []
+    lacking = [Path(place) for place in inside if not _in_git(place, *_dvc_files(place))]
+    return [str(place) for place in lacking if not set(lacking) & set(place.parents)]
+
+
+def _in_git(*places: str) -> bool:
+    """Whether git tracks one of the places, or something below."""
+    try:
+        done = subprocess.run(
+            ["git", "--literal-pathspecs", "ls-files", "--", *places], capture_output=True, check=False
+        )
+    except OSError:  # there is no git
+        return False
+    return bool(done.stdout)
+
+
+def _dvc_files(place: str) -> list[str]:
+    """The .dvc files and the dvc.yaml by which dvc tracks a place, or something below."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo() as repo:
+            return [out.stage.path for out in repo.find_outs_by_path(place, recursive=True, strict=False)]
+    except DvcException:  # no repository of dvc, or one that does not have the place
+        return []

@@ -13,30 +13,36 @@ _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\x00", b"MM\x00*")
 
 
 def find(patterns: Iterable[str]) -> list[str]:
-    """The files that are meant, in the order given; `-` stays as it is. Raises `DataError` naming what matches nothing.
+    """The files that are meant, in the order given; `-` stays as it is. Raises `DataError` naming what means none."""
+    files: list[str] = []
+    for pattern in patterns:
+        found = matching(pattern)
+        if not found:
+            raise DataError(nothing_at(pattern))
+        files += found
+    return files
 
-    Folders are searched with all below them.
-    """
+
+def matching(pattern: str) -> list[str]:
+    """The files that one argument means; none where there is none. Folders are searched with all below them."""
     import glob
 
     from pipeline.archives import archive_of
     from pipeline.features.images import SUFFIXES
 
-    files: list[str] = []
-    for pattern in patterns:
-        path = Path(pattern)
-        if pattern == STDIN:
-            found = [STDIN]
-        elif path.is_dir():
-            found = sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-        elif path.exists() or archive_of(pattern):
-            found = [pattern]
-        else:
-            found = sorted(file for file in glob.glob(pattern, recursive=True) if Path(file).is_file())
-        if not found:
-            raise DataError(f"{pattern}: no picture there; give a file, a folder or a quoted glob pattern")
-        files += found
-    return files
+    path = Path(pattern)
+    if pattern == STDIN:
+        return [STDIN]
+    if path.is_dir():
+        return sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    if path.exists() or archive_of(pattern):
+        return [pattern]
+    return sorted(file for file in glob.glob(pattern, recursive=True) if Path(file).is_file())
+
+
+def nothing_at(pattern: str) -> str:
+    """What to say of an argument that means no file."""
+    return f"{pattern}: no picture there; give a file, a folder or a quoted glob pattern"
 
 
 def opened(files: Iterable[str], stdin: BinaryIO | None = None) -> Iterator[str | tuple[str, bytes]]:

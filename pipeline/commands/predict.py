@@ -2,8 +2,9 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -77,7 +78,16 @@ def predict(
     """Caption pictures with a trained model."""
     if str(csv) == sources.STDIN:
         raise ParamsError("--csv needs the name of a file; --json writes to standard output")
-    files = sources.find(pictures)
+    found = {pattern: sources.matching(pattern) for pattern in pictures}
+    missing = {pattern: sources.nothing_at(pattern) for pattern, files in found.items() if not files}
+    files = [file for pattern in pictures for file in found[pattern] or [pattern]]
+    total = None if sources.STDIN in files else len(files)
+    if len(missing) == len(found):  # no model is needed to say so
+        from pipeline.captioning import Answer
+
+        nothing = (Answer(pattern, error=missing[pattern]) for pattern in pictures)
+        _write(nothing, total, csv=csv, as_json=as_json, scores=False)
+        return
     captioner = load(model, runtime, device)
     penalty = {} if length_penalty is None else {"length_penalty": length_penalty}
     if sample:
@@ -108,15 +118,36 @@ def predict(
     answers = captioner.answers(
         sources.opened(files), search, captions=captions, attention=attention is not None, batch_size=batch_size
     )
-    total = None if sources.STDIN in files else len(files)
+    overlays = _Overlays(attention, captioner) if attention else None
+    _write(_named(answers, missing), total, csv=csv, as_json=as_json, scores=captions > 1, overlays=overlays)
+
+
+def _named(answers: "Iterable[Answer]", missing: Mapping[str, str]) -> "Iterator[Answer]":
+    """The same, with what is to be said of arguments that mean no picture."""
+    for answer in answers:
+        yield replace(answer, error=missing.get(answer.image, answer.error)) if answer.error else answer
+
+
+def _write(
+    answers: "Iterable[Answer]",
+    total: int | None,
+    *,
+    csv: Path | None,
+    as_json: bool,
+    scores: bool,
+    overlays: "_Overlays | None" = None,
+) -> None:
+    """Each answer as it comes. Raises `DataError` at the end if a picture has no caption, or there was none."""
     with _table(csv) if csv else nullcontext() as table, _progress(total) as progress:
-        drawing = _Overlays(attention, captioner) if attention else None
         done = bad = 0
+        error = None
         for answer in answers:
-            overlay = drawing.draw(answer) if drawing and not answer.error else None
+            overlay = overlays.draw(answer) if overlays and not answer.error else None
             if answer.error:
                 bad += 1
-                say(f"error: {answer.error}")
+                error = answer.error
+                if total != 1:
+                    say(f"error: {error}")
             if table:
                 for row in _rows(answer):
                     table(row)
@@ -124,7 +155,7 @@ def predict(
                 print(_as_json(answer, overlay))
             elif not csv:
                 for one in answer.captions:
-                    score = f"{one.score:.3f}  " if captions > 1 else ""
+                    score = f"{one.score:.3f}  " if scores else ""
                     print(f"{_shown(answer.image)}: {score}{one.text}")
             sys.stdout.flush()
             done += 1
@@ -133,8 +164,9 @@ def predict(
         raise DataError("standard input: holds neither a picture nor the name of one")
     if csv:
         say(f"predict: {csv}, {done} pictures")
-    if bad:
-        raise DataError(f"{bad} of {done} pictures could not be captioned; the lines above say why")
+    if error:
+        several = f"{bad} of {done} pictures could not be captioned; the lines above say why"
+        raise DataError(error if total == 1 else several)
 
 
 class _Overlays:

@@ -55,7 +55,7 @@ def score(
 
 
 def _stage(params: Path) -> None:
-    from pipeline.memory import keep_freed_memory
+    from pipeline.allocator import keep_freed_memory
     from pipeline.stages.score import score_split
 
     given = read(params)

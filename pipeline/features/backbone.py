@@ -1,10 +1,13 @@
 """torchvision's classification networks: which there are, their weights and transform, and their nodes."""
 
 import difflib
+import pickle
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline.errors import ParamsError
@@ -33,8 +36,9 @@ def blank_network(name: str) -> nn.Module:
     return model.eval()
 
 
-def load(name: str, weights: str, seed: int) -> tuple[nn.Module, str, dict[str, Any]]:
-    """The whole model, the name of its weights for the spec, and its transform as plain values.
+def load(name: str, weights: str, seed: int) -> tuple[nn.Module, str, dict[str, Any], frozenset[str]]:
+    """The whole model, the name of its weights for the spec, its transform as plain values, and which of its weights
+    a file of weights lacks: those of a head for other classes, say.
 
     Raises `ParamsError` for weights that there are not, `WeightsNotFetched`.
     """
@@ -45,11 +49,12 @@ def load(name: str, weights: str, seed: int) -> tuple[nn.Module, str, dict[str, 
         model = blank_network(name)
     enum = models.get_model_weights(name)
     if weights == "none":
-        return model, f"random:{seed}", _transform(enum["DEFAULT"])
+        return model, f"random:{seed}", _transform(enum["DEFAULT"]), frozenset()
     path = Path(weights)
     if path.is_file():
-        _load_file(model, path, name)
-        return model, "file", _transform(enum["DEFAULT"])
+        return model, "file", _transform(enum["DEFAULT"]), _load_file(model, path, name)
+    if path.suffix in {".pth", ".pt", ".ckpt", ".bin", ".safetensors"} or path.name != weights:
+        raise ParamsError(f"params.encoder.weights: {weights}: no such file")
     try:
         chosen = enum[weights.rsplit(".", 1)[-1]]
     except KeyError:
@@ -62,16 +67,48 @@ def load(name: str, weights: str, seed: int) -> tuple[nn.Module, str, dict[str, 
     except (OSError, RuntimeError) as error:  # the latter when what came is not what was published
         raise WeightsNotFetched(f"{weights} of {name} cannot be fetched from {chosen.url}: {error}") from error
     model.load_state_dict(tensors)
-    return model, chosen.name, _transform(chosen)
+    return model, chosen.name, _transform(chosen), frozenset()
 
 
-def _load_file(model: nn.Module, path: Path, name: str) -> None:
+def _load_file(model: nn.Module, path: Path, name: str) -> frozenset[str]:
+    """Give `model` what a file holds for it; the names of the weights that it has not, or in another shape."""
     try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-        model.load_state_dict(tensors)
+        content: Any = None
+        if path.suffix == ".safetensors":
+            content = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ParamsError(
+            f"params.encoder.weights: {path} holds more than weights, or something else; "
+            "a file with the model's `state_dict()` alone is needed"
+        ) from error
     except Exception as error:  # torch.load raises a different class for each way in which a file can be wrong
-        reason = str(error).splitlines()[0]
-        raise ParamsError(f"params.encoder.weights: {path} is not a state dict of {name}: {reason}") from error
+        raise ParamsError(f"params.encoder.weights: {path} cannot be read: {str(error).splitlines()[0]}") from error
+    for wrapped in ("state_dict", "model_state_dict", "model"):  # as trainers save it, among other things
+        if isinstance(content, dict) and isinstance(content.get(wrapped), dict):
+            content = content[wrapped]
+    found = content if isinstance(content, dict) else {}
+    found = {str(key).removeprefix("module."): value for key, value in found.items()}  # of DistributedDataParallel
+    wanted = model.state_dict()
+    fitting = {
+        key: found[key]
+        for key, value in wanted.items()
+        if isinstance(found.get(key), Tensor) and found[key].shape == value.shape
+    }
+    if not fitting:
+        raise ParamsError(
+            f"params.encoder.weights: {path} is not a state dict of {name}: it has {_few(found)}, not {_few(wanted)}"
+        )
+    model.load_state_dict(fitting, strict=False)
+    counters = {key for key in wanted if key.endswith("num_batches_tracked")}  # unread, and not in older files
+    return frozenset(wanted.keys() - fitting.keys() - counters)
+
+
+def _few(names: Iterable[str]) -> str:
+    """The first of them."""
+    several = list(names)
+    return ", ".join(several[:3]) + (", ..." if len(several) > 3 else "") if several else "nothing"
 
 
 def _transform(weights: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ a transformer's tokens) becomes `grid` x `grid` regions of channels.
 B pictures, S input side, R = grid * grid regions, C channels.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -113,9 +113,6 @@ class Encoder:
             )
         return rows
 
-    def encode_pictures(self, pictures: "Sequence[Image.Image]") -> NDArray[np.float16]:
-        return self.encode(np.stack([self.prepare(picture) for picture in pictures]))
-
     def _regions(self, output: Tensor) -> Tensor:
         """(B, R, C) in float32 from a node's output."""
         grid = self.spec.grid
@@ -167,7 +164,7 @@ def build(
     """The encoder that params ask for. Raises `ParamsError` naming what is wrong and what there is."""
     precision = choose_precision(precision, device, "params.encoder.precision")
     try:
-        model, weights_name, transform = load(name, weights, seed)
+        model, weights_name, transform, lacking = load(name, weights, seed)
     except WeightsNotFetched as error:
         raise ParamsError(
             f"params.encoder.weights: {error}; download the file elsewhere and give its path here"
@@ -180,6 +177,11 @@ def build(
     if node == "auto":
         node = last_map(model, name, size, None if pretrained else RANDOM_STRIDE)
     network = up_to(model, node, name)
+    if needed := [key for key in network.state_dict() if key in lacking]:
+        raise ParamsError(
+            f"params.encoder.weights: {weights} lacks {len(needed)} of the weights that {name} up to {node} needs, "
+            f"or has them in another shape: {', '.join(needed[:3])}{', ...' if len(needed) > 3 else ''}"
+        )
     shorter_side = round(size * transform["shorter_side"] / transform["size"]) if fit == "crop" else None
     spec = EncoderSpec(
         name=name,
@@ -215,7 +217,7 @@ def restore(spec: EncoderSpec, tensors: Mapping[str, Tensor] | None, device: tor
             raise ArtefactError(f"the weights in the model file are not those of {spec.name}: {reason}") from error
     else:
         try:
-            model, _, _ = load(spec.name, spec.weights, 0)
+            model, *_ = load(spec.name, spec.weights, 0)
         except WeightsNotFetched as error:
             raise ArtefactError(
                 f"the model file does not hold its encoder's weights, and {error}; where there is a network, "

@@ -25,8 +25,9 @@ from pipeline.features.batch import Batch, Encoded, Picture, unpacked
 from pipeline.features.cache import Rows, ids_of, write_cache
 from pipeline.features.conveyor import PIECE, on_device
 from pipeline.features.encoder import Encoder
+from pipeline.features.segment import Keys
 from pipeline.features.spec import EncoderSpec
-from pipeline.features.store import FeatureStore, Keys, first_occurrences, keys_of
+from pipeline.features.store import FeatureStore, first_occurrences, keys_of
 from pipeline.files import remove_leftovers
 from pipeline.progress import Progress, silent
 
@@ -124,13 +125,13 @@ def _fill(
     workers: int,
     progress: Progress,
 ) -> dict[str, str]:
-    """Encode those of `pictures` that are `wanted` into one new shard; the reason for each key that could not be.
+    """Encode those of `pictures` that are `wanted` into one new segment; the reason for each key that could not be.
 
     `wanted` are in the order in which they first occur in `pictures`.
     """
     if not len(wanted):
         return {}
-    writer = memo.new_shard(wanted)
+    writer = memo.new_segment(wanted)
     chosen = _first_of_each(pictures, wanted)
     unreadable: dict[str, str] = {}
     workers = workers or os.cpu_count() or 1

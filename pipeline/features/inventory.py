@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import ArtefactError, DataError
+from pipeline.features.segment import Keys, Segment, segments_of
 from pipeline.features.spec import EncoderSpec
-from pipeline.features.store import FeatureStore, Keys, Shard, shards_of
+from pipeline.features.store import FeatureStore
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ def holdings(root: Path) -> list[Holding]:
     found = []
     for folder in sorted(path for path in root.glob("*") if path.is_dir()):
         spec, engine = _described(folder)
-        shards = [Shard.open(path, folder.name) for path in shards_of(folder)]
-        keys = [shard.keys[shard.done()] for shard in shards if shard]
+        segments = [Segment.open(path, folder.name) for path in segments_of(folder)]
+        keys = [segment.keys[segment.done()] for segment in segments if segment]
         pictures = len(np.unique(np.concatenate(keys))) if keys else 0
         size = sum(path.stat().st_size for path in folder.iterdir())
         found.append(Holding(folder.name, spec, engine, pictures, size))
@@ -57,14 +58,14 @@ def verify(root: Path, digest: str) -> Check:
     folder = root / digest
     sound = damaged = 0
     unreadable = []
-    for path in shards_of(folder):
-        shard = Shard.open(path, digest)
-        if shard is None:
+    for path in segments_of(folder):
+        segment = Segment.open(path, digest)
+        if segment is None:
             unreadable.append(path)
             continue
-        row = np.empty((1, *shard.shape), np.float16)
-        for place in shard.done().tolist():
-            if shard.is_sound(place, row):
+        row = np.empty((1, *segment.shape), np.float16)
+        for place in segment.done().tolist():
+            if segment.is_sound(place, row):
                 sound += 1
             else:
                 damaged += 1
@@ -84,7 +85,7 @@ def find(root: Path, prefix: str) -> Holding:
 def remove(root: Path, digest: str) -> None:
     """Forget one holding. Raises `DiskError` when a run is filling it."""
     with _locked(root, digest):
-        for path in (*shards_of(root / digest), root / digest / "spec.json"):
+        for path in (*segments_of(root / digest), root / digest / "spec.json"):
             path.unlink(missing_ok=True)
     shutil.rmtree(root / digest, ignore_errors=True)
 
@@ -92,17 +93,17 @@ def remove(root: Path, digest: str) -> None:
 def keep_only(root: Path, digest: str, keys: Keys) -> int:
     """Forget the rows of all pictures but `keys`; the number of rows that went.
 
-    What stays is written to a new shard before the old ones go. Raises `DiskError`.
+    What stays is written to a new segment before the old ones go. Raises `DiskError`.
     """
     with _locked(root, digest) as store:
         held = store.keys()
         kept = held[np.isin(held, keys)]
         if len(kept) == len(held):
             return 0
-        old = shards_of(store.folder)
+        old = segments_of(store.folder)
         kept = kept[~np.isin(kept, store.damaged(kept))]
         if len(kept):
-            with closing(store.new_shard(kept)) as writer:
+            with closing(store.new_segment(kept)) as writer:
                 row = np.empty((1, *store.shape), np.float16)
                 for place in range(len(kept)):
                     store.read(kept[place : place + 1], row)
@@ -118,7 +119,7 @@ def _locked(root: Path, digest: str) -> Iterator[FeatureStore]:
     spec, engine = _described(root / digest)
     if spec is None:
         raise ArtefactError(f"{root / digest}: not a folder of the feature store; delete it by hand")
-    shapes = {shard.shape for path in shards_of(root / digest) if (shard := Shard.open(path, digest))}
+    shapes = {segment.shape for path in segments_of(root / digest) if (segment := Segment.open(path, digest))}
     store = FeatureStore(root, spec, engine, next(iter(shapes), (1, 1)))
     with store.locked():
         yield store

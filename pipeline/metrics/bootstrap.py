@@ -47,13 +47,6 @@ def intervals(
     return _percentiles(from_sums(resampled_sums(rows, seed=seed, resamples=resamples)))
 
 
-def mean_interval(scores: Floats, *, seed: int, resamples: int = RESAMPLES) -> tuple[float, float]:
-    """The 95% percentile interval, low and high, of the mean of per-picture `scores` (N,)."""
-    means = resampled_sums(scores[:, None], seed=seed, resamples=resamples) / len(scores)
-    low, high = _percentiles(means)[0]
-    return float(low), float(high)
-
-
 def paired_differences(
     first: NDArray[np.number],
     second: NDArray[np.number],

@@ -14,7 +14,7 @@ from pipeline.errors import ArtefactError, DataError, ParamsError
 from pipeline.features import images
 from pipeline.features.spec import EncoderSpec
 from pipeline.files import read_json
-from pipeline.onnx.search import Array, Found, Search, State, beam_search
+from pipeline.onnx.search import Array, Search, State, beam_search
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -81,13 +81,7 @@ class OnnxCaptioner(Captioning[Search]):
             raise ArtefactError(f"{folder}: not a whole export: {error}; export again") from error
 
     def prepare(self, picture: "Image.Image") -> Pixels:
-        transform = self.spec.transform
-        return images.resize(
-            picture,
-            size=transform.size,
-            shorter_side=transform.shorter_side,
-            interpolation=transform.interpolation,
-        )
+        return images.fitted(picture, self.spec.transform)
 
     def encode(self, pixels: Pixels) -> Array:
         """Features (B, R, C) of pictures (B, S, S, 3)."""
@@ -105,7 +99,7 @@ class OnnxCaptioner(Captioning[Search]):
         if known is not None and self.consensus:
             ranked = self.consensus.ranked(known, found, neighbours=search.neighbours, weight=search.consensus)
             found = [best[:captions] for best in ranked]
-        return [[self._caption(one) for one in of_picture] for of_picture in found]
+        return self._told(found)
 
     def _started(self, features: Array, search: Search) -> tuple[Array | None, State]:
         """What the decoder knows of the pictures, where they are to be compared with others, and its first state."""
@@ -128,11 +122,6 @@ class OnnxCaptioner(Captioning[Search]):
         for place, part in zip(self._changing, rest, strict=True):
             following[place] = part
         return log_probs, following, look
-
-    def _caption(self, found: Found) -> Caption:
-        words = tuple(self.vocabulary.tokens[number] for number in found.tokens)
-        text = self.vocabulary.decode(found.tokens)
-        return Caption(text, words, found.score, found.log_probability, found.attention, found.agreement)
 
 
 def _consensus(folder: Path, description: dict[str, Any]) -> Consensus | None:

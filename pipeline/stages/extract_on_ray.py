@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import DataError, ParamsError
-from pipeline.features.jobs import Job, Plan
-from pipeline.features.manifest import number_pictures
+from pipeline.features.cluster.jobs import Job, Plan
+from pipeline.features.cluster.manifest import number_pictures
 from pipeline.features.shards import write_index
 from pipeline.files import read_csv, write_bytes, write_csv
 from pipeline.progress import Progress, silent

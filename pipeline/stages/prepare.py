@@ -73,8 +73,10 @@ def prepare(
     Raises `DataError` when nothing, or less than `max_bad` allows, can be used, and when a picture is in two splits.
     """
     source = Path(params.captions)
-    dataset = recognise(source, params.encoding) if params.format == "auto" else Recognised(params.format, source, "")
     columns = Columns(params.image_column, params.caption_column, params.split_column)
+    dataset = Recognised(params.format, source, "")
+    if params.format == "auto":
+        dataset = recognise(source, encoding=params.encoding, columns=columns)
     entries = read_captions(dataset.format, dataset.captions, encoding=params.encoding, columns=columns)
     found = Captions.of(_counted(entries, progress))
     if not found.rows:

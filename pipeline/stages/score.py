@@ -23,10 +23,10 @@ from pipeline.evaluation import Evaluation, evaluate
 from pipeline.exploration import explore
 from pipeline.features.cache import FeatureCache
 from pipeline.files import write_csv, write_json, write_text
-from pipeline.model_card import ModelFacts, render_model_card
 from pipeline.progress import Progress, silent
 from pipeline.report import render_report
-from pipeline.stages.gallery import make_cards
+from pipeline.report.gallery import make_cards
+from pipeline.report.model_card import ModelFacts, render_model_card
 from pipeline.stages.tables import Image, read_captions, read_curves, read_images
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ import unicodedata
 import pytest
 from reading import kept, read, refused, written
 
+from pipeline.captions.formats import recognise
 from pipeline.errors import DataError, ParamsError
 
 HEADER = "image,caption\n"
@@ -69,6 +70,19 @@ def test_a_quoted_caption_may_go_on_over_lines(tmp_path):
     assert captions.rows[1].line == 6
 
 
+def test_blanks_before_a_quoted_field_are_skipped(tmp_path):
+    captions = table(
+        tmp_path, 'image, caption, split\na.jpg, "a dog, running", val\n"b.jpg",  "a ""cat""\nruns", val\n'
+    )
+    assert kept(captions) == [("a.jpg", "a dog, running", "val"), ("b.jpg", 'a "cat" runs', "val")]
+    assert captions.skipped == []
+
+
+def test_a_quote_after_a_blank_that_is_never_closed_takes_no_other_row_along(tmp_path):
+    captions = table(tmp_path, HEADER + 'a.jpg, "a dog\nb.jpg, a cat\nc.jpg, "big" dogs\nd.jpg, "a hen"\n')
+    assert captions_of(captions) == ['"a dog', "a cat", '"big" dogs', "a hen"]
+
+
 def test_unquoted_commas_belong_to_a_caption_that_stands_last(tmp_path):
     captions = table(tmp_path, HEADER + "a.jpg,one, two, three\nb.jpg,four\n")
     assert captions_of(captions) == ["one, two, three", "four"]
@@ -120,7 +134,8 @@ def test_a_header_without_the_columns_is_refused_with_what_it_has(tmp_path):
 def test_a_column_that_was_asked_for_must_be_there(tmp_path):
     from pipeline.captions.table import Columns
 
-    with pytest.raises(DataError, match="no column photo and part"):
+    said = r"no column photo and part; .*; name the columns with params.data.image_column and split_column \(auto: "
+    with pytest.raises(DataError, match=said):
         read("table", written(tmp_path, HEADER + "a,b\n"), columns=Columns(image="photo", split="part"))
 
 
@@ -274,8 +289,12 @@ def test_an_empty_file_a_folder_and_nothing_are_refused_by_name(tmp_path):
             assert said in str(error.value) or "holds neither" in str(error.value)
 
 
-def test_a_header_alone_holds_no_captions(tmp_path):
-    assert table(tmp_path, HEADER).rows == []
+def test_a_header_alone_is_refused(tmp_path):
+    path = written(tmp_path, HEADER)
+    with pytest.raises(DataError, match=r"captions.csv: holds a header and no rows"):
+        read("table", path)
+    with pytest.raises(DataError, match=r"captions.csv: holds a header and no rows"):
+        recognise(tmp_path)
 
 
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.9, 0.999])
@@ -310,24 +329,26 @@ def test_a_broken_json_line_costs_itself(tmp_path):
 
 # names
 
-OUTSIDE = [
-    "../a.jpg",
-    "x/../../a.jpg",
-    "/etc/passwd",
-    "//server/share/a.jpg",
-    "\\\\server\\share\\a.jpg",
-    "..\\a.jpg",
-    "C:\\a.jpg",
-    "c:a.jpg",
-    "C:/a.jpg",
-    "a/..",
-    "..",
-    ".",
-]
+LEAVES = "the picture's path leaves the image folder"
+ABSOLUTE = "the picture's path is absolute; give it relative to params.data.images"
+OUTSIDE = {
+    "../a.jpg": LEAVES,
+    "x/../../a.jpg": LEAVES,
+    "/etc/passwd": ABSOLUTE,
+    "//server/share/a.jpg": ABSOLUTE,
+    "\\\\server\\share\\a.jpg": ABSOLUTE,
+    "..\\a.jpg": LEAVES,
+    "C:\\a.jpg": ABSOLUTE,
+    "c:a.jpg": ABSOLUTE,
+    "C:/a.jpg": ABSOLUTE,
+    "a/..": LEAVES,
+    "..": LEAVES,
+    ".": LEAVES,
+}
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
-def test_a_name_that_leaves_the_image_folder_is_refused_by_every_reader(tmp_path, name):
+def test_a_name_outside_the_image_folder_is_refused_by_every_reader(tmp_path, name):
     token = f"{name}#0\tx\n"
     image = {"id": 1, "file_name": name}
     files = {
@@ -347,7 +368,7 @@ def test_a_name_that_leaves_the_image_folder_is_refused_by_every_reader(tmp_path
     for format, path in files.items():
         captions = read(format, path)
         assert captions.rows == [], format
-        assert [one.reason for one in captions.skipped] == ["the picture's path leaves the image folder"], format
+        assert [one.reason for one in captions.skipped] == [OUTSIDE[name]], format
 
 
 def test_a_name_that_would_be_read_out_of_an_archive_is_refused(tmp_path):

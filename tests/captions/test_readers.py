@@ -48,6 +48,71 @@ def test_one_row_may_hold_several_captions_of_its_picture(tmp_path):
     assert refused(captions) == [(3, "b.jpg", "the caption is empty")]
 
 
+@pytest.mark.parametrize(
+    "header", ["Image Name,Caption Text", "IMAGE_NAME,caption text", '"Image  name","Caption_Text"']
+)
+def test_columns_are_found_in_any_case_and_with_blanks(tmp_path, header):
+    assert kept(read("table", written(tmp_path, f"{header}\na.jpg,a dog\n"))) == [("a.jpg", "a dog", None)]
+
+
+def test_a_column_may_be_named_with_its_blanks(tmp_path):
+    path = written(tmp_path, "Photo No,What is said,image,caption\na.jpg,a dog,x,y\n")
+    columns = Columns(image="photo no", caption="What is said")
+    assert kept(read("table", path, columns=columns)) == [("a.jpg", "a dog", None)]
+
+
+NAMES = [
+    ("train.csv", "val.csv", "test.csv"),
+    ("training.tsv", "validation.tsv", "test.tsv"),
+    ("captions_train2017.jsonl", "captions_dev.jsonl", "Test-captions.jsonl"),
+]
+
+
+@pytest.mark.parametrize("names", NAMES)
+def test_tables_named_after_splits_are_one_dataset(tmp_path, names):
+    for letter, name in zip("abc", names, strict=True):
+        row = {"image": f"{letter}.jpg", "caption": "a dog"}
+        mark = "\t" if name.endswith("tsv") else ","
+        rows = json.dumps(row) if name.endswith("jsonl") else f"{mark.join(row)}\n{mark.join(row.values())}\n"
+        written(tmp_path, rows, name)
+    found = recognise(tmp_path)
+    assert (found.format, found.captions) == ("table", tmp_path)
+    assert found.saw == f"{', '.join(names)}, a table for each split"
+    assert kept(read("table", tmp_path)) == [
+        ("a.jpg", "a dog", "train"),
+        ("b.jpg", "a dog", "val"),
+        ("c.jpg", "a dog", "test"),
+    ]
+
+
+def test_several_tables_of_a_split_are_read_and_a_split_column_stands(tmp_path):
+    written(tmp_path, "image,caption,split\na.jpg,x,\nb.jpg,x,test\n", "train_1.csv")
+    written(tmp_path, "image,caption\nc.jpg,x\n", "train_2.csv")
+    written(tmp_path, "image,caption\nd.jpg,x\n", "val.csv")
+    assert [(image, split) for image, _, split in kept(read("table", tmp_path))] == [
+        ("a.jpg", "train"),
+        ("b.jpg", "test"),
+        ("c.jpg", "train"),
+        ("d.jpg", "val"),
+    ]
+
+
+def test_one_table_that_is_named_after_a_split_is_a_whole_dataset(tmp_path):
+    written(tmp_path, "image,caption\na.jpg,x\n", "train.csv")
+    written(tmp_path, "image,width\nb.jpg,3\n", "test.csv")
+    found = recognise(tmp_path)
+    assert found.captions == tmp_path / "train.csv"
+    assert kept(read("table", found.captions)) == [("a.jpg", "x", None)]
+
+
+def test_a_split_whose_table_has_no_captions_is_refused(tmp_path):
+    for name in ("train.csv", "val.csv"):
+        written(tmp_path, f"image,caption\n{name}.jpg,x\n", name)
+    written(tmp_path, "image,width\nb.jpg,3\n", "test.csv")
+    with pytest.raises(DataError, match=r"test.csv, line 1: no column caption; the header is \['image', 'width'\]"):
+        read("table", recognise(tmp_path).captions)
+
+
 def test_json_lines_hold_a_caption_or_a_list(tmp_path):
     lines = [
         {"image": "a.jpg", "caption": "a dog", "split": "test"},
@@ -335,6 +400,45 @@ def test_what_is_not_recognised_says_what_is(tmp_path):
         recognise(tmp_path)
     with pytest.raises(DataError, match="neither COCO's nor Karpathy's layout"):
         recognise(written(tmp_path, '{"a": 1}', "odd.json"))
+
+
+def test_what_lacks_its_columns_says_what_it_has_and_where_to_name_them(tmp_path):
+    said = (
+        r"labels.csv, line 1: no column image and caption; the header is \['Photo', 'beschreibung'\]; name the columns "
+        r"with params.data.image_column and caption_column"
+    )
+    path = written(tmp_path, "Photo,beschreibung\na.jpg,ein Hund\n", "labels.csv")
+    for place in (path, tmp_path):
+        with pytest.raises(DataError, match=said):
+            recognise(place)
+        found = recognise(place, columns=Columns(image="photo", caption="beschreibung"))
+        assert (found.format, found.captions) == ("table", path)
+
+
+def test_a_captions_txt_may_have_columns_of_other_names(tmp_path):
+    path = written(tmp_path, "photo,beschreibung\na.jpg,ein Hund\n", "captions.txt")
+    columns = Columns(image="photo", caption="beschreibung")
+    assert kept(read(recognise(path, columns=columns).format, path, columns=columns)) == [("a.jpg", "ein Hund", None)]
+
+
+def test_an_encoding_that_is_given_counts_when_columns_are_looked_for(tmp_path):
+    path = written(tmp_path, "bild,\u00fcberschrift\na.jpg,ein Hund\n", "labels.csv", encoding="cp1252")
+    columns = Columns(image="bild", caption="\u00fcberschrift")
+    with pytest.raises(DataError, match="no column \u00fcberschrift"):
+        recognise(path, columns=columns)
+    assert recognise(path, encoding="cp1252", columns=columns).format == "table"
+
+
+def test_keys_of_other_names_say_where_to_name_them(tmp_path):
+    path = written(tmp_path, json.dumps({"photo": "a.jpg", "caption": "ein Hund"}), "c.jsonl")
+    assert refused(read("table", path)) == [
+        (
+            1,
+            "",
+            "no key image; the keys are 'photo, caption'; name the columns with params.data.image_column "
+            "(auto: the usual names)",
+        )
+    ]
 
 
 # the real data

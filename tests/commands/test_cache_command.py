@@ -40,10 +40,10 @@ def test_an_empty_store_is_no_error(project):
 def test_verify_counts_damaged_rows_and_the_next_run_mends_them(filled):
     assert run_command("cache", "verify", cwd=filled)[0] == 0
     folder = filled / ".cache" / "features" / digests(filled)[2]
-    (shard,) = folder.glob("*.shard")
-    content = bytearray(shard.read_bytes())
+    (segment,) = folder.glob("*.segment")
+    content = bytearray(segment.read_bytes())
     content[-3] ^= 1
-    shard.write_bytes(bytes(content))
+    segment.write_bytes(bytes(content))
     code, out, said = run_command("cache", "verify", digests(filled)[2][:8], cwd=filled)
     assert code == 4
     assert "17 sound          1 damaged" in out
@@ -63,12 +63,12 @@ def test_prune_forgets_what_the_dataset_does_not_have(filled):
     table = filled / "data/tiny/captions.csv"
     table.write_text("".join(line for line in table.read_text().splitlines(True) if not line.startswith("001.png")))
     (filled / "data/tiny/images/001.png").unlink()
-    before = sum(path.stat().st_size for path in (filled / ".cache").rglob("*.shard"))
+    before = sum(path.stat().st_size for path in (filled / ".cache").rglob("*.segment"))
     assert run_command("prepare", cwd=filled)[0] == 0
     code, out, said = run_command("cache", "prune", "--unused", cwd=filled)
     assert (code, said) == (0, "")
     assert out.count("1 of 18 pictures forgotten") == 2
-    assert sum(path.stat().st_size for path in (filled / ".cache").rglob("*.shard")) < before
+    assert sum(path.stat().st_size for path in (filled / ".cache").rglob("*.segment")) < before
     assert run_command("cache", "verify", cwd=filled)[0] == 0
     assert "17 from the store, 0 encoded" in run_command("extract", cwd=filled)[2]
     assert "0 of 17 pictures forgotten" in run_command("cache", "prune", "--unused", cwd=filled)[1]

@@ -59,6 +59,54 @@ def test_a_table_has_a_row_per_caption_and_for_each_bad_picture(trained_project,
     assert float(rows[0]["score"]) >= float(rows[1]["score"])
 
 
+NOTHING = "no picture there; give a file, a folder or a quoted glob pattern"
+
+
+def test_arguments_that_mean_no_picture_are_reported_and_the_others_answered(trained_project, tmp_path):
+    (tmp_path / "empty").mkdir()
+    nowhere = ["gone.png", f"{tmp_path}/empty", "gone/*.png"]
+    _, alone, _ = predict(trained_project, f"{TINY}/001.png")
+    code, out, said = predict(trained_project, nowhere[0], f"{TINY}/001.png", *nowhere[1:])
+    assert (code, out) == (3, alone)
+    assert said.splitlines() == [
+        *(f"error: {name}: {NOTHING}" for name in nowhere),
+        "error: 3 of 4 pictures could not be captioned; the lines above say why",
+    ]
+    arguments = (nowhere[0], f"{TINY}/001.png", "--json", "--csv", str(tmp_path / "out.csv"))
+    arguments = (*arguments, "--attention", str(tmp_path / "out"))
+    code, out, _ = predict(trained_project, *arguments)
+    bad, good = map(json.loads, out.splitlines())
+    assert code == 3
+    assert bad == {"image": "gone.png", "captions": [], "error": f"gone.png: {NOTHING}"}
+    assert (good["error"], good["attention"]) == (None, str(tmp_path / "out/001.png"))
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text())))
+    assert [(row["image"], row["caption"]) for row in rows] == [
+        ("gone.png", ""),
+        (f"{TINY}/001.png", good["captions"][0]["caption"]),
+    ]
+    assert rows[0]["error"] == bad["error"]
+
+
+def test_where_there_is_no_picture_at_all_no_model_is_needed_to_say_so(tmp_path):
+    code, out, said = predict(tmp_path, "gone.png", "--json")
+    assert (code, said) == (3, f"error: gone.png: {NOTHING}\n")
+    assert json.loads(out) == {"image": "gone.png", "captions": [], "error": f"gone.png: {NOTHING}"}
+    code, out, said = predict(tmp_path, "gone.png", "*.jpg", "--csv", "out.csv")
+    assert (code, out) == (3, "")
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text())))
+    assert [(row["image"], row["error"]) for row in rows] == [
+        ("gone.png", f"gone.png: {NOTHING}"),
+        ("*.jpg", f"*.jpg: {NOTHING}"),
+    ]
+    assert said.endswith("error: 2 of 2 pictures could not be captioned; the lines above say why\n")
+
+
+def test_one_bad_picture_alone_is_one_error(trained_project, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"")
+    code, out, said = predict(trained_project, str(tmp_path / "bad.png"))
+    assert (code, out, said) == (3, "", f"error: {tmp_path}/bad.png: the file is empty\n")
+
+
 def test_attention_writes_a_picture_per_picture_and_keeps_equal_names_apart(trained_project, tmp_path):
     (tmp_path / "000.png").write_bytes((trained_project / TINY / "001.png").read_bytes())
     arguments = (f"{TINY}/000.png", str(tmp_path / "000.png"), "--json", "--attention", str(tmp_path / "out"))

@@ -74,7 +74,7 @@ def counting(work, *, die_at=None, torn=False):
 
 def rows_kept(folder):
     kept = 0
-    for path in folder.glob("store/*/*.shard"):
+    for path in folder.glob("store/*/*.segment"):
         found = store.Shard.open(path, path.parent.name)
         kept += len(list(found.done())) if found else 0
     return kept

@@ -164,12 +164,12 @@ def test_a_disk_that_fills_up_is_an_error_and_the_next_run_goes_on(place, pictur
     monkeypatch.setattr(store, "SYNC_SECONDS", 0.0)
     with monkeypatch.context() as full:
         full_disk(full, "pwrite", at)
-        with pytest.raises(DiskError, match=r"(shard|features.h5|spec.json).*: no space left"):
+        with pytest.raises(DiskError, match=r"(segment|features.h5|spec.json).*: no space left"):
             extract(pictures, place)
     assert (place / "features.h5").read_bytes() == b"of an earlier run"
     result, content = extract(pictures, place)
     assert content == expected
-    batches, within = divmod(max(at - 3, 0), 6)  # two writes make a shard; then three rows and three marks per batch
+    batches, within = divmod(max(at - 3, 0), 6)  # two writes make a segment; then three rows and three marks per batch
     assert result.from_store == (9 + max(0, min(at - 23, 2)) if at > 20 else 3 * batches + max(0, within - 3))
 
 
@@ -178,7 +178,7 @@ def test_a_disk_too_small_is_noticed_before_the_first_picture_is_encoded(place, 
     monkeypatch.setattr(files.shutil, "disk_usage", lambda path: nearly_full)
     encoder = StandIn()
     with pytest.raises(
-        DiskError, match=r"shard.*: no space left: 12,\d\d\d bytes are needed, 2,000 are free, 10,\d\d\d"
+        DiskError, match=r"segment.*: no space left: 12,\d\d\d bytes are needed, 2,000 are free, 10,\d\d\d"
     ):
         extract(pictures, place, encoder)
     assert encoder.encoded == 0

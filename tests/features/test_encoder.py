@@ -81,8 +81,37 @@ def test_wrong_weights_list_what_there_is():
 
 def test_a_file_that_is_no_state_dict_is_refused(tmp_path):
     (tmp_path / "weights.pth").write_bytes(b"not weights")
-    with pytest.raises(ParamsError, match=r"weights.pth is not a state dict of alexnet"):
+    with pytest.raises(ParamsError, match=r"weights.pth holds more than weights, or something else"):
         encoder(weights=str(tmp_path / "weights.pth"))
+    torch.save({"fc.weight": torch.zeros(3)}, tmp_path / "weights.pth")
+    with pytest.raises(ParamsError, match=r"not a state dict of alexnet: it has fc.weight, not features.0.weight"):
+        encoder(weights=str(tmp_path / "weights.pth"))
+    with pytest.raises(ParamsError, match=r"other.pth: no such file"):
+        encoder(weights=str(tmp_path / "other.pth"))
+
+
+def as_trainers_save(content, how):
+    return {
+        "plain": content,
+        "distributed": {f"module.{key}": value for key, value in content.items()},
+        "checkpoint": {"epoch": 3, "state_dict": content, "optimizer": {}},
+        "other classes": content | {"classifier.6.weight": torch.zeros(10, 4096), "classifier.6.bias": torch.zeros(10)},
+        "headless": {key: value for key, value in content.items() if not key.startswith("classifier.6")},
+    }[how]
+
+
+@pytest.mark.parametrize("how", ["plain", "distributed", "checkpoint", "other classes", "headless"])
+def test_a_network_of_ones_own_is_read_as_trainers_save_it(tmp_path, how):
+    from torchvision.models import alexnet
+
+    torch.manual_seed(5)
+    content = alexnet(weights=None).state_dict()
+    torch.save(as_trainers_save(content, how), tmp_path / "own.pth")
+    made = encoder(weights=str(tmp_path / "own.pth"))
+    assert torch.equal(made.network.state_dict()["features.0.weight"], content["features.0.weight"])
+    if how in {"other classes", "headless"}:
+        with pytest.raises(ParamsError, match=r"lacks 2 of the weights .* up to classifier.6 needs.*classifier.6"):
+            encoder(weights=str(tmp_path / "own.pth"), node="classifier.6", grid=1, image_size=224)
 
 
 def test_a_vector_cannot_be_made_a_grid():

@@ -96,11 +96,11 @@ def test_a_picture_that_changed_since_it_was_hashed_is_refused(pictures, encoder
 
 def test_a_damaged_store_repairs_itself(pictures, encoder, tmp_path):
     whole = run(pictures, encoder, tmp_path)[1]
-    (shard,) = (tmp_path / "store").rglob("*.shard")
-    content = bytearray(shard.read_bytes())
+    (segment,) = (tmp_path / "store").rglob("*.segment")
+    content = bytearray(segment.read_bytes())
     content[-10] ^= 1
-    shard.write_bytes(bytes(content))
+    segment.write_bytes(bytes(content))
     repaired, again = run(pictures, encoder, tmp_path)
     assert (repaired.encoded, again) == (1, whole)
-    shard.write_bytes(bytes(content)[:5000])
+    segment.write_bytes(bytes(content)[:5000])
     assert run(pictures, encoder, tmp_path)[1] == whole

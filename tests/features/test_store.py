@@ -24,26 +24,26 @@ def extract(pictures, folder, encoder=None):
     return encoder.encoded, (folder / "features.h5").read_bytes()
 
 
-def shard_of(folder):
-    (path,) = folder.glob("store/*/*.shard")
+def segment_of(folder):
+    (path,) = folder.glob("store/*/*.segment")
     return path
 
 
-def test_every_truncation_of_a_shard_is_repaired(pictures, tmp_path):
+def test_every_truncation_of_a_segment_is_repaired(pictures, tmp_path):
     expected = extract(pictures, tmp_path)[1]
-    whole = shard_of(tmp_path).read_bytes()
+    whole = segment_of(tmp_path).read_bytes()
     for length in range(0, len(whole), 487):
-        shard_of(tmp_path).write_bytes(whole[:length])
+        segment_of(tmp_path).write_bytes(whole[:length])
         assert extract(pictures, tmp_path) == (11, expected), length
-        for path in tmp_path.glob("store/*/*.shard"):
+        for path in tmp_path.glob("store/*/*.segment"):
             path.unlink()
-        shard_of_first = next(tmp_path.glob("store/*")) / "000001.shard"
-        shard_of_first.write_bytes(whole)
+        segment_of_first = next(tmp_path.glob("store/*")) / "000001.segment"
+        segment_of_first.write_bytes(whole)
 
 
-def test_a_flipped_byte_anywhere_in_a_shard_changes_no_row(pictures, tmp_path):
+def test_a_flipped_byte_anywhere_in_a_segment_changes_no_row(pictures, tmp_path):
     expected = extract(pictures, tmp_path)[1]
-    path = shard_of(tmp_path)
+    path = segment_of(tmp_path)
     whole = path.read_bytes()
     encoded = set()
     for place in range(0, len(whole), 61):
@@ -53,7 +53,7 @@ def test_a_flipped_byte_anywhere_in_a_shard_changes_no_row(pictures, tmp_path):
         count, content = extract(pictures, tmp_path)
         assert content == expected, place
         encoded.add(count)
-        for made in path.parent.glob("*.shard"):
+        for made in path.parent.glob("*.segment"):
             made.unlink()
     assert {0, 1, 11} <= encoded  # nothing was lost, one row, or the header and so all of them
 
@@ -73,7 +73,7 @@ def test_a_row_marked_as_done_that_is_not_finite_is_not_believed_by_the_reader(p
         FeatureCache.open(tmp_path / "features.h5").load(["00.png"])
 
 
-def test_a_shard_of_another_shape_is_left_alone(pictures, tmp_path):
+def test_a_segment_of_another_shape_is_left_alone(pictures, tmp_path):
     class Wider(StandIn):
         regions, channels = 2, 96
 
@@ -119,7 +119,7 @@ def test_zeros_in_a_digest_are_part_of_it(tmp_path):
     assert [distinct[n : n + 1].tobytes().hex() for n in range(len(distinct))] == list(dict.fromkeys(digests))
     store = FeatureStore(tmp_path, SPEC, "none", (4, 48))
     with store.locked():
-        writer = store.new_shard(distinct[::2])
+        writer = store.new_segment(distinct[::2])
         writer.add(range(len(distinct[::2])), np.zeros((len(distinct[::2]), 4, 48), np.float16))
         writer.flush()
         writer.close()
@@ -133,7 +133,7 @@ def test_the_newest_row_of_a_picture_counts(tmp_path):
     keys = keys_of(["aa" * 32, "bb" * 32])
     with store.locked():
         for value, some in ((1, keys), (2, keys[1:])):
-            writer = store.new_shard(some)
+            writer = store.new_segment(some)
             writer.add(range(len(some)), np.full((len(some), 4, 48), value, np.float16))
             writer.flush()
             writer.close()

@@ -3,7 +3,7 @@ import pytest
 from scored_captions import HYPOTHESES, REFERENCES
 
 from pipeline.metrics.bleu import bleu_from_statistics, bleu_statistics, corpus_bleu
-from pipeline.metrics.bootstrap import intervals, mean_interval, paired_differences, resampled_sums
+from pipeline.metrics.bootstrap import intervals, paired_differences, resampled_sums
 
 
 def per_picture(pictures: int, mean: float = 0.5, seed: int = 3) -> np.ndarray:
@@ -12,6 +12,11 @@ def per_picture(pictures: int, mean: float = 0.5, seed: int = 3) -> np.ndarray:
 
 def mean_of(pictures: int):
     return lambda sums: sums / pictures
+
+
+def mean_interval(scores: np.ndarray, **options) -> tuple[float, float]:
+    """Of the mean of per-picture scores."""
+    return tuple(intervals(scores[:, None], mean_of(len(scores)), **options)[0])
 
 
 def test_the_same_seed_gives_the_same_interval_and_another_seed_another():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scored_captions import HYPOTHESES, REFERENCES, every_case
 
-from pipeline.metrics import CiderD
+from pipeline.metrics.cider import CiderD
 
 
 def test_cider_of_the_known_case():

@@ -7,8 +7,9 @@ import pytest
 from scored_captions import HYPOTHESES, REFERENCES
 
 from pipeline.errors import ParamsError
-from pipeline.metrics import meteor, score
+from pipeline.metrics import meteor
 from pipeline.metrics.meteor import COLUMNS, meteor_from_statistics, meteor_statistics
+from pipeline.metrics.scorecard import score
 
 # One line of counts per picture of the known case, as the program printed them, and what it made of them.
 COUNTS = [

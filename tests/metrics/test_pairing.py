@@ -1,8 +1,9 @@
 import pytest
 
-from pipeline.metrics import CiderD, score
 from pipeline.metrics.bleu import bleu_statistics, corpus_bleu
+from pipeline.metrics.cider import CiderD
 from pipeline.metrics.rouge import rouge_l
+from pipeline.metrics.scorecard import score
 
 SCORES = [
     corpus_bleu,

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scored_captions import every_case
 
-from pipeline.metrics import CiderD
 from pipeline.metrics.bleu import bleu_from_statistics, bleu_statistics, corpus_bleu
+from pipeline.metrics.cider import CiderD
 from pipeline.metrics.rouge import rouge_l
 
 pytest.importorskip("pycocoevalcap", reason="pycocoevalcap comes with pip install -e '.[dev]'")

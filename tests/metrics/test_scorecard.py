@@ -4,8 +4,7 @@ import sys
 import pytest
 from scored_captions import HYPOTHESES, REFERENCES, every_case
 
-from pipeline.metrics import score
-from pipeline.metrics.scorecard import SCORES, compare
+from pipeline.metrics.scorecard import SCORES, compare, score
 
 
 def test_the_card_of_the_known_case_is_in_percent():

@@ -257,3 +257,24 @@ def test_a_script_without_spaces_is_noticed(dataset):
 def test_auto_says_what_it_saw(dataset):
     found, _ = run(dataset, format="auto", captions=str(dataset))
     assert (found.format, found.saw) == ("table", "captions.csv, a table")
+
+
+def test_auto_knows_the_columns_and_the_encoding_that_params_name(dataset):
+    text = (dataset / "captions.csv").read_text().replace("image,caption", "photo,\u00fcberschrift")
+    (dataset / "labels.csv").write_bytes(text.encode("cp1252"))
+    (dataset / "captions.csv").unlink()
+    data = {"format": "auto", "captions": str(dataset / "labels.csv")}
+    with pytest.raises(DataError, match=r"name the columns with params.data.image_column and caption_column"):
+        run(dataset, **data)
+    columns = {"encoding": "cp1252", "image_column": "photo", "caption_column": "\u00fcberschrift"}
+    found, out = run(dataset, **data, **columns)
+    assert (found.saw, len(out["captions"])) == ("labels.csv, a table", 10)
+
+
+def test_a_picture_in_the_tables_of_two_splits_is_refused(dataset):
+    rows = rows_of(dataset)
+    for split in ("train", "val"):
+        own = [f"{image},{caption}" for image, caption, its_split in rows if its_split in {split, "test"}]
+        (dataset / f"{split}.csv").write_text("\n".join(["image,caption", *own]))
+    with pytest.raises(DataError, match=r"val.csv, line 4: i.jpg is in val and also in train"):
+        run(dataset, captions=str(dataset))

@@ -41,6 +41,7 @@ def test_only_train_captions_give_tokens(tmp_path):
 
 def test_the_command_reports_both(project):
     set_param(project, "vocab.unit", "character")
+    set_param(project, "score.neighbours", 0)
     assert run_command("prepare", cwd=project)[0] == 0
     said = run_command("vocab", cwd=project)[2]
     assert "tokens (characters), which cover 100.0% of val, 100.0% of test" in said

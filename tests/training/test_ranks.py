@@ -249,7 +249,7 @@ def test_a_lost_process_ends_the_other_and_the_next_start_goes_on_to_the_same_by
         "error: process 0: another of the 2 processes that train together has ended or does not answer"
     )
     ends = trained_together(broken, broken)
-    assert "went on after epoch" in ends[0][1]
+    assert "goes on after epoch" in ends[0][1]
     for name in ("models/captioner.safetensors", "metrics/training.csv"):
         assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
 

@@ -1,17 +1,22 @@
 """Batches and the loop: every caption once, the same way each time, and stopping at the right moment."""
 
 import math
+import os
+import time
 
 import pytest
 import torch
 from conftest import small_params
 
+from pipeline import paths
 from pipeline.captions.vocabulary import Vocabulary
 from pipeline.decoders import make_decoder
 from pipeline.errors import NumericError
+from pipeline.params import read_params
+from pipeline.stages.train import train as train_stage
 from pipeline.training.averages import MovingAverage
 from pipeline.training.batches import PAD, Batches
-from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.checkpoint import Checkpoint, code_digest
 from pipeline.training.determinism import deterministic
 from pipeline.training.loop import train_decoder
 from pipeline.training.losses import BagOfWords, cross_entropy, self_critical
@@ -91,7 +96,11 @@ def train(device="cpu", checkpoint=None, kill_after=None, reward=None, **changes
             decoder,
             features,
             Batches(vocabulary.encode(texts), list(range(30)), batch_size=8, seed=1),
-            Validation(features[:6], [[" ".join(text)] for text in texts[:6]]),
+            Validation(
+                features[:6],
+                [[" ".join(text)] for text in texts[:6]],
+                Batches(vocabulary.encode(texts[:6]), list(range(6)), batch_size=4, seed=1),
+            ),
             vocabulary,
             params.train,
             seed=1,
@@ -107,6 +116,18 @@ def test_training_learns_and_the_best_epoch_is_kept():
     trained, rows, _ = train()
     assert rows[-1].train_loss < rows[0].train_loss
     assert trained.best.val_cider_d == max(row.val_cider_d for row in rows) > 50
+    assert rows[-1].val_loss < 0.5 * rows[0].val_loss
+
+
+def test_the_val_loss_is_the_cross_entropy_of_the_weights_that_are_kept():
+    trained, _, decoder = train(label_smoothing=0.1, ema=0.9)
+    vocabulary = Vocabulary.build([["all", word] for word in WORDS], min_count=1, tokenizer="ptb")
+    tokens = torch.tensor(vocabulary.encode([["all", WORDS[number % 3]] for number in range(6)]))
+    features = torch.eye(3).repeat(2, 1).view(6, 1, 3)
+    with torch.no_grad():
+        logits = decoder.eval()(features, tokens[:, :-1])
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+    assert trained.best.val_loss == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_training_gives_the_same_bits_each_time():
@@ -172,11 +193,55 @@ def test_a_damaged_checkpoint_starts_anew(tmp_path):
     assert train(checkpoint=checkpoint)[0].resumed_after == 0
 
 
-def test_a_checkpoint_goes_when_it_is_no_longer_needed(tmp_path):
-    checkpoint = Checkpoint(tmp_path, {"lr": 1})
-    train(checkpoint=checkpoint)
-    checkpoint.remove()
-    assert list(tmp_path.iterdir()) == []
+def test_a_checkpoint_goes_when_it_is_no_longer_needed(trained_project, tmp_path):
+    params = read_params(trained_project / "params.yaml")
+    inputs = {"captions": paths.CAPTIONS, "features": paths.FEATURES, "vocabulary": paths.VOCABULARY}
+    inputs = {name: trained_project / path for name, path in {**inputs, "encoder": paths.ENCODER}.items()}
+    folder = tmp_path / "checkpoints"
+
+    def stage(on_epoch):
+        outputs = {"model_out": tmp_path / "model", "curve_out": tmp_path / "curve", "checkpoints": folder}
+        return train_stage(params.train, params.decoder, params.run, seed=1, on_epoch=on_epoch, **inputs, **outputs)
+
+    def kill(row):
+        raise Killed
+
+    with pytest.raises(Killed):
+        stage(kill)
+    assert [path.suffix for path in folder.iterdir()] == [".checkpoint"]
+    assert stage(lambda row: None).trained.resumed_after == 1
+    assert list(folder.iterdir()) == []
+
+
+def test_a_checkpoint_of_other_code_is_not_used(tmp_path, monkeypatch):
+    with pytest.raises(Killed):
+        train(checkpoint=Checkpoint(tmp_path, {"lr": 1}), kill_after=2)
+    monkeypatch.setattr("pipeline.training.checkpoint.code_digest", lambda: "of other code")
+    assert Checkpoint(tmp_path, {"lr": 1}).load() is None
+    monkeypatch.undo()
+    assert Checkpoint(tmp_path, {"lr": 1}).load() is not None
+
+
+def test_the_digest_of_the_code_is_that_of_what_trains(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.training.checkpoint.__file__", str(tmp_path / "training" / "checkpoint.py"))
+    digests = []
+    for place in ("captions", "decoders", "metrics", "training", "commands"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "one.py").write_text(f"{place} = 1")
+        digests.append(code_digest())
+    assert len(set(digests)) == 4
+    assert digests[-1] == digests[-2]
+    (tmp_path / "decoders" / "one.py").write_text("decoders = 2")
+    assert code_digest() not in digests
+
+
+def test_checkpoints_that_nobody_came_back_to_go_with_another_one(tmp_path):
+    for name, days in {"old.checkpoint": 31, "young.checkpoint": 29, "old.csv": 31}.items():
+        (tmp_path / name).write_bytes(b"")
+        then = time.time() - days * 86_400
+        os.utime(tmp_path / name, (then, then))
+    Checkpoint(tmp_path, {"lr": 1}).remove()
+    assert {path.name for path in tmp_path.iterdir()} == {"young.checkpoint", "old.csv"}
 
 
 def test_the_decoder_has_the_best_weights_when_the_loss_breaks(monkeypatch):
@@ -184,10 +249,10 @@ def test_the_decoder_has_the_best_weights_when_the_loss_breaks(monkeypatch):
 
     real, calls = trainer.cross_entropy, 0
 
-    def breaking(*arguments, **options):
+    def breaking(decoder, *arguments, **options):
         nonlocal calls
-        calls += 1
-        return real(*arguments, **options) * (float("nan") if calls > 20 else 1)
+        calls += decoder.training
+        return real(decoder, *arguments, **options) * (float("nan") if calls > 20 else 1)
 
     monkeypatch.setattr(trainer, "cross_entropy", breaking)
     kept = []

@@ -21,9 +21,9 @@ from ray.data.checkpoint import CheckpointConfig
 from ray.util.annotations import RayDeprecationWarning
 
 from pipeline.errors import CaptionerError
+from pipeline.features.cluster.jobs import Job, Plan
 from pipeline.features.cluster.joining import RETRIES, Cluster, explained
 from pipeline.features.cluster.steps import Encode, ShardSink, decode
-from pipeline.features.jobs import Job, Plan
 from pipeline.features.spec import EncoderSpec
 from pipeline.progress import Progress, silent
 

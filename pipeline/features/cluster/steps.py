@@ -17,8 +17,8 @@ from ray.data.datasource import BlockBasedFileDatasink, FilenameProvider
 from pipeline.errors import ArtefactError
 from pipeline.features import images
 from pipeline.features.cache import Rows, write_cache
-from pipeline.features.jobs import SKIPPED_COLUMNS, Plan
-from pipeline.features.sources import read_source
+from pipeline.features.cluster.jobs import SKIPPED_COLUMNS, Plan
+from pipeline.features.cluster.sources import read_source
 from pipeline.features.spec import EncoderSpec, Transform
 from pipeline.files import write_csv
 

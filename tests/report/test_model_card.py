@@ -1,9 +1,9 @@
 import pytest
 
 from pipeline.features.spec import EncoderSpec, Transform
-from pipeline.metrics import score
 from pipeline.metrics.degeneracy import degeneracy
-from pipeline.model_card import ModelFacts, render_model_card
+from pipeline.metrics.scorecard import score
+from pipeline.report.model_card import ModelFacts, render_model_card
 
 HYPOTHESES = ["a dog runs", "a cat on a", "two men play"] * 5
 REFERENCES = [["a dog runs on grass"], ["a cat sits"], ["two men play soccer"]] * 5
@@ -43,6 +43,11 @@ def test_scores_stand_with_interval_signature_and_data():
     assert "captions_sha256 " + "cd" * 32 in text
     assert "lr 0.002" in text
     assert "20% of the captions are distinct; 33% end in a\nfunction word" in text
+
+
+def test_no_language_is_named_but_that_of_the_captions():
+    assert "one sentence about a picture, in the language of the captions that it was trained on" in card()
+    assert "English" not in card()
 
 
 def test_limits_follow_from_the_run():

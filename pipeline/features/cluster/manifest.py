@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import DataError, ParamsError
-from pipeline.features.sources import check_schemes, is_url
+from pipeline.features.cluster.sources import check_schemes, is_url
 from pipeline.files import replacing
 
 COLUMNS = ("image", "path", "sha256")

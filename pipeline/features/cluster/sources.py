@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
 
-from pipeline.archives import Archive, read_picture
+from pipeline.archives import INSIDE, Archive, read_picture
 from pipeline.errors import DiskError, ParamsError
 
 TRIES = 5
@@ -27,7 +27,6 @@ ARCHIVES_KEPT = 2
 """Fetched archives that a process keeps: pictures that stand together in a manifest mostly lie in one."""
 
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+)://.+", re.DOTALL)
-_INSIDE = re.compile(r"(?P<archive>.+?\.(?:zip|tar))::(?P<member>.+)", re.IGNORECASE | re.DOTALL)
 _OF_THE_PICTURE = (FileNotFoundError, PermissionError, IsADirectoryError)
 
 Result = TypeVar("Result")
@@ -63,7 +62,7 @@ def read_source(path: str) -> bytes:
     """The bytes of a picture. Raises `OSError`, whose strerror says why, and `Unreachable`."""
     if not is_url(path):
         return read_picture(path)
-    inside = _INSIDE.fullmatch(path)
+    inside = INSIDE.fullmatch(path)
     if inside is None:
         return _tried(path, lambda files, name: bytes(files.cat_file(name)))
     archive = _ARCHIVES.fetched(inside["archive"])

@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from pipeline import memory
+from pipeline import allocator
 
 KEPT = """
 import sys
 from pathlib import Path
 import torch
-from pipeline.memory import keep_freed_memory
+from pipeline.allocator import keep_freed_memory
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1])
@@ -34,5 +34,5 @@ def test_memory_that_was_freed_stays_with_the_process(how, kept):
 
 
 def test_where_the_c_library_cannot_it_is_left_alone(monkeypatch):
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
-    memory.keep_freed_memory()
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: object())
+    allocator.keep_freed_memory()

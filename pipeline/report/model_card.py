@@ -54,10 +54,8 @@ def render_model_card(
 Written by `captioner score`; every number below comes from the run that made the model.
 
 An LSTM decoder (`{model.decoder["kind"]}`, {model.parameters:,} parameters, {model.vocabulary - len(SPECIAL):,} words)
-that writes one English sentence about a picture, from the features of a frozen CNN (`{
-        model.spec.name
-    }`). The file holds
-the decoder, its vocabulary and the full description of the encoder{
+that writes one sentence about a picture, in the language of the captions that it was trained on, from the features of a
+frozen CNN (`{model.spec.name}`). The file holds the decoder, its vocabulary and the full description of the encoder{
         " with its weights" if model.carries_encoder else "; torchvision fetches the encoder's weights"
     }.
 

@@ -6,7 +6,7 @@ from conftest import write_dataset
 from pipeline.decoders.search import Hypothesis
 from pipeline.evaluation import evaluate
 from pipeline.features.spec import EncoderSpec, Transform
-from pipeline.stages.gallery import EACH, make_cards, seen_by
+from pipeline.report.gallery import EACH, make_cards, seen_by
 
 
 def spec(shorter_side=None, grid=2):
