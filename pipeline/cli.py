@@ -73,7 +73,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False) or 0
     except Stopped as stopped:
-        message = f"{stopped.word}: features that were computed are kept; run the same command again to go on"
+        message = f"{stopped.word}: features and epochs until now are kept; run the same command again to go on"
         code = _end(message, stopped.exit_code, debug)
     except CaptionerError as error:
         code = _end(_as_errors(str(error)), error.exit_code, debug)

@@ -145,3 +145,16 @@ def test_the_python_of_the_page_about_captions_runs(trained_project, pictures, t
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 5
     assert said[-1] == "broken.jpg broken.jpg: cannot be read: No such file or directory"
+
+
+def test_pictures_that_are_alike_draw_captions_of_their_own(captioner, pictures):
+    from pipeline.predict import Sampling
+
+    pixels = captioner.prepare(Image.open(pictures[0]).convert("RGB"))
+    alike = pixels.copy()
+    alike[0, 0] ^= 8
+    assert captioner.encode(np.stack([pixels])).tobytes() != captioner.encode(np.stack([alike])).tobytes()
+    wild = Sampling(temperature=30.0, seed=4)
+    first, second, again = captioner.describe(np.stack([pixels, alike, pixels]), wild, captions=8)
+    assert [one.text for one in first] == [one.text for one in again]
+    assert [one.text for one in first] != [one.text for one in second]

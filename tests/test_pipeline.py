@@ -3,6 +3,7 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 from conftest import run_command, set_param
 
@@ -124,7 +125,7 @@ def test_predict_and_extract_give_the_same_row(project):
     cache = FeatureCache.open(project / paths.FEATURES)
     with single_compute_thread():
         picture = decode((project / "data/tiny/images/005.png").read_bytes())
-        row = captioner.encoder.encode(captioner.encoder.prepare(picture)[None])
+        row = captioner.encoder.encode(np.stack([captioner.encoder.prepare(picture)]))
     assert row.tobytes() == cache.load(["005.png"]).tobytes()
 
 

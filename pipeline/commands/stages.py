@@ -71,7 +71,8 @@ def describe(found: "Prepared", unit: str) -> Iterator[str]:
     if found.unspaced >= 0.1 and unit == "word":
         yield (
             f"warning: {found.unspaced:.0%} of the captions are in a script that does not part words with spaces; "
-            "set params.vocab.unit to character"
+            "set params.vocab.unit to character, params.score.max_length to as many characters as a caption has, and "
+            "params.score.neighbours to 0"
         )
     splits = ", ".join(f"{count} {split}" for split, count in found.pictures.items())
     yield (
@@ -184,7 +185,7 @@ def vocab(params: ParamsFile = paths.PARAMS) -> None:
 
 def train(params: ParamsFile = paths.PARAMS) -> None:
     """Train the decoder on the cached features, with one process or with those that `torchrun` starts."""
-    from pipeline.memory import keep_freed_memory
+    from pipeline.allocator import keep_freed_memory
     from pipeline.stages.train import train as run
     from pipeline.training.ranks import joined
 
@@ -195,9 +196,12 @@ def train(params: ParamsFile = paths.PARAMS) -> None:
         total = given.train.epochs + given.train.scst.epochs
         learnt = f"reward {epoch.reward:5.1f}" if epoch.reward else f"loss {epoch.train_loss:.3f}"
         say(
-            f"epoch {epoch.epoch:3d}/{total}  {learnt}  val CIDEr-D {epoch.val_cider_d:5.1f}  "
+            f"epoch {epoch.epoch:3d}/{total}  {learnt}  val {epoch.val_loss:.3f}  CIDEr-D {epoch.val_cider_d:5.1f}  "
             f"{epoch.tokens_per_second:,.0f} tokens/s  at most {(total - epoch.epoch) * epoch.seconds:.0f} s left"
         )
+
+    def goes_on(epochs: int) -> None:
+        say(f"train: goes on after epoch {epochs}, where a run was interrupted; until then:")
 
     with joined(os.environ, given.run.device) as ranks:
         if ranks.first:
@@ -218,6 +222,7 @@ def train(params: ParamsFile = paths.PARAMS) -> None:
                 curve_out=paths.TRAINING,
                 checkpoints=checkpoint_folder(),
                 on_epoch=show if ranks.first else lambda epoch: None,
+                on_resume=goes_on if ranks.first else lambda epochs: None,
                 ranks=ranks,
             )
         except NumericError as error:
@@ -226,9 +231,12 @@ def train(params: ParamsFile = paths.PARAMS) -> None:
             raise typer.Exit(error.exit_code) from error  # all meet it in the same step, and the first one says it
     if not ranks.first:
         return
-    if done.trained.resumed_after:
-        say(f"train: went on after epoch {done.trained.resumed_after}, where an interrupted run had stopped")
-    best = done.trained.best
+    best, planned = done.trained.best, given.train.epochs + given.train.scst.epochs
+    if done.trained.epochs < planned:
+        say(
+            f"train: ended after {done.trained.epochs} of {planned} epochs: the val CIDEr-D was no better for "
+            f"{given.train.patience} (params.train.patience)"
+        )
     say(
         f"train: {done.captions} captions of {done.pictures} images, {done.parameters:,} parameters; "
         f"best of {done.trained.epochs} epochs: {best.epoch}, val CIDEr-D {best.val_cider_d:.1f}"

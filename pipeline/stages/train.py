@@ -67,6 +67,7 @@ def train(
     curve_out: Path,
     checkpoints: Path,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    on_resume: Callable[[int], None] = lambda epochs: None,
     ranks: Ranks = ALONE,
 ) -> Report:
     """Train, or go on where an interrupted run with the same params and data stopped, by its file in `checkpoints`.
@@ -88,16 +89,15 @@ def train(
     images = list(train_captions)
     rows = torch.from_numpy(cache.load(images))
     limit = MAX_TOKENS[words.tokenizer]
-    encoded = [words.encode(tokenize(text)[:limit] for text in train_captions[image]) for image in images]
-    batches = Batches(
-        [caption for texts in encoded for caption in texts],
-        [row for row, texts in enumerate(encoded) for _ in texts],
-        batch_size=params.batch_size,
-        seed=seed,
+    encoded, val_encoded = (
+        [words.encode(tokenize(text)[:limit] for text in texts) for texts in captions_of.values()]
+        for captions_of in (train_captions, val_captions)
     )
+    batches = _batches(encoded, params.batch_size, seed)
     validation = Validation(
         torch.from_numpy(cache.load(list(val_captions))),
         [[spaced(tokenize(text)) for text in texts] for texts in val_captions.values()],
+        _batches(val_encoded, params.batch_size, seed),
     )
     device = ranks.device(run.device)
     subject = {
@@ -154,6 +154,7 @@ def train(
                     seed=seed,
                     device=device,
                     on_epoch=add,
+                    on_resume=on_resume,
                     reward=_reward(train_captions, words) if params.scst.epochs else None,
                     checkpoint=checkpoint,
                     ranks=ranks,
@@ -167,6 +168,12 @@ def train(
         if ranks.first:
             checkpoint.remove()
     return Report(trained, len(images), sum(map(len, encoded)), sum(part.numel() for part in decoder.parameters()))
+
+
+def _batches(encoded: Sequence[Sequence[Sequence[int]]], size: int, seed: int) -> Batches:
+    """The captions of each picture, as token numbers, in batches."""
+    rows = [row for row, texts in enumerate(encoded) for _ in texts]
+    return Batches([caption for texts in encoded for caption in texts], rows, batch_size=size, seed=seed)
 
 
 def _reward(train_captions: Mapping[str, Sequence[str]], words: Vocabulary) -> Reward:

@@ -25,6 +25,12 @@ class MovingAverage:
         torch._foreach_lerp_(self._averages, [one.detach() for one in self._parameters], 1 - decay)
 
     @torch.no_grad()
+    def restart(self) -> None:
+        """Go on from the network's weights as they are now. They are no untrained start, so that the first steps from
+        here weigh no more than others."""
+        self.restore([parameter.detach() for parameter in self._parameters], self.steps)
+
+    @torch.no_grad()
     def swap(self) -> None:
         """Exchange the network's parameters and their averages; a second call undoes it."""
         for parameter, average in zip(self._parameters, self._averages, strict=True):

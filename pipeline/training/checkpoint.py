@@ -18,15 +18,15 @@ import torch
 from pipeline.files import remove_leftovers, write_bytes
 
 ABANDONED_DAYS = 30
-_CODE = ("captions", "decoders", "metrics", "training")
-"""The parts of the package that a training's result follows from."""
+_CODE = ("captions/*.py", "decoders/*.py", "metrics/*.py", "training/*.py", "stages/train.py")
+"""What a training's result follows from."""
 
 
 def code_digest() -> str:
     """Of the code that trains, as it lies there."""
     package, digest = Path(__file__).parent.parent, hashlib.sha256()
-    for path in sorted(path for part in _CODE for path in (package / part).glob("*.py")):
-        digest.update(path.read_bytes())
+    for path in sorted(path for pattern in _CODE for path in package.glob(pattern)):
+        digest.update(f"{path.name} {path.stat().st_size} ".encode() + path.read_bytes())
     return digest.hexdigest()
 
 

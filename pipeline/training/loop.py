@@ -47,15 +47,17 @@ def train_decoder(
     seed: int,
     device: torch.device,
     on_epoch: Callable[[Epoch], None],
+    on_resume: Callable[[int], None] = lambda epochs: None,
     reward: Reward | None = None,
     checkpoint: Checkpoint | None = None,
     ranks: Ranks = ALONE,
 ) -> Trained:
     """Train in place on features (N, R, C) and leave the weights of the best epochs in `decoder`.
 
-    With a `checkpoint` of an interrupted run it goes on after that run's last whole epoch; `on_epoch` is told of the
-    earlier ones too. Raises `NumericError` when the loss is not finite (the decoder then has the best weights until
-    then), `ParamsError` when the device's memory is too small, `PeerError` when another one of `ranks` is lost.
+    With a `checkpoint` of an interrupted run it goes on after that run's last whole epoch; `on_resume` is told which,
+    then `on_epoch` of the earlier ones too. Raises `NumericError` when the loss is not finite (the decoder then has the
+    best weights until then), `ParamsError` when the device's memory is too small, `PeerError` when another one of
+    `ranks` is lost.
     """
     trainer = Trainer(
         decoder,
@@ -70,8 +72,10 @@ def train_decoder(
         ranks=ranks,
     )
     cider = CiderD(validation.references)
+    validation.batches.to(device)
     if state := ranks.from_first(checkpoint.load() if checkpoint and ranks.first else None):
         trainer.restore(state)
+        on_resume(len(trainer.rows))
         for row in trainer.rows:
             on_epoch(row)
     resumed_after = len(trainer.rows)
@@ -89,9 +93,9 @@ def train_decoder(
             trainer.take_best()
             raise
         took = time.monotonic() - began
-        score = trainer.validate(validation, cider)
+        score, val_loss = trainer.validate(validation, cider)
         lr = trainer.optimizer.param_groups[0]["lr"]
-        row = Epoch(number, loss, score, lr, rewarded, time.monotonic() - began, tokens / took)
+        row = Epoch(number, loss, val_loss, score, lr, rewarded, time.monotonic() - began, tokens / took)
         trainer.schedule.end_epoch(improved=trainer.keep(row))
         if checkpoint and ranks.first:
             checkpoint.save(trainer.state())

@@ -33,6 +33,8 @@ class Epoch:
     train_loss: float
     """What is minimised, mean per token: cross-entropy in nats with dropout, label smoothing and the bag of words; in
     self-critical epochs their loss."""
+    val_loss: float
+    """Cross-entropy of people's captions of the val pictures in nats per token, without dropout and smoothing."""
     val_cider_d: float
     """CIDEr-D of greedy captions of the val pictures, times 100."""
     lr: float
@@ -178,15 +180,33 @@ class Trainer:
     def _precision(self) -> "torch.autocast":
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._half)
 
-    def validate(self, validation: Validation, cider: CiderD) -> float:
-        """CIDEr-D of greedy captions, times 100, with the averaged weights where there are any."""
+    def validate(self, validation: Validation, cider: CiderD) -> tuple[float, float]:
+        """CIDEr-D of greedy captions, times 100, and the cross-entropy of people's, in nats per token.
+
+        Both with the averaged weights where there are any.
+        """
         if self.average:
             self.average.swap()
         features = self.ranks.share(validation.features)
         ours = greedy_captions(self.decoder, features, self.vocabulary, self.longest, self.device)
         captions = self.ranks.gather(ours)
         score: float = self.ranks.from_first(100 * float(cider.score(captions).mean()))
-        return score
+        return score, self._surprise(validation)
+
+    @torch.no_grad()
+    def _surprise(self, validation: Validation) -> float:
+        """The cross-entropy of people's captions of the val pictures, nats per token."""
+        self.decoder.eval()
+        total, tokens = torch.zeros((), device=self.device), 0
+        for batch in validation.batches.epoch(0, self.ranks):
+            if len(batch.images):
+                features = validation.features[batch.images.cpu()].to(self.device).float()
+                with self._precision():
+                    loss = cross_entropy(self.decoder, features, batch, label_smoothing=0.0)
+                total += loss * batch.tokens
+                tokens += batch.tokens
+        whole, count = self.ranks.total(float(total), tokens)
+        return whole / count
 
     def keep(self, row: Epoch) -> bool:
         """Note the epoch, and its weights if they are among the best; whether they are the very best."""
@@ -216,7 +236,8 @@ class Trainer:
             return False
         self.switched_after = done
         self.take_best()
-        self.average = MovingAverage(self.decoder, self.params.ema) if self.params.ema else None
+        if self.average:
+            self.average.restart()
         self.optimizer.state.clear()  # its momentum belongs to another loss
         return True
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from pipeline.captions.vocabulary import Vocabulary
 from pipeline.decoders import Decoder
 from pipeline.decoders.search import Search, beam_search
+from pipeline.training.batches import Batches
 
 LONGEST = 240
 """Tokens of a caption that is generated while training: one absurd reference must not make every epoch wait."""
@@ -25,6 +26,8 @@ class Validation:
     """(N, R, C) float16."""
     references: Sequence[Sequence[str]]
     """Tokenised, joined by spaces."""
+    batches: Batches
+    """The same captions as token numbers: how surprising they are is told beside the score, and decides nothing."""
 
     def longest(self, vocabulary: Vocabulary) -> int:
         """How many tokens a generated caption may have."""

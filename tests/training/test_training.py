@@ -367,10 +367,11 @@ def test_self_critical_loss_favours_the_better_sample():
     state = decoder.eval().start(features)
     before = decoder.step(state, torch.full((3,), 1))[0][:, 5].exp().mean()
     optimizer = torch.optim.SGD(decoder.parameters(), lr=1.0)
-    for seed in range(30):
-        loss, *_ = self_critical(decoder, features, rows, favours_five, samples=6, max_length=3, seed=seed)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    with deterministic(1):
+        for seed in range(30):
+            loss, *_ = self_critical(decoder, features, rows, favours_five, samples=6, max_length=3, seed=seed)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
     after = decoder.eval().step(decoder.start(features), torch.full((3,), 1))[0][:, 5].exp().mean()
     assert after > before + 0.2
