@@ -57,8 +57,8 @@ class EncoderParams(Section):
 
     name: Text = Field(description="A torchvision classification model, e.g. resnet50, vgg16, mobilenet_v2, vit_b_16")
     weights: Text = Field(
-        description="A torchvision weights name (IMAGENET1K_V2, DEFAULT), a file with a state dict, or none: random "
-        "weights made from the seed"
+        description="A torchvision weights name (IMAGENET1K_V2, DEFAULT), a file with a state dict (under another name "
+        "when it changes: dvc goes by the name), or none: random weights made from the seed"
     )
     node: Text = Field(
         description="The node of the network whose output is kept, e.g. layer4 or classifier.4. auto: the last feature "
