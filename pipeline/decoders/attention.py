@@ -1,7 +1,8 @@
 """Show, Attend and Tell: before each word the LSTM chooses where to look.
 
 K. Xu et al., "Show, Attend and Tell: Neural Image Caption Generation with Visual Attention", ICML 2015: soft
-attention (equations 4-6, 13) with the gate beta (section 4.2.1) and the deep output (equation 7).
+attention (equations 4-6, 13) with the gate beta (section 4.2.1) and the deep output (equation 7). Otherwise than there,
+the gate has a value per channel, and the sum of the deep output is bent by tanh, with dropout before and after it.
 Shapes: see protocol.py; A attention.
 """
 

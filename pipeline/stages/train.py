@@ -120,7 +120,7 @@ def train(
         def save() -> None:
             if not ranks.first:
                 return
-            best = max(done, key=lambda epoch: epoch.val_cider_d)
+            best = max(done, key=lambda epoch: epoch.merit)
             bundle = Bundle(
                 decoder=decoder,
                 decoder_params=decoder_params.model_dump(),

@@ -44,6 +44,12 @@ class Epoch:
     seconds: float
     tokens_per_second: float
 
+    @property
+    def merit(self) -> tuple[float, float]:
+        """What is compared: the score. While nothing that the decoder says is right yet, every score is 0, and the val
+        loss decides."""
+        return self.val_cider_d, 0.0 if self.val_cider_d else -self.val_loss
+
 
 class Trainer:
     """Everything that changes while a decoder is trained, and one epoch of it."""
@@ -78,14 +84,14 @@ class Trainer:
         self._half = choose_precision(params.precision, device, "params.train.precision") == "bfloat16"
         self.average = MovingAverage(decoder, params.ema) if params.ema else None
         self.rows: list[Epoch] = []
-        self.kept: list[tuple[float, int, Weights]] = []
-        """Score, epoch and weights of the best epochs, best first."""
+        self.kept: list[tuple[int, Weights]] = []
+        """The best epochs and their weights, best first."""
         self.switched_after = 0
         """Epochs on people's captions, once the self-critical ones have begun."""
 
     @property
     def best(self) -> Epoch:
-        return self.rows[self.kept[0][1] - 1]
+        return self._row(0)
 
     def epoch(self, number: int) -> tuple[float, float, int]:
         """Mean loss per token, mean reward, and the number of tokens. Raises `NumericError`."""
@@ -191,7 +197,7 @@ class Trainer:
         ours = greedy_captions(self.decoder, features, self.vocabulary, self.longest, self.device)
         captions = self.ranks.gather(ours)
         score: float = self.ranks.from_first(100 * float(cider.score(captions).mean()))
-        return score, self._surprise(validation)
+        return score, self.ranks.from_first(self._surprise(validation))
 
     @torch.no_grad()
     def _surprise(self, validation: Validation) -> float:
@@ -211,18 +217,23 @@ class Trainer:
     def keep(self, row: Epoch) -> bool:
         """Note the epoch, and its weights if they are among the best; whether they are the very best."""
         self.rows.append(row)
-        improved = not self.kept or row.val_cider_d > self.kept[0][0]
-        if len(self.kept) < self.params.average or row.val_cider_d > self.kept[-1][0]:
-            self.kept.append((row.val_cider_d, row.epoch, copied(self.decoder)))
-            self.kept = sorted(self.kept, key=lambda one: (-one[0], one[1]))[: self.params.average]
+        improved = not self.kept or row.merit > self.best.merit
+        if len(self.kept) < self.params.average or row.merit > self._row(-1).merit:
+            self.kept.append((row.epoch, copied(self.decoder)))
+            self.kept.sort(key=lambda one: self.rows[one[0] - 1].merit, reverse=True)  # the earlier of equal ones first
+            del self.kept[self.params.average :]
         if self.average:
             self.average.swap()  # back to the weights that are being trained
         return improved
 
+    def _row(self, place: int) -> Epoch:
+        """The epoch that is kept at a place."""
+        return self.rows[self.kept[place][0] - 1]
+
     def take_best(self) -> None:
         """The decoder gets the weights of the best epoch, or the mean of those of the best ones."""
         if self.kept:
-            self.decoder.load_state_dict(mean([weights for _, _, weights in self.kept]))
+            self.decoder.load_state_dict(mean([weights for _, weights in self.kept]))
 
     def goes_on(self) -> bool:
         """Whether another epoch is due; turns to self-critical training where that comes next."""
@@ -261,8 +272,8 @@ class Trainer:
             self.average.restore(*state["average"])
         self.rows = [Epoch(**row) for row in state["rows"]]
         self.kept = [
-            (score, epoch, {name: weight.to(self.device) for name, weight in weights.items()})
-            for score, epoch, weights in state["kept"]
+            (epoch, {name: weight.to(self.device) for name, weight in weights.items()})
+            for epoch, weights in state["kept"]
         ]
         self.switched_after = state["switched_after"]
 

@@ -221,6 +221,6 @@ def test_the_best_weights_of_a_resumed_run_are_on_its_device():
     run(before, 50.0)
     resumed.device = torch.device("meta")  # the rest of it stays: there are no weights to train there
     resumed.restore(before.state())
-    ((score, epoch, kept),) = resumed.kept
-    assert (score, epoch) == (50.0, 1)
+    ((epoch, kept),) = resumed.kept
+    assert epoch == 1
     assert {weight.device for weight in kept.values()} == {resumed.device}

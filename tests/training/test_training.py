@@ -138,6 +138,14 @@ def test_training_gives_the_same_bits_each_time():
         assert torch.equal(tensor, second.state_dict()[name]), name
 
 
+def test_while_no_caption_is_right_the_val_loss_decides(monkeypatch):
+    monkeypatch.setattr("pipeline.metrics.cider.CiderD.score", lambda self, captions: torch.zeros(len(captions)))
+    trained, rows, _ = train(epochs=8, patience=2, lr=1e-3)
+    assert [row.val_cider_d for row in rows] == [0.0] * 8
+    assert trained.best.val_loss == min(row.val_loss for row in rows)
+    assert trained.best.epoch == 8
+
+
 def test_training_stops_when_the_captions_get_no_better():
     trained, rows, _ = train(epochs=40, patience=2)
     assert len(rows) == trained.epochs == trained.best.epoch + 2 < 40
@@ -256,7 +264,7 @@ def test_the_decoder_has_the_best_weights_when_the_loss_breaks(monkeypatch):
 
     monkeypatch.setattr(trainer, "cross_entropy", breaking)
     kept = []
-    monkeypatch.setattr(trainer.Trainer, "take_best", lambda one: kept.append(one.kept[0][1]))
+    monkeypatch.setattr(trainer.Trainer, "take_best", lambda one: kept.append(one.kept[0][0]))
     with pytest.raises(NumericError, match="the loss is nan in epoch 6, step 1"):
         train()
     assert len(kept) == 1
