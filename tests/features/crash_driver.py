@@ -9,16 +9,15 @@ import json
 import os
 import signal
 import sys
-import tempfile
 from pathlib import Path
 
 from stand_in import StandIn, draw
 
-from pipeline.features import cache, store
+from pipeline.features import cache, segment
 from pipeline.features.extraction import extract_features
 
 WRITES = ("pwrite", "fsync", "fdatasync", "posix_fallocate", "replace")
-store.SYNC_SECONDS = 0.0
+segment.SYNC_SECONDS = 0.0
 cache._SLAB_BYTES = 4 * StandIn.regions * StandIn.channels * 2
 
 
@@ -66,8 +65,9 @@ def counting(work, *, die_at=None, torn=False):
 
     for name in WRITES:
         setattr(os, name, counted(name, getattr(os, name)))
-    mkstemp = tempfile.mkstemp
-    tempfile.mkstemp = lambda *a, **k: counted("mkstemp", lambda: mkstemp(*a, **k))()
+    opened = os.open
+    makes = counted("open", opened)
+    os.open = lambda path, flags, *rest: (makes if flags & os.O_CREAT else opened)(path, flags, *rest)
     work()
     return count
 
@@ -75,7 +75,7 @@ def counting(work, *, die_at=None, torn=False):
 def rows_kept(folder):
     kept = 0
     for path in folder.glob("store/*/*.segment"):
-        found = store.Shard.open(path, path.parent.name)
+        found = segment.Segment.open(path, path.parent.name)
         kept += len(list(found.done())) if found else 0
     return kept
 

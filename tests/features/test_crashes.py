@@ -14,7 +14,7 @@ from stand_in import StandIn, draw
 
 from pipeline import files
 from pipeline.errors import DiskError
-from pipeline.features import cache, store
+from pipeline.features import cache, segment, store
 from pipeline.features.extraction import extract_features
 
 HERE = Path(__file__).parent
@@ -66,7 +66,7 @@ class Power:
 
     def __init__(self, root, monkeypatch):
         self.root, self.events = root, []
-        monkeypatch.setattr(store, "SYNC_SECONDS", 0.0)
+        monkeypatch.setattr(segment, "SYNC_SECONDS", 0.0)
         monkeypatch.setattr(cache, "_SLAB_BYTES", 4 * StandIn.regions * StandIn.channels * 2)
         for name in ("pwrite", "fsync", "fdatasync", "replace"):
             monkeypatch.setattr(os, name, getattr(self, name)(getattr(os, name)))
@@ -161,7 +161,7 @@ def full_disk(monkeypatch, name, at):
 @pytest.mark.parametrize("at", range(1, 28, 2))
 def test_a_disk_that_fills_up_is_an_error_and_the_next_run_goes_on(place, pictures, expected, monkeypatch, at):
     (place / "features.h5").write_bytes(b"of an earlier run")
-    monkeypatch.setattr(store, "SYNC_SECONDS", 0.0)
+    monkeypatch.setattr(segment, "SYNC_SECONDS", 0.0)
     with monkeypatch.context() as full:
         full_disk(full, "pwrite", at)
         with pytest.raises(DiskError, match=r"(segment|features.h5|spec.json).*: no space left"):
@@ -230,15 +230,15 @@ def test_a_folder_that_cannot_be_written_names_itself_and_the_variable(place, pi
 
 
 def test_a_read_only_output_folder_keeps_what_was_computed(place, pictures, expected, monkeypatch):
-    real = files.tempfile.mkstemp
+    real = os.open
 
-    def read_only(*arguments, **options):
-        if options["prefix"].startswith(".features.h5"):
+    def read_only(path, *arguments):
+        if Path(path).name.startswith(".features.h5"):
             raise OSError(30, "Read-only file system")
-        return real(*arguments, **options)
+        return real(path, *arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(files.tempfile, "mkstemp", read_only)
+        patched.setattr(os, "open", read_only)
         with pytest.raises(DiskError, match=r"features.h5: cannot be written: Read-only file system"):
             extract(pictures, place)
     result, content = extract(pictures, place)
@@ -301,7 +301,7 @@ class Interrupted(BaseException):
 
 
 def test_an_interruption_keeps_all_that_was_computed(place, pictures, expected, monkeypatch):
-    monkeypatch.setattr(store, "SYNC_SECONDS", 1000.0)  # so that nothing but the interruption itself syncs
+    monkeypatch.setattr(segment, "SYNC_SECONDS", 1000.0)  # so that nothing but the interruption itself syncs
 
     def interrupt(done, total, note):
         if done >= 6:

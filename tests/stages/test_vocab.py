@@ -11,7 +11,7 @@ from pipeline.stages.vocab import build_vocabulary
 def built(folder, rows, **vocab):
     with (folder / "captions.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("image", "caption", "split"), *rows])
-    params = small_params(vocab=vocab).vocab
+    params = small_params(vocab=vocab, score={"neighbours": 0}).vocab
     found = build_vocabulary(params, captions=folder / "captions.csv", vocabulary_out=folder / "vocab.json")
     return found, json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
 
