@@ -53,7 +53,7 @@ def test_a_module_imports_only_from_its_own_part_or_from_below(path):
             assert other == part or level(other) < level(part), f"{path.name} imports {name}"
 
 
-def test_each_boundary_library_has_one_importer():
+def test_a_boundary_library_is_imported_where_it_belongs_alone():
     for library, allowed in ONLY_IN.items():
         users = {
             path.relative_to(PACKAGE).as_posix()
