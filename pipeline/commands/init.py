@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline import paths
-from pipeline.commands.terminal import ParamsFile, progress_bar, read, say
+from pipeline.commands.terminal import ParamsFile, progress_bar, read, say, unspaced_warning
 from pipeline.errors import DataError
 
 if TYPE_CHECKING:
@@ -46,11 +46,7 @@ def init(
     place = _place(images, found.captions, dataset, names, found.format)
     share = unspaced(row.caption for row in captions.rows)
     if share >= 0.1 and given.vocab.unit == "word":
-        say(
-            f"warning: {share:.0%} of the captions are in a script that does not part words with spaces; "
-            "set params.vocab.unit to character, params.score.max_length, which counts characters then, to 60 or so, "
-            "and params.score.neighbours to 0"
-        )
+        say(unspaced_warning(share))
     values = {"format": found.format, "captions": _written(found.captions), "images": _written(place)}
     write_section(params, "data", values)
     for key, value in values.items():

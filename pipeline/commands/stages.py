@@ -18,6 +18,7 @@ from pipeline.commands.terminal import (
     read,
     say,
     store_folder,
+    unspaced_warning,
 )
 from pipeline.errors import NumericError, ParamsError
 
@@ -69,11 +70,7 @@ def describe(found: "Prepared", unit: str) -> Iterator[str]:
     if known:
         yield f"note: captions that also stand word for word in the train split: {known}"
     if found.unspaced >= 0.1 and unit == "word":
-        yield (
-            f"warning: {found.unspaced:.0%} of the captions are in a script that does not part words with spaces; "
-            "set params.vocab.unit to character, params.score.max_length to as many characters as a caption has, and "
-            "params.score.neighbours to 0"
-        )
+        yield unspaced_warning(found.unspaced)
     splits = ", ".join(f"{count} {split}" for split, count in found.pictures.items())
     yield (
         f"prepare: {sum(found.pictures.values())} images ({splits}), {found.captions} captions, "

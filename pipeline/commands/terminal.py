@@ -85,3 +85,12 @@ def aligned(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> st
 def digest_memory() -> Path:
     """Where the sha256 of pictures that have not changed is remembered."""
     return store_folder() / "pictures.csv"
+
+
+def unspaced_warning(share: float) -> str:
+    """What to do where so large a share of the captions has no spaces between words."""
+    return (
+        f"warning: {share:.0%} of the captions are in a script that does not part words with spaces; "
+        "set params.vocab.unit to character, params.score.max_length, which counts characters then, to 60 or so, "
+        "and params.score.neighbours to 0"
+    )

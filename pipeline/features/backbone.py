@@ -84,7 +84,8 @@ def _load_file(model: nn.Module, path: Path, name: str) -> frozenset[str]:
             "a file with the model's `state_dict()` alone is needed"
         ) from error
     except Exception as error:  # torch.load raises a different class for each way in which a file can be wrong
-        raise ParamsError(f"params.encoder.weights: {path} cannot be read: {str(error).splitlines()[0]}") from error
+        reason = str(error).partition("\n")[0] or "it is empty or cut off"
+        raise ParamsError(f"params.encoder.weights: {path} cannot be read: {reason}") from error
     for wrapped in ("state_dict", "model_state_dict", "model"):  # as trainers save it, among other things
         if isinstance(content, dict) and isinstance(content.get(wrapped), dict):
             content = content[wrapped]

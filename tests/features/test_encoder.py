@@ -86,6 +86,9 @@ def test_a_file_that_is_no_state_dict_is_refused(tmp_path):
     torch.save({"fc.weight": torch.zeros(3)}, tmp_path / "weights.pth")
     with pytest.raises(ParamsError, match=r"not a state dict of alexnet: it has fc.weight, not features.0.weight"):
         encoder(weights=str(tmp_path / "weights.pth"))
+    (tmp_path / "weights.pth").write_bytes(b"")
+    with pytest.raises(ParamsError, match=r"weights.pth cannot be read: it is empty or cut off"):
+        encoder(weights=str(tmp_path / "weights.pth"))
     with pytest.raises(ParamsError, match=r"other.pth: no such file"):
         encoder(weights=str(tmp_path / "other.pth"))
 
