@@ -1,6 +1,6 @@
 """Encoding pictures: ours beside other ways of doing the same work, on the same pictures, in one run.
 
-    python benchmarks/extract.py [--name resnet50] [--node layer4] [--grid 7] [--pictures 192] [--precision auto]
+    python benchmarks/extract.py [--name resnet50] [--layer layer4] [--grid 7] [--pictures 192] [--precision auto]
     python benchmarks/extract.py --device cuda --pictures 50000 --drawn 2000 --peers 2000 --repeats 1
 
 Draws JPEGs of 500 x 375 pixels and about 115 kB, as photographs on the web have, and prints the table of
@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.device import choose_device, single_compute_thread
-from pipeline.features import images
-from pipeline.features.batch import Picture
-from pipeline.features.cache import FeatureCache
-from pipeline.features.encoder import Encoder, build
+from pipeline.device import choose_device, single_threaded
+from pipeline.encoders import images
+from pipeline.encoders.encoder import Encoder, build
 from pipeline.features.extraction import extract_features
+from pipeline.features.feature_file import FeatureFile
+from pipeline.features.image_batches import Picture
 from pipeline.files import sha256_of
 
 
@@ -115,7 +115,7 @@ def one_at_a_time(paths: list[Path], encoder: Encoder, folder: Path) -> Clock:
     with Clock(len(paths)) as clock:
         for path in paths:
             picture = prepare(Image.open(path).convert("RGB")).unsqueeze(0).to(encoder.device)
-            output = encoder.network(picture)["node"]
+            output = encoder.network(picture)["layer"]
             grid = torch.nn.functional.adaptive_avg_pool2d(output, 14)[0].permute(1, 2, 0)
             np.savez_compressed(folder / "npz" / path.name, feat=grid.cpu().numpy())
             np.save(folder / "npz" / f"{path.name}.npy", output.mean((0, 2, 3)).cpu().numpy())
@@ -137,7 +137,7 @@ def loader_in_turn(paths: list[Path], encoder: Encoder, batch: int = 16, workers
     prepare = transform(encoder)
     with Clock(len(paths)) as clock:
         loader = torch.utils.data.DataLoader(Pictures(), batch, num_workers=workers, pin_memory=bool(workers))
-        kept = [encoder.network(some.to(encoder.device))["node"].half().cpu() for some in loader]
+        kept = [encoder.network(some.to(encoder.device))["layer"].half().cpu() for some in loader]
         torch.cat(kept).numpy()
     return clock
 
@@ -146,7 +146,7 @@ def on_all_cores(work: Callable[[], None], count: int, cores: int) -> Clock:
     """`work` does `count` pictures; every core does as many at once, since they share caches and memory."""
     from concurrent.futures import ThreadPoolExecutor
 
-    with ThreadPoolExecutor(cores) as pool, single_compute_thread():
+    with ThreadPoolExecutor(cores) as pool, single_threaded():
         work()
         with Clock(count * cores) as clock:
             for done in [pool.submit(work) for _ in range(cores)]:
@@ -175,8 +175,8 @@ def void(_: object) -> None:
 
 def on_the_device(encoder: Encoder, paths: list[Path]) -> dict[str, Clock]:
     """What an accelerator does of it alone: the network, and that with copying and scaling."""
-    from pipeline.features.conveyor import PIECE, Conveyor
-    from pipeline.features.encoder import ACCELERATOR_BATCH
+    from pipeline.encoders.encoder import ACCELERATOR_BATCH
+    from pipeline.features.gpu_extraction import PIECE, GpuExtractor
 
     def finish() -> None:
         if encoder.device.type == "cuda":
@@ -192,7 +192,7 @@ def on_the_device(encoder: Encoder, paths: list[Path]) -> dict[str, Clock]:
         for _ in range(batches):
             encoder.forward(pixels)
         finish()
-    conveyor = Conveyor(encoder)
+    conveyor = GpuExtractor(encoder)
     some = [Picture(path.name, path, sha256_of(path)) for path in paths[:ACCELERATOR_BATCH]]
     opened = [conveyor.open((start, some[start : start + PIECE])) for start in range(0, len(some), PIECE)]
     conveyor.land(conveyor.launch(opened))
@@ -210,7 +210,7 @@ def on_the_device(encoder: Encoder, paths: list[Path]) -> dict[str, Clock]:
 def matrix_product(dtype: torch.dtype) -> float:
     """Giga-operations per second of one core."""
     left = torch.randn(2048, 2048).to(dtype)
-    with single_compute_thread():
+    with single_threaded():
         left @ left
         began = time.perf_counter()
         for _ in range(4):
@@ -222,7 +222,7 @@ def random_rows(path: Path, count: int = 2000) -> tuple[float, float]:
     """Microseconds to have one row in random order and a number of it: through our reader, through h5py."""
     import h5py
 
-    cache = FeatureCache.open(path)
+    cache = FeatureFile.open(path)
     order = np.random.default_rng(0).integers(0, len(cache.images), count).tolist()
     cache.load(cache.images)  # in the page cache for both
     began = time.perf_counter()
@@ -240,7 +240,7 @@ def random_rows(path: Path, count: int = 2000) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", default="resnet50")
-    parser.add_argument("--node", default="layer4")
+    parser.add_argument("--layer", default="layer4")
     parser.add_argument("--grid", type=int, default=7)
     parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
     parser.add_argument("--pictures", type=int, default=192)
@@ -253,7 +253,7 @@ def main() -> None:
     encoder = build(
         name=given.name,
         weights="none",
-        node=given.node,
+        layer=given.layer,
         grid=given.grid,
         image_size=224,
         fit="crop",
@@ -267,7 +267,7 @@ def main() -> None:
         paths = draw(folder / "pictures", given.pictures, given.drawn)
         few = paths[: given.peers]
         size = statistics.mean(path.stat().st_size for path in paths)
-        print(f"{encoder.spec.name} at {encoder.spec.node}, {given.grid} x {given.grid}, {encoder.spec.precision};")
+        print(f"{encoder.spec.name} at {encoder.spec.layer}, {given.grid} x {given.grid}, {encoder.spec.precision};")
         print(f"{encoder.engine}; {cores} cores; {len(paths)} JPEGs of {size / 1000:.0f} kB; best of {given.repeats}")
         ways = {
             "ours": lambda work: ours(paths, encoder, work),

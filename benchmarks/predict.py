@@ -19,15 +19,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.bundle import Bundle
-from pipeline.captions.vocabulary import SPECIAL, Vocabulary
 from pipeline.decoders import make_decoder
-from pipeline.device import single_compute_thread
-from pipeline.features.encoder import build
-from pipeline.onnx.captioner import OnnxCaptioner
-from pipeline.onnx.export import export_onnx
-from pipeline.onnx.quantisation import quantise_encoder
-from pipeline.predict import Captioner
+from pipeline.device import single_threaded
+from pipeline.encoders.encoder import build
+from pipeline.inference.captioner import Captioner
+from pipeline.inference.model_file import TrainedModel
+from pipeline.inference.onnx.captioner import OnnxCaptioner
+from pipeline.inference.onnx.export import export_onnx
+from pipeline.inference.onnx.quantisation import quantise_encoder
+from pipeline.text.vocabulary import SPECIAL_TOKENS, Vocabulary
 
 ROOT = Path(__file__).parent.parent
 GOALS = {
@@ -89,7 +89,7 @@ def warm(captioner: Captioner, folder: Path, pictures: list[Path], repeats: int,
     search, greedy = (captioner.make_search(beam_size=beam, max_length=words) for beam in (3, 1))
 
     def encode() -> None:
-        with single_compute_thread():
+        with single_threaded():
             captioner.encoder.encode(pixels)
 
     works: dict[str, Callable[[], object]] = {
@@ -115,7 +115,7 @@ def resnet(precision: str) -> Captioner:
     encoder = build(
         name="resnet50",
         weights="none",
-        node="layer4",
+        layer="layer4",
         grid=7,
         image_size=224,
         fit="crop",
@@ -123,15 +123,15 @@ def resnet(precision: str) -> Captioner:
         seed=0,
         device=torch.device("cpu"),
     )
-    vocabulary = Vocabulary((*SPECIAL, *(f"word{number}" for number in range(3000))), (0,) * 3004, "ptb")
+    vocabulary = Vocabulary((*SPECIAL_TOKENS, *(f"word{number}" for number in range(3000))), (0,) * 3004, "ptb")
     params = {"kind": "attention", "embed": 256, "hidden": 512, "attention": 512}
-    params |= dict.fromkeys(("feature_dropout", "word_dropout", "output_dropout"), 0.0)
+    params |= dict.fromkeys(("feature_dropout", "embedding_dropout", "output_dropout"), 0.0)
     params |= {"tie_weights": False, "layer_norm": False}
     sizes = {"regions": encoder.regions, "channels": encoder.channels}
     torch.manual_seed(0)
     decoder = make_decoder(params, vocabulary=len(vocabulary), **sizes)
-    bundle = Bundle(decoder, params, vocabulary, encoder.spec, **sizes, encoder_tensors=None, trained_on={})
-    return Captioner(bundle, encoder, torch.device("cpu"))
+    model = TrainedModel(decoder, params, vocabulary, encoder.spec, **sizes, encoder_tensors=None, trained_on={})
+    return Captioner(model, encoder, torch.device("cpu"))
 
 
 def parity(captioner: Captioner, folder: Path, pictures: list[Path]) -> None:

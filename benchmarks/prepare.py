@@ -59,14 +59,14 @@ def make_up(folder: Path, pictures: int, size: int) -> None:
 
 
 def read_streaming(folder: Path) -> str:
-    from pipeline.captions.formats import read_captions
-    from pipeline.captions.rows import Captions
+    from pipeline.datasets.entries import Captions
+    from pipeline.datasets.formats import read_captions
 
     return f"{len(Captions.of(read_captions('coco', folder / 'annotations')).rows):,} captions"
 
 
 def count_streaming(folder: Path) -> str:
-    from pipeline.captions.formats import read_captions
+    from pipeline.datasets.formats import read_captions
 
     return f"{sum(1 for _ in read_captions('coco', folder / 'annotations')):,} captions"
 
@@ -88,7 +88,7 @@ def prepare(folder: Path, images: str) -> str:
         image_column="auto",
         caption_column="auto",
         split_column="auto",
-        max_bad=0.05,
+        max_skipped=0.05,
     )
     outs = {name: folder / f"{name}.csv" for name in ("captions_out", "images_out", "skipped_out")}
     found = run(params, seed=1, **outs, memory=folder / "store/pictures.csv")

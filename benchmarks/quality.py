@@ -31,16 +31,16 @@ from PIL import Image, ImageOps
 from ruamel.yaml import YAML
 from torch import Tensor, nn
 
-from pipeline.bundle import Bundle
-from pipeline.captions.formats import Columns, read_captions
-from pipeline.decoders.protocol import Decoder, State
-from pipeline.decoders.search import Search
-from pipeline.device import single_compute_thread
-from pipeline.evaluation import Comparison, Evaluation, compare_captions, evaluate
-from pipeline.features.cache import FeatureCache
+from pipeline.datasets import tables
+from pipeline.datasets.formats import Columns, read_captions
+from pipeline.decoders.beam_search import SearchOptions
+from pipeline.decoders.decoder import Decoder, State
+from pipeline.device import single_threaded
+from pipeline.features.feature_file import FeatureFile
 from pipeline.files import read_json, write_csv, write_json
+from pipeline.inference.model_file import TrainedModel
+from pipeline.metrics.evaluation import Comparison, Evaluation, compare_captions, evaluate
 from pipeline.params import Params, check_params, read_params
-from pipeline.stages import tables
 from pipeline.stages.extract import extract
 from pipeline.stages.prepare import prepare
 from pipeline.stages.train import train
@@ -69,7 +69,7 @@ def params_of(name: str, images: Path, weights: str) -> Params:
     """The whole params of a training, seeds and folds aside."""
     content = read_params(HERE.parent / "params.yaml").model_dump()
     content["data"] |= {"format": "table", "captions": str(images / "captions.csv"), "images": str(images)}
-    content["encoder"] |= {"name": "mobilenet_v2", "weights": weights, "node": "auto", "grid": 7, "fit": "squash"}
+    content["encoder"] |= {"name": "mobilenet_v2", "weights": weights, "layer": "auto", "grid": 7, "fit": "squash"}
     said = training(name)
     for section in ("vocab", "decoder", "train", "score"):
         content[section] |= said[section]
@@ -105,7 +105,7 @@ def make_features(dataset: Path, weights: str) -> None:
         params.encoder,
         params.run,
         seed=params.seed,
-        max_bad=0.0,
+        max_skipped=0.0,
         images=CACHE / "images.csv",
         skipped=CACHE / "skipped.csv",
         features_out=CACHE / "features.h5",
@@ -153,15 +153,15 @@ def run_fold(name: str, fold: int, weights: str) -> tuple[str, int, float]:
     else:
         members = [folder / "model.safetensors"]
         epochs, best = _train(params, folder, splits, mirrored=said.get("mirrored", False), seed=said.get("seed", 17))
-    bundles = [Bundle.load(path) for path in members]
-    bundle = bundles[0]
+    bundles = [TrainedModel.load(path) for path in members]
+    model = bundles[0]
     if len(bundles) > 1:
-        bundle = replace(bundle, decoder=Ensemble([one.decoder for one in bundles]))  # type: ignore[arg-type]
-    cache = FeatureCache.open(CACHE / "features.h5")
-    search = Search(**params.score.model_dump(exclude={"split", "meteor"}))
-    with single_compute_thread():
-        found = bundle.search(torch.from_numpy(cache.load(test)).float(), search)
-    captions = {image: bundle.vocabulary.decode(several[0].tokens) for image, several in zip(test, found, strict=True)}
+        model = replace(model, decoder=Ensemble([one.decoder for one in bundles]))  # type: ignore[arg-type]
+    cache = FeatureFile.open(CACHE / "features.h5")
+    search = SearchOptions(**params.score.model_dump(exclude={"split", "meteor"}))
+    with single_threaded():
+        found = model.search(torch.from_numpy(cache.load(test)).float(), search)
+    captions = {image: model.vocabulary.decode(several[0].tokens) for image, several in zip(test, found, strict=True)}
     took = time.monotonic() - began
     result = {"name": name, "fold": fold, "captions": captions, "epochs": epochs, "best": best, "seconds": took}
     write_json(CACHE / "results" / f"{key_of(name, fold)}.json", result)
@@ -222,7 +222,7 @@ class Ensemble(nn.Module):
         first: Decoder = self.decoders[0]  # type: ignore[assignment]
         return first.picture(State(state.picture[:of_picture], state.beam[:of_beam]))
 
-    def attention_map(self, state: State) -> None:
+    def attention_weights(self, state: State) -> None:
         return None
 
     @staticmethod
@@ -244,24 +244,24 @@ def evaluation_of(name: str, folds: int) -> Evaluation | None:
 def table(names: list[str], folds: int) -> None:
     """Each training's scores, and its CIDEr-D against the training that it names as `against`."""
     rows = {name: one for name in names if (one := evaluation_of(name, folds))}
-    pictures = max((one.scorecard.pictures for one in rows.values()), default=0)
+    pictures = max((one.scores.pictures for one in rows.values()), default=0)
     print(f"\n{pictures} pictures, {folds} folds\n")
     print("| training | BLEU-1 | BLEU-4 | CIDEr-D | ROUGE-L | distinct | against | CIDEr-D | p | min per fold |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for name, one in rows.items():
-        card, (low, high) = one.scorecard, one.scorecard.intervals["cider_d"]
+        card, (low, high) = one.scores, one.scores.intervals["cider_d"]
         other = training(name).get("against", "")
         gain, p = "", ""
         if other in rows:
             change: Comparison = compare_captions(rows[other].captions, one.captions, one.references, seed=0)
             cider = change.differences["cider_d"]
-            gain = f"{cider.difference:+.1f} ({cider.difference / rows[other].scorecard.scores['cider_d']:+.0%})"
+            gain = f"{cider.difference:+.1f} ({cider.difference / rows[other].scores.scores['cider_d']:+.0%})"
             p = f"{cider.p_value:.3f}"
         minutes = statistics.mean(found["seconds"] for fold in range(folds) if (found := result_of(name, fold))) / 60
         print(
             f"| {name} | {card.scores['bleu_1']:.1f} | {card.scores['bleu_4']:.1f} | "
             f"{card.scores['cider_d']:.1f} ({low:.1f} to {high:.1f}) | {card.scores['rouge_l']:.1f} | "
-            f"{one.degeneracy['distinct_captions']:.0%} | {other} | {gain} | {p} | {minutes:.1f} |"
+            f"{one.diversity['distinct_captions']:.0%} | {other} | {gain} | {p} | {minutes:.1f} |"
         )
 
 

@@ -30,12 +30,12 @@ from extract import decode_alone, draw, forward_alone, from_the_store, ours
 from PIL import Image
 from ruamel.yaml import YAML
 
-from pipeline.features.encoder import Encoder, build
+from pipeline.encoders.encoder import Encoder, build
 
 ROOT = Path(__file__).parent.parent
-NETWORK = {"name": "resnet50", "weights": "none", "node": "layer4", "grid": 7, "image_size": 224, "fit": "crop"}
+NETWORK = {"name": "resnet50", "weights": "none", "layer": "layer4", "grid": 7, "image_size": 224, "fit": "crop"}
 """Of the plan; the check takes a small one, so that 100,000 pictures are a matter of minutes."""
-SMALL = {"name": "mobilenet_v3_small", "weights": "none", "node": "auto", "grid": 1, "image_size": 64, "fit": "squash"}
+SMALL = {"name": "mobilenet_v3_small", "weights": "none", "layer": "auto", "grid": 1, "image_size": 64, "fit": "squash"}
 SHARD = 1 << 30
 """Bytes of one file of features."""
 
@@ -286,12 +286,12 @@ def too_small(cluster: Cluster, pictures: float, features: float, listed: float)
     return ""
 
 
-def predict(rates: Rates, picture: float, row: float, per_picture: float, md5: float, start: float) -> None:
+def predict(rates: Rates, picture: float, row: float, per_image: float, md5: float, start: float) -> None:
     print("\n| pictures | cluster | time | what binds | next | machines' price |\n|---|---|---|---|---|---|")
     for power in range(5, 10):
         count = 10**power
         for cluster in CLUSTERS:
-            if small := too_small(cluster, count * picture, count * row, count * per_picture):
+            if small := too_small(cluster, count * picture, count * row, count * per_image):
                 print(f"| 10^{power} | {cluster.name} | does not fit | {small} | | |")
                 continue
             allowed = sorted(parts(cluster, rates, picture, row).items(), key=lambda part: part[1])
@@ -312,7 +312,7 @@ def predict(rates: Rates, picture: float, row: float, per_picture: float, md5: f
         count = 10**power
         print(
             f"| 10^{power} | {volume(count * picture)} | {volume(count * row)} | {-(-count * row // SHARD):,.0f} | "
-            f"{duration(count * row / md5)} | {volume(count * per_picture)} |"
+            f"{duration(count * row / md5)} | {volume(count * per_image)} |"
         )
 
 
@@ -380,9 +380,9 @@ def main() -> None:
     for one in sizes:
         print(f"| {one.pictures:,} | {one.prepare:.1f} s | {one.extract:.1f} s | {one.busy:.1f} s | ", end="")
         print(f"{one.peak.own / 1e6:,.0f} MB | {one.peak.whole / 1e6:,.0f} MB |")
-    per_picture = max(0, largest.peak.own - least.peak.own) / (largest.pictures - least.pictures)
-    print(f"\n{per_picture:,.0f} bytes of own memory for each further picture")
-    predict(rates, picture, row, per_picture, md5, start)
+    per_image = max(0, largest.peak.own - least.peak.own) / (largest.pictures - least.pictures)
+    print(f"\n{per_image:,.0f} bytes of own memory for each further picture")
+    predict(rates, picture, row, per_image, md5, start)
     if given.plot:
         plot(sizes, given.plot)
 

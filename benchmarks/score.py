@@ -16,8 +16,8 @@ import shutil
 import time
 from pathlib import Path
 
-from pipeline.captions.results import read_references
-from pipeline.evaluation import evaluate
+from pipeline.metrics.caption_files import read_references
+from pipeline.metrics.evaluation import evaluate
 
 _LISTS = {
     "who": "man woman child dog cat horse surfer skier player girl boy crowd cyclist climber band couple",
@@ -117,7 +117,7 @@ def main() -> None:
     print(f"pycocoevalcap          {total:6.2f} s  ({parts})")
     print(f"ratio                  {total / elapsed:6.2f}\n")
     print("            ours      pycocoevalcap  difference")
-    for name, value in ours.scorecard.scores.items():
+    for name, value in ours.scores.scores.items():
         print(f"{name:8s} {value:11.6f} {scores[name]:11.6f}    {abs(value - scores[name]):.1e}")
 
 

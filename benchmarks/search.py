@@ -15,19 +15,19 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from pipeline.accel.linear import Linear
 from pipeline.allocator import keep_freed_memory
 from pipeline.decoders import BOS, EOS, PAD, UNK, Decoder, make_decoder
-from pipeline.decoders.looking import Look
-from pipeline.decoders.products import Linear
-from pipeline.decoders.protocol import State
-from pipeline.decoders.search import Search, beam_search
-from pipeline.device import choose_device, has_bfloat16
+from pipeline.decoders.additive_attention import AdditiveAttention
+from pipeline.decoders.beam_search import SearchOptions, beam_search
+from pipeline.decoders.decoder import State
+from pipeline.device import choose_device, supports_bfloat16
 
 
 class UsualLook(nn.Module):
     """Attention as its paper writes it: a tanh for each pair of region and query."""
 
-    def __init__(self, look: Look) -> None:
+    def __init__(self, look: AdditiveAttention) -> None:
         super().__init__()
         self.key, self.query, self.score = look.key, look.query, look.score
 
@@ -50,13 +50,13 @@ def usual(decoder: Decoder) -> Decoder:
             plain.load_state_dict(module.state_dict())
             copied.set_submodule(name, plain)
     for name, module in list(copied.named_modules()):
-        if isinstance(module, Look):
+        if isinstance(module, AdditiveAttention):
             copied.set_submodule(name, UsualLook(module))
     return copied.eval()
 
 
 @torch.inference_mode()
-def one_at_a_time(decoder: Decoder, features: Tensor, search: Search) -> list[tuple[int, ...]]:
+def one_at_a_time(decoder: Decoder, features: Tensor, search: SearchOptions) -> list[tuple[int, ...]]:
     """The beam search that is copied from tutorial to tutorial: a loop over pictures; a beam that ends leaves."""
     best_of_each = []
     for picture in features:
@@ -88,7 +88,7 @@ def one_at_a_time(decoder: Decoder, features: Tensor, search: Search) -> list[tu
     return best_of_each
 
 
-def batched(decoder: Decoder, features: Tensor, search: Search, batch: int, half: bool) -> list[tuple[int, ...]]:
+def batched(decoder: Decoder, features: Tensor, search: SearchOptions, batch: int, half: bool) -> list[tuple[int, ...]]:
     search = replace(search, precision="bfloat16" if half else "float32")
     return [best.tokens for chunk in features.split(batch) for best, *_ in beam_search(decoder, chunk, search)]
 
@@ -121,7 +121,7 @@ def main() -> None:
         "hidden": 512,
         "attention": 512,
         "feature_dropout": 0.0,
-        "word_dropout": 0.0,
+        "embedding_dropout": 0.0,
         "output_dropout": 0.0,
         "tie_weights": False,
         "layer_norm": False,
@@ -130,7 +130,7 @@ def main() -> None:
     for parameter in decoder.parameters():  # sharper opinions than an untrained decoder has: captions then differ
         parameter.data.mul_(2.5)
     features = torch.randn(given.pictures, 49, 1280)
-    search = Search(given.beam, 20, 0.7)
+    search = SearchOptions(given.beam, 20, 0.7)
     plain = usual(decoder)
     few = features[: max(16, given.pictures // 4)]
     alone, expected = rate(lambda: one_at_a_time(plain, few, search))
@@ -143,7 +143,7 @@ def main() -> None:
     print("| | pictures/s | of one at a time | same captions |\n|---|---|---|---|")
     print(f"| one picture at a time, float32 | {alone:,.1f} | 1.0 | |")
     for batch in (64, 256):
-        for half in (False, True)[: 1 + has_bfloat16(device)]:
+        for half in (False, True)[: 1 + supports_bfloat16(device)]:
             ours, found = rate(lambda batch=batch, half=half: batched(decoder, features, search, batch, half))
             same = sum(one == other for one, other in zip(expected, found, strict=False)) / len(expected)
             name = f"ours, batches of {batch}, {'bfloat16' if half else 'float32'}"

@@ -19,11 +19,11 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 
 from pipeline.allocator import keep_freed_memory
 from pipeline.decoders import make_decoder
-from pipeline.device import choose_device, has_bfloat16
+from pipeline.device import choose_device, supports_bfloat16
 from pipeline.training.batches import Batches
 from pipeline.training.losses import cross_entropy
 
-PICTURES, REGIONS, CHANNELS = 512, 49, 1280
+IMAGE_SUFFIXES, REGIONS, CHANNELS = 512, 49, 1280
 
 
 class Data:
@@ -32,13 +32,13 @@ class Data:
     def __init__(self, words: int, batch: int, device: torch.device) -> None:
         self.batch, self.device = batch, device
         random = np.random.default_rng(0)
-        lengths = np.clip(random.normal(10.8, 3.9, PICTURES * 5), 2, 36).round().astype(int)
+        lengths = np.clip(random.normal(10.8, 3.9, IMAGE_SUFFIXES * 5), 2, 36).round().astype(int)
         frequency = 1 / np.arange(1, words - 3)
         draw = random.choice(words - 4, int(lengths.sum()), p=frequency / frequency.sum()) + 4
         pieces = np.split(draw, np.cumsum(lengths)[:-1])
         self.captions = [torch.tensor([1, *piece, 2]) for piece in pieces]
         self.images = [number // 5 for number in range(len(pieces))]
-        self.features = torch.randn(PICTURES, REGIONS, CHANNELS).half()
+        self.features = torch.randn(IMAGE_SUFFIXES, REGIONS, CHANNELS).half()
 
 
 Steps = Iterator[tuple[Callable[[], Tensor], int]]
@@ -233,9 +233,9 @@ def main() -> None:
     torch.manual_seed(0)
     device = choose_device(given.device)
     data = Data(given.words, given.batch, device)
-    half = has_bfloat16(device)
+    half = supports_bfloat16(device)
     widths = {"embed": given.embed, "hidden": given.hidden, "attention": given.hidden}
-    rest = {"feature_dropout": 0.1, "word_dropout": 0.3, "output_dropout": 0.3, "tie_weights": False}
+    rest = {"feature_dropout": 0.1, "embedding_dropout": 0.3, "output_dropout": 0.3, "tie_weights": False}
 
     def decoder(kind: str) -> nn.Module:
         params = {"kind": kind, **widths, **rest, "layer_norm": False}

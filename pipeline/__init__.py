@@ -8,7 +8,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.predict import Captioner
+    from pipeline.inference.captioner import Captioner
 
 __all__ = ["Captioner", "__version__"]
 __version__ = "0.1.0"
@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """`Captioner` is imported on first use: torch takes seconds, and `captioner --help` does without."""
     if name == "Captioner":
-        from pipeline.predict import Captioner
+        from pipeline.inference.captioner import Captioner
 
         return Captioner
     raise AttributeError(f"module 'pipeline' has no attribute {name!r}")

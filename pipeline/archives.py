@@ -1,6 +1,6 @@
 """Pictures inside zip and tar archives, read at random without unpacking.
 
-A picture's path is a file's, or `photos.zip::inner/name.jpg`: the archive, two colons, the member. `read_picture` opens
+A picture's path is a file's, or `photos.zip::inner/name.jpg`: the archive, two colons, the member. `read_image_bytes` opens
 both. An archive is indexed once per process and read by offset from any thread. Members of a zip may be stored or
 deflated; a tar must not be compressed as a whole, or its members could not be reached without reading all before.
 """
@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-PICTURES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".tif", ".tiff", ".bmp"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".tif", ".tiff", ".bmp"})
 ARCHIVES = frozenset({".zip", ".tar"})
 SEPARATOR = "::"
 MAX_BYTES = 1 << 29
@@ -127,12 +127,12 @@ def archive_of(path: str | Path) -> Path | None:
     return Path(inside["archive"]) if inside and os.path.isfile(inside["archive"]) else None
 
 
-def archive_like(name: str) -> bool:
+def is_archive_member_path(name: str) -> bool:
     """Whether a file of this name would be taken for a place in an archive."""
     return INSIDE.fullmatch(name) is not None
 
 
-def read_picture(path: str | Path) -> bytes:
+def read_image_bytes(path: str | Path) -> bytes:
     """The bytes of a picture's file, or of its place in an archive. Raises `OSError`; its strerror says why."""
     archive = archive_of(path)
     if archive is None:

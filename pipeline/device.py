@@ -27,7 +27,7 @@ def choose_device(name: str) -> torch.device:
 
 
 @contextmanager
-def single_compute_thread() -> Iterator[None]:
+def single_threaded() -> Iterator[None]:
     """Within, every thread computes alone: a row's bits then depend on the processor, not on its number of cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -46,7 +46,7 @@ def engine(device: torch.device) -> str:
     return f"torch {torch.__version__}, {processor}"
 
 
-def has_bfloat16(device: torch.device) -> bool:
+def supports_bfloat16(device: torch.device) -> bool:
     """Whether the device computes in bfloat16; elsewhere it is emulated, several times slower than float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -54,11 +54,11 @@ def has_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and bool(supported)
 
 
-def choose_precision(precision: str, device: torch.device, name: str) -> str:
+def resolve_precision(precision: str, device: torch.device, name: str) -> str:
     """`auto` made definite: float32 or bfloat16. Raises `ParamsError`, calling the parameter `name`."""
     if precision == "auto":
-        return "bfloat16" if has_bfloat16(device) else "float32"
-    if precision == "bfloat16" and not has_bfloat16(device):
+        return "bfloat16" if supports_bfloat16(device) else "float32"
+    if precision == "bfloat16" and not supports_bfloat16(device):
         raise ParamsError(
             f"{name}: this {device.type} has no bfloat16 arithmetic and would be slower with it; use float32 or auto"
         )

@@ -49,7 +49,7 @@ class DataParams(Section):
         description="The column with the caption, or a pattern for several (caption_*); auto: caption, text, ..."
     )
     split_column: Text = Field(description="The column with the split; auto: split, set, ... where there is one")
-    max_bad: Fraction = Field(description="Stop when a larger share of pictures or of caption rows is unusable")
+    max_skipped: Fraction = Field(description="Stop when a larger share of pictures or of caption rows is unusable")
 
 
 class EncoderParams(Section):
@@ -60,8 +60,8 @@ class EncoderParams(Section):
         description="A torchvision weights name (IMAGENET1K_V2, DEFAULT), a file with a state dict (under another name "
         "when it changes: dvc goes by the name), or none: random weights made from the seed"
     )
-    node: Text = Field(
-        description="The node of the network whose output is kept, e.g. layer4 or classifier.4. auto: the last feature "
+    layer: Text = Field(
+        description="The layer of the network whose output is kept, e.g. layer4 or classifier.4. auto: the last feature "
         "map; with random weights, which blur further down, the deepest one of stride 8"
     )
     grid: PositiveInt = Field(description="The map is averaged to grid x grid regions; 1 keeps one vector")
@@ -101,7 +101,7 @@ class DecoderParams(Section):
     hidden: PositiveInt = Field(description="Width of the LSTM's state")
     attention: PositiveInt = Field(description="Width of the attention's hidden layer (unused by inject and merge)")
     feature_dropout: Fraction = Field(description="Share of the features set to zero in training")
-    word_dropout: Fraction = Field(description="Share of the embedded words' values set to zero in training")
+    embedding_dropout: Fraction = Field(description="Share of the embedded words' values set to zero in training")
     output_dropout: Fraction = Field(description="Share of the values before the output layer set to zero in training")
     tie_weights: bool = Field(description="The output layer has the embedding's weights")
     layer_norm: bool = Field(description="Layer normalisation inside the LSTM")
@@ -151,7 +151,7 @@ class TrainParams(Section):
     patience: PositiveInt = Field(
         description="Stop after this many epochs without a better CIDEr-D of captions generated for the val split"
     )
-    remember: bool = Field(
+    store_captions: bool = Field(
         description="The model file keeps the training captions, and what the decoder knows of their pictures, so that "
         "score.neighbours can ask them: 2 bytes per decoder.hidden and picture, and about 70 per caption"
     )
@@ -174,7 +174,7 @@ class ScoreParams(Section):
     )
     neighbours: Annotated[int, Field(ge=0)] = Field(
         description="Of the captions that the search found, the one that agrees best with what people said of so many "
-        "training pictures alike (needs train.remember; for words, not characters); 0: the likeliest"
+        "training pictures alike (needs train.store_captions; for words, not characters); 0: the likeliest"
     )
     consensus: NonNegativeFloat = Field(description="The weight of that agreement")
     precision: Literal["float32", "bfloat16"] = Field(
@@ -227,9 +227,9 @@ class Params(Section):
     def _remembered(self) -> Self:
         if self.score.neighbours and self.vocab.unit == "character":
             raise ValueError("score.neighbours is for words: with vocab.unit: character set it to 0")
-        if self.score.neighbours and not self.train.remember:
+        if self.score.neighbours and not self.train.store_captions:
             raise ValueError(
-                f"score.neighbours is {self.score.neighbours}, which needs train.remember: true (or set it to 0)"
+                f"score.neighbours is {self.score.neighbours}, which needs train.store_captions: true (or set it to 0)"
             )
         return self
 

@@ -9,5 +9,5 @@ class Progress(Protocol):
     def __call__(self, done: int, total: int, note: str = "") -> None: ...
 
 
-def silent(done: int, total: int, note: str = "") -> None:
+def no_progress(done: int, total: int, note: str = "") -> None:
     """The listener of those who do not listen."""

@@ -20,8 +20,8 @@ def imports(path: Path, *, at_top: bool = False) -> set[str]:
     """The dotted names that a file imports, without those for type checkers; `at_top`: only those done at import."""
     found: set[str] = set()
 
-    def visit(node: ast.AST) -> None:
-        for child in ast.iter_child_nodes(node):
+    def visit(layer: ast.AST) -> None:
+        for child in ast.iter_child_nodes(layer):
             if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
                 continue
             if at_top and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):

@@ -12,7 +12,7 @@ from PIL import Image
 from pipeline.params import Params, check_params, read_params
 
 if TYPE_CHECKING:
-    from pipeline.features.encoder import Encoder
+    from pipeline.encoders.encoder import Encoder
 
 pytest_plugins = ["web_server", "s3_server"]
 
@@ -39,11 +39,11 @@ def small_params(**changes: dict[str, object]) -> Params:
         "hidden": 32,
         "attention": 16,
         "feature_dropout": 0.0,
-        "word_dropout": 0.0,
+        "embedding_dropout": 0.0,
         "output_dropout": 0.0,
     }
     content["train"] |= {"epochs": 3, "batch_size": 16, "lr": 5e-3, "schedule": "constant", "warmup": 0.0}
-    content["train"] |= {"label_smoothing": 0.0, "precision": "float32", "remember": True}
+    content["train"] |= {"label_smoothing": 0.0, "precision": "float32", "store_captions": True}
     content["score"] |= {
         "beam_size": 10,
         "length_penalty": 1.0,
@@ -60,11 +60,11 @@ def small_encoder(fit: str = "squash") -> "Encoder":
     """AlexNet with random weights at 64 pixels, 2 x 2 regions, on the CPU."""
     import torch
 
-    from pipeline.features.encoder import build
+    from pipeline.encoders.encoder import build
 
     size = {"grid": 2, "image_size": 64, "fit": fit}
     how = {"precision": "float32", "seed": 1, "device": torch.device("cpu")}
-    return build(name="alexnet", weights="none", node="auto", **size, **how)
+    return build(name="alexnet", weights="none", layer="auto", **size, **how)
 
 
 def write_dataset(folder: Path, *, pictures: int = 18) -> None:

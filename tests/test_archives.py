@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pipeline.archives import archive_of, inside, open_archive, read_picture
+from pipeline.archives import archive_of, inside, open_archive, read_image_bytes
 
 CONTENT = {f"folder {n % 3}/{n:03d}.jpg": os.urandom(1000 + 37 * n) for n in range(60)}
 
@@ -44,7 +44,7 @@ def test_every_member_is_read_from_many_threads_at_once(archive):
     assert set(open_archive(archive).members) == set(CONTENT)
     names = list(CONTENT) * 20
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda name: read_picture(inside(archive, name)), names))
+        found = list(pool.map(lambda name: read_image_bytes(inside(archive, name)), names))
     assert found == [CONTENT[name] for name in names]
 
 
@@ -53,20 +53,20 @@ def test_an_archive_is_indexed_once_until_it_changes(tmp_path):
     first = open_archive(path)
     assert open_archive(path) is first
     make_zip(path, content={"new.jpg": b"new"})
-    assert read_picture(inside(path, "new.jpg")) == b"new"
+    assert read_image_bytes(inside(path, "new.jpg")) == b"new"
 
 
 def test_a_plain_path_is_a_plain_file(tmp_path):
     (tmp_path / "odd.zip::name.jpg").write_bytes(b"plain")
-    assert read_picture(tmp_path / "odd.zip::name.jpg") == b"plain"
+    assert read_image_bytes(tmp_path / "odd.zip::name.jpg") == b"plain"
     assert archive_of(tmp_path / "odd.zip::name.jpg") is None
     with pytest.raises(FileNotFoundError):
-        read_picture(tmp_path / "gone.zip::a.jpg")
+        read_image_bytes(tmp_path / "gone.zip::a.jpg")
 
 
 def test_a_member_that_is_not_there_is_named(archive):
     with pytest.raises(FileNotFoundError, match=r"no such picture in .*pictures"):
-        read_picture(inside(archive, "gone.jpg"))
+        read_image_bytes(inside(archive, "gone.jpg"))
 
 
 def test_names_that_lead_out_and_shadow_files_are_no_pictures(tmp_path):
@@ -82,14 +82,14 @@ def test_names_in_utf_8_are_read_though_the_zip_does_not_say_so(tmp_path):
         at = raw.index(signature) + place
         raw = raw[:at] + struct.pack("<H", struct.unpack_from("<H", raw, at)[0] & ~0x800) + raw[at + 2 :]
     path.write_bytes(raw)
-    assert read_picture(inside(path, "caf\u00e9.jpg")) == b"x"
+    assert read_image_bytes(inside(path, "caf\u00e9.jpg")) == b"x"
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_other_compressions_are_refused_with_what_to_do(tmp_path, method):
     path = make_zip(tmp_path / "a.zip", method)
     with pytest.raises(OSError, match=r"a.zip: compressed with zip method \d+; make the archive with `zip -0`"):
-        read_picture(inside(path, next(iter(CONTENT))))
+        read_image_bytes(inside(path, next(iter(CONTENT))))
 
 
 def test_a_compressed_tar_is_refused(tmp_path):
@@ -102,7 +102,7 @@ def test_a_member_that_claims_to_be_huge_is_refused_unread(tmp_path):
     path = make_zip(tmp_path / "a.zip", zipfile.ZIP_DEFLATED, {"bomb.jpg": bytes(600 << 20)})
     assert path.stat().st_size < 1 << 20
     with pytest.raises(OSError, match="more than the limit"):
-        read_picture(inside(path, "bomb.jpg"))
+        read_image_bytes(inside(path, "bomb.jpg"))
 
 
 def test_a_member_that_unpacks_to_more_than_it_claims_is_refused(tmp_path):
@@ -111,18 +111,18 @@ def test_a_member_that_unpacks_to_more_than_it_claims_is_refused(tmp_path):
     struct.pack_into("<I", raw, raw.index(b"PK\1\2") + 24, 10)
     path.write_bytes(raw)
     with pytest.raises(OSError, match="unpacks to other than 10 bytes"):
-        read_picture(inside(path, "a.jpg"))
+        read_image_bytes(inside(path, "a.jpg"))
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_a_member_whose_bytes_changed_is_refused(tmp_path, method):
     path = make_zip(tmp_path / "a.zip", method, {"a.jpg": bytes(range(256)) * 40})
-    assert read_picture(inside(path, "a.jpg"))
+    assert read_image_bytes(inside(path, "a.jpg"))
     raw = bytearray(path.read_bytes())
     raw[60] ^= 1
     path.write_bytes(raw)
     with pytest.raises(OSError, match="damaged"):
-        read_picture(inside(path, "a.jpg"))
+        read_image_bytes(inside(path, "a.jpg"))
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.3, 0.9])

@@ -153,10 +153,10 @@ def test_a_run_that_was_killed_goes_on_where_it_was(repository):
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    from pipeline.features.inventory import holdings
+    from pipeline.features.store_inventory import stored_encoders
 
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not any(one.pictures for one in holdings(repository / ".cache/features")):
+    while time.monotonic() < deadline and not any(one.pictures for one in stored_encoders(repository / ".cache/features")):
         time.sleep(0.2)
     os.killpg(running.pid, signal.SIGKILL)
     running.wait()

@@ -10,7 +10,7 @@ LAYERS = [
     {"files", "device", "archives", "revisions"},
     {"params"},
     {"features", "captions", "decoders", "metrics", "consensus"},
-    {"training", "bundle", "evaluation", "exploration", "startup", "captioning"},
+    {"training", "model", "evaluation", "exploration", "startup", "captioning"},
     {"report"},
     {"stages", "predict", "overlay"},
     {"onnx", "web"},
@@ -93,9 +93,9 @@ def test_only_the_command_line_prints_or_exits():
         if path.name in {"cli.py", "__main__.py"} or path.parent.name == "commands":
             continue
         calls = {
-            node.func.id
-            for node in ast.walk(ast.parse(path.read_text()))
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+            layer.func.id
+            for layer in ast.walk(ast.parse(path.read_text()))
+            if isinstance(layer, ast.Call) and isinstance(layer.func, ast.Name)
         }
         assert not calls & {"print", "exit", "quit", "input"}, path.name
 

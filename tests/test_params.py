@@ -51,7 +51,7 @@ def test_a_value_of_two_kinds_is_one_mistake(content):
 
 
 def test_consensus_is_for_words(content):
-    content["train"]["remember"] = True
+    content["train"]["store_captions"] = True
     content["score"]["neighbours"] = 60
     assert check_params(content).score.neighbours == 60
     content["vocab"]["unit"] = "character"

@@ -72,7 +72,7 @@ def test_bad_rows_and_pictures_are_listed_and_the_others_go_on(project):
     with table.open("a") as file:
         file.write("gone.png,never there,train\n../secret.png,outside,train\n003.png,,train\n")
     (project / "data/tiny/images/004.png").write_bytes(b"broken")
-    set_param(project, "data.max_bad", 0.2)
+    set_param(project, "data.max_skipped", 0.2)
     said = run_stages(project)
     assert "gone.png: no such picture" in said["prepare"]
     found = {(row["stage"], row["image"]): row["reason"] for row in rows(project / paths.SKIPPED)}
@@ -91,7 +91,7 @@ def test_too_many_bad_pictures_stop_the_run(project):
     run_stages(project, ("prepare",))
     code, _, said = run_command("extract", cwd=project)
     assert code == 3
-    assert "6 of 18 pictures cannot be read, more than params.data.max_bad" in said
+    assert "6 of 18 pictures cannot be read, more than params.data.max_skipped" in said
     assert "000.png: the file is empty" in said
 
 
@@ -116,14 +116,14 @@ def test_predict_says_what_score_says(project):
 
 
 def test_predict_and_extract_give_the_same_row(project):
-    from pipeline.device import single_compute_thread
-    from pipeline.features.cache import FeatureCache
-    from pipeline.features.images import decode
+    from pipeline.device import single_threaded
+    from pipeline.encoders.images import decode
+    from pipeline.features.feature_file import FeatureFile
 
     run_stages(project)
     captioner = Captioner.load(project / paths.MODEL, device="cpu")
-    cache = FeatureCache.open(project / paths.FEATURES)
-    with single_compute_thread():
+    cache = FeatureFile.open(project / paths.FEATURES)
+    with single_threaded():
         picture = decode((project / "data/tiny/images/005.png").read_bytes())
         row = captioner.encoder.encode(np.stack([captioner.encoder.prepare(picture)]))
     assert row.tobytes() == cache.load(["005.png"]).tobytes()

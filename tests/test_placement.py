@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from pipeline.accel import resampling
 from pipeline.decoders import KINDS, make_decoder
-from pipeline.features import resampling
-from pipeline.features.spec import Transform
+from pipeline.encoders.spec import Preprocessing
 from pipeline.training.batches import Batch
 from pipeline.training.losses import cross_entropy
 
@@ -31,7 +31,7 @@ def test_devices_cannot_be_mixed_here(nowhere):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_decoder_and_its_loss(nowhere, kind, more):
     params = {"kind": kind, "embed": 24, "hidden": 32, "attention": 16, "tie_weights": False, "layer_norm": False}
-    params |= dict.fromkeys(("feature_dropout", "word_dropout", "output_dropout"), 0.2)
+    params |= dict.fromkeys(("feature_dropout", "embedding_dropout", "output_dropout"), 0.2)
     decoder = make_decoder({**params, **more}, vocabulary=40, regions=9, channels=12).train()
     features = decoder.condense(torch.zeros(6, 9, 12, dtype=torch.float16))
     tokens = torch.ones(4, 7, dtype=torch.long)
@@ -45,6 +45,6 @@ def test_a_decoder_and_its_loss(nowhere, kind, more):
 
 @pytest.mark.parametrize("shorter_side", [None, 72])
 def test_scaling(nowhere, shorter_side):
-    how = Transform(64, shorter_side, "bicubic", (0.5,) * 3, (0.2,) * 3, (255,) * 3)
+    how = Preprocessing(64, shorter_side, "bicubic", (0.5,) * 3, (0.2,) * 3, (255,) * 3)
     scaled = resampling.resample(torch.zeros(4, 90, 70, 3, dtype=torch.uint8), how)
     assert (scaled.device, scaled.dtype, scaled.shape) == (GPU, torch.uint8, (4, 64, 64, 3))

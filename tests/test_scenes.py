@@ -72,17 +72,17 @@ def test_bleu_4_is_at_least_sixty(generated):
 def test_the_same_decoder_with_shuffled_features_is_seldom_right(generated, scenes):
     import torch
 
-    from pipeline.bundle import Bundle
-    from pipeline.decoders.search import Search, beam_search
-    from pipeline.features.cache import FeatureCache
+    from pipeline.decoders.beam_search import SearchOptions, beam_search
+    from pipeline.features.feature_file import FeatureFile
+    from pipeline.inference.model_file import TrainedModel
 
-    bundle = Bundle.load(ROOT / "models/captioner.safetensors")
+    model = TrainedModel.load(ROOT / "models/captioner.safetensors")
     images = list(generated)
-    rows = torch.from_numpy(FeatureCache.open(ROOT / "data/interim/features.h5").load(images)).float()
+    rows = torch.from_numpy(FeatureFile.open(ROOT / "data/interim/features.h5").load(images)).float()
 
     def captions(features):
-        found = beam_search(bundle.decoder, features, Search())
-        return {image: bundle.vocabulary.decode(best.tokens) for image, (best,) in zip(images, found, strict=True)}
+        found = beam_search(model.decoder, features, SearchOptions())
+        return {image: model.vocabulary.decode(best.tokens) for image, (best,) in zip(images, found, strict=True)}
 
     assert share_true(captions(rows), scenes) >= 0.9
     assert share_true(captions(rows.roll(1, 0)), scenes) <= 0.1

@@ -12,7 +12,7 @@ from pipeline.commands.terminal import say, store_folder
 from pipeline.errors import ArtefactError, ParamsError
 
 if TYPE_CHECKING:
-    from pipeline.features.inventory import Holding
+    from pipeline.features.store_inventory import StoredEncoder
 
 app = typer.Typer(no_args_is_help=True, help="The feature store: what it holds, its soundness, and making it smaller.")
 StoreFolder = Annotated[Path | None, typer.Option("--store", help="Another folder than $CAPTIONER_CACHE's.")]
@@ -22,10 +22,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object per encode
 @app.command()
 def show(store: StoreFolder = None, as_json: AsJson = False) -> None:
     """List the encoders whose rows are kept: pictures and bytes of each."""
-    from pipeline.features.inventory import holdings
+    from pipeline.features.store_inventory import stored_encoders
 
     root = store or store_folder()
-    found = holdings(root)
+    found = stored_encoders(root)
     if as_json:
         for one in found:
             print(json.dumps(asdict(one)))
@@ -41,11 +41,11 @@ def verify(
     store: StoreFolder = None,
 ) -> None:
     """Read every row and compare its checksum. Damaged rows are encoded again by the next run that needs them."""
-    from pipeline.features.inventory import find, holdings
-    from pipeline.features.inventory import verify as check
+    from pipeline.features.store_inventory import find, stored_encoders
+    from pipeline.features.store_inventory import verify as check
 
     root = store or store_folder()
-    chosen = [find(root, one) for one in digests] if digests else holdings(root)
+    chosen = [find(root, one) for one in digests] if digests else stored_encoders(root)
     damaged = 0
     for one in chosen:
         found = check(root, one.digest)
@@ -66,9 +66,9 @@ def prune(
     store: StoreFolder = None,
 ) -> None:
     """Make the store smaller. Nothing is lost but time: what is needed again is encoded again."""
-    from pipeline.features.inventory import find, holdings, keep_only, remove
+    from pipeline.datasets.tables import read_images
     from pipeline.features.store import keys_of
-    from pipeline.stages.tables import read_images
+    from pipeline.features.store_inventory import find, keep_only, remove, stored_encoders
 
     if bool(digests) == unused:
         raise ParamsError("captioner cache prune: name encoders, or give --unused")
@@ -78,19 +78,19 @@ def prune(
         print(f"{one.digest[:12]}  {one.pictures:9,} pictures forgotten  {_described(one)}")
     if unused:
         used = keys_of(row.sha256 for row in read_images(paths.IMAGES))
-        for one in holdings(root):
+        for one in stored_encoders(root):
             gone = keep_only(root, one.digest, used) if one.spec else 0
             if one.spec and gone == one.pictures:
                 remove(root, one.digest)  # its description too
             print(f"{one.digest[:12]}  {gone:9,} of {one.pictures:,} pictures forgotten  {_described(one)}")
 
 
-def _described(one: "Holding") -> str:
+def _described(one: "StoredEncoder") -> str:
     spec = one.spec
     if spec is None:
         return "of another version of this program, or damaged: delete its folder by hand"
     return (
-        f"{spec.name} ({spec.weights}) at {spec.node}, {spec.grid} x {spec.grid}, {spec.transform.size} pixels, "
+        f"{spec.name} ({spec.weights}) at {spec.layer}, {spec.grid} x {spec.grid}, {spec.transform.size} pixels, "
         f"{spec.precision}; {one.engine}"
     )
 

@@ -13,9 +13,9 @@ from pipeline.commands.terminal import aligned, say
 from pipeline.errors import DataError, ParamsError
 
 if TYPE_CHECKING:
-    from pipeline.captions.results import References, Results
-    from pipeline.evaluation import Comparison
-    from pipeline.metrics.scorecard import Difference
+    from pipeline.metrics.caption_files import References, Results
+    from pipeline.metrics.evaluation import Comparison
+    from pipeline.metrics.scores import Difference
 
 _SEED = 17
 _SURE = 0.05
@@ -34,8 +34,8 @@ def compare(
     seed: Seed = _SEED,
 ) -> None:
     """Compare two runs on the same pictures: differences, p-values, and the captions that changed most."""
-    from pipeline.captions.results import read_references
-    from pipeline.evaluation import compare_captions
+    from pipeline.metrics.caption_files import read_references
+    from pipeline.metrics.evaluation import compare_captions
 
     given = read_references(references) if references else None
     one, other = _side(first), _side(second)
@@ -55,8 +55,8 @@ def compare(
 
 def _side(name: str) -> "Results":
     """The captions of a file, or those that a revision committed."""
-    from pipeline.captions.results import parse_results, read_results
-    from pipeline.revisions import read_output
+    from pipeline.commands.revisions import read_output
+    from pipeline.metrics.caption_files import parse_results, read_results
 
     if Path(name).is_file():
         return read_results(Path(name))
@@ -66,7 +66,7 @@ def _side(name: str) -> "Results":
 
 
 def _references(side: "Results", name: str, given: "References | None") -> "References":
-    from pipeline.captions.results import References
+    from pipeline.metrics.caption_files import References
 
     if given is not None:
         return given
@@ -77,7 +77,7 @@ def _references(side: "Results", name: str, given: "References | None") -> "Refe
 
 def _by_key(side: "Results", known: "References") -> dict[str, str]:
     """The captions under the references' names for the pictures."""
-    from pipeline.captions.results import matched
+    from pipeline.metrics.caption_files import matched
 
     return matched(side, known, subset=True)[0]
 
@@ -94,16 +94,16 @@ def _refuse_other_references(
 
 
 def _print(found: "Comparison", first: str, second: str, top: int) -> None:
-    from pipeline.metrics.scorecard import NAMES
+    from pipeline.metrics.scores import NAMES
 
-    print(f"{found.first.scorecard.pictures:,} pictures; A: {first}, B: {second}\n")
+    print(f"{found.first.scores.pictures:,} pictures; A: {first}, B: {second}\n")
     rows = [("", "A", "B", "B - A", "95% interval", "p", "")]
     for name, change in found.differences.items():
         rows.append(
             (
                 NAMES[name],
-                f"{found.first.scorecard.scores[name]:.1f}",
-                f"{found.second.scorecard.scores[name]:.1f}",
+                f"{found.first.scores.scores[name]:.1f}",
+                f"{found.second.scores.scores[name]:.1f}",
                 f"{change.difference:+.1f}",
                 f"{change.low:+.1f} to {change.high:+.1f}",
                 f"{change.p_value:.3f}",
@@ -114,7 +114,7 @@ def _print(found: "Comparison", first: str, second: str, top: int) -> None:
     better = sum(one.difference > 0 for one in found.changes)
     worse = sum(one.difference < 0 for one in found.changes)
     print(
-        f"\n{len(found.changes):,} of {found.first.scorecard.pictures:,} captions changed: by CIDEr-D {better:,} for "
+        f"\n{len(found.changes):,} of {found.first.scores.pictures:,} captions changed: by CIDEr-D {better:,} for "
         f"the better, {worse:,} for the worse"
     )
     for one in found.changes[:top]:
@@ -132,7 +132,7 @@ def _verdict(change: "Difference") -> str:
 
 def _as_json(found: "Comparison") -> dict[str, Any]:
     return {
-        "pictures": found.first.scorecard.pictures,
+        "pictures": found.first.scores.pictures,
         "left_out": found.left_out,
         "first": found.first.metrics(),
         "second": found.second.metrics(),

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline import paths
-from pipeline.commands import pictures as sources
+from pipeline.commands import image_inputs as sources
 from pipeline.commands.terminal import say
 from pipeline.errors import DataError, ParamsError
 
@@ -35,7 +35,7 @@ def export(
     if int8 is not None and onnx is None:
         raise ParamsError("captioner export --int8: needs --onnx FOLDER, of which it is a part")
     calibrating = [Path(file) for file in sources.find([int8])] if int8 else []
-    from pipeline.predict import Captioner
+    from pipeline.inference.captioner import Captioner
 
     captioner = Captioner.load(model, device="cpu")
     if self_contained:
@@ -44,7 +44,7 @@ def export(
         say(f"export: {self_contained}, {size:.1f} MB, with the weights of {captioner.spec.name} inside")
     if onnx:
         from pipeline.files import sha256_of
-        from pipeline.onnx.export import export_onnx
+        from pipeline.inference.onnx.export import export_onnx
 
         written = export_onnx(captioner, onnx, model_sha256=sha256_of(model))
         say(f"export: {onnx}, {written.megabytes:.1f} MB; captioner predict --runtime onnx --model {onnx} photo.jpg")
@@ -54,7 +54,7 @@ def export(
                 "float32: a caption may differ now and then"
             )
     if onnx and calibrating:
-        from pipeline.onnx.quantisation import quantise_encoder
+        from pipeline.inference.onnx.quantisation import quantise_encoder
 
         result = quantise_encoder(onnx, calibrating, agreement=min_agreement)
         report = (

@@ -13,9 +13,9 @@ from pipeline.commands.terminal import ParamsFile, progress_bar, read, say, unsp
 from pipeline.errors import DataError
 
 if TYPE_CHECKING:
-    from pipeline.captions.formats import Recognised
-    from pipeline.captions.rows import Captions
-    from pipeline.captions.table import Columns
+    from pipeline.datasets.entries import Captions
+    from pipeline.datasets.formats import DetectedFormat
+    from pipeline.datasets.table import Columns
 
 
 def init(
@@ -24,16 +24,16 @@ def init(
     params: ParamsFile = paths.PARAMS,
 ) -> None:
     """Recognise a dataset's format and write the `data` section of params.yaml."""
-    from pipeline.captions.formats import recognise
-    from pipeline.captions.scripts import unspaced
-    from pipeline.captions.table import Columns
+    from pipeline.datasets.formats import detect_format
+    from pipeline.datasets.table import Columns
     from pipeline.params import write_section
+    from pipeline.text.writing_systems import share_without_spaces
 
     given = read(params)
     if not dataset.exists():
         raise DataError(f"{dataset}: no such file or folder")
     columns = Columns(given.data.image_column, given.data.caption_column, given.data.split_column)
-    found = recognise(dataset, encoding=given.data.encoding, columns=columns)
+    found = detect_format(dataset, encoding=given.data.encoding, columns=columns)
     captions = _captions(found, given.data.encoding, columns)
     say(f"format: {found.format}: {found.saw}")
     for note in captions.notes:
@@ -44,7 +44,7 @@ def init(
         one = captions.skipped[0]
         say(f"skipped: {len(captions.skipped)} rows, the first {one.file}, line {one.line}: {one.reason}")
     place = _place(images, found.captions, dataset, names, found.format)
-    share = unspaced(row.caption for row in captions.rows)
+    share = share_without_spaces(row.caption for row in captions.rows)
     if share >= 0.1 and given.vocab.unit == "word":
         say(unspaced_warning(share))
     values = {"format": found.format, "captions": _written(found.captions), "images": _written(place)}
@@ -67,10 +67,10 @@ KEPT = ("encoding", "image_column", "caption_column", "split_column")
 """What a user says of a dataset that cannot be recognised without it."""
 
 
-def _captions(found: "Recognised", encoding: str, columns: "Columns") -> "Captions":
+def _captions(found: "DetectedFormat", encoding: str, columns: "Columns") -> "Captions":
     """Raises `DataError` where there is none."""
-    from pipeline.captions.formats import read_captions
-    from pipeline.captions.rows import Captions
+    from pipeline.datasets.entries import Captions
+    from pipeline.datasets.formats import read_captions
 
     captions = Captions()
     entries = read_captions(found.format, found.captions, encoding=encoding, columns=columns)
@@ -96,14 +96,14 @@ def _splits(captions: "Captions") -> str:
 
 def _place(images: Path | None, captions: Path, dataset: Path, names: list[str], format: str) -> Path:
     """Where the pictures are, with a line on how many. Raises `DataError`."""
-    from pipeline.captions.pictures import PictureFolder
+    from pipeline.datasets.image_index import ImageIndex
 
     if format == "folder" and images is None:
         images = captions.parent if captions.name.startswith("metadata.") else captions
     sample = names[:: max(1, len(names) // 200)]
     best, hits = Path(), 0
     for place in [images] if images else _places(captions, dataset):
-        pictures = PictureFolder(place)
+        pictures = ImageIndex(place)
         found = sum(pictures.find(name) is not None for name in sample)
         if found > hits:
             best, hits = place, found

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.commands import pictures as sources
+from pipeline.commands import image_inputs as sources
 from pipeline.commands.runtime import DeviceOption, ModelOption, Runtime, RuntimeOption, load
 from pipeline.commands.terminal import progress_bar, say
 from pipeline.errors import DataError, ParamsError
 
 if TYPE_CHECKING:
-    from pipeline.captioning import Answer, Captioning, Picture
+    from pipeline.inference.base_captioner import Answer, BaseCaptioner, Picture
 
 _LONG = 100
 """So many pictures are long work, which shows how far it is even where there is no terminal."""
@@ -83,7 +83,7 @@ def predict(
     files = [file for pattern in pictures for file in found[pattern] or [pattern]]
     total = None if sources.STDIN in files else len(files)
     if len(missing) == len(found):  # no model is needed to say so
-        from pipeline.captioning import Answer
+        from pipeline.inference.base_captioner import Answer
 
         nothing = (Answer(pattern, error=missing[pattern]) for pattern in pictures)
         _write(nothing, total, csv=csv, as_json=as_json, scores=False)
@@ -172,7 +172,7 @@ def _write(
 class _Overlays:
     """The folder that `--attention` names."""
 
-    def __init__(self, folder: Path, captioner: "Captioning[Any]") -> None:
+    def __init__(self, folder: Path, captioner: "BaseCaptioner[Any]") -> None:
         self._folder = folder
         self._spec = captioner.spec
         self._taken: set[str] = set()
@@ -180,7 +180,7 @@ class _Overlays:
     def draw(self, answer: "Answer") -> Path:
         """Raises `DataError` when the decoder does not look."""
         from pipeline.files import write_bytes
-        from pipeline.overlay import draw_attention
+        from pipeline.inference.attention_overlay import draw_attention
 
         picture: Picture = answer.image
         if answer.image == sources.STDIN:

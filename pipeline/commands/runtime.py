@@ -11,7 +11,7 @@ from pipeline.commands.terminal import say
 from pipeline.errors import ParamsError
 
 if TYPE_CHECKING:
-    from pipeline.captioning import Captioning
+    from pipeline.inference.base_captioner import BaseCaptioner
 
 ONNX_FOLDER = Path("models/onnx")
 
@@ -32,10 +32,10 @@ RuntimeOption = Annotated[Runtime, typer.Option(help="onnx starts sooner: it nee
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps (torch only).")]
 
 
-def load(model: Path | None, runtime: Runtime, device: str) -> "Captioning[Any]":
+def load(model: Path | None, runtime: Runtime, device: str) -> "BaseCaptioner[Any]":
     """Raises `DataError`, `ArtefactError`, `ParamsError`."""
     if runtime is not Runtime.torch:
-        from pipeline.onnx.captioner import OnnxCaptioner
+        from pipeline.inference.onnx.captioner import OnnxCaptioner
 
         captioner = OnnxCaptioner.load(model or ONNX_FOLDER, int8=runtime is Runtime.onnx_int8)
         if model is None and captioner.model_sha256 and paths.MODEL.is_file():
@@ -46,6 +46,6 @@ def load(model: Path | None, runtime: Runtime, device: str) -> "Captioning[Any]"
         return captioner
     if model is not None and model.is_dir():
         raise ParamsError(f"{model}: a folder; for an exported one add --runtime onnx")
-    from pipeline.predict import Captioner
+    from pipeline.inference.captioner import Captioner
 
     return Captioner.load(model or paths.MODEL, device=device)

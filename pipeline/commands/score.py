@@ -11,7 +11,7 @@ from pipeline.commands.terminal import ParamsFile, aligned, announce_device, pro
 from pipeline.errors import ParamsError
 
 if TYPE_CHECKING:
-    from pipeline.evaluation import Evaluation
+    from pipeline.metrics.evaluation import Evaluation
 
 Seed = Annotated[int, typer.Option(min=0, help="Of the bootstrap's draws of pictures.")]
 Meteor = Annotated[bool, typer.Option("--meteor", help="METEOR too (needs Java and the extra `meteor`).")]
@@ -41,17 +41,17 @@ def score(
     subset: Annotated[bool, typer.Option("--subset", help="Score the captioned pictures alone.")] = False,
     meteor: Meteor = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    per_picture: Annotated[Path | None, typer.Option(help="Write each picture's scores to this CSV file.")] = None,
+    per_image: Annotated[Path | None, typer.Option(help="Write each picture's scores to this CSV file.")] = None,
     seed: Seed = _SEED,
     params: ParamsFile = paths.PARAMS,
 ) -> None:
     """Caption a split and score it (BLEU, CIDEr-D, ROUGE-L); or, with RESULTS, score a file of captions."""
     if results is None:
-        if references or subset or meteor or as_json or per_picture:
+        if references or subset or meteor or as_json or per_image:
             raise ParamsError("score: these options are for a file of captions: captioner score FILE --references REFS")
         _stage(params)
     else:
-        _file(results, references, subset=subset, meteor=meteor, as_json=as_json, per_picture=per_picture, seed=seed)
+        _file(results, references, subset=subset, meteor=meteor, as_json=as_json, per_image=per_image, seed=seed)
 
 
 def _stage(params: Path) -> None:
@@ -79,9 +79,9 @@ def _stage(params: Path) -> None:
             card_out=paths.MODEL_CARD,
             progress=progress,
         )
-    say(f"score: {result.evaluation.scorecard.pictures} images of the {given.score.split} split")
+    say(f"score: {result.evaluation.scores.pictures} images of the {given.score.split} split")
     say(scores_table(result.evaluation))
-    common = result.evaluation.degeneracy["most_common_caption"]
+    common = result.evaluation.diversity["most_common_caption"]
     if common > 0.5:
         say(f"warning: {common:.0%} of the pictures have the same caption: the decoder has not learnt to see")
     say(f"look at {paths.REPORT}")
@@ -94,13 +94,13 @@ def _file(
     subset: bool,
     meteor: bool,
     as_json: bool,
-    per_picture: Path | None,
+    per_image: Path | None,
     seed: int,
 ) -> None:
-    from pipeline.captions.results import References as Known
-    from pipeline.captions.results import join_references, matched, read_references, read_results
-    from pipeline.evaluation import evaluate
     from pipeline.files import write_csv
+    from pipeline.metrics.caption_files import References as Known
+    from pipeline.metrics.caption_files import join_references, matched, read_references, read_results
+    from pipeline.metrics.evaluation import evaluate
 
     found = read_results(results)
     if references is not None:
@@ -113,10 +113,10 @@ def _file(
     if len(captions) < len(known.captions):
         say(f"warning: {len(known.captions) - len(captions)} pictures without a caption are not in these scores")
     evaluation = evaluate(captions, texts, seed=seed, meteor=meteor)
-    if per_picture:
-        scores = evaluation.scorecard.per_picture
+    if per_image:
+        scores = evaluation.scores.per_image
         write_csv(
-            per_picture,
+            per_image,
             ("image", "caption", *scores, "references"),
             (
                 (
@@ -136,23 +136,23 @@ def _file(
     print(scores_table(evaluation))
     print()
     print(_signs_table(evaluation))
-    print(f"\nBLEU: {evaluation.scorecard.signature}")
+    print(f"\nBLEU: {evaluation.scores.signature}")
 
 
 def scores_table(evaluation: "Evaluation") -> str:
     """The scores, each with its interval."""
-    from pipeline.metrics.scorecard import NAMES
+    from pipeline.metrics.scores import NAMES
 
     rows = [("", "score", "95% interval")]
-    for name, value in evaluation.scorecard.scores.items():
-        low, high = evaluation.scorecard.intervals[name]
+    for name, value in evaluation.scores.scores.items():
+        low, high = evaluation.scores.intervals[name]
         rows.append((NAMES[name], f"{value:.1f}", f"{low:.1f} to {high:.1f}"))
     return aligned(rows, right={1, 2})
 
 
 def _signs_table(evaluation: "Evaluation") -> str:
-    """Signs of degeneracy beside those of the references."""
-    ours, theirs = evaluation.degeneracy, evaluation.of_references
+    """Signs of diversity beside those of the references."""
+    ours, theirs = evaluation.diversity, evaluation.of_references
     rows = [("", "these", "references")]
     rows += [(title, f"{ours[name]:.1%}", f"{theirs[name]:.1%}") for name, title in _SIGNS.items()]
     for name, title, digits in (("distinct_words", "distinct words", 0), ("mean_length", "words per caption", 1)):

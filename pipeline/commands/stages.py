@@ -13,7 +13,7 @@ from pipeline.commands.terminal import (
     ParamsFile,
     announce_device,
     checkpoint_folder,
-    digest_memory,
+    hash_cache_file,
     progress_bar,
     read,
     say,
@@ -40,7 +40,7 @@ def prepare(params: ParamsFile = paths.PARAMS) -> None:
             captions_out=paths.CAPTIONS,
             images_out=paths.IMAGES,
             skipped_out=paths.SKIPPED_ROWS,
-            memory=digest_memory(),
+            memory=hash_cache_file(),
             progress=progress,
         )
     if found.images != Path(given.data.images):
@@ -69,8 +69,8 @@ def describe(found: "Prepared", unit: str) -> Iterator[str]:
     known = ", ".join(f"{count} {split}" for split, count in found.known_captions.items() if count)
     if known:
         yield f"note: captions that also stand word for word in the train split: {known}"
-    if found.unspaced >= 0.1 and unit == "word":
-        yield unspaced_warning(found.unspaced)
+    if found.share_without_spaces >= 0.1 and unit == "word":
+        yield unspaced_warning(found.share_without_spaces)
     splits = ", ".join(f"{count} {split}" for split, count in found.pictures.items())
     yield (
         f"prepare: {sum(found.pictures.values())} images ({splits}), {found.captions} captions, "
@@ -124,7 +124,7 @@ def _extract_here(given: "Params") -> None:
             given.encoder,
             given.run,
             seed=given.seed,
-            max_bad=given.data.max_bad,
+            max_skipped=given.data.max_skipped,
             images=paths.IMAGES,
             skipped=paths.SKIPPED_ROWS,
             features_out=paths.FEATURES,
@@ -152,7 +152,7 @@ def _extract_on_ray(
             given.encoder,
             given.run,
             seed=given.seed,
-            max_bad=given.data.max_bad,
+            max_skipped=given.data.max_skipped,
             manifest=manifest or paths.IMAGES,
             skipped=None if manifest else paths.SKIPPED_ROWS,
             features_out=out,
@@ -184,7 +184,7 @@ def train(params: ParamsFile = paths.PARAMS) -> None:
     """Train the decoder on the cached features, with one process or with those that `torchrun` starts."""
     from pipeline.allocator import keep_freed_memory
     from pipeline.stages.train import train as run
-    from pipeline.training.ranks import joined
+    from pipeline.training.distributed import joined
 
     given = read(params)
     keep_freed_memory()
@@ -200,11 +200,11 @@ def train(params: ParamsFile = paths.PARAMS) -> None:
     def goes_on(epochs: int) -> None:
         say(f"train: goes on after epoch {epochs}, where a run was interrupted; until then:")
 
-    with joined(os.environ, given.run.device) as ranks:
-        if ranks.first:
+    with joined(os.environ, given.run.device) as processes:
+        if processes.first:
             announce_device(given.run.device)
-        if ranks.first and ranks.count > 1:
-            say(f"train: {ranks.count} processes, which share each batch of {given.train.batch_size} captions")
+        if processes.first and processes.count > 1:
+            say(f"train: {processes.count} processes, which share each batch of {given.train.batch_size} captions")
         try:
             done = run(
                 given.train,
@@ -218,15 +218,15 @@ def train(params: ParamsFile = paths.PARAMS) -> None:
                 model_out=paths.MODEL,
                 curve_out=paths.TRAINING,
                 checkpoints=checkpoint_folder(),
-                on_epoch=show if ranks.first else lambda epoch: None,
-                on_resume=goes_on if ranks.first else lambda epochs: None,
-                ranks=ranks,
+                on_epoch=show if processes.first else lambda epoch: None,
+                on_resume=goes_on if processes.first else lambda epochs: None,
+                processes=processes,
             )
         except NumericError as error:
-            if ranks.first:
+            if processes.first:
                 raise
             raise typer.Exit(error.exit_code) from error  # all meet it in the same step, and the first one says it
-    if not ranks.first:
+    if not processes.first:
         return
     best, planned = done.trained.best, given.train.epochs + given.train.scst.epochs
     if done.trained.epochs < planned:

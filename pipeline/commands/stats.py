@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline import paths
-from pipeline.commands.terminal import ParamsFile, aligned, digest_memory, progress_bar, read, say
+from pipeline.commands.terminal import ParamsFile, aligned, hash_cache_file, progress_bar, read, say
 
 if TYPE_CHECKING:
-    from pipeline.captions.rows import Skipped
-    from pipeline.exploration import Exploration
+    from pipeline.datasets.entries import Skipped
+    from pipeline.datasets.statistics import DatasetStatistics
     from pipeline.params import Params
 
 _BAR = 40
@@ -28,9 +28,9 @@ def stats(
     params: ParamsFile = paths.PARAMS,
 ) -> None:
     """Explore a dataset: captions, words, pictures, duplicates and bad files. Writes nothing."""
-    from pipeline.exploration import explore
+    from pipeline.datasets.statistics import dataset_statistics
+    from pipeline.datasets.tables import read_captions, read_images
     from pipeline.stages.prepare import prepare
-    from pipeline.stages.tables import read_captions, read_images
 
     given = _with(read(params), {"format": format, "captions": captions, "images": images})
     with TemporaryDirectory() as folder, progress_bar("stats") as progress:
@@ -41,11 +41,11 @@ def stats(
             captions_out=tables["captions"],
             images_out=tables["images"],
             skipped_out=tables["skipped"],
-            memory=digest_memory(),
+            memory=hash_cache_file(),
             progress=progress,
         )
         rows = list(read_images(tables["images"]))
-        found = explore(
+        found = dataset_statistics(
             {split: read_captions(tables["captions"], split) for split in prepared.pictures},
             {row.image: row.path for row in rows},
             {row.image: row.sha256 for row in rows},
@@ -66,17 +66,17 @@ def _with(params: "Params", changes: dict[str, str | None]) -> "Params":
 
     content = params.model_dump()
     content["data"] |= {name: value for name, value in changes.items() if value is not None}
-    content["data"]["max_bad"] = 0.999
+    content["data"]["max_skipped"] = 0.999
     return check_params(content)
 
 
-def _captions(found: "Exploration") -> str:
+def _captions(found: "DatasetStatistics") -> str:
     about = found.captions
     rows = [("", *about.pictures, "all")]
     for title, counts in (("pictures", about.pictures), ("captions", about.captions)):
         rows.append((title, *(f"{count:,}" for count in counts.values()), f"{sum(counts.values()):,}"))
     table = aligned(rows, right=range(1, len(rows[0])))
-    each = ", ".join(f"{number}: {pictures:,}" for number, pictures in about.per_picture.items())
+    each = ", ".join(f"{number}: {pictures:,}" for number, pictures in about.per_image.items())
     lines = [table, f"pictures by number of captions  {each}"]
     lines.append(f"captions said before            {about.repeated:,} of {sum(about.captions.values()):,}")
     lines += [f"  {count:,} times: {caption}" for caption, count in about.most_repeated]
@@ -84,7 +84,7 @@ def _captions(found: "Exploration") -> str:
     return "\n".join(lines)
 
 
-def _lengths(found: "Exploration") -> str:
+def _lengths(found: "DatasetStatistics") -> str:
     lengths = found.captions.lengths
     total = sum(lengths.values())
     mean = sum(length * count for length, count in lengths.items()) / total
@@ -96,7 +96,7 @@ def _lengths(found: "Exploration") -> str:
     return "\n".join(lines)
 
 
-def _vocabulary(found: "Exploration") -> str:
+def _vocabulary(found: "DatasetStatistics") -> str:
     about = found.captions
     splits = list(about.coverage[0].of_split)
     rows = [("vocab.min_count", "vocabulary", *(f"covers of {split}" for split in splits))]
@@ -117,7 +117,7 @@ def _vocabulary(found: "Exploration") -> str:
     )
 
 
-def _pictures(found: "Exploration", skipped: "tuple[Skipped, ...]") -> str:
+def _pictures(found: "DatasetStatistics", skipped: "tuple[Skipped, ...]") -> str:
     about = found.images
     spans = ((title, *map(str, values)) for title, values in (("width", about.widths), ("height", about.heights)))
     lines = [

@@ -82,7 +82,7 @@ def aligned(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> st
     return "\n".join(line.rstrip() for line in lines)
 
 
-def digest_memory() -> Path:
+def hash_cache_file() -> Path:
     """Where the sha256 of pictures that have not changed is remembered."""
     return store_folder() / "pictures.csv"
 

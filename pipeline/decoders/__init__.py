@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.decoders.attention import Attention
+from pipeline.decoders.decoder import BOS, EOS, PAD, UNK, Decoder, DecoderConfig
 from pipeline.decoders.inject import Inject
 from pipeline.decoders.merge import Merge
-from pipeline.decoders.protocol import BOS, EOS, PAD, UNK, Decoder, Sizes
 from pipeline.decoders.updown import UpDown
 
 __all__ = ["BOS", "EOS", "KINDS", "PAD", "UNK", "Decoder", "make_decoder"]
@@ -24,4 +24,4 @@ def make_decoder(params: Mapping[str, Any], *, vocabulary: int, regions: int, ch
     sizes = {name: value for name, value in params.items() if name != "kind"}
     if params["kind"] not in KINDS:
         raise ValueError(f"`kind` must be one of {{{', '.join(KINDS)}}}, got {params['kind']!r}")
-    return KINDS[params["kind"]](Sizes(vocabulary=vocabulary, regions=regions, channels=channels, **sizes))
+    return KINDS[params["kind"]](DecoderConfig(vocabulary=vocabulary, regions=regions, channels=channels, **sizes))

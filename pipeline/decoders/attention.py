@@ -9,20 +9,20 @@ Shapes: see protocol.py; A attention.
 import torch
 from torch import Tensor
 
-from pipeline.decoders.cell import Cell
-from pipeline.decoders.looking import Looking, Sight
-from pipeline.decoders.products import Linear
-from pipeline.decoders.protocol import Sizes, State
+from pipeline.accel.linear import Linear
+from pipeline.decoders.additive_attention import AttentionDecoder, Sight
+from pipeline.decoders.decoder import DecoderConfig, State
+from pipeline.decoders.lstm import LSTMCell
 
 
-class Attention(Looking):
+class Attention(AttentionDecoder):
     """Soft attention over the regions, read by an LSTM cell."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: DecoderConfig) -> None:
         super().__init__(sizes, sizes.embed)
         self.gate = Linear(sizes.hidden, sizes.hidden)
         self.initial = Linear(sizes.hidden, 2 * sizes.hidden)
-        self.cell = Cell(words=sizes.embed, other=sizes.hidden, hidden=sizes.hidden, layer_norm=sizes.layer_norm)
+        self.cell = LSTMCell(words=sizes.embed, other=sizes.hidden, hidden=sizes.hidden, layer_norm=sizes.layer_norm)
         self.deep = Linear(2 * sizes.hidden + sizes.embed, sizes.embed)
 
     def start(self, features: Tensor) -> State:

@@ -7,18 +7,18 @@ Shapes: see protocol.py.
 import torch
 from torch import Tensor
 
-from pipeline.decoders.cell import Cell
-from pipeline.decoders.products import Linear
-from pipeline.decoders.protocol import Decoder, Sizes, State
+from pipeline.accel.linear import Linear
+from pipeline.decoders.decoder import Decoder, DecoderConfig, State
+from pipeline.decoders.lstm import LSTMCell
 
 
 class Inject(Decoder):
     """x_{-1} = W_image mean(features); x_t = W_embed word_t; p_{t+1} = softmax(W_out LSTM(x_t))."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: DecoderConfig) -> None:
         super().__init__(sizes, sizes.hidden)
         self.image = Linear(sizes.channels, sizes.embed)
-        self.cell = Cell(words=sizes.embed, other=0, hidden=sizes.hidden, layer_norm=sizes.layer_norm)
+        self.cell = LSTMCell(words=sizes.embed, other=0, hidden=sizes.hidden, layer_norm=sizes.layer_norm)
 
     def condense(self, features: Tensor) -> Tensor:
         return torch.cat([part.float().mean(1, keepdim=True) for part in features.split(256)])  # (N, 1, C)

@@ -8,18 +8,18 @@ Shapes: see protocol.py.
 import torch
 from torch import Tensor
 
-from pipeline.decoders.cell import Cell
-from pipeline.decoders.products import Linear
-from pipeline.decoders.protocol import Decoder, Sizes, State
+from pipeline.accel.linear import Linear
+from pipeline.decoders.decoder import Decoder, DecoderConfig, State
+from pipeline.decoders.lstm import LSTMCell
 
 
 class Merge(Decoder):
     """p_{t+1} = softmax(W_out relu(W (relu(W_image mean(features)) + LSTM(word_1..t))))."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: DecoderConfig) -> None:
         super().__init__(sizes, sizes.hidden)
         self.image = Linear(sizes.channels, sizes.hidden)
-        self.cell = Cell(words=sizes.embed, other=0, hidden=sizes.hidden, layer_norm=sizes.layer_norm)
+        self.cell = LSTMCell(words=sizes.embed, other=0, hidden=sizes.hidden, layer_norm=sizes.layer_norm)
         self.dense = Linear(sizes.hidden, sizes.hidden)
 
     def condense(self, features: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Up-Down: one LSTM decides where to look, another one what to say.
 
-P. Anderson et al., "Bottom-Up and Top-Down Attention for Image Captioning and Visual Question Answering", CVPR 2018,
+P. Anderson et al., "Bottom-Up and Top-Down Attention for Image BaseCaptioner and Visual Question Answering", CVPR 2018,
 section 3.2: equations 2 (attention LSTM), 3-5 (attention) and 6-7 (language LSTM), on the grid of a CNN.
 Shapes: see protocol.py; A attention.
 """
@@ -8,19 +8,19 @@ Shapes: see protocol.py; A attention.
 import torch
 from torch import Tensor
 
-from pipeline.decoders.cell import Cell
-from pipeline.decoders.looking import Looking, Sight
-from pipeline.decoders.protocol import Sizes, State
+from pipeline.decoders.additive_attention import AttentionDecoder, Sight
+from pipeline.decoders.decoder import DecoderConfig, State
+from pipeline.decoders.lstm import LSTMCell
 
 
-class UpDown(Looking):
+class UpDown(AttentionDecoder):
     """h1 = LSTM1([h2, mean(values), word]); context = attend(values, h1); h2 = LSTM2([context, h1])."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: DecoderConfig) -> None:
         super().__init__(sizes, sizes.hidden)
         hidden, layer_norm = sizes.hidden, sizes.layer_norm
-        self.attending = Cell(words=sizes.embed, other=2 * hidden, hidden=hidden, layer_norm=layer_norm)
-        self.speaking = Cell(words=0, other=2 * hidden, hidden=hidden, layer_norm=layer_norm)
+        self.attending = LSTMCell(words=sizes.embed, other=2 * hidden, hidden=hidden, layer_norm=layer_norm)
+        self.speaking = LSTMCell(words=0, other=2 * hidden, hidden=hidden, layer_norm=layer_norm)
 
     def start(self, features: Tensor) -> State:
         values = self.regions(self.feature_dropout(self.standardise(features)))  # (B, R, H)

@@ -18,18 +18,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.device import single_compute_thread
+from pipeline.device import single_threaded
+from pipeline.encoders import images
+from pipeline.encoders.encoder import Encoder
+from pipeline.encoders.spec import EncoderSpec
 from pipeline.errors import DiskError
-from pipeline.features import images
-from pipeline.features.batch import Batch, Encoded, Picture, unpacked
-from pipeline.features.cache import Rows, ids_of, write_cache
-from pipeline.features.conveyor import PIECE, on_device
-from pipeline.features.encoder import Encoder
-from pipeline.features.segment import Keys
-from pipeline.features.spec import EncoderSpec
+from pipeline.features.feature_file import Rows, ids_of, write_feature_file
+from pipeline.features.gpu_extraction import PIECE, on_device
+from pipeline.features.image_batches import Batch, Encoded, Picture, unpacked
 from pipeline.features.store import FeatureStore, first_occurrences, keys_of
+from pipeline.features.store_segment import Keys
 from pipeline.files import remove_leftovers
-from pipeline.progress import Progress, silent
+from pipeline.progress import Progress, no_progress
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def extract_features(
     store: Path,
     batch_size: int,
     workers: int,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> Extraction:
     """Write the features of `pictures` to `out`, encoding only what `store` lacks.
 
@@ -109,7 +109,7 @@ def _assemble(memo: FeatureStore, pictures: Iterable[Picture], keys: Keys, spec:
         return sums
 
     try:
-        write_cache(out, spec, (image.decode() for image in ids), memo.shape, read)
+        write_feature_file(out, spec, (image.decode() for image in ids), memo.shape, read)
     except _DamagedRows:
         damaged = memo.damaged(first_occurrences(kept))
         return first_occurrences(keys[np.isin(keys, damaged)])
@@ -140,7 +140,7 @@ def _fill(
         work = _on_threads(_batches(chosen, batch_size), encoder, workers)
     else:
         work = on_device(_batches(chosen, PIECE), encoder, workers)
-    with closing(writer), single_compute_thread():
+    with closing(writer), single_threaded():
         try:
             with closing(work):
                 for places, rows, bad in work:

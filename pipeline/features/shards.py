@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.encoders.spec import EncoderSpec
 from pipeline.errors import ArtefactError, DataError, ParamsError
-from pipeline.features.cache import FeatureCache, Rows
-from pipeline.features.spec import EncoderSpec
+from pipeline.features.feature_file import FeatureFile, Rows
 from pipeline.files import replacing
 
 SCHEMA = 1
@@ -63,7 +63,7 @@ class ShardedRows:
         self._shards = shards
         self._shard = shard
         self._row = row
-        self._open: OrderedDict[int, FeatureCache] = OrderedDict()
+        self._open: OrderedDict[int, FeatureFile] = OrderedDict()
 
     def __getitem__(self, row: int) -> Rows:
         """Row (R, C). Raises `ArtefactError` naming the shard."""
@@ -79,7 +79,7 @@ class ShardedRows:
             return list(range(len(rows)))
         return [int(place) for place in np.lexsort((self._row[numbers], self._shard[numbers]))]
 
-    def _opened(self, number: int) -> FeatureCache:
+    def _opened(self, number: int) -> FeatureFile:
         found = self._open.pop(number, None)
         if found is None:
             listed = self._shards[number]
@@ -93,7 +93,7 @@ class ShardedRows:
 
 
 @dataclass(frozen=True)
-class ShardedCache(FeatureCache):
+class ShardedFeatureFile(FeatureFile):
     """An open folder of shards: ids in memory, rows mapped."""
 
     features: ShardedRows
@@ -108,11 +108,11 @@ class ShardedCache(FeatureCache):
         return f"delete this shard and {REMEDY}"
 
 
-def open_shard(path: Path, spec: EncoderSpec) -> FeatureCache:
+def open_shard(path: Path, spec: EncoderSpec) -> FeatureFile:
     """Raises `ArtefactError` naming what is wrong."""
     if not path.is_file():
         raise ArtefactError(f"{path}: missing, though the index lists it; {REMEDY}")
-    shard = FeatureCache.open(path)
+    shard = FeatureFile.open(path)
     if shard.spec != spec:
         differences = "; ".join(shard.spec.differences(spec))
         raise ArtefactError(f"{path}: made by another encoder ({differences}); delete it and {REMEDY}")
@@ -144,7 +144,7 @@ def write_index(folder: Path, spec: EncoderSpec, shape: tuple[int, int], shards:
     return int(table.num_rows)
 
 
-def open_folder(folder: Path) -> ShardedCache:
+def open_folder(folder: Path) -> ShardedFeatureFile:
     """Raises `DataError` when the folder is not finished, `ArtefactError` naming what is wrong with it."""
     path = folder / INDEX
     if not path.is_file():
@@ -176,7 +176,7 @@ def open_folder(folder: Path) -> ShardedCache:
     for listed in shards:
         _check_file(folder, listed)
     rows = ShardedRows(folder, spec, shards, (len(images), regions, channels), shard, row)
-    return ShardedCache(folder, spec, images, rows, crc32)
+    return ShardedFeatureFile(folder, spec, images, rows, crc32)
 
 
 def _check_rows(

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.encoders.spec import EncoderSpec
 from pipeline.errors import DiskError
-from pipeline.features.cache import Rows
-from pipeline.features.segment import KEY, Keys, Segment, SegmentWriter, segments_of
-from pipeline.features.spec import EncoderSpec
+from pipeline.features.feature_file import Rows
+from pipeline.features.store_segment import KEY, Keys, Segment, SegmentWriter, segments_of
 from pipeline.files import write_json
 
 LOCK_SECONDS = 60.0

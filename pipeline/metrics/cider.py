@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.metrics.pairing import check_lengths, check_references
+from pipeline.metrics.input_checks import check_lengths, check_references
 
 ORDERS = 4
 SIGMA = 6.0

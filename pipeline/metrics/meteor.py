@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ParamsError
-from pipeline.metrics.pairing import check_pairs
+from pipeline.metrics.input_checks import check_pairs
 
 COLUMNS = 23
 """Lengths of both sides, their function words, four matchers with four counts each, chunks, matched words of both."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.metrics.pairing import check_pairs
+from pipeline.metrics.input_checks import check_pairs
 
 BETA = 1.2
 """Weight of recall against precision in coco-caption."""

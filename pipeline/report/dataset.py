@@ -2,11 +2,11 @@
 
 from html import escape
 
-from pipeline.exploration import Exploration, PictureStatistics
+from pipeline.datasets.statistics import DatasetStatistics, ImageStatistics
 from pipeline.report.charts import bar_chart, facts, line_chart, table
 
 
-def render_dataset(found: Exploration) -> str:
+def render_dataset(found: DatasetStatistics) -> str:
     """Captions, words and pictures."""
     about = found.captions
     rows = [
@@ -22,7 +22,7 @@ def render_dataset(found: Exploration) -> str:
     )
 
 
-def _words(found: Exploration) -> str:
+def _words(found: DatasetStatistics) -> str:
     about = found.captions
     splits = list(about.coverage[0].of_split)
     rows = [
@@ -37,11 +37,11 @@ def _words(found: Exploration) -> str:
     )
 
 
-def _pictures(found: Exploration) -> dict[str, str]:
+def _pictures(found: DatasetStatistics) -> dict[str, str]:
     about, captions = found.images, found.captions
     return {
         "captions per picture": ", ".join(
-            f"{number}: {pictures:,}" for number, pictures in captions.per_picture.items()
+            f"{number}: {pictures:,}" for number, pictures in captions.per_image.items()
         ),
         "captions said before": f"{captions.repeated:,}",
         "captions of train that val or test have too": f"{captions.repeated_across_splits:,} distinct ones",
@@ -58,6 +58,6 @@ def _span(values: tuple[int, int, int]) -> str:
     return f"{values[0]} to {values[2]} pixels, median {values[1]}"
 
 
-def _looked_at(about: PictureStatistics) -> str:
+def _looked_at(about: ImageStatistics) -> str:
     several = f"{about.opened:,} of {about.total:,} pictures, evenly taken" if about.opened < about.total else "all"
     return f"{several}; {len(about.bad):,} cannot be opened"

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.archives import read_picture
-from pipeline.decoders.search import Hypothesis
-from pipeline.evaluation import Evaluation
-from pipeline.features.images import ImageError, thumbnail
-from pipeline.features.spec import EncoderSpec, Transform
-from pipeline.metrics.degeneracy import ends_in_function_word, repeats_a_phrase, repeats_a_word
-from pipeline.metrics.scorecard import NAMES
+from pipeline.archives import read_image_bytes
+from pipeline.decoders.beam_search import Hypothesis
+from pipeline.encoders.images import ImageError, thumbnail
+from pipeline.encoders.spec import EncoderSpec, Preprocessing
+from pipeline.metrics.diversity import ends_in_function_word, repeats_a_phrase, repeats_a_word
+from pipeline.metrics.evaluation import Evaluation
+from pipeline.metrics.scores import NAMES
 from pipeline.report import Card, Looks, Picture
 
 EACH = 60
@@ -33,7 +33,7 @@ def make_cards(
 ) -> list[Card]:
     """One per picture, in the order of the scores."""
     images = list(evaluation.captions)
-    scores = {NAMES[name]: values.tolist() for name, values in evaluation.scorecard.per_picture.items()}
+    scores = {NAMES[name]: values.tolist() for name, values in evaluation.scores.per_image.items()}
     chance = np.random.default_rng(seed).permutation(len(images)).tolist()
     shown = _shown(scores[NAMES["cider_d"]], chance)
     times = Counter(evaluation.tokens)
@@ -74,7 +74,7 @@ def _signs(tokens: Sequence[str], times: int, bleu_4: float) -> tuple[str, ...]:
 
 def _picture(path: Path) -> Picture | None:
     try:
-        return Picture(*thumbnail(read_picture(path), SIDE))
+        return Picture(*thumbnail(read_image_bytes(path), SIDE))
     except (OSError, ImageError):
         return None  # gone since it was encoded: its caption is shown all the same
 
@@ -86,7 +86,7 @@ def _looks(hypothesis: Hypothesis, picture: Picture | None, spec: EncoderSpec) -
     return Looks(weights, spec.grid, seen_by(spec.transform, picture.width, picture.height))
 
 
-def seen_by(transform: Transform, width: int, height: int) -> tuple[float, float, float, float]:
+def seen_by(transform: Preprocessing, width: int, height: int) -> tuple[float, float, float, float]:
     """The part of a picture that the encoder sees, as shares of it: left, top, width, height."""
     if transform.shorter_side is None:
         return 0.0, 0.0, 1.0, 1.0

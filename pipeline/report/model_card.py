@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.captions.vocabulary import SPECIAL
-from pipeline.features.spec import EncoderSpec
-from pipeline.metrics.scorecard import NAMES, Scorecard
+from pipeline.encoders.spec import EncoderSpec
+from pipeline.metrics.scores import NAMES, Scores
+from pipeline.text.vocabulary import SPECIAL_TOKENS
 
 _RECOGNISABLE = 1000
 """Training pictures below which a captioner knows little but its dataset."""
@@ -30,8 +30,8 @@ class ModelFacts:
 def render_model_card(
     *,
     model: ModelFacts,
-    card: Scorecard,
-    degeneracy: Mapping[str, float],
+    card: Scores,
+    diversity: Mapping[str, float],
     split: str,
     pictures: Mapping[str, int],
     captions: Mapping[str, int],
@@ -53,7 +53,7 @@ def render_model_card(
 
 Written by `captioner score`; every number below comes from the run that made the model.
 
-An LSTM decoder (`{model.decoder["kind"]}`, {model.parameters:,} parameters, {model.vocabulary - len(SPECIAL):,} words)
+An LSTM decoder (`{model.decoder["kind"]}`, {model.parameters:,} parameters, {model.vocabulary - len(SPECIAL_TOKENS):,} words)
 that writes one sentence about a picture, in the language of the captions that it was trained on, from the features of a
 frozen CNN (`{model.spec.name}`). The file holds the decoder, its vocabulary and the full description of the encoder{
         " with its weights" if model.carries_encoder else "; torchvision fetches the encoder's weights"
@@ -71,12 +71,12 @@ On the {card.pictures:,} pictures of the {split} split, tokenised and computed a
 |---|---|---|
 {scores}
 
-BLEU: `{card.signature}`. Search: {_settings(search)}. The intervals are a bootstrap over pictures; they do not tell how
+BLEU: `{card.signature}`. SearchOptions: {_settings(search)}. The intervals are a bootstrap over pictures; they do not tell how
 much another seed of the training would change.
 
-{degeneracy["distinct_captions"]:.0%} of the captions are distinct; {degeneracy["ends_in_function_word"]:.0%} end in a
-function word and {max(degeneracy["repeated_word"], degeneracy["repeated_phrase"]):.0%} repeat themselves. The mean
-caption has {degeneracy["mean_length"]:.1f} words.
+{diversity["distinct_captions"]:.0%} of the captions are distinct; {diversity["ends_in_function_word"]:.0%} end in a
+function word and {max(diversity["repeated_word"], diversity["repeated_phrase"]):.0%} repeat themselves. The mean
+caption has {diversity["mean_length"]:.1f} words.
 
 ## Data
 
@@ -89,7 +89,7 @@ Training: {_settings(training)}; {_settings(settings)}.
 ## Encoder
 
 `{model.spec.name}`, weights `{model.spec.weights}` (sha256 `{model.spec.weights_sha256}`), read at `{
-        model.spec.node
+        model.spec.layer
     }` as
 {model.regions} regions of {model.channels} channels. It sees {view}, at {transform.size} x {transform.size} pixels, and
 computes in {model.spec.precision}. Digest of the whole description: `{model.spec.digest}`.
@@ -109,21 +109,21 @@ def _settings(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
-def _limits(model: ModelFacts, card: Scorecard, split: str) -> str:
+def _limits(model: ModelFacts, card: Scores, split: str) -> str:
     trained = model.trained_on.get("pictures")
     low, high = card.intervals["bleu_4"]
     lines = [
-        f'It knows {model.vocabulary - len(SPECIAL):,} words and can say nothing else. It has no word for "I do not '
+        f'It knows {model.vocabulary - len(SPECIAL_TOKENS):,} words and can say nothing else. It has no word for "I do not '
         'know": it captions any picture, also one of a kind that it was never shown.',
         f"Its scores hold for pictures like those of the {split} split, and for these references: compare them with "
         "other captioners' only over the same ones.",
         "What people assumed in the captions (who is a man, who plays, what is normal) it repeats. Do not let it "
         "decide about people.",
     ]
-    if model.trained_on["train"].get("remember"):
+    if model.trained_on["train"].get("store_captions"):
         lines.append(
             "It holds the captions of its training pictures word for word, and chooses among its own by them: do not "
-            "pass it on where those must stay private, or train with `train.remember: false`."
+            "pass it on where those must stay private, or train with `train.store_captions: false`."
         )
     if isinstance(trained, int) and trained < _RECOGNISABLE * 10:
         lines.append(f"It was trained on {trained:,} pictures, which is few: expect it to fail on others.")

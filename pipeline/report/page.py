@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from pipeline.evaluation import Evaluation
-from pipeline.exploration import Exploration
-from pipeline.metrics.scorecard import NAMES
+from pipeline.datasets.statistics import DatasetStatistics
+from pipeline.metrics.evaluation import Evaluation
+from pipeline.metrics.scores import NAMES
 from pipeline.report.cards import Card, render_card
 from pipeline.report.charts import bar_chart, facts, interval_bar, line_chart, table
 from pipeline.report.dataset import render_dataset
@@ -41,7 +41,7 @@ def render_report(
     title: str,
     lead: str,
     evaluation: Evaluation,
-    exploration: Exploration,
+    exploration: DatasetStatistics,
     curves: Curves,
     cards: Sequence[Card],
     made_from: Mapping[str, Mapping[str, str]],
@@ -77,7 +77,7 @@ def render_report(
 
 
 def _scores(evaluation: Evaluation) -> str:
-    card = evaluation.scorecard
+    card = evaluation.scores
     tiles = []
     for name, value in card.scores.items():
         low, high = card.intervals[name]
@@ -85,9 +85,9 @@ def _scores(evaluation: Evaluation) -> str:
             f'<div class="tile"><div>{NAMES[name]}</div><div class="value">{value:.1f}</div>'
             f'<div class="interval">95%: {low:.1f} to {high:.1f}</div>{interval_bar(value, low, high)}</div>'
         )
-    worst = evaluation.degeneracy["most_common_caption"]
+    worst = evaluation.diversity["most_common_caption"]
     note = (
-        f'<p class="note">One caption was given to {worst:.0%} of the pictures. Look at the captions before you '
+        f'<p class="note">One caption was given to {worst:.0%} of the pictures. AdditiveAttention at the captions before you '
         "believe a score.</p>"
         if worst > _SUSPICIOUS and worst > 2 * evaluation.of_references["most_common_caption"]
         else ""
@@ -118,14 +118,14 @@ def _gallery(cards: Sequence[Card]) -> str:
     return (
         f'{hint}<div class="bar"><div role="group" aria-label="Which captions">{tabs}</div>'
         f'<select id="by" aria-label="Order">{scores}</select><select id="sign" aria-label="Filter">{signs}</select>'
-        '<input id="search" type="search" placeholder="Search" aria-label="Search">'
+        '<input id="search" type="search" placeholder="SearchOptions" aria-label="SearchOptions">'
         f'<output></output></div><div class="cards">{"".join(map(render_card, cards))}</div>'
         '<button class="more" type="button">Show more</button>'
     )
 
 
 def _signs(evaluation: Evaluation) -> str:
-    ours, theirs = evaluation.degeneracy, evaluation.of_references
+    ours, theirs = evaluation.diversity, evaluation.of_references
     rows = [
         (text, f"{ours[name]:.1%}", f"{theirs[name]:.1%}" if name in theirs else "")
         for name, text in SIGNS.items()

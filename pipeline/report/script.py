@@ -12,9 +12,9 @@ const list = document.querySelector(".cards"), count = document.querySelector(".
 const more = document.querySelector(".more"), sign = document.querySelector("#sign");
 const by = document.querySelector("#by"), search = document.querySelector("#search");
 const tabs = [...document.querySelectorAll(".bar [data-view]")];
-const cards = [...list.children].map((node, place) => ({
-  node, place, chance: +node.dataset.chance, scores: node.dataset.scores.split(" ").map(Number),
-  signs: node.dataset.signs.split(" "), text: node.textContent.toLowerCase() }));
+const cards = [...list.children].map((layer, place) => ({
+  layer, place, chance: +layer.dataset.chance, scores: layer.dataset.scores.split(" ").map(Number),
+  signs: layer.dataset.signs.split(" "), text: layer.textContent.toLowerCase() }));
 let view = "worst", shown = PAGE;
 
 const orders = {
@@ -28,7 +28,7 @@ function update() {
   const kept = cards.filter(card => (!sign.value || card.signs.includes(sign.value))
     && words.every(word => card.text.includes(word)));
   kept.sort((a, b) => orders[view](a, b) || a.place - b.place);
-  list.replaceChildren(...kept.slice(0, shown).map(card => card.node));
+  list.replaceChildren(...kept.slice(0, shown).map(card => card.layer));
   count.textContent = `${Math.min(shown, kept.length)} of ${kept.length}`;
   more.style.display = kept.length > shown ? "block" : "none";
   for (const tab of tabs) tab.setAttribute("aria-pressed", tab.dataset.view === view);

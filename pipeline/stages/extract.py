@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING
 
 from safetensors.torch import save
 
+from pipeline.datasets.tables import SKIPPED_COLUMNS, read_images
 from pipeline.device import choose_device
+from pipeline.encoders.encoder import build
 from pipeline.errors import DataError
-from pipeline.features.batch import Picture
-from pipeline.features.encoder import build
 from pipeline.features.extraction import Extraction, extract_features
+from pipeline.features.image_batches import Picture
 from pipeline.files import read_csv, sha256_of, write_bytes, write_csv
-from pipeline.progress import Progress, silent
-from pipeline.stages.tables import SKIPPED_COLUMNS, read_images
+from pipeline.progress import Progress, no_progress
 
 if TYPE_CHECKING:
     from pipeline.params import EncoderParams, RunParams
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedImages:
     """The pictures of images.csv, read from there each time: a list of them would grow with the dataset."""
 
     path: Path
@@ -34,7 +34,7 @@ class Listed:
     """Of the table: each pass has to read the same one."""
 
     @classmethod
-    def of(cls, path: Path) -> "Listed":
+    def of(cls, path: Path) -> "ListedImages":
         """Raises `DataError`."""
         return cls(path, _digest(path))
 
@@ -58,18 +58,18 @@ def extract(
     run: "RunParams",
     *,
     seed: int,
-    max_bad: float,
+    max_skipped: float,
     images: Path,
     skipped: Path,
     features_out: Path,
     encoder_out: Path,
     skipped_out: Path,
     store: Path,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> Extraction:
-    """Raises `ParamsError` for the encoder, `DataError` when more than `max_bad` of the pictures cannot be read."""
+    """Raises `ParamsError` for the encoder, `DataError` when more than `max_skipped` of the pictures cannot be read."""
     encoder = build(**params.model_dump(), seed=seed, device=choose_device(run.device))
-    pictures = Listed.of(images)
+    pictures = ListedImages.of(images)
     result = extract_features(
         pictures,
         encoder,
@@ -85,11 +85,11 @@ def extract(
         if (reason := result.unreadable.get(picture.image))
     ]
     bad.sort(key=lambda row: row[3])
-    if len(bad) > max_bad * result.pictures:
+    if len(bad) > max_skipped * result.pictures:
         shown = "\n".join(f"  {path}: {reason}" for _, path, _, _, reason in bad[:5])
         raise DataError(
-            f"{len(bad)} of {result.pictures} pictures cannot be read, more than params.data.max_bad = {max_bad} "
-            f"allows:\n{shown}\nmend them or raise params.data.max_bad"
+            f"{len(bad)} of {result.pictures} pictures cannot be read, more than params.data.max_skipped = {max_skipped} "
+            f"allows:\n{shown}\nmend them or raise params.data.max_skipped"
         )
     write_bytes(encoder_out, save(encoder.tensors_to_embed()))
     write_csv(skipped_out, SKIPPED_COLUMNS, [*read_csv(skipped, SKIPPED_COLUMNS), *bad])

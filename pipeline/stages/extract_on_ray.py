@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.datasets.tables import SKIPPED_COLUMNS
 from pipeline.errors import DataError, ParamsError
-from pipeline.features.cluster.jobs import Job, Plan
-from pipeline.features.cluster.manifest import number_pictures
+from pipeline.features.ray.jobs import Job, Plan
+from pipeline.features.ray.manifest import number_pictures
 from pipeline.features.shards import write_index
 from pipeline.files import read_csv, write_bytes, write_csv
-from pipeline.progress import Progress, silent
-from pipeline.stages.tables import SKIPPED_COLUMNS
+from pipeline.progress import Progress, no_progress
 
 if TYPE_CHECKING:
     from pipeline.params import EncoderParams, RunParams
@@ -44,7 +44,7 @@ def extract_on_ray(
     run: "RunParams",
     *,
     seed: int,
-    max_bad: float,
+    max_skipped: float,
     manifest: Path,
     skipped: Path | None,
     features_out: Path,
@@ -52,12 +52,12 @@ def extract_on_ray(
     skipped_out: Path,
     shard_pictures: int | None = None,
     address: str | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> ShardedExtraction:
-    """Raises `ParamsError` for the encoder or the cluster, `DataError` when more than `max_bad` cannot be read."""
+    """Raises `ParamsError` for the encoder or the cluster, `DataError` when more than `max_skipped` cannot be read."""
     try:
-        from pipeline.features.cluster.encoding import describe, encode_missing
-        from pipeline.features.cluster.joining import cluster
+        from pipeline.features.ray.cluster import cluster
+        from pipeline.features.ray.encoding import describe, encode_missing
     except ImportError as error:
         raise ParamsError(f"--engine ray: {error}; run `pip install 'captioner[ray]'`") from error
 
@@ -83,7 +83,7 @@ def extract_on_ray(
         seconds = time.monotonic() - began
         job.settle(plan)
         bad = [(number, *row) for number in range(plan.shards) for row in job.skipped(number)]
-        _refuse_too_many(bad, plan.pictures, max_bad, job)
+        _refuse_too_many(bad, plan.pictures, max_skipped, job)
         rows = write_index(features_out, plan.spec, plan.shape, (job.shard(number) for number in range(plan.shards)))
     if rows != plan.pictures - len(bad):
         raise RuntimeError(f"{features_out}: {rows} rows and {len(bad)} skipped of {plan.pictures} pictures")
@@ -107,13 +107,13 @@ def _with_whole_path(params: dict[str, object]) -> dict[str, object]:
     return params | {"weights": str(weights.absolute())} if weights.is_file() else params
 
 
-def _refuse_too_many(bad: list[tuple[int, str, str, str]], pictures: int, max_bad: float, job: Job) -> None:
-    if len(bad) > max_bad * pictures:
+def _refuse_too_many(bad: list[tuple[int, str, str, str]], pictures: int, max_skipped: float, job: Job) -> None:
+    if len(bad) > max_skipped * pictures:
         shown = "\n".join(f"  {path}: {reason}" for _, _, path, reason in bad[:5])
         shards = sorted({number for number, *_ in bad})
         names = ", ".join(f"{number:06d}" for number in shards[:5]) + (", ..." if len(shards) > 5 else "")
         raise DataError(
-            f"{len(bad)} of {pictures} pictures cannot be read, more than params.data.max_bad = {max_bad} allows:\n"
+            f"{len(bad)} of {pictures} pictures cannot be read, more than params.data.max_skipped = {max_skipped} allows:\n"
             f"{shown}\nmend them, delete the shards that are to be made anew ({names} in {job.shards}), and run again; "
-            "or raise params.data.max_bad"
+            "or raise params.data.max_skipped"
         )

@@ -12,17 +12,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.captions.formats import Recognised, read_captions, recognise
-from pipeline.captions.pictures import PictureFolder
-from pipeline.captions.rows import SPLITS, Captions, Entry, Row, Skipped, skip
-from pipeline.captions.scripts import unspaced
-from pipeline.captions.splits import drawn_splits, splits_of
-from pipeline.captions.table import Columns
+from pipeline.datasets.entries import SPLITS, Captions, Entry, Row, Skipped, skip
+from pipeline.datasets.formats import DetectedFormat, detect_format, read_captions
+from pipeline.datasets.image_hashes import HashCache, hash_images
+from pipeline.datasets.image_index import ImageIndex
+from pipeline.datasets.splits import drawn_splits, splits_of
+from pipeline.datasets.table import Columns
+from pipeline.datasets.tables import CAPTION_COLUMNS, IMAGE_COLUMNS, SKIPPED_COLUMNS
 from pipeline.errors import DataError
 from pipeline.files import write_csv
-from pipeline.progress import Progress, silent
-from pipeline.stages.digests import DigestMemory, digests_of
-from pipeline.stages.tables import CAPTION_COLUMNS, IMAGE_COLUMNS, SKIPPED_COLUMNS
+from pipeline.progress import Progress, no_progress
+from pipeline.text.writing_systems import share_without_spaces
 
 if TYPE_CHECKING:
     from pipeline.params import DataParams
@@ -54,7 +54,7 @@ class Prepared:
     """Pictures with the same bytes as another one of their split."""
     known_captions: dict[str, int]
     """Captions of val and of test that stand word for word among the training captions."""
-    unspaced: float
+    share_without_spaces: float
     """The share of captions in a script without spaces between words."""
 
 
@@ -66,33 +66,33 @@ def prepare(
     images_out: Path,
     skipped_out: Path,
     memory: Path | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> Prepared:
     """`memory`: a file outside the outputs in which pictures' digests are remembered.
 
-    Raises `DataError` when nothing, or less than `max_bad` allows, can be used, and when a picture is in two splits.
+    Raises `DataError` when nothing, or less than `max_skipped` allows, can be used, and when a picture is in two splits.
     """
     source = Path(params.captions)
     columns = Columns(params.image_column, params.caption_column, params.split_column)
-    dataset = Recognised(params.format, source, "")
+    dataset = DetectedFormat(params.format, source, "")
     if params.format == "auto":
-        dataset = recognise(source, encoding=params.encoding, columns=columns)
+        dataset = detect_format(source, encoding=params.encoding, columns=columns)
     entries = read_captions(dataset.format, dataset.captions, encoding=params.encoding, columns=columns)
     found = Captions.of(_counted(entries, progress))
     if not found.rows:
         raise DataError(_nothing(source, found))
     pictures = _picture_folder(Path(params.images), dataset.captions, found.rows)
     places, rows, lost = _locate(pictures, found.rows, progress)
-    digests = digests_of(list(places.values()), DigestMemory(memory), progress)
+    digests = hash_images(list(places.values()), HashCache(memory), progress)
     sha256 = {image: digests.sha256[path] for image, path in places.items() if path in digests.sha256}
     unreadable = {image: digests.unreadable[path] for image, path in places.items() if path in digests.unreadable}
     first = {row.image: row for row in reversed(rows)}
     lost += [skip(image, reason, first[image].file, first[image].line) for image, reason in sorted(unreadable.items())]
     rows = [row for row in rows if row.image in sha256]
     skipped = [*found.skipped, *lost]
-    _refuse_too_many("pictures", len(lost), len(sha256) + len(lost), params.max_bad, lost)
+    _refuse_too_many("pictures", len(lost), len(sha256) + len(lost), params.max_skipped, lost)
     read = len(found.skipped) + len(found.rows)
-    _refuse_too_many("caption rows", len(found.skipped), read, params.max_bad, found.skipped)
+    _refuse_too_many("caption rows", len(found.skipped), read, params.max_skipped, found.skipped)
     splits = splits_of(rows, sha256, seed)
     drawn = drawn_splits(rows, sha256)
     _refuse_leaks(sha256, splits)
@@ -116,7 +116,7 @@ def prepare(
         without_captions=_unnamed(pictures, set(places.values()), found.skipped),
         copies=len(sha256) - len(set(sha256.values())),
         known_captions=_known_captions(rows, splits),
-        unspaced=unspaced(row.caption for row in rows),
+        share_without_spaces=share_without_spaces(row.caption for row in rows),
     )
 
 
@@ -134,17 +134,17 @@ def _nothing(source: Path, found: Captions) -> str:
     return f"{source}: no usable caption; the first of {len(found.skipped)} refused: line {first.line}: {first.reason}"
 
 
-def _picture_folder(folder: Path, source: Path, rows: list[Row]) -> PictureFolder:
+def _picture_folder(folder: Path, source: Path, rows: list[Row]) -> ImageIndex:
     """`folder` where it holds some of the pictures; else the place beside the captions where the formats have them."""
     names = list(dict.fromkeys(row.image for row in rows))
-    asked = PictureFolder(folder)
+    asked = ImageIndex(folder)
     if folder.exists() and any(asked.find(name) for name in names):
         return asked
     beside = source if source.is_dir() else source.parent
     places = [beside / "Images", beside / "images", beside / "Flicker8k_Dataset", beside, beside.parent]
     for place in places:
         if any((place / name).is_file() for name in names):
-            return PictureFolder(place)
+            return ImageIndex(place)
     shown = ", ".join(dict.fromkeys(str(place) for place in [folder, *places]))
     raise DataError(
         f"{folder}: holds none of the {len(names)} pictures that {source} names, such as {names[0]}; "
@@ -153,7 +153,7 @@ def _picture_folder(folder: Path, source: Path, rows: list[Row]) -> PictureFolde
 
 
 def _locate(
-    pictures: PictureFolder, rows: list[Row], progress: Progress
+    pictures: ImageIndex, rows: list[Row], progress: Progress
 ) -> tuple[dict[str, str], list[Row], list[Skipped]]:
     """The path of each picture, the rows with one name for each picture, and the pictures that are not there.
 
@@ -185,7 +185,7 @@ def _locate(
     return {image: path for path, image in by_path.items()}, kept, lost
 
 
-def _unnamed(pictures: PictureFolder, used: Collection[str], skipped: Sequence[Skipped]) -> int:
+def _unnamed(pictures: ImageIndex, used: Collection[str], skipped: Sequence[Skipped]) -> int:
     """Pictures that no row names, as far as the reader has not reported them already."""
     reported = {one.image for one in skipped}
     listing = pictures.listing()
@@ -196,8 +196,8 @@ def _refuse_too_many(what: str, bad: int, total: int, allowed: float, skipped: S
     if bad > allowed * total:
         shown = "\n".join(f"  {one.file}, line {one.line}: {one.image}: {one.reason}" for one in skipped[:5])
         raise DataError(
-            f"{bad} of {total} {what} are unusable, more than params.data.max_bad = {allowed} allows:\n{shown}\n"
-            "mend them or raise params.data.max_bad"
+            f"{bad} of {total} {what} are unusable, more than params.data.max_skipped = {allowed} allows:\n{shown}\n"
+            "mend them or raise params.data.max_skipped"
         )
 
 

@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline.bundle import Bundle
-from pipeline.captions.results import join_references
-from pipeline.captions.units import tokenizer_of
-from pipeline.captions.vocabulary import SPECIAL, Vocabulary
-from pipeline.decoders.search import Hypothesis, Search
-from pipeline.device import choose_device, choose_precision
+from pipeline.datasets.statistics import dataset_statistics
+from pipeline.datasets.tables import Image, read_captions, read_curves, read_images
+from pipeline.decoders.beam_search import Hypothesis, SearchOptions
+from pipeline.device import choose_device, resolve_precision
 from pipeline.errors import DataError
-from pipeline.evaluation import Evaluation, evaluate
-from pipeline.exploration import explore
-from pipeline.features.cache import FeatureCache
+from pipeline.features.feature_file import FeatureFile
 from pipeline.files import write_csv, write_json, write_text
-from pipeline.progress import Progress, silent
+from pipeline.inference.model_file import TrainedModel
+from pipeline.metrics.caption_files import join_references
+from pipeline.metrics.evaluation import Evaluation, evaluate
+from pipeline.progress import Progress, no_progress
 from pipeline.report import render_report
 from pipeline.report.gallery import make_cards
 from pipeline.report.model_card import ModelFacts, render_model_card
-from pipeline.stages.tables import Image, read_captions, read_curves, read_images
+from pipeline.text.tokenizers import get_tokenizer
+from pipeline.text.vocabulary import SPECIAL_TOKENS, Vocabulary
 
 if TYPE_CHECKING:
     from pipeline.params import RunParams, ScoreParams
@@ -63,12 +63,12 @@ def score_split(
     lengths_out: Path,
     report_out: Path,
     card_out: Path,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> Scored:
     """Raises `DataError`, `ArtefactError`; `ParamsError` when METEOR is asked for and cannot be had."""
-    cache = FeatureCache.open(features)
-    bundle = Bundle.load(model)
-    bundle.check_features(cache.spec, features)
+    cache = FeatureFile.open(features)
+    trained = TrainedModel.load(model)
+    trained.check_features(cache.spec, features)
     splits = {split: read_captions(captions, split) for split in SPLITS}
     known = cache.index()
     references = {image: texts for image, texts in splits[params.split].items() if image in known}
@@ -77,16 +77,16 @@ def score_split(
             f"{captions}: no picture of the {params.split} split has features; run `dvc repro extract`, or check "
             "params.score.split"
         )
-    search = _search(params, bundle.vocabulary)
-    found = _generate(bundle, cache, list(references), search, run, progress)
-    generated = {image: bundle.vocabulary.decode(best.tokens) for image, best in found.items()}
+    search = _search(params, trained.vocabulary)
+    found = _generate(trained, cache, list(references), search, run, progress)
+    generated = {image: trained.vocabulary.decode(best.tokens) for image, best in found.items()}
     evaluation = evaluate(
         generated,
         references,
         seed=seed,
-        vocabulary_size=len(bundle.vocabulary) - len(SPECIAL),
+        vocabulary_size=len(trained.vocabulary) - len(SPECIAL_TOKENS),
         meteor=params.meteor,
-        tokenize=tokenizer_of(bundle.vocabulary.tokenizer, str(model)),
+        tokenize=get_tokenizer(trained.vocabulary.tokenizer, str(model)),
     )
     scored = Scored(evaluation, len(splits[params.split]) - len(references))
 
@@ -94,49 +94,49 @@ def score_split(
     _write_captions(captions_out, evaluation)
     _write_plots(bleu_out, lengths_out, evaluation)
     rows = list(read_images(images))
-    facts = _facts(bundle)
+    facts = _facts(trained)
     digests = {row.image: row.sha256 for row in rows}
     files = {row.image: row.path for row in rows}
     page = render_report(
         title=f"Captions of the {params.split} split",
         lead=_lead(facts, evaluation, params),
         evaluation=evaluation,
-        exploration=explore(splits, files, digests, sample=OPENED, whole=False),
+        exploration=dataset_statistics(splits, files, digests, sample=OPENED, whole=False),
         curves=read_curves(curve),
-        cards=make_cards(found, evaluation, files, bundle.spec, seed=seed),
-        made_from=_made_from(params.split, search, bundle, facts, scored, seed),
+        cards=make_cards(found, evaluation, files, trained.spec, seed=seed),
+        made_from=_made_from(params.split, search, trained, facts, scored, seed),
     )
     write_text(report_out, page)
     write_text(card_out, _card(params.split, search, facts, evaluation, rows, splits))
     return scored
 
 
-def _search(params: "ScoreParams", vocabulary: Vocabulary) -> Search:
+def _search(params: "ScoreParams", vocabulary: Vocabulary) -> SearchOptions:
     options = params.model_dump(exclude={"split", "meteor"})
     if options["no_repeat_ngram"] == "auto":
         options["no_repeat_ngram"] = vocabulary.no_repeat_ngram
-    return Search(**options)
+    return SearchOptions(**options)
 
 
 def _generate(
-    bundle: Bundle, cache: FeatureCache, images: Sequence[str], search: Search, run: "RunParams", progress: Progress
+    model: TrainedModel, cache: FeatureFile, images: Sequence[str], search: SearchOptions, run: "RunParams", progress: Progress
 ) -> dict[str, Hypothesis]:
     """The best caption of each picture."""
     device = choose_device(run.device)
-    choose_precision(search.precision, device, "params.score.precision")
-    bundle.decoder.to(device)
+    resolve_precision(search.precision, device, "params.score.precision")
+    model.decoder.to(device)
     captions = {}
     for start in range(0, len(images), BATCH):
         names = images[start : start + BATCH]
         rows = torch.from_numpy(cache.load(names)).to(device).float()
-        for name, (best, *_) in zip(names, bundle.search(rows, search, attention=True), strict=True):
+        for name, (best, *_) in zip(names, model.search(rows, search, attention=True), strict=True):
             captions[name] = best
         progress(min(start + BATCH, len(images)), len(images), "pictures captioned")
     return captions
 
 
 def _write_captions(path: Path, evaluation: Evaluation) -> None:
-    values = evaluation.scorecard.per_picture["cider_d"]
+    values = evaluation.scores.per_image["cider_d"]
     write_csv(
         path,
         ("image", "caption", "cider_d", "references"),
@@ -149,7 +149,7 @@ def _write_captions(path: Path, evaluation: Evaluation) -> None:
 
 def _write_plots(bleu: Path, lengths: Path, evaluation: Evaluation) -> None:
     """What `dvc plots` draws."""
-    card = evaluation.scorecard
+    card = evaluation.scores
     orders = [name for name in card.scores if name.startswith("bleu_")]
     write_csv(
         bleu,
@@ -170,29 +170,29 @@ def _write_plots(bleu: Path, lengths: Path, evaluation: Evaluation) -> None:
     )
 
 
-def _facts(bundle: Bundle) -> ModelFacts:
+def _facts(model: TrainedModel) -> ModelFacts:
     return ModelFacts(
-        spec=bundle.spec,
-        decoder=bundle.decoder_params,
-        vocabulary=len(bundle.vocabulary),
-        parameters=sum(part.numel() for part in bundle.decoder.parameters()),
-        regions=bundle.regions,
-        channels=bundle.channels,
-        trained_on=bundle.trained_on,
-        carries_encoder=bundle.encoder_tensors is not None,
+        spec=model.spec,
+        decoder=model.decoder_params,
+        vocabulary=len(model.vocabulary),
+        parameters=sum(part.numel() for part in model.decoder.parameters()),
+        regions=model.regions,
+        channels=model.channels,
+        trained_on=model.trained_on,
+        carries_encoder=model.encoder_tensors is not None,
     )
 
 
 def _lead(facts: ModelFacts, evaluation: Evaluation, params: "ScoreParams") -> str:
     weights = "random weights" if facts.spec.weights.startswith("random") else facts.spec.weights
     return (
-        f"{evaluation.scorecard.pictures:,} pictures, captioned by the {facts.decoder['kind']} decoder on "
+        f"{evaluation.scores.pictures:,} pictures, captioned by the {facts.decoder['kind']} decoder on "
         f"{facts.spec.name} ({weights}), beam {params.beam_size}"
     )
 
 
 def _made_from(
-    split: str, search: Search, bundle: Bundle, facts: ModelFacts, scored: Scored, seed: int
+    split: str, search: SearchOptions, model: TrainedModel, facts: ModelFacts, scored: Scored, seed: int
 ) -> dict[str, dict[str, str]]:
     """The params and digests behind the page."""
     trained_on = {key: value for key, value in facts.trained_on.items() if not isinstance(value, Mapping)}
@@ -203,7 +203,7 @@ def _made_from(
         "Scores": _text(
             {
                 "pictures": f"{len(scored.evaluation.captions):,} ({scored.without_features:,} could not be decoded)",
-                "BLEU": scored.evaluation.scorecard.signature,
+                "BLEU": scored.evaluation.scores.signature,
                 "seed of the bootstrap": seed,
                 "score.split": split,
                 **{f"score.{key}": value for key, value in asdict(search).items()},
@@ -212,8 +212,8 @@ def _made_from(
         "Decoder": _text(
             {
                 **{f"decoder.{key}": value for key, value in facts.decoder.items()},
-                "vocabulary": f"{facts.vocabulary - len(SPECIAL):,} words",
-                "tokenizer": bundle.vocabulary.tokenizer,
+                "vocabulary": f"{facts.vocabulary - len(SPECIAL_TOKENS):,} words",
+                "tokenizer": model.vocabulary.tokenizer,
                 "parameters": f"{facts.parameters:,}",
             }
         ),
@@ -222,7 +222,7 @@ def _made_from(
             {
                 "network": spec.name,
                 "weights": f"{spec.weights}, sha256 {spec.weights_sha256}",
-                "node": f"{spec.node}, {facts.regions} regions of {facts.channels} channels",
+                "layer": f"{spec.layer}, {facts.regions} regions of {facts.channels} channels",
                 "precision": f"{spec.precision}, stored as {spec.dtype}",
                 **{f"transform.{key}": value for key, value in vars(spec.transform).items()},
                 "digest": spec.digest,
@@ -237,7 +237,7 @@ def _text(rows: Mapping[str, object]) -> dict[str, str]:
 
 def _card(
     split: str,
-    search: Search,
+    search: SearchOptions,
     facts: ModelFacts,
     evaluation: Evaluation,
     rows: Sequence[Image],
@@ -246,8 +246,8 @@ def _card(
     pictures = Counter(row.split for row in rows)
     return render_model_card(
         model=facts,
-        card=evaluation.scorecard,
-        degeneracy=evaluation.degeneracy,
+        card=evaluation.scores,
+        diversity=evaluation.diversity,
         split=split,
         pictures={name: pictures[name] for name in splits},
         captions={name: sum(map(len, captions.values())) for name, captions in splits.items()},

@@ -15,24 +15,24 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pipeline.bundle import Bundle
-from pipeline.captions.units import MAX_TOKENS, spaced, tokenizer_of
-from pipeline.captions.vocabulary import EOS, Vocabulary
+from pipeline.datasets.tables import read_captions
 from pipeline.decoders import make_decoder
 from pipeline.device import engine
+from pipeline.encoders.spec import EncoderSpec, sha256_of_tensors
 from pipeline.errors import ArtefactError, DataError, DiskError, NumericError
-from pipeline.features.cache import FeatureCache
-from pipeline.features.spec import EncoderSpec, sha256_of_tensors
+from pipeline.features.feature_file import FeatureFile
 from pipeline.files import read_json, sha256_of
+from pipeline.inference.model_file import TrainedModel
 from pipeline.metrics.cider import CiderD
-from pipeline.stages.tables import read_captions
 from pipeline.startup import without_compiler
+from pipeline.text.tokenizers import MAX_TOKENS, get_tokenizer, join_tokens
+from pipeline.text.vocabulary import EOS, Vocabulary
 from pipeline.training.batches import Batches
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.determinism import deterministic
+from pipeline.training.distributed import ALONE, ProcessGroup
 from pipeline.training.loop import Trained, train_decoder
 from pipeline.training.losses import Reward
-from pipeline.training.ranks import ALONE, Ranks
 from pipeline.training.trainer import Epoch
 from pipeline.training.validation import Validation
 
@@ -68,16 +68,16 @@ def train(
     checkpoints: Path,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     on_resume: Callable[[int], None] = lambda epochs: None,
-    ranks: Ranks = ALONE,
+    processes: ProcessGroup = ALONE,
 ) -> Report:
     """Train, or go on where an interrupted run with the same params and data stopped, by its file in `checkpoints`.
 
-    Of several `ranks` the first one alone writes. Raises `DataError`, `ArtefactError`, `PeerError`; `NumericError`
+    Of several `processes` the first one alone writes. Raises `DataError`, `ArtefactError`, `PeerError`; `NumericError`
     after saving the best model until then.
     """
-    cache = FeatureCache.open(features)
+    cache = FeatureFile.open(features)
     words = Vocabulary.from_json(read_json(vocabulary), str(vocabulary))
-    tokenize = tokenizer_of(words.tokenizer, str(vocabulary))
+    tokenize = get_tokenizer(words.tokenizer, str(vocabulary))
     known = cache.index()
     train_captions, val_captions = (
         {image: texts for image, texts in read_captions(captions, split).items() if image in known}
@@ -96,16 +96,16 @@ def train(
     batches = _batches(encoded, params.batch_size, seed)
     validation = Validation(
         torch.from_numpy(cache.load(list(val_captions))),
-        [[spaced(tokenize(text)) for text in texts] for texts in val_captions.values()],
+        [[join_tokens(tokenize(text)) for text in texts] for texts in val_captions.values()],
         _batches(val_encoded, params.batch_size, seed),
     )
-    device = ranks.device(run.device)
+    device = processes.device(run.device)
     subject = {
         "params": [params.model_dump(), decoder_params.model_dump(), seed],
         "inputs": [sha256_of(captions), sha256_of(vocabulary), cache.digest()],
     }
-    ranks.expect_equal(subject)
-    together = [ranks.count] if ranks.count > 1 else []
+    processes.expect_equal(subject)
+    together = [processes.count] if processes.count > 1 else []
     checkpoint = Checkpoint(
         checkpoints, {**subject, "engine": [engine(device), run.threads or torch.get_num_threads(), *together]}
     )
@@ -118,10 +118,10 @@ def train(
         done: list[Epoch] = []
 
         def save() -> None:
-            if not ranks.first:
+            if not processes.first:
                 return
-            best = max(done, key=lambda epoch: epoch.merit)
-            bundle = Bundle(
+            best = max(done, key=lambda epoch: epoch.selection_key)
+            model = TrainedModel(
                 decoder=decoder,
                 decoder_params=decoder_params.model_dump(),
                 vocabulary=words,
@@ -137,12 +137,12 @@ def train(
                     "train": params.model_dump(),
                 },
             )
-            if params.remember:
+            if params.store_captions:
                 said = [[caption[1:-1] for caption in texts] for texts in encoded]
-                bundle = bundle.remembering(rows, said)
-            bundle.save(model_out)
+                model = model.remembering(rows, said)
+            model.save(model_out)
 
-        with _curve(curve_out if ranks.first else Path(os.devnull), on_epoch, done) as add:
+        with _curve(curve_out if processes.first else Path(os.devnull), on_epoch, done) as add:
             try:
                 trained = train_decoder(
                     decoder,
@@ -157,7 +157,7 @@ def train(
                     on_resume=on_resume,
                     reward=_reward(train_captions, words) if params.scst.epochs else None,
                     checkpoint=checkpoint,
-                    ranks=ranks,
+                    processes=processes,
                 )
             except NumericError as error:
                 if not done:
@@ -165,7 +165,7 @@ def train(
                 save()
                 raise NumericError(f"{error}; the best model until then is kept in {model_out}") from error
         save()
-        if ranks.first:
+        if processes.first:
             checkpoint.remove()
     return Report(trained, len(images), sum(map(len, encoded)), sum(part.numel() for part in decoder.parameters()))
 
@@ -179,8 +179,8 @@ def _batches(encoded: Sequence[Sequence[Sequence[int]]], size: int, seed: int) -
 def _reward(train_captions: Mapping[str, Sequence[str]], words: Vocabulary) -> Reward:
     """CIDEr-D against the captions of each training picture; the end counts as a word, so that ending is learnt."""
     end = words.tokens[EOS]
-    tokenize = tokenizer_of(words.tokenizer, "the vocabulary")
-    references = [[f"{spaced(tokenize(text))} {end}" for text in texts] for texts in train_captions.values()]
+    tokenize = get_tokenizer(words.tokenizer, "the vocabulary")
+    references = [[f"{join_tokens(tokenize(text))} {end}" for text in texts] for texts in train_captions.values()]
     cider = CiderD(references)
 
     def reward(rows: Tensor, captions: Sequence[Sequence[int]]) -> Tensor:

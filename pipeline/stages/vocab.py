@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.captions.rows import SPLITS
-from pipeline.captions.units import UNITS, tokenizer_of
-from pipeline.captions.vocabulary import Vocabulary
+from pipeline.datasets.entries import SPLITS
+from pipeline.datasets.tables import read_captions
 from pipeline.files import write_json
-from pipeline.stages.tables import read_captions
+from pipeline.text.tokenizers import UNITS, get_tokenizer
+from pipeline.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from pipeline.params import VocabParams
@@ -31,7 +31,7 @@ class Built:
 def build_vocabulary(params: "VocabParams", *, captions: Path, vocabulary_out: Path) -> Built:
     """Raises `DataError`."""
     name = UNITS[params.unit]
-    tokenize = tokenizer_of(name, str(captions))
+    tokenize = get_tokenizer(name, str(captions))
     held = {split: read_captions(captions, split) for split in SPLITS}
 
     def tokens(split: str) -> Iterator[list[str]]:

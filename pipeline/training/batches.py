@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.training.ranks import ALONE, Ranks
+from pipeline.training.distributed import ALONE, ProcessGroup
 
 PAD = 0
 
@@ -61,17 +61,17 @@ class Batches:
         """Move the captions to where they are used."""
         self.tokens, self.images = self.tokens.to(device), self.images.to(device)
 
-    def epoch(self, number: int, ranks: Ranks = ALONE) -> Iterator[Batch]:
+    def epoch(self, number: int, processes: ProcessGroup = ALONE) -> Iterator[Batch]:
         """Each caption once: shuffled, sorted by length, cut into batches, and the batches shuffled.
 
-        Of each batch the share of one of `ranks`, which may be empty.
+        Of each batch the share of one of `processes`, which may be empty.
         """
         generator = torch.Generator().manual_seed(epoch_seed(self._seed, number))
         order = torch.randperm(len(self._lengths), generator=generator)
         order = order[self._lengths[order].argsort(stable=True)]
         chunks = order.split(self._batch_size)
         for chunk in torch.randperm(len(chunks), generator=generator).tolist():
-            share = ranks.share(chunks[chunk])
+            share = processes.share(chunks[chunk])
             lengths = self._lengths[share]  # all that decides on sizes stays here: asking a GPU would wait for it
             longest = int(lengths[-1]) if len(share) else 1
             real = torch.arange(longest - 1) < (lengths - 1).unsqueeze(1)

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pipeline.captions.vocabulary import Vocabulary
 from pipeline.decoders import Decoder
 from pipeline.errors import NumericError, ParamsError
 from pipeline.metrics.cider import CiderD
+from pipeline.text.vocabulary import Vocabulary
 from pipeline.training.batches import Batches
 from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.distributed import ALONE, ProcessGroup
 from pipeline.training.losses import Reward
-from pipeline.training.ranks import ALONE, Ranks
 from pipeline.training.trainer import Epoch, Trainer
 from pipeline.training.validation import Validation
 
@@ -50,14 +50,14 @@ def train_decoder(
     on_resume: Callable[[int], None] = lambda epochs: None,
     reward: Reward | None = None,
     checkpoint: Checkpoint | None = None,
-    ranks: Ranks = ALONE,
+    processes: ProcessGroup = ALONE,
 ) -> Trained:
     """Train in place on features (N, R, C) and leave the weights of the best epochs in `decoder`.
 
     With a `checkpoint` of an interrupted run it goes on after that run's last whole epoch; `on_resume` is told which,
     then `on_epoch` of the earlier ones too. Raises `NumericError` when the loss is not finite (the decoder then has the
     best weights until then), `ParamsError` when the device's memory is too small, `PeerError` when another one of
-    `ranks` is lost.
+    `processes` is lost.
     """
     trainer = Trainer(
         decoder,
@@ -69,11 +69,11 @@ def train_decoder(
         device=device,
         reward=reward,
         longest=validation.longest(vocabulary),
-        ranks=ranks,
+        processes=processes,
     )
     cider = CiderD(validation.references)
     validation.batches.to(device)
-    if state := ranks.from_first(checkpoint.load() if checkpoint and ranks.first else None):
+    if state := processes.from_first(checkpoint.load() if checkpoint and processes.first else None):
         trainer.restore(state)
         on_resume(len(trainer.rows))
         for row in trainer.rows:
@@ -97,7 +97,7 @@ def train_decoder(
         lr = trainer.optimizer.param_groups[0]["lr"]
         row = Epoch(number, loss, val_loss, score, lr, rewarded, time.monotonic() - began, tokens / took)
         trainer.schedule.end_epoch(improved=trainer.keep(row))
-        if checkpoint and ranks.first:
+        if checkpoint and processes.first:
             checkpoint.save(trainer.state())
         on_epoch(row)
     best, epochs = trainer.best, len(trainer.rows)

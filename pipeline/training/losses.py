@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.accel.linear import Linear
 from pipeline.decoders import BOS, EOS, PAD, UNK, Decoder
-from pipeline.decoders.products import Linear
-from pipeline.decoders.search import Sampling, sample
+from pipeline.decoders.beam_search import SamplingOptions, sample
 from pipeline.training.batches import Batch
 
 Reward = Callable[[Tensor, Sequence[Sequence[int]]], Tensor]
@@ -68,7 +68,7 @@ def cross_entropy(
     """Mean over the real tokens, in nats.
 
     `own_words` is the probability with which an input word is replaced by one that the decoder itself would say there
-    (S. Bengio et al., "Scheduled Sampling", NeurIPS 2015; all steps at once as T. Mihaylova and A. Martins, 2019).
+    (S. Bengio et al., "Scheduled SamplingOptions", NeurIPS 2015; all steps at once as T. Mihaylova and A. Martins, 2019).
     With a `bag`, `bag_weight` times its loss is added, in which a caption counts by its tokens too.
     """
     inputs = batch.inputs
@@ -103,7 +103,7 @@ def self_critical(
     """
     generator = torch.Generator(features.device).manual_seed(seed)
     decoder.eval()  # what is scored is what the decoder says, not what dropout leaves of it
-    drawn = sample(decoder, features, Sampling(max_length=max_length), captions=samples, generator=generator)
+    drawn = sample(decoder, features, SamplingOptions(max_length=max_length), captions=samples, generator=generator)
     decoder.train()
     captions = [one.tokens for found in drawn for one in found]  # (N S)
     scores = reward(rows.repeat_interleave(samples), captions).view(-1, samples)

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.captions.vocabulary import Vocabulary
 from pipeline.decoders import Decoder
-from pipeline.device import choose_precision
+from pipeline.device import resolve_precision
 from pipeline.errors import NumericError
 from pipeline.metrics.cider import CiderD
-from pipeline.training.averages import MovingAverage, Weights, copied, mean
+from pipeline.text.vocabulary import Vocabulary
 from pipeline.training.batches import Batch, Batches, epoch_seed
+from pipeline.training.distributed import ALONE, ProcessGroup
 from pipeline.training.losses import BagOfWords, Reward, cross_entropy, self_critical
-from pipeline.training.ranks import ALONE, Ranks
 from pipeline.training.schedule import Schedule
 from pipeline.training.validation import Validation, greedy_captions
+from pipeline.training.weight_averaging import MovingAverage, Weights, copied, mean
 
 if TYPE_CHECKING:
     from pipeline.params import TrainParams
@@ -45,7 +45,7 @@ class Epoch:
     tokens_per_second: float
 
     @property
-    def merit(self) -> tuple[float, float]:
+    def selection_key(self) -> tuple[float, float]:
         """What is compared: the score. While nothing that the decoder says is right yet, every score is 0, and the val
         loss decides."""
         return self.val_cider_d, 0.0 if self.val_cider_d else -self.val_loss
@@ -66,13 +66,13 @@ class Trainer:
         device: torch.device,
         reward: Reward | None,
         longest: int,
-        ranks: Ranks = ALONE,
+        processes: ProcessGroup = ALONE,
     ) -> None:
         self.decoder = decoder.to(device)
         self.features = decoder.condense(features).to(device)
         batches.to(device)
         self.batches, self.vocabulary, self.params = batches, vocabulary, params
-        self.seed, self.device, self.reward, self.longest, self.ranks = seed, device, reward, longest, ranks
+        self.seed, self.device, self.reward, self.longest, self.processes = seed, device, reward, longest, processes
         self.bag: BagOfWords | None = None
         if params.bag_of_words:
             self.bag = BagOfWords(decoder.hidden, len(vocabulary), batches.tokens, batches.images).to(device)
@@ -81,7 +81,7 @@ class Trainer:
             self.taught.parameters(), lr=params.lr, weight_decay=params.weight_decay, fused=True
         )
         self.schedule = Schedule(params, len(batches))
-        self._half = choose_precision(params.precision, device, "params.train.precision") == "bfloat16"
+        self._half = resolve_precision(params.precision, device, "params.train.precision") == "bfloat16"
         self.average = MovingAverage(decoder, params.ema) if params.ema else None
         self.rows: list[Epoch] = []
         self.kept: list[tuple[int, Weights]] = []
@@ -96,17 +96,17 @@ class Trainer:
     def epoch(self, number: int) -> tuple[float, float, int]:
         """Mean loss per token, mean reward, and the number of tokens. Raises `NumericError`."""
         torch.manual_seed(self._seed_of(number))  # dropout; a resumed run draws the same
-        self.ranks.align(self.taught)
+        self.processes.align(self.taught)
         self.decoder.train()
         if self.switched_after:
             return self._self_critical_epoch(number)
         total, tokens = torch.zeros((), device=self.device), 0
         losses: list[Tensor] = []
         own_words = self.params.scheduled_sampling * (number - 1) / max(1, self.params.epochs - 1)
-        for step, batch in enumerate(self.batches.epoch(number, self.ranks)):
+        for step, batch in enumerate(self.batches.epoch(number, self.processes)):
             with self._precision():
                 loss, ours = self._taught(batch, own_words)
-            (read,) = self.ranks.total(ours)
+            (read,) = self.processes.total(ours)
             done = (number - 1) * len(self.batches) + step
             loss = self._descend(_part(loss, ours, read), self.params.lr * self.schedule.factor(done))
             losses.append(loss)
@@ -137,9 +137,9 @@ class Trainer:
         params = self.params.scst
         total, rewarded, pictures = 0.0, 0.0, 0
         # As many of people's captions as it takes, from the start again in another order.
-        people = chain.from_iterable(self.batches.epoch(number + again * 500_009, self.ranks) for again in count())
+        people = chain.from_iterable(self.batches.epoch(number + again * 500_009, self.processes) for again in count())
         for step, chosen in enumerate(self.batches.pictures(number, max(1, self.params.batch_size // params.samples))):
-            rows = self.ranks.share(chosen)
+            rows = self.processes.share(chosen)
             with self._precision():
                 loss, reward, ours = torch.zeros((), device=self.device), 0.0, 0
                 if len(rows):
@@ -154,7 +154,7 @@ class Trainer:
                     )
                 batch = next(people) if params.cross_entropy else None
                 taught, words = (loss, 0) if batch is None else self._taught(batch)
-            said, read, gained = self.ranks.total(ours, words, reward * len(rows))
+            said, read, gained = self.processes.total(ours, words, reward * len(rows))
             loss = _part(loss, ours, said)
             if batch is not None:
                 loss = (1 - params.cross_entropy) * loss + params.cross_entropy * _part(taught, words, read)
@@ -167,14 +167,14 @@ class Trainer:
 
     def _seed_of(self, number: int) -> int:
         """Of what a process draws in an epoch: not the same as another one."""
-        return epoch_seed(self.seed, number) + 500_009 * self.ranks.rank
+        return epoch_seed(self.seed, number) + 500_009 * self.processes.rank
 
     def _descend(self, loss: Tensor, lr: float) -> Tensor:
         """One step down the sum of the processes' losses, which is returned."""
         self.optimizer.zero_grad(set_to_none=True)
         if loss.requires_grad:  # a process without a share has nothing to add
             loss.backward()
-        loss = self.ranks.sum_gradients(self.taught, loss.detach())
+        loss = self.processes.sum_gradients(self.taught, loss.detach())
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         nn.utils.clip_grad_norm_(self.taught.parameters(), self.params.clip)
@@ -193,34 +193,34 @@ class Trainer:
         """
         if self.average:
             self.average.swap()
-        features = self.ranks.share(validation.features)
+        features = self.processes.share(validation.features)
         ours = greedy_captions(self.decoder, features, self.vocabulary, self.longest, self.device)
-        captions = self.ranks.gather(ours)
-        score: float = self.ranks.from_first(100 * float(cider.score(captions).mean()))
-        return score, self.ranks.from_first(self._surprise(validation))
+        captions = self.processes.gather(ours)
+        score: float = self.processes.from_first(100 * float(cider.score(captions).mean()))
+        return score, self.processes.from_first(self._surprise(validation))
 
     @torch.no_grad()
     def _surprise(self, validation: Validation) -> float:
         """The cross-entropy of people's captions of the val pictures, nats per token."""
         self.decoder.eval()
         total, tokens = torch.zeros((), device=self.device), 0
-        for batch in validation.batches.epoch(0, self.ranks):
+        for batch in validation.batches.epoch(0, self.processes):
             if len(batch.images):
                 features = validation.features[batch.images.cpu()].to(self.device).float()
                 with self._precision():
                     loss = cross_entropy(self.decoder, features, batch, label_smoothing=0.0)
                 total += loss * batch.tokens
                 tokens += batch.tokens
-        whole, count = self.ranks.total(float(total), tokens)
+        whole, count = self.processes.total(float(total), tokens)
         return whole / count
 
     def keep(self, row: Epoch) -> bool:
         """Note the epoch, and its weights if they are among the best; whether they are the very best."""
         self.rows.append(row)
-        improved = not self.kept or row.merit > self.best.merit
-        if len(self.kept) < self.params.average or row.merit > self._row(-1).merit:
+        improved = not self.kept or row.selection_key > self.best.selection_key
+        if len(self.kept) < self.params.average or row.selection_key > self._row(-1).selection_key:
             self.kept.append((row.epoch, copied(self.decoder)))
-            self.kept.sort(key=lambda one: self.rows[one[0] - 1].merit, reverse=True)  # the earlier of equal ones first
+            self.kept.sort(key=lambda one: self.rows[one[0] - 1].selection_key, reverse=True)  # the earlier of equal ones first
             del self.kept[self.params.average :]
         if self.average:
             self.average.swap()  # back to the weights that are being trained

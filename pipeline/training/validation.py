@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.captions.vocabulary import Vocabulary
 from pipeline.decoders import Decoder
-from pipeline.decoders.search import Search, beam_search
+from pipeline.decoders.beam_search import SearchOptions, beam_search
+from pipeline.text.vocabulary import Vocabulary
 from pipeline.training.batches import Batches
 
 LONGEST = 240
@@ -41,6 +41,6 @@ def greedy_captions(
     """One caption per picture of features (N, R, C)."""
     captions = []
     for chunk in features.split(256) if len(features) else ():
-        found = beam_search(decoder, chunk.to(device).float(), Search(beam_size=1, max_length=max_length))
+        found = beam_search(decoder, chunk.to(device).float(), SearchOptions(beam_size=1, max_length=max_length))
         captions += [vocabulary.for_metrics(vocabulary.decode(best.tokens)) for best, *_ in found]
     return captions

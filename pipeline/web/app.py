@@ -16,13 +16,13 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from pipeline import __version__
-from pipeline.captioning import Caption, Captioning, part_seen
-from pipeline.captions.vocabulary import SPECIAL
-from pipeline.features.images import FORMATS, ImageError
-from pipeline.web.batcher import Batcher, Opened, Wish
-from pipeline.web.body import FIELD, discard, read_picture
+from pipeline.encoders.images import FORMATS, ImageError
+from pipeline.inference.base_captioner import BaseCaptioner, Caption, part_seen
+from pipeline.text.vocabulary import SPECIAL_TOKENS
+from pipeline.web.batching import Batcher, Opened, Wish
 from pipeline.web.reference import reference_page
 from pipeline.web.security import Guard
+from pipeline.web.uploads import FIELD, discard, read_image_bytes
 
 _TYPES = {"html": "text/html; charset=utf-8", "css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
 _STATIC = ("page.css", "page.js", "attention.js", "captions.js", "files.js", "table.js")
@@ -117,7 +117,7 @@ _BODY = {
 }
 
 
-def make_app(captioner: Captioning[Any], *, limits: Limits = Limits(), hosts: Collection[str] | None = None) -> FastAPI:
+def make_app(captioner: BaseCaptioner[Any], *, limits: Limits = Limits(), hosts: Collection[str] | None = None) -> FastAPI:
     """The application. It answers requests whose Host is one of `hosts`; None: any."""
     batcher = Batcher(captioner)
     static = _static_files()
@@ -156,7 +156,7 @@ def make_app(captioner: Captioning[Any], *, limits: Limits = Limits(), hosts: Co
             raise HTTPException(503, "too many requests at a time; try again", headers={"Retry-After": "1"})
         inside += 1
         try:
-            content = await read_picture(request, limits.max_bytes)
+            content = await read_image_bytes(request, limits.max_bytes)
             picture = await batcher.open(content)
             wish = Wish(captions, beam_size, max_length, attention)
             found = await _unless_gone(request, batcher.captions(picture, wish))
@@ -171,7 +171,7 @@ def make_app(captioner: Captioning[Any], *, limits: Limits = Limits(), hosts: Co
         """What answers here, and its limits."""
         return ModelOut(
             encoder=captioner.spec.name,
-            vocabulary=len(captioner.vocabulary) - len(SPECIAL),
+            vocabulary=len(captioner.vocabulary) - len(SPECIAL_TOKENS),
             grid=captioner.spec.grid,
             attention=looks,
             formats=list(FORMATS),
@@ -227,7 +227,7 @@ async def _unless_gone(request: Request, captions: Coroutine[Any, Any, list[Capt
     return waiting.result()
 
 
-def _picture_out(captioner: Captioning[Any], picture: Opened, found: list[Caption]) -> PictureOut:
+def _picture_out(captioner: BaseCaptioner[Any], picture: Opened, found: list[Caption]) -> PictureOut:
     seen = part_seen(captioner.spec.transform, picture.width, picture.height)
     return PictureOut(
         captions=[_caption_out(caption) for caption in found],
@@ -250,7 +250,7 @@ def _caption_out(caption: Caption) -> CaptionOut:
     )
 
 
-def _looks(captioner: Captioning[Any]) -> bool:
+def _looks(captioner: BaseCaptioner[Any]) -> bool:
     """Whether the decoder looks at regions: ask it about an empty picture, which also warms it up."""
     import numpy as np
 

@@ -37,7 +37,7 @@ def test_without_ray_the_extra_is_named(project, monkeypatch):
             params.encoder,
             params.run,
             seed=params.seed,
-            max_bad=0.0,
+            max_skipped=0.0,
             manifest=project / "images.csv",
             skipped=None,
             features_out=project / "features.h5",

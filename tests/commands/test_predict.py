@@ -8,8 +8,8 @@ import pytest
 from conftest import run_command
 from PIL import Image
 
-from pipeline.commands import pictures as sources
-from pipeline.overlay import light_of
+from pipeline.commands import image_inputs as sources
+from pipeline.inference.attention_overlay import brightness_map
 
 TINY = "data/tiny/images"
 
@@ -180,12 +180,12 @@ def test_the_light_of_an_overlay_is_brightest_where_the_weight_is():
 
     weights = np.zeros(9)
     weights[5] = 1.0  # second row, third column
-    light = light_of(weights, 3, (90, 60), (0.0, 0.0, 1.0, 1.0))
+    light = brightness_map(weights, 3, (90, 60), (0.0, 0.0, 1.0, 1.0))
     assert light.shape == (60, 90)
     row, column = np.unravel_index(light.argmax(), light.shape)
     assert 20 <= row < 40
     assert column >= 60
-    cut = light_of(np.full(9, 1 / 9), 3, (90, 60), (1 / 6, 0.0, 5 / 6, 1.0))
+    cut = brightness_map(np.full(9, 1 / 9), 3, (90, 60), (1 / 6, 0.0, 5 / 6, 1.0))
     assert cut[:, :14].max() < 0.3 < 0.9 < cut[:, 20:70].min()
 
 

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from pipeline.decoders import BOS, EOS, KINDS, make_decoder
-from pipeline.decoders.protocol import State
+from pipeline.decoders.decoder import State
 
 WIDTHS = {
     "embed": 12,
     "hidden": 16,
     "attention": 8,
     "feature_dropout": 0.0,
-    "word_dropout": 0.0,
+    "embedding_dropout": 0.0,
     "output_dropout": 0.0,
     "tie_weights": False,
     "layer_norm": False,
@@ -102,13 +102,13 @@ def test_attention_looks_at_regions(kind):
     features, tokens = inputs()
     looking = decoder(kind)
     _, state = looking.step(looking.start(features), tokens[:, 0])
-    torch.testing.assert_close(looking.attention_map(state).sum(-1), torch.ones(5))
+    torch.testing.assert_close(looking.attention_weights(state).sum(-1), torch.ones(5))
 
 
 @pytest.mark.parametrize("kind", ["inject", "merge"])
 def test_the_others_do_not_look(kind):
     blind = decoder(kind)
-    assert blind.attention_map(blind.start(inputs()[0])) is None
+    assert blind.attention_weights(blind.start(inputs()[0])) is None
 
 
 def test_tied_weights_are_the_embedding_and_save_parameters():

@@ -8,7 +8,7 @@ from pipeline.decoders import BOS, KINDS, make_decoder
 
 V, R, C, E, H, A = 11, 4, 6, 12, 16, 8
 SIZES = {"embed": E, "hidden": H, "attention": A, "layer_norm": False}
-NO_DROPOUT = dict.fromkeys(("feature_dropout", "word_dropout", "output_dropout"), 0.0)
+NO_DROPOUT = dict.fromkeys(("feature_dropout", "embedding_dropout", "output_dropout"), 0.0)
 
 
 def decoder(kind, tied=False, **dropout):
@@ -125,7 +125,7 @@ def test_without_its_features_a_picture_is_the_mean_one(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_its_words_a_caption_is_one_of_zeros(kind):
-    model = decoder(kind, word_dropout=1.0)
+    model = decoder(kind, embedding_dropout=1.0)
     features, tokens = inputs()
     without = model.train()(features, tokens)
     nn.init.zeros_(model.embedding.weight)

@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from pipeline.decoders import BOS, EOS, KINDS, PAD, UNK, make_decoder
-from pipeline.decoders.search import Sampling, Search, beam_search, sample
-from pipeline.device import has_bfloat16
+from pipeline.decoders.beam_search import SamplingOptions, SearchOptions, beam_search, sample
+from pipeline.device import supports_bfloat16
 
 V, R, C = 6, 2, 3  # two words beside the special tokens
 
 
 def small(kind):
     params = {"kind": kind, "embed": 8, "hidden": 12, "attention": 6, "tie_weights": False, "layer_norm": False}
-    no_dropout = {"feature_dropout": 0.0, "word_dropout": 0.0, "output_dropout": 0.0}
+    no_dropout = {"feature_dropout": 0.0, "embedding_dropout": 0.0, "output_dropout": 0.0}
     return make_decoder(params | no_dropout, vocabulary=V, regions=R, channels=C).eval()
 
 
@@ -50,7 +50,7 @@ def every_caption(longest):
 @torch.inference_mode()
 def test_a_wide_beam_equals_exhaustive_search(decoder, features, penalty):
     longest = 4
-    found = beam_search(decoder, features, Search(2**longest * 4, longest, penalty), captions=3)
+    found = beam_search(decoder, features, SearchOptions(2**longest * 4, longest, penalty), captions=3)
     for picture, best in zip(features, found, strict=True):
         scores = {
             tokens: log_probability(decoder, picture, tokens) / (len(tokens) + 1) ** penalty
@@ -63,7 +63,7 @@ def test_a_wide_beam_equals_exhaustive_search(decoder, features, penalty):
 
 @torch.inference_mode()
 def test_a_beam_of_one_is_greedy(decoder, features):
-    for picture, (best,) in zip(features, beam_search(decoder, features, Search(1, 6, 0.7)), strict=True):
+    for picture, (best,) in zip(features, beam_search(decoder, features, SearchOptions(1, 6, 0.7)), strict=True):
         state, last, tokens = decoder.start(picture.unsqueeze(0)), BOS, []
         while len(tokens) < 6:
             log_probs, state = decoder.step(state, torch.tensor([last]))
@@ -77,29 +77,29 @@ def test_a_beam_of_one_is_greedy(decoder, features):
 
 @pytest.mark.parametrize("beam", [1, 2, 5])
 def test_the_company_in_a_batch_changes_no_caption(decoder, features, beam):
-    search = Search(beam, 8, 0.7)
+    search = SearchOptions(beam, 8, 0.7)
     together = beam_search(decoder, features, search)
     alone = [beam_search(decoder, picture.unsqueeze(0), search)[0] for picture in features]
     assert [one[0].tokens for one in together] == [one[0].tokens for one in alone]
 
 
 def test_no_caption_is_longer_than_asked_or_holds_a_special_token(decoder, features):
-    for captions in beam_search(decoder, features, Search(4, 3, 0.0), captions=4):
+    for captions in beam_search(decoder, features, SearchOptions(4, 3, 0.0), captions=4):
         for one in captions:
             assert len(one.tokens) <= 3
             assert not {PAD, BOS, EOS, UNK} & set(one.tokens)
 
 
 def test_several_captions_differ_and_come_best_first(decoder, features):
-    for captions in beam_search(decoder, features, Search(5, 6, 0.7), captions=5):
+    for captions in beam_search(decoder, features, SearchOptions(5, 6, 0.7), captions=5):
         assert len({one.tokens for one in captions}) == len(captions) > 1
         assert [one.score for one in captions] == sorted((one.score for one in captions), reverse=True)
 
 
-@pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="needs a processor with bfloat16")
+@pytest.mark.skipif(not supports_bfloat16(torch.device("cpu")), reason="needs a processor with bfloat16")
 def test_half_precision_is_near_and_only_there_when_asked_for(decoder, features):
-    full = beam_search(decoder, features, Search(1, 4))
-    half = beam_search(decoder, features, Search(1, 4, precision="bfloat16"))
+    full = beam_search(decoder, features, SearchOptions(1, 4))
+    half = beam_search(decoder, features, SearchOptions(1, 4, precision="bfloat16"))
     pairs = [(one, other) for (one,), (other,) in zip(full, half, strict=True)]
     assert sum(one.tokens == other.tokens for one, other in pairs) >= 5
     assert any(one.log_probability != other.log_probability for one, other in pairs)
@@ -111,7 +111,7 @@ def test_half_precision_is_near_and_only_there_when_asked_for(decoder, features)
 def test_attention_is_told_for_each_word(features):
     torch.manual_seed(1)
     model = small("attention")
-    for (best,) in beam_search(model, features, Search(3, 5, 1.0), attention=True):
+    for (best,) in beam_search(model, features, SearchOptions(3, 5, 1.0), attention=True):
         looks = best.attention or ()
         assert len(looks) == len(best.tokens)
         assert all(sum(look) == pytest.approx(1, abs=1e-5) for look in looks)
@@ -122,37 +122,37 @@ def test_a_caption_without_words_has_looked_at_nothing(features, kind):
     model = small(kind)
     with torch.no_grad():
         model.output.bias[EOS] = 50.0
-    for (best,) in beam_search(model, features, Search(2, 5, 1.0), attention=True):
+    for (best,) in beam_search(model, features, SearchOptions(2, 5, 1.0), attention=True):
         assert best.tokens == ()
         assert best.attention == (() if kind == "attention" else None)
 
 
 def test_where_no_word_is_left_a_caption_may_be_shorter_than_asked(decoder, features):
-    search = Search(2, 9, 0.0, min_length=5, no_repeat_ngram=1)
+    search = SearchOptions(2, 9, 0.0, min_length=5, no_repeat_ngram=1)
     for captions in beam_search(decoder, features, search, captions=2):
         assert [len(one.tokens) for one in captions] == [2, 2]  # both words of this vocabulary, once each
 
 
 def test_no_caption_is_shorter_than_asked(decoder, features):
-    for (best,) in beam_search(decoder, features, Search(3, 8, 0.0, min_length=5)):
+    for (best,) in beam_search(decoder, features, SearchOptions(3, 8, 0.0, min_length=5)):
         assert len(best.tokens) >= 5
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_no_ngram_is_said_twice(decoder, features, size):
-    search = Search(3, 12, 0.0, min_length=3, no_repeat_ngram=size)
+    search = SearchOptions(3, 12, 0.0, min_length=3, no_repeat_ngram=size)
     for captions in beam_search(decoder, features, search, captions=3):
         for one in captions:
             ngrams = list(zip(*(one.tokens[start:] for start in range(size)), strict=False))
             assert len(set(ngrams)) == len(ngrams)
     if size < 3:  # without the rule the same decoders do repeat themselves
-        plain = beam_search(decoder, features, Search(3, 12, 0.0, min_length=3))
+        plain = beam_search(decoder, features, SearchOptions(3, 12, 0.0, min_length=3))
         assert any(len(set(one.tokens)) < len(one.tokens) for (one,) in plain)
 
 
 def test_the_seed_decides_what_is_drawn(decoder, features):
     first, again, other = (
-        [one.tokens for found in sample(decoder, features, Sampling(seed=seed), captions=4) for one in found]
+        [one.tokens for found in sample(decoder, features, SamplingOptions(seed=seed), captions=4) for one in found]
         for seed in (1, 1, 2)
     )
     assert first == again != other
@@ -162,7 +162,7 @@ def test_the_seed_decides_what_is_drawn(decoder, features):
 @torch.inference_mode()
 def test_samples_come_as_often_as_the_decoder_says(decoder, features):
     picture = features[:1]
-    found = sample(decoder, picture, Sampling(max_length=1, seed=5), captions=4000)[0]
+    found = sample(decoder, picture, SamplingOptions(max_length=1, seed=5), captions=4000)[0]
     words = [token for token in range(V) if token not in {PAD, BOS, EOS, UNK}]
     log_probs, _ = decoder.step(decoder.start(picture), torch.tensor([BOS]))
     log_probs[0, [PAD, BOS, UNK]] = -torch.inf
@@ -174,22 +174,22 @@ def test_samples_come_as_often_as_the_decoder_says(decoder, features):
 
 @torch.inference_mode()
 def test_a_sample_knows_its_probability(decoder, features):
-    for picture, found in zip(features, sample(decoder, features, Sampling(max_length=5), captions=2), strict=True):
+    for picture, found in zip(features, sample(decoder, features, SamplingOptions(max_length=5), captions=2), strict=True):
         for one in found:
             assert one.log_probability == pytest.approx(log_probability(decoder, picture, one.tokens), abs=1e-4)
 
 
 def test_a_sample_is_scored_as_a_caption_that_was_searched_for(decoder, features):
-    for (one,) in sample(decoder, features, Sampling(max_length=5, length_penalty=0.5)):
+    for (one,) in sample(decoder, features, SamplingOptions(max_length=5, length_penalty=0.5)):
         assert one.score == pytest.approx(one.log_probability / (len(one.tokens) + 1) ** 0.5)
 
 
 def test_a_sample_knows_where_the_decoder_looked(features):
     torch.manual_seed(0)
-    for (one,) in sample(small("attention"), features, Sampling(max_length=5), attention=True):
+    for (one,) in sample(small("attention"), features, SamplingOptions(max_length=5), attention=True):
         assert len(one.attention) == len(one.tokens)
         assert all(sum(look) == pytest.approx(1, abs=1e-5) and len(look) == R for look in one.attention)
-    assert all(one.attention is None for (one,) in sample(small("merge"), features, Sampling(), attention=True))
+    assert all(one.attention is None for (one,) in sample(small("merge"), features, SamplingOptions(), attention=True))
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_a_sample_knows_where_the_decoder_looked(features):
 )
 def test_what_no_search_can_do_is_refused(options):
     with pytest.raises(ValueError, match=r"max_length|length_penalty"):
-        Search(**options)
+        SearchOptions(**options)
 
 
 @pytest.mark.parametrize(
@@ -213,11 +213,11 @@ def test_what_no_search_can_do_is_refused(options):
 )
 def test_what_cannot_be_drawn_from_is_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
-        Sampling(**options)
+        SamplingOptions(**options)
 
 
-@pytest.mark.parametrize("sampling", [Sampling(temperature=1e-4), Sampling(top_k=1), Sampling(top_p=1e-6)])
+@pytest.mark.parametrize("sampling", [SamplingOptions(temperature=1e-4), SamplingOptions(top_k=1), SamplingOptions(top_p=1e-6)])
 def test_narrowed_to_one_word_a_sample_is_the_greedy_caption(decoder, features, sampling):
-    greedy = beam_search(decoder, features, Search(1, 30))
+    greedy = beam_search(decoder, features, SearchOptions(1, 30))
     drawn = sample(decoder, features, sampling)
     assert [one.tokens for (one,) in drawn] == [one.tokens for (one,) in greedy]

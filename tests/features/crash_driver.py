@@ -13,7 +13,8 @@ from pathlib import Path
 
 from stand_in import StandIn, draw
 
-from pipeline.features import cache, segment
+from pipeline.features import feature_file as cache
+from pipeline.features import store_segment as segment
 from pipeline.features.extraction import extract_features
 
 WRITES = ("pwrite", "fsync", "fdatasync", "posix_fallocate", "replace")

@@ -9,17 +9,17 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # crash_driver runs this file without pytest
 
-from pipeline.features.batch import Picture
-from pipeline.features.spec import EncoderSpec, Transform
+from pipeline.encoders.spec import EncoderSpec, Preprocessing
+from pipeline.features.image_batches import Picture
 from pipeline.files import sha256_of
 
 SPEC = EncoderSpec(
     name="net",
     weights="random:1",
     weights_sha256="0" * 64,
-    node="features",
+    layer="features",
     grid=2,
-    transform=Transform(8, None, "bilinear", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), (255, 255, 255)),
+    transform=Preprocessing(8, None, "bilinear", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), (255, 255, 255)),
     precision="float32",
 )
 

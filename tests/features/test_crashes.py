@@ -14,7 +14,9 @@ from stand_in import StandIn, draw
 
 from pipeline import files
 from pipeline.errors import DiskError
-from pipeline.features import cache, segment, store
+from pipeline.features import feature_file as cache
+from pipeline.features import store
+from pipeline.features import store_segment as segment
 from pipeline.features.extraction import extract_features
 
 HERE = Path(__file__).parent

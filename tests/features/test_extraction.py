@@ -5,9 +5,9 @@ import pytest
 from conftest import small_encoder
 from PIL import Image
 
-from pipeline.features.batch import Picture
-from pipeline.features.cache import FeatureCache
 from pipeline.features.extraction import extract_features
+from pipeline.features.feature_file import FeatureFile
+from pipeline.features.image_batches import Picture
 from pipeline.files import sha256_of
 
 
@@ -78,13 +78,13 @@ def test_one_bad_picture_stops_nobody_and_moves_no_row(pictures, encoder, tmp_pa
     result, _ = run([*pictures[:4], bad, *pictures[5:]], encoder, tmp_path, "b")
     assert list(result.unreadable) == ["04.png"]
     assert "not a picture" in result.unreadable["04.png"]
-    cache = FeatureCache.open(tmp_path / "features.h5")
+    cache = FeatureFile.open(tmp_path / "features.h5")
     assert "04.png" not in cache.images
     assert all(cache.load([image])[0].tobytes() == whole[image] for image in cache.images)
 
 
 def _rows(ran, tmp_path):
-    cache = FeatureCache.open(tmp_path / "features.h5")
+    cache = FeatureFile.open(tmp_path / "features.h5")
     return [row.tobytes() for row in cache.load(cache.images)]
 
 

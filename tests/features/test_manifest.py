@@ -5,8 +5,8 @@ import csv
 import pytest
 
 from pipeline.errors import DataError, ParamsError
-from pipeline.features.cluster import manifest
-from pipeline.features.cluster.manifest import number_pictures
+from pipeline.features.ray import manifest
+from pipeline.features.ray.manifest import number_pictures
 
 pa = pytest.importorskip("pyarrow", reason="manifests need the extra `ray`")
 pq = pytest.importorskip("pyarrow.parquet", reason="manifests need the extra `ray`")

@@ -10,7 +10,7 @@ from stand_in import SPEC
 
 from pipeline.errors import ArtefactError, CaptionerError, DataError, ParamsError
 from pipeline.features import shards
-from pipeline.features.cache import FeatureCache, write_cache
+from pipeline.features.feature_file import FeatureFile, write_feature_file
 
 pytest.importorskip("pyarrow", reason="a folder of shards needs the extra `ray`")
 
@@ -31,7 +31,7 @@ def write_shards(folder, images=IMAGES, size=4, spec=SPEC):
     paths = []
     for number, start in enumerate(range(0, len(images), size)):
         paths.append(folder / "shards" / f"{number:06d}.h5")
-        write_cache(paths[-1], spec, images[start : start + size], SHAPE, read)
+        write_feature_file(paths[-1], spec, images[start : start + size], SHAPE, read)
     return paths
 
 
@@ -44,12 +44,12 @@ def folder(tmp_path):
 
 @pytest.fixture
 def file(tmp_path):
-    write_cache(tmp_path / "one.h5", SPEC, IMAGES, SHAPE, read)
+    write_feature_file(tmp_path / "one.h5", SPEC, IMAGES, SHAPE, read)
     return tmp_path / "one.h5"
 
 
 def test_a_folder_reads_as_one_file_does(folder, file):
-    many, one = FeatureCache.open(folder), FeatureCache.open(file)
+    many, one = FeatureFile.open(folder), FeatureFile.open(file)
     assert many.digest() == one.digest()
     assert (many.spec, many.images, many.regions, many.channels) == (one.spec, one.images, 4, 6)
     wanted = [IMAGES[number] for number in np.random.default_rng(0).permutation(len(IMAGES))] + IMAGES[:2]
@@ -58,7 +58,7 @@ def test_a_folder_reads_as_one_file_does(folder, file):
 
 
 def test_rows_are_mapped_and_not_read_beforehand(folder):
-    cache = FeatureCache.open(folder)
+    cache = FeatureFile.open(folder)
     rows = cache.features[0]
     while isinstance(rows.base, np.ndarray):
         rows = rows.base
@@ -67,7 +67,7 @@ def test_rows_are_mapped_and_not_read_beforehand(folder):
 
 def test_more_shards_than_may_be_open_are_read(folder, monkeypatch):
     monkeypatch.setattr(shards, "_OPEN", 2)
-    cache = FeatureCache.open(folder)
+    cache = FeatureFile.open(folder)
     assert cache.load(IMAGES[::-1]).tobytes() == np.stack([row(image) for image in IMAGES[::-1]]).tobytes()
     assert len(cache.features._open) == 2
 
@@ -77,7 +77,7 @@ def test_each_shard_is_opened_once_for_many_pictures(folder, monkeypatch):
     whole = shards.open_shard
     monkeypatch.setattr(shards, "_OPEN", 1)
     monkeypatch.setattr(shards, "open_shard", lambda path, spec: opened.append(path.name) or whole(path, spec))
-    FeatureCache.open(folder).load(IMAGES[::2] + IMAGES[1::2])
+    FeatureFile.open(folder).load(IMAGES[::2] + IMAGES[1::2])
     assert sorted(opened) == sorted(set(opened))
 
 
@@ -89,14 +89,14 @@ def test_the_index_is_the_same_whatever_the_order_of_the_pictures_in_a_shard(fol
 
 
 def test_shards_without_rows_are_no_fault(tmp_path):
-    write_cache(tmp_path / "shards/000000.h5", SPEC, [], SHAPE, read)
+    write_feature_file(tmp_path / "shards/000000.h5", SPEC, [], SHAPE, read)
     shards.write_index(tmp_path, SPEC, SHAPE, [tmp_path / "shards/000000.h5"])
-    assert FeatureCache.open(tmp_path).images == ()
+    assert FeatureFile.open(tmp_path).images == ()
 
 
 def test_a_picture_without_features_is_named(folder):
     with pytest.raises(DataError, match=r"holds no features of new\.jpg"):
-        FeatureCache.open(folder).load([IMAGES[0], "new.jpg"])
+        FeatureFile.open(folder).load([IMAGES[0], "new.jpg"])
 
 
 def test_a_missing_shard_is_named(folder):
@@ -104,21 +104,21 @@ def test_a_missing_shard_is_named(folder):
     with pytest.raises(
         ArtefactError, match=r"000002\.h5: cannot be read: .*run `captioner extract --engine ray` again"
     ):
-        FeatureCache.open(folder)
+        FeatureFile.open(folder)
 
 
 def test_a_truncated_shard_is_named(folder):
     path = folder / "shards/000001.h5"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ArtefactError, match=r"000001\.h5: .* bytes, .*truncated"):
-        FeatureCache.open(folder)
+        FeatureFile.open(folder)
 
 
 def test_another_folder_s_shard_of_the_same_size_is_named(folder, tmp_path):
     others = write_shards(tmp_path / "other", [image.replace("é", "ö") for image in IMAGES])
     assert others[3].stat().st_size == (folder / "shards/000003.h5").stat().st_size
     shutil.copy(others[3], folder / "shards/000003.h5")
-    cache = FeatureCache.open(folder)
+    cache = FeatureFile.open(folder)
     with pytest.raises(ArtefactError, match=r"000003\.h5: not the shard that index\.parquet lists"):
         cache.load(IMAGES)
 
@@ -126,9 +126,9 @@ def test_another_folder_s_shard_of_the_same_size_is_named(folder, tmp_path):
 def test_another_encoder_s_shard_is_named(folder):
     from dataclasses import replace
 
-    write_cache(folder / "shards/000003.h5", replace(SPEC, precision="float64"), IMAGES[12:16], SHAPE, read)
+    write_feature_file(folder / "shards/000003.h5", replace(SPEC, precision="float64"), IMAGES[12:16], SHAPE, read)
     with pytest.raises(ArtefactError, match=r"000003\.h5: .*(another encoder|bytes)"):
-        FeatureCache.open(folder).load(IMAGES)
+        FeatureFile.open(folder).load(IMAGES)
 
 
 def test_a_flipped_bit_is_found_in_its_shard(folder):
@@ -138,13 +138,13 @@ def test_a_flipped_bit_is_found_in_its_shard(folder):
     content[at + 5] ^= 1
     path.write_bytes(content)
     with pytest.raises(ArtefactError, match=r"000000\.h5: the row of .* is damaged; delete this shard"):
-        FeatureCache.open(folder).load(IMAGES)
+        FeatureFile.open(folder).load(IMAGES)
 
 
 def test_a_folder_whose_extraction_has_not_ended_is_refused(folder):
     (folder / shards.INDEX).unlink()
     with pytest.raises(DataError, match=r"has no index\.parquet"):
-        FeatureCache.open(folder)
+        FeatureFile.open(folder)
 
 
 def test_an_index_cannot_be_made_with_a_truncated_shard(folder):
@@ -203,7 +203,7 @@ def become_another_schema(table, content):
 def test_an_index_that_was_changed_is_refused_by_name(folder, change):
     rewritten(folder, change)
     with pytest.raises(ArtefactError, match=r"index\.parquet"):
-        FeatureCache.open(folder)
+        FeatureFile.open(folder)
 
 
 def test_no_damage_of_the_index_gives_other_rows(folder):
@@ -216,7 +216,7 @@ def test_no_damage_of_the_index_gives_other_rows(folder):
             content[:place] + bytes([content[place] ^ (1 << int(flip.integers(8)))]) + content[place + 1 :]
         )
         try:
-            cache = FeatureCache.open(folder)
+            cache = FeatureFile.open(folder)
             found = dict(zip(cache.images, cache.load(cache.images), strict=True))
         except CaptionerError:
             continue
@@ -228,4 +228,4 @@ def test_without_pyarrow_the_extra_is_named(folder, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ParamsError, match=r"pip install 'captioner\[ray\]'"):
-        FeatureCache.open(folder)
+        FeatureFile.open(folder)

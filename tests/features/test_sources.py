@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from pipeline.errors import CaptionerError, ParamsError
-from pipeline.features.cluster import sources
-from pipeline.features.cluster.sources import check_schemes, read_source
+from pipeline.features.ray import sources
+from pipeline.features.ray.sources import check_schemes, read_source
 
 pytest.importorskip("fsspec", reason="addresses need the extra `remote`")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:.*(botocore|moto|aiobotocore|werkzeug).*")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from stand_in import SPEC, StandIn, draw
 
-from pipeline.features.batch import Picture
+from pipeline.encoders.spec import EncoderSpec
 from pipeline.features.extraction import extract_features
-from pipeline.features.spec import EncoderSpec
+from pipeline.features.image_batches import Picture
 from pipeline.features.store import FeatureStore, first_occurrences, keys_of
 
 
@@ -60,7 +60,7 @@ def test_a_flipped_byte_anywhere_in_a_segment_changes_no_row(pictures, tmp_path)
 
 def test_a_row_marked_as_done_that_is_not_finite_is_not_believed_by_the_reader(pictures, tmp_path):
     from pipeline.errors import ArtefactError
-    from pipeline.features.cache import FeatureCache
+    from pipeline.features.feature_file import FeatureFile
 
     class Broken(StandIn):
         def encode(self, pixels):
@@ -70,7 +70,7 @@ def test_a_row_marked_as_done_that_is_not_finite_is_not_believed_by_the_reader(p
 
     extract(pictures, tmp_path, Broken())
     with pytest.raises(ArtefactError, match=r"the row of 00.png is not finite"):
-        FeatureCache.open(tmp_path / "features.h5").load(["00.png"])
+        FeatureFile.open(tmp_path / "features.h5").load(["00.png"])
 
 
 def test_a_segment_of_another_shape_is_left_alone(pictures, tmp_path):
@@ -95,7 +95,7 @@ def test_another_engine_computes_its_own_rows(pictures, tmp_path):
 
 def test_switching_the_encoder_and_back_encodes_nothing_again(pictures, tmp_path):
     class Other(StandIn):
-        spec = EncoderSpec.from_json(SPEC.to_json().replace('"node":"features"', '"node":"layer4"'))
+        spec = EncoderSpec.from_json(SPEC.to_json().replace('"layer":"features"', '"layer":"layer4"'))
 
     expected = extract(pictures, tmp_path)[1]
     assert extract(pictures, tmp_path, Other())[0] == 11
@@ -149,7 +149,7 @@ def test_the_newest_row_of_a_picture_counts(tmp_path):
 def test_a_further_picture_costs_some_dozens_of_bytes(tmp_path):
     (one,) = draw(tmp_path / "pictures", 1)
 
-    class Listed:
+    class ListedImages:
         def __init__(self, count):
             self.count = count
 
@@ -158,7 +158,7 @@ def test_a_further_picture_costs_some_dozens_of_bytes(tmp_path):
 
     def peak(count):
         tracemalloc.start()
-        extract_features(Listed(count), StandIn(), tmp_path / "f.h5", store=tmp_path / "s", batch_size=3, workers=1)
+        extract_features(ListedImages(count), StandIn(), tmp_path / "f.h5", store=tmp_path / "s", batch_size=3, workers=1)
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return most

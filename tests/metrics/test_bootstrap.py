@@ -6,7 +6,7 @@ from pipeline.metrics.bleu import bleu_from_statistics, bleu_statistics, corpus_
 from pipeline.metrics.bootstrap import intervals, paired_differences, resampled_sums
 
 
-def per_picture(pictures: int, mean: float = 0.5, seed: int = 3) -> np.ndarray:
+def per_image(pictures: int, mean: float = 0.5, seed: int = 3) -> np.ndarray:
     return np.random.default_rng(seed).normal(mean, 0.1, pictures)
 
 
@@ -20,24 +20,24 @@ def mean_interval(scores: np.ndarray, **options) -> tuple[float, float]:
 
 
 def test_the_same_seed_gives_the_same_interval_and_another_seed_another():
-    scores = per_picture(50)
+    scores = per_image(50)
     assert mean_interval(scores, seed=1) == mean_interval(scores, seed=1)
     assert mean_interval(scores, seed=1) != mean_interval(scores, seed=2)
 
 
 def test_the_interval_contains_the_mean():
-    low, high = mean_interval(per_picture(200), seed=0)
-    assert low < per_picture(200).mean() < high
+    low, high = mean_interval(per_image(200), seed=0)
+    assert low < per_image(200).mean() < high
 
 
 def test_the_interval_of_a_mean_is_that_of_the_normal_distribution():
-    scores = per_picture(2000)
+    scores = per_image(2000)
     low, high = mean_interval(scores, seed=0, resamples=4000)
     assert high - low == pytest.approx(2 * 1.96 * scores.std() / np.sqrt(2000), rel=0.06)
 
 
 def test_a_hundred_times_the_pictures_make_the_interval_ten_times_narrower():
-    few, many = (np.subtract(*reversed(mean_interval(per_picture(n), seed=0))) for n in (100, 10000))
+    few, many = (np.subtract(*reversed(mean_interval(per_image(n), seed=0))) for n in (100, 10000))
     assert few / many == pytest.approx(10, rel=0.25)
 
 
@@ -60,35 +60,35 @@ def test_resamples_draw_with_replacement():
 
 
 def test_every_column_sees_the_same_resamples():
-    scores = per_picture(30)
+    scores = per_image(30)
     alone = resampled_sums(scores[:, None], seed=5, resamples=50)
     beside = resampled_sums(np.column_stack([np.ones(30), scores]), seed=5, resamples=50)
     np.testing.assert_allclose(beside[:, 1:], alone, rtol=1e-12)
 
 
 def test_a_system_does_not_differ_from_itself():
-    scores = per_picture(100)[:, None]
+    scores = per_image(100)[:, None]
     found = paired_differences(scores, scores, mean_of(100), seed=0)
     assert (found.difference[0], found.low[0], found.high[0], found.p_value[0]) == (0, 0, 0, 1)
 
 
 def test_clearly_different_systems_have_a_small_p_value():
-    first = per_picture(100)[:, None]
-    second = first + per_picture(100, mean=0.05, seed=4)[:, None]
+    first = per_image(100)[:, None]
+    second = first + per_image(100, mean=0.05, seed=4)[:, None]
     found = paired_differences(first, second, mean_of(100), seed=0)
     assert found.p_value[0] <= 2 / 1001
     assert 0 < found.low[0] < found.difference[0] < found.high[0]
 
 
 def test_systems_that_differ_by_chance_have_a_large_p_value():
-    noise = per_picture(100, mean=0, seed=4)
-    first = per_picture(100)[:, None]
+    noise = per_image(100, mean=0, seed=4)
+    first = per_image(100)[:, None]
     found = paired_differences(first, first + (noise - noise.mean() + 0.001)[:, None], mean_of(100), seed=0)
     assert found.p_value[0] > 0.5
 
 
 def test_swapping_the_systems_swaps_the_sign_and_keeps_the_p_value():
-    first, second = per_picture(100)[:, None], per_picture(100, mean=0.51, seed=9)[:, None]
+    first, second = per_image(100)[:, None], per_image(100, mean=0.51, seed=9)[:, None]
     forth = paired_differences(first, second, mean_of(100), seed=0)
     back = paired_differences(second, first, mean_of(100), seed=0)
     assert back.difference == pytest.approx(-forth.difference)

@@ -9,7 +9,7 @@ from scored_captions import HYPOTHESES, REFERENCES
 from pipeline.errors import ParamsError
 from pipeline.metrics import meteor
 from pipeline.metrics.meteor import COLUMNS, meteor_from_statistics, meteor_statistics
-from pipeline.metrics.scorecard import score
+from pipeline.metrics.scores import score
 
 # One line of counts per picture of the known case, as the program printed them, and what it made of them.
 COUNTS = [
@@ -81,7 +81,7 @@ def test_scores_are_those_of_pycocoevalcap(oracle):
     assert card.scores["meteor"] / 100 == pytest.approx(expected, abs=1e-12)
     differing = [
         (hypothesis, ours, theirs)
-        for hypothesis, ours, theirs in zip(hypotheses, card.per_picture["meteor"] / 100, of_each, strict=True)
+        for hypothesis, ours, theirs in zip(hypotheses, card.per_image["meteor"] / 100, of_each, strict=True)
         if abs(ours - theirs) > 1e-12
     ]
     assert not differing
@@ -92,7 +92,7 @@ def test_scores_are_those_of_pycocoevalcap(oracle):
 def test_real_captions_score_as_with_pycocoevalcap(oracle, shared):
     import csv
 
-    from pipeline.captions.tokenizer import tokenize
+    from pipeline.text.ptb_tokenizer import tokenize
 
     captions: dict[str, list[str]] = {}
     with (shared / "data" / "flickr8k-mini" / "captions.txt").open(newline="", encoding="utf-8") as file:

@@ -3,14 +3,14 @@
 import pytest
 from conftest import write_dataset
 
-from pipeline.decoders.search import Hypothesis
-from pipeline.evaluation import evaluate
-from pipeline.features.spec import EncoderSpec, Transform
+from pipeline.decoders.beam_search import Hypothesis
+from pipeline.encoders.spec import EncoderSpec, Preprocessing
+from pipeline.metrics.evaluation import evaluate
 from pipeline.report.gallery import EACH, make_cards, seen_by
 
 
 def spec(shorter_side=None, grid=2):
-    transform = Transform(224, shorter_side, "bilinear", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), (255, 255, 255))
+    transform = Preprocessing(224, shorter_side, "bilinear", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), (255, 255, 255))
     return EncoderSpec("vgg11", "file", "ab" * 32, "features.14", grid, transform, "float32")
 
 

@@ -1,8 +1,8 @@
 import pytest
 
-from pipeline.features.spec import EncoderSpec, Transform
-from pipeline.metrics.degeneracy import degeneracy
-from pipeline.metrics.scorecard import score
+from pipeline.encoders.spec import EncoderSpec, Preprocessing
+from pipeline.metrics.diversity import diversity
+from pipeline.metrics.scores import score
 from pipeline.report.model_card import ModelFacts, render_model_card
 
 HYPOTHESES = ["a dog runs", "a cat on a", "two men play"] * 5
@@ -10,7 +10,7 @@ REFERENCES = [["a dog runs on grass"], ["a cat sits"], ["two men play soccer"]] 
 
 
 def card(weights="random:17", pictures=100, **train):
-    transform = Transform(112, None, "bilinear", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), (255, 255, 255))
+    transform = Preprocessing(112, None, "bilinear", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), (255, 255, 255))
     spec = EncoderSpec("vgg11", weights, "ab" * 32, "features.14", 7, transform, "float32")
     facts = ModelFacts(
         spec=spec,
@@ -25,7 +25,7 @@ def card(weights="random:17", pictures=100, **train):
     return render_model_card(
         model=facts,
         card=score(HYPOTHESES, REFERENCES, seed=0),
-        degeneracy=degeneracy(HYPOTHESES, None),
+        diversity=diversity(HYPOTHESES, None),
         split="test",
         pictures={"train": 100, "test": 15},
         captions={"train": 500, "test": 15},
@@ -38,7 +38,7 @@ def test_scores_stand_with_interval_signature_and_data():
     scores = score(HYPOTHESES, REFERENCES, seed=0)
     low, high = scores.intervals["bleu_1"]
     assert f"| BLEU-1 | {scores.scores['bleu_1']:.1f} | {low:.1f} to {high:.1f} |" in text
-    assert f"BLEU: `{scores.signature}`. Search: beam_size 3." in text
+    assert f"BLEU: `{scores.signature}`. SearchOptions: beam_size 3." in text
     assert "| train | 100 | 500 |" in text
     assert "captions_sha256 " + "cd" * 32 in text
     assert "lr 0.002" in text
@@ -55,8 +55,8 @@ def test_limits_follow_from_the_run():
     assert "which is few" not in card(pictures=100_000)
     assert "It knows 30 words" in card()
     assert "random weights: enough for drawings, not for photographs" in card()
-    assert "captions of its training pictures word for word" in card(remember=True)
-    assert "word for word" not in card(remember=False)
+    assert "captions of its training pictures word for word" in card(store_captions=True)
+    assert "word for word" not in card(store_captions=False)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.evaluation import evaluate
-from pipeline.exploration import explore
-from pipeline.features.images import thumbnail
+from pipeline.datasets.statistics import dataset_statistics
+from pipeline.encoders.images import thumbnail
+from pipeline.metrics.evaluation import evaluate
 from pipeline.report import Card, Looks, Picture, render_report
 
 EVIL = '<img src=x onerror="alert(1)"></script><b>&amp;'
@@ -49,7 +49,7 @@ def page(pictures, *, caption="a dog on a mat", curves=None):
         title=f"Captions {EVIL}",
         lead=EVIL,
         evaluation=evaluation,
-        exploration=explore({"train": references}, {"a": pictures[0]}, {"a": "1", EVIL: "1"}, whole=False),
+        exploration=dataset_statistics({"train": references}, {"a": pictures[0]}, {"a": "1", EVIL: "1"}, whole=False),
         curves={"train_loss": [2.0, 1.0], "val_cider_d": [10.0, 30.0], "lr": [1.0, 1.0]} if curves is None else curves,
         cards=cards,
         made_from={f"Encoder {EVIL}": {EVIL: EVIL}},
@@ -121,7 +121,7 @@ def test_a_sentence_for_everything_is_pointed_at(pictures):
         title="",
         lead="",
         evaluation=evaluate(captions, references, seed=0),
-        exploration=explore({"train": references}, {}, {}),
+        exploration=dataset_statistics({"train": references}, {}, {}),
         curves={},
         cards=[],
         made_from={},

@@ -22,7 +22,7 @@ from PIL import Image
 
 from pipeline import paths
 from pipeline.errors import ArtefactError, DataError, DiskError, ParamsError
-from pipeline.features.cache import FeatureCache
+from pipeline.features.feature_file import FeatureFile
 from pipeline.files import sha256_of
 
 pytest.importorskip("ray", reason="extraction on a cluster needs the extra `ray`")
@@ -31,7 +31,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore"),  # Ray's own
 ]
-PICTURES = 30
+IMAGE_SUFFIXES = 30
 SHARD = 6
 CPUS = 4
 """One encoder and the three other tasks: the least that the guard accepts, so every restart here shows that it ends."""
@@ -145,7 +145,7 @@ def pictures(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
     rows = []
     with tarfile.open(folder / "photos.tar", "w") as tar:
-        for number in range(PICTURES):
+        for number in range(IMAGE_SUFFIXES):
             path = folder / f"{number:03d}.png"
             pixels(number).save(path)
             if is_bad(number):
@@ -169,7 +169,7 @@ def extract(folder, manifest, **changes):
     from pipeline.stages.extract_on_ray import extract_on_ray
 
     params = small_params(run={"workers": 1})
-    options = {"max_bad": 0.5, "shard_pictures": SHARD, "skipped": None, **changes}
+    options = {"max_skipped": 0.5, "shard_pictures": SHARD, "skipped": None, **changes}
     return extract_on_ray(
         options.pop("encoder", params.encoder),
         options.pop("run", params.run),
@@ -185,9 +185,9 @@ def extract(folder, manifest, **changes):
 def extract_locally(folder, rows):
     """The same pictures with the local engine."""
     from pipeline.device import choose_device
-    from pipeline.features.batch import Picture
-    from pipeline.features.encoder import build
+    from pipeline.encoders.encoder import build
     from pipeline.features.extraction import extract_features
+    from pipeline.features.image_batches import Picture
 
     params = small_params()
     return extract_features(
@@ -204,7 +204,7 @@ def extract_locally(folder, rows):
 def local(tmp_path_factory, pictures):
     folder = tmp_path_factory.mktemp("local")
     report = extract_locally(folder, pictures)
-    return FeatureCache.open(folder / "local.h5"), report
+    return FeatureFile.open(folder / "local.h5"), report
 
 
 @pytest.fixture(scope="module")
@@ -241,9 +241,9 @@ def states(folder):
 
 
 def test_rows_are_those_of_the_local_engine_bit_for_bit(extracted, local):
-    ours, theirs = FeatureCache.open(extracted[0] / "features.h5"), local[0]
+    ours, theirs = FeatureFile.open(extracted[0] / "features.h5"), local[0]
     assert ours.images == theirs.images
-    assert len(ours.images) == sum(not is_bad(number) for number in range(PICTURES))
+    assert len(ours.images) == sum(not is_bad(number) for number in range(IMAGE_SUFFIXES))
     assert ours.load(ours.images).tobytes() == theirs.load(theirs.images).tobytes()
     assert ours.digest() == theirs.digest()
 
@@ -253,26 +253,26 @@ def test_a_bad_picture_in_every_block_is_recorded_with_its_reason(extracted, loc
     with (folder / "skipped.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert {row["image"]: row["reason"] for row in rows} == local[1].unreadable
-    assert report.unreadable == len(rows) == sum(is_bad(number) for number in range(PICTURES))
+    assert report.unreadable == len(rows) == sum(is_bad(number) for number in range(IMAGE_SUFFIXES))
     assert {row["stage"] for row in rows} == {"extract"}
 
 
 def test_a_small_manifest_is_cut_into_equal_shards_in_its_order(extracted):
     folder, report = extracted
     found = sorted((folder / "features.h5/shards").glob("*.h5"))
-    assert [path.name for path in found] == [f"{number:06d}.h5" for number in range(PICTURES // SHARD)]
+    assert [path.name for path in found] == [f"{number:06d}.h5" for number in range(IMAGE_SUFFIXES // SHARD)]
     for number, path in enumerate(found):
         wanted = [name(place) for place in range(number * SHARD, (number + 1) * SHARD) if not is_bad(place)]
-        assert list(FeatureCache.open(path).images) == sorted(wanted)
-    assert (report.pictures, report.from_shards, report.shards) == (PICTURES, 0, PICTURES // SHARD)
-    assert report.encoded == PICTURES - report.unreadable
+        assert list(FeatureFile.open(path).images) == sorted(wanted)
+    assert (report.pictures, report.from_shards, report.shards) == (IMAGE_SUFFIXES, 0, IMAGE_SUFFIXES // SHARD)
+    assert report.encoded == IMAGE_SUFFIXES - report.unreadable
 
 
 def test_a_finished_folder_is_left_as_it_is(extracted):
     folder, _ = extracted
     before, contents = states(folder / "features.h5/shards"), tree(folder / "features.h5")
     report = extract(folder, folder / "manifest.csv")
-    assert (report.from_shards, report.encoded, report.remade) == (PICTURES, 0, [])
+    assert (report.from_shards, report.encoded, report.remade) == (IMAGE_SUFFIXES, 0, [])
     assert states(folder / "features.h5/shards") == before
     assert tree(folder / "features.h5") == contents
 
@@ -285,7 +285,7 @@ def test_shards_that_are_lost_are_made_again_and_no_others(extracted, tmp_path):
     (shards / "000001.h5").unlink()
     (shards / "000003.h5").write_bytes((shards / "000003.h5").read_bytes()[:-5])
     report = extract(folder, folder / "manifest.csv")
-    assert (report.from_shards, report.encoded) == (PICTURES - 2 * SHARD, 2 * SHARD * 2 // 3)
+    assert (report.from_shards, report.encoded) == (IMAGE_SUFFIXES - 2 * SHARD, 2 * SHARD * 2 // 3)
     assert [Path(reason.split(":")[0]).name for reason in report.remade] == ["000001.h5", "000003.h5"]
     assert {shard for shard, state in states(shards).items() if before[shard] == state} == {
         "000000.h5",
@@ -302,9 +302,9 @@ def test_a_failure_after_some_shards_is_gone_on_from(extracted, trap, tmp_path):
         extract(tmp_path, manifest)
     folder = tmp_path / "features.h5"
     with pytest.raises(DataError, match="its extraction has not ended"):
-        FeatureCache.open(folder)
+        FeatureFile.open(folder)
     finished = {path.stem for path in (folder / "progress/done").glob("*.parquet") if ".pending" not in path.name}
-    assert 0 < len(finished) < PICTURES // SHARD
+    assert 0 < len(finished) < IMAGE_SUFFIXES // SHARD
     before = {state for shard, state in states(folder / "shards").items() if shard.split("-")[0] in finished}
     report = extract(tmp_path, manifest)
     assert report.from_shards == len(finished) * SHARD
@@ -316,13 +316,13 @@ def test_a_process_that_dies_while_it_writes_a_shard_is_no_loss(extracted, trap,
     path = trap("dies", "000002.h5")
     report = extract(tmp_path, extracted[0] / "manifest.csv")
     assert not path.exists(), "the trap did not spring"
-    assert report.encoded + report.unreadable == PICTURES
+    assert report.encoded + report.unreadable == IMAGE_SUFFIXES
     assert tree(tmp_path / "features.h5") == tree(extracted[0] / "features.h5")
 
 
 def test_a_run_that_is_killed_in_the_middle_of_a_shard_is_gone_on_from(extracted, trap, tmp_path, ray_folder):
     write_project(tmp_path, run={"workers": 1})
-    set_param(tmp_path, "data.max_bad", 0.5)
+    set_param(tmp_path, "data.max_skipped", 0.5)
     manifest = extracted[0] / "manifest.csv"
     command = ["extract", "--engine", "ray", "--manifest", str(manifest), "--shard-pictures", str(SHARD)]
     run = subprocess.Popen(
@@ -339,17 +339,17 @@ def test_a_run_that_is_killed_in_the_middle_of_a_shard_is_gone_on_from(extracted
     wait_for_processes_of(tmp_path)
     assert list((folder / "shards").glob(".*")), "something was being written"
     finished = [path for path in (folder / "progress/done").glob("*.parquet") if ".pending" not in path.name]
-    assert 0 < len(finished) < PICTURES // SHARD
+    assert 0 < len(finished) < IMAGE_SUFFIXES // SHARD
     before = {
         state for shard, state in states(folder / "shards").items() if shard[:38] in {p.stem[:38] for p in finished}
     }
 
     report = extract_project(tmp_path, manifest)
     assert report.from_shards == len(finished) * SHARD
-    assert report.encoded + report.unreadable >= PICTURES - len(finished) * SHARD
+    assert report.encoded + report.unreadable >= IMAGE_SUFFIXES - len(finished) * SHARD
     assert before <= set(states(folder / "shards").values())
     assert tree(folder) == tree(extracted[0] / "features.h5")
-    counts = Counter(FeatureCache.open(folder).images)
+    counts = Counter(FeatureFile.open(folder).images)
     assert set(counts.values()) == {1}
 
 
@@ -363,7 +363,7 @@ def extract_project(project, manifest):
         params.encoder,
         params.run,
         seed=params.seed,
-        max_bad=params.data.max_bad,
+        max_skipped=params.data.max_skipped,
         manifest=manifest,
         skipped=None,
         features_out=project / paths.FEATURES,
@@ -421,7 +421,7 @@ def test_pictures_on_s3_have_the_rows_of_the_same_files(ray_folder, s3_server, t
     ]
     report = extract(tmp_path, write_manifest(tmp_path / "manifest.csv", remote))
     extract_locally(tmp_path, rows)
-    assert FeatureCache.open(tmp_path / "features.h5").digest() == FeatureCache.open(tmp_path / "local.h5").digest()
+    assert FeatureFile.open(tmp_path / "features.h5").digest() == FeatureFile.open(tmp_path / "local.h5").digest()
     assert report.unreadable == 2
     skipped = (tmp_path / "skipped.csv").read_text()
     assert "no such object" in skipped
@@ -431,8 +431,8 @@ def test_pictures_on_s3_have_the_rows_of_the_same_files(ray_folder, s3_server, t
 def test_too_many_bad_pictures_stop_the_run_before_there_is_an_index(extracted, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(extracted[0], folder)
-    with pytest.raises(DataError, match=r"10 of 30 pictures cannot be read, more than params\.data\.max_bad = 0\.1"):
-        extract(folder, folder / "manifest.csv", max_bad=0.1)
+    with pytest.raises(DataError, match=r"10 of 30 pictures cannot be read, more than params\.data\.max_skipped = 0\.1"):
+        extract(folder, folder / "manifest.csv", max_skipped=0.1)
 
 
 def test_a_folder_begun_for_something_else_is_refused(extracted, tmp_path):
@@ -472,7 +472,7 @@ def test_a_cluster_that_would_hang_on_restart_is_refused(ray_folder, extracted, 
     ],
 )
 def test_a_device_that_the_cluster_does_not_have_is_refused(device, encoders, message):
-    from pipeline.features.cluster.joining import _room
+    from pipeline.features.ray.cluster import _room
 
     with pytest.raises(ParamsError, match=message):
         _room({"CPU": 8.0}, device, encoders, started_here=False)
@@ -480,7 +480,7 @@ def test_a_device_that_the_cluster_does_not_have_is_refused(device, encoders, me
 
 @pytest.mark.parametrize(("left", "encoders", "shard"), [(30, 1, 6), (18, 4, 1000), (1, 8, 1000), (10**8, 64, 1000)])
 def test_every_encoder_gets_several_blocks_of_a_small_manifest(left, encoders, shard):
-    from pipeline.features.cluster.encoding import block_size
+    from pipeline.features.ray.encoding import block_size
 
     size = block_size(left, encoders, shard)
     assert 1 <= size <= min(256, shard)
@@ -488,7 +488,7 @@ def test_every_encoder_gets_several_blocks_of_a_small_manifest(left, encoders, s
 
 
 def test_a_cluster_of_gpus_gets_one_encoder_on_each():
-    from pipeline.features.cluster.joining import Cluster, _room
+    from pipeline.features.ray.cluster import Cluster, _room
 
     resources = {"CPU": 32.0, "GPU": 8.0}
     assert _room(resources, "auto", 0, started_here=False) == Cluster("cuda", 8)

@@ -75,7 +75,7 @@ def test_rows_and_pictures_come_out_in_the_order_of_names(dataset):
 def test_a_picture_without_captions_is_counted_and_a_caption_without_picture_reported(dataset):
     (dataset / "images/extra.jpg").write_bytes(b"extra")
     save(dataset, [*rows_of(dataset), ("gone.jpg", "a dog", "train"), ("gone.jpg", "a cat", "train")])
-    found, out = run(dataset, max_bad=0.2)
+    found, out = run(dataset, max_skipped=0.2)
     assert (found.without_captions, found.captions) == (1, 10)
     assert [(row["line"], row["image"], row["reason"]) for row in out["skipped"]] == [
         ("12", "gone.jpg", "no such picture")
@@ -93,7 +93,7 @@ def test_names_that_differ_in_case_are_one_picture(dataset):
 def test_a_folder_where_a_picture_should_be_is_reported(dataset):
     (dataset / "images/k.jpg").mkdir()
     save(dataset, [*rows_of(dataset), ("k.jpg", "a dog", "train")])
-    found, _ = run(dataset, max_bad=0.2)
+    found, _ = run(dataset, max_skipped=0.2)
     assert [(one.image, one.reason) for one in found.skipped] == [("k.jpg", "not a file")]
 
 
@@ -101,13 +101,13 @@ def test_links_out_of_the_folder_are_reported_unread(dataset):
     (dataset / "secret").write_bytes(b"secret")
     (dataset / "images/k.jpg").symlink_to(dataset / "secret")
     save(dataset, [*rows_of(dataset), ("k.jpg", "a dog", "train")])
-    found, _ = run(dataset, max_bad=0.2)
+    found, _ = run(dataset, max_skipped=0.2)
     assert [one.reason for one in found.skipped] == ["the picture's path leaves the image folder"]
 
 
 def test_too_many_bad_rows_stop_the_run(dataset):
     save(dataset, [*rows_of(dataset), ("a.jpg", "", "train")])
-    with pytest.raises(DataError, match=r"1 of 11 caption rows are unusable, more than params.data.max_bad = 0.05"):
+    with pytest.raises(DataError, match=r"1 of 11 caption rows are unusable, more than params.data.max_skipped = 0.05"):
         run(dataset)
 
 
@@ -251,7 +251,7 @@ def test_a_script_without_spaces_is_noticed(dataset):
     save(
         dataset, [(image, "\u4e00\u53ea\u72d7\u5728\u8dd1 A" + image[0], split) for image, _, split in rows_of(dataset)]
     )
-    assert run(dataset)[0].unspaced == 1.0
+    assert run(dataset)[0].share_without_spaces == 1.0
 
 
 def test_auto_says_what_it_saw(dataset):

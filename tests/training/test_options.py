@@ -12,9 +12,9 @@ import torch
 from conftest import small_params
 from torch.nn import functional
 
-from pipeline.captions.vocabulary import Vocabulary
 from pipeline.decoders import make_decoder
-from pipeline.decoders.search import Sampling, sample
+from pipeline.decoders.beam_search import SamplingOptions, sample
+from pipeline.text.vocabulary import Vocabulary
 from pipeline.training import trainer as training
 from pipeline.training.batches import Batches, epoch_seed
 from pipeline.training.determinism import deterministic
@@ -196,7 +196,7 @@ def test_captions_are_drawn_without_dropout_and_learnt_from_with_it():
 
     self_critical(decoder, trainer.features[rows], rows, noting, samples=20, max_length=LONGEST, seed=7)
     generator = torch.Generator().manual_seed(7)
-    drawn = sample(whole, trainer.features[rows], Sampling(max_length=LONGEST), captions=20, generator=generator)
+    drawn = sample(whole, trainer.features[rows], SamplingOptions(max_length=LONGEST), captions=20, generator=generator)
     assert scored == [one.tokens for found in drawn for one in found]
     assert modes == [True]
 

@@ -9,12 +9,11 @@ import torch
 from conftest import small_params
 
 from pipeline import paths
-from pipeline.captions.vocabulary import Vocabulary
 from pipeline.decoders import make_decoder
 from pipeline.errors import NumericError
 from pipeline.params import read_params
 from pipeline.stages.train import train as train_stage
-from pipeline.training.averages import MovingAverage
+from pipeline.text.vocabulary import Vocabulary
 from pipeline.training.batches import PAD, Batches
 from pipeline.training.checkpoint import Checkpoint, code_digest
 from pipeline.training.determinism import deterministic
@@ -22,6 +21,7 @@ from pipeline.training.loop import train_decoder
 from pipeline.training.losses import BagOfWords, cross_entropy, self_critical
 from pipeline.training.schedule import Schedule
 from pipeline.training.validation import Validation
+from pipeline.training.weight_averaging import MovingAverage
 
 CAPTIONS = [[1, *range(4, 4 + length), 2] for length in (3, 5, 2, 3, 7, 1, 4, 6, 2, 3)]
 

@@ -194,7 +194,7 @@ def test_too_many_at_a_time_are_asked_to_come_again(captioner, pictures):
             going_on.wait(30)
             return super().describe(pixels, search, **options)
 
-    slow = Slow(captioner.bundle, captioner.encoder, captioner.device)
+    slow = Slow(captioner.model, captioner.encoder, captioner.device)
     going_on.set()
     server = Server(make_app(slow, limits=Limits(max_requests=2)))
     going_on.clear()
@@ -228,7 +228,7 @@ def test_a_fault_in_one_batch_is_not_the_end(captioner, pictures):
                 raise RuntimeError("a defect")
             return super().describe(pixels, search, **options)
 
-    server = Server(make_app(Faulty(captioner.bundle, captioner.encoder, captioner.device)))
+    server = Server(make_app(Faulty(captioner.model, captioner.encoder, captioner.device)))
     try:
         content = pictures[0].read_bytes()
         assert ask(server, f"{CAPTIONS}?captions=7", content, content_type="image/png")[0] == 500

@@ -1,0 +1,50 @@
+import pytest
+
+from pipeline.metrics.diversity import diversity
+
+
+def test_one_sentence_for_every_picture_is_seen():
+    found = diversity(["a man is standing"] * 10, vocabulary_size=100)
+    assert found["distinct_captions"] == 0.1
+    assert found["distinct_words"] == 4
+    assert found["vocabulary_used"] == 0.04
+
+
+def test_unfinished_empty_and_stuttering_captions_are_counted():
+    found = diversity(["a dog on a", "a dog dog runs", "", "a dog runs to the dog"], vocabulary_size=None)
+    assert found["ends_in_function_word"] == 0.25
+    assert found["repeated_word"] == 0.25
+    assert found["empty_captions"] == 0.25
+    assert found["mean_length"] == 3.5
+
+
+def test_without_a_vocabulary_its_share_is_left_out():
+    assert "vocabulary_used" not in diversity(["a dog"], vocabulary_size=None)
+
+
+def test_degeneracy_of_no_captions_is_refused():
+    with pytest.raises(ValueError, match="no captions"):
+        diversity([], vocabulary_size=None)
+
+
+def test_a_vocabulary_without_words_is_refused():
+    with pytest.raises(ValueError, match="`vocabulary_size` must be at least 1, got 0"):
+        diversity(["a dog"], vocabulary_size=0)
+
+
+def test_the_share_of_the_most_common_caption_is_found():
+    assert diversity(["a dog", "a dog", "a dog", "a cat"], None)["most_common_caption"] == 0.75
+
+
+@pytest.mark.parametrize(
+    ("caption", "share"),
+    [
+        ("a man with a red shirt and a red shirt", 1.0),
+        ("a boy and a girl in a field", 0.0),
+        ("on top of on top of", 1.0),
+        ("it is on the left of the cat and on the left", 1.0),
+        ("in the and in the and", 0.0),
+    ],
+)
+def test_a_phrase_said_twice_is_found_unless_it_is_of_function_words_alone(caption, share):
+    assert diversity([caption], None)["repeated_phrase"] == share
