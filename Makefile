@@ -1,10 +1,15 @@
 # `make` trains and scores on the built-in dataset; `make test` runs the tests. Both create the environment first.
+#   make PYTHON=python3.12   uses that Python
+#   make TORCH=cpu           installs the CPU builds of torch and torchvision, which are far smaller than those for CUDA
 PYTHON ?= python3
+TORCH ?=
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: all test check schema clean
+.PHONY: all test test-all check schema clean
 
 all: $(VENV)/ready
 	dvc repro
@@ -13,10 +18,13 @@ all: $(VENV)/ready
 	@echo
 	@captioner predict data/scenes/images/1104.png data/scenes/images/1108.png data/scenes/images/1100.png
 	@echo
-	@echo "Look at the pictures with their captions: metrics/report.html"
+	@echo "The images with their captions: metrics/report.html"
 
 test: $(VENV)/ready
-	pytest
+	pytest -n 2 -m "not slow"
+
+test-all: $(VENV)/ready
+	pytest -n 2
 
 check: $(VENV)/ready
 	ruff check .
@@ -25,13 +33,17 @@ check: $(VENV)/ready
 
 schema: $(VENV)/ready
 	captioner schema > params.schema.json
+	python docs/make_params_page.py
 
 $(VENV)/ready: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; run make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	@echo "installing the packages of constraints.txt: some minutes"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@echo "installing the packages of constraints.txt; this takes some minutes"
+ifeq ($(TORCH),cpu)
+	PIP_EXTRA_INDEX_URL= PIP_FIND_LINKS= $(PIP) --no-deps --index-url $(TORCH_INDEX) torch torchvision
+endif
+	$(PIP) --editable '.[dev]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,9 +1,10 @@
-"""What a rerun costs beside its training: dvc with nothing to do, and an experiment with another learning rate.
+"""Measures what a rerun costs beside training: `dvc repro` without changes, after a comment, and one experiment.
 
     python benchmarks/rerun.py [--epochs 3] [--repeats 5]
 
-Works on a clone of this repository that shares its dvc cache, so that the workspace stays as it is; `dvc repro` must
-have run here. The floor is dvc itself on a pipeline of one stage and one file. Prints the tables of docs/benchmarks.md.
+Runs in a clone that shares the DVC cache, so that the workspace stays as it is; `dvc repro` must have run here, and its
+dvc.lock must be committed. The floor is DVC itself, with one stage and one file, and with our stages but without
+`code`. Prints the tables of docs/benchmarks.md.
 """
 
 import argparse
@@ -21,7 +22,7 @@ DVC = [sys.executable, "-m", "dvc"]
 
 
 def run(command: list[str], folder: Path) -> tuple[float, float, list[tuple[float, str]]]:
-    """Wall-clock and processor seconds, and each line of output with the second in which it came."""
+    """Run a command: its wall-clock and processor seconds, and each line of output with the second it appeared."""
     before, began = os.times(), time.perf_counter()
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "CAPTIONER_CACHE": str(ROOT / ".cache" / "features")}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
@@ -37,7 +38,7 @@ def run(command: list[str], folder: Path) -> tuple[float, float, list[tuple[floa
 
 
 def cloned(folder: Path) -> Path:
-    """This repository as it was committed, with its outputs."""
+    """A clone of this repository with its outputs."""
     subprocess.run(["git", "clone", "-q", str(ROOT), str(folder)], check=True)
     run([*DVC, "cache", "dir", "--local", str(ROOT / ".dvc" / "cache")], folder)
     run([*DVC, "checkout"], folder)
@@ -56,10 +57,13 @@ def smallest(folder: Path) -> Path:
 
 
 def without_code(folder: Path) -> Path:
-    """This pipeline with data alone among its dependencies: what its stages, outputs and plots cost by themselves."""
+    """This pipeline without the stage `code`: the cost of its stages, outputs and plots alone."""
     pipeline = cloned(folder) / "dvc.yaml"
-    lines = pipeline.read_text(encoding="utf-8").splitlines(keepends=True)
-    pipeline.write_text("".join(line for line in lines if "- pipeline/" not in line), encoding="utf-8")
+    text = pipeline.read_text(encoding="utf-8")
+    text = text[: text.index("  code:\n")] + text[text.index("  prepare:\n") :]
+    lines = [line for line in text.splitlines(keepends=True) if "/code/" not in line]
+    pipeline.write_text("".join(lines), encoding="utf-8")
+    (folder / "dvc.lock").unlink()
     run([*DVC, "commit", "--force", "--quiet"], folder)
     return folder
 
@@ -69,20 +73,29 @@ def first(lines: list[tuple[float, str]], start: str) -> float:
 
 
 def nothing_to_do(ours: Path, data_alone: Path, floor: Path, repeats: int) -> None:
-    folders = {"dvc with one stage": floor, "our stages without their code": data_alone, "`dvc repro` here": ours}
-    taken: dict[Path, list[tuple[float, float]]] = {folder: [] for folder in folders.values()}
+    """Time `dvc repro`, alternating between the pipelines, without changes and after a new comment."""
+    cases = {
+        "DVC with one stage": floor,
+        "our stages without `code`": data_alone,
+        "`dvc repro` here": ours,
+        "`dvc repro` after a comment": ours,
+    }
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in cases}
+    module = ours / "pipeline" / "errors.py"
     for _ in range(repeats):
-        for folder, times in taken.items():
-            times.append(run([*DVC, "repro"], folder)[:2])
-    print("| nothing to do | by the clock | processor time | of the floor |\n|---|---|---|---|")
-    least = statistics.median(processor for _, processor in taken[floor])
-    for name, folder in folders.items():
-        wall, processor = (statistics.median(one) for one in zip(*taken[folder], strict=True))
+        for name, folder in cases.items():
+            if name.endswith("comment"):
+                module.write_text(f"{module.read_text(encoding='utf-8')}# a comment\n", encoding="utf-8")
+            taken[name].append(run([*DVC, "repro"], folder)[:2])
+    print("| nothing to do | wall clock | processor time | relative to the floor |\n|---|---|---|---|")
+    least = statistics.median(processor for _, processor in taken["DVC with one stage"])
+    for name, times in taken.items():
+        wall, processor = (statistics.median(one) for one in zip(*times, strict=True))
         print(f"| {name} | {wall:.2f} s | {processor:.2f} s | {processor / least:.2f} |")
 
 
 def another_rate(ours: Path, epochs: int) -> None:
-    rate = f"train.lr=0.001{random.randrange(10**6):06d}"  # dvc knows the result of one that was tried before
+    rate = f"train.lr=0.001{random.randrange(10**6):06d}"  # a new rate: DVC restores results of earlier ones
     wall, _, lines = run([*DVC, "exp", "run", "-S", rate, "-S", f"train.epochs={epochs}"], ours)
     began = [second for second, line in lines if line.startswith("device: ")]
     stages = [second for second, line in lines if line.startswith("> python -m pipeline")]
@@ -93,8 +106,8 @@ def another_rate(ours: Path, epochs: int) -> None:
         f"training, {epochs} epochs": trained - began[0],
         "`train` ends; dvc keeps the model": stages[1] - trained,
         "`score` starts": began[1] - stages[1],
-        "captions, scores, report": scored - began[1],
-        "`score` ends; dvc": wall - scored,
+        "captions and scores": scored - began[1],
+        "`score` ends; `report`; dvc": wall - scored,
     }
     print("\n| `dvc exp run -S train.lr=1e-3` | seconds |\n|---|---|")
     for name, seconds in parts.items():

@@ -1,11 +1,11 @@
-"""Scores of 5,000 captions against 25,000 references: ours beside pycocoevalcap's, from one run.
+"""Time and scores of 5,000 captions against 25,000 references: this package and pycocoevalcap.
 
-    python benchmarks/score.py [--captions FILE] [--pictures 5000]
+    python benchmarks/score.py [--captions FILE] [--images 5000]
 
-Both get the same untokenised text and tokenise it themselves: ours with its own tokenizer, pycocoevalcap with the
-Stanford one in Java. Ours also computes a 95% interval for each score, by 1,000 resamples of the pictures. Without
-`--captions` (a CSV file with the columns image and caption) sentences are drawn from a small grammar. The hypothesis of
-every second picture is one of its own five references, that of the others one of some other picture's.
+Both get the same raw text and tokenize it themselves: this package with its own tokenizer, pycocoevalcap with the
+Stanford tokenizer in Java. This package also computes a 95% interval for each score from 1,000 resamples of the images.
+Without `--captions` (a CSV file with the columns image and caption) sentences are drawn from a small grammar. The
+hypothesis of every second image is one of its own five references, and for the others one of another image's.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import shutil
 import time
 from pathlib import Path
 
-from pipeline.metrics.caption_files import read_references
+from pipeline.metrics.caption_files import read_reference_file
 from pipeline.metrics.evaluation import evaluate
 
 _LISTS = {
@@ -29,14 +29,14 @@ _LISTS = {
 WORDS = {kind: words.split() for kind, words in _LISTS.items()}
 
 
-def sentences(pictures: int, generator: random.Random) -> dict[str, list[str]]:
-    """Five or six captions of each picture, which share some words."""
+def sentences(images: int, generator: random.Random) -> dict[str, list[str]]:
+    """Five captions of each image, which share some words."""
 
     def draw(kind: str) -> str:
         return generator.choice(WORDS[kind])
 
     captions = {}
-    for number in range(pictures):
+    for number in range(images):
         who, where = draw("who"), draw("where")
         captions[f"{number}.jpg"] = [
             generator.choice(
@@ -52,16 +52,18 @@ def sentences(pictures: int, generator: random.Random) -> dict[str, list[str]]:
 
 
 def pairs(captions: dict[str, list[str]], generator: random.Random) -> dict[str, str]:
-    """A hypothesis per picture: an own caption, or for every second one that of another picture."""
+    """A hypothesis per image: one of its own captions, or for every second image a caption of another one."""
     images = list(captions)
     return {
-        image: generator.choice(captions[image if place % 2 else generator.choice(images)])
-        for place, image in enumerate(images)
+        image: generator.choice(captions[image if index % 2 else generator.choice(images)])
+        for index, image in enumerate(images)
     }
 
 
-def theirs(hypotheses: dict[str, str], references: dict[str, list[str]]) -> tuple[dict[str, float], dict[str, float]]:
-    """pycocoevalcap's scores, and its seconds by part."""
+def pycocoevalcap_scores(
+    hypotheses: dict[str, str], references: dict[str, list[str]]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The scores of pycocoevalcap, and its seconds by part."""
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
@@ -93,14 +95,14 @@ def theirs(hypotheses: dict[str, str], references: dict[str, list[str]]) -> tupl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--captions", type=Path)
-    parser.add_argument("--pictures", type=int, default=5000)
+    parser.add_argument("--images", type=int, default=5000)
     given = parser.parse_args()
     generator = random.Random(0)
     if given.captions:
-        everything = read_references(given.captions).captions
-        captions = {image: list(texts[:5]) for image, texts in list(everything.items())[: given.pictures]}
+        everything = read_reference_file(given.captions).captions
+        captions = {image: list(texts[:5]) for image, texts in list(everything.items())[: given.images]}
     else:
-        captions = sentences(given.pictures, generator)
+        captions = sentences(given.images, generator)
     hypotheses = pairs(captions, generator)
     print(f"{len(hypotheses):,} captions, {sum(map(len, captions.values())):,} references")
 
@@ -111,13 +113,13 @@ def main() -> None:
     if shutil.which("java") is None:
         print("pycocoevalcap          needs Java, which is not on the PATH")
         return
-    scores, seconds = theirs(hypotheses, captions)
+    scores, seconds = pycocoevalcap_scores(hypotheses, captions)
     total = sum(seconds.values())
     parts = ", ".join(f"{name} {value:.2f}" for name, value in seconds.items())
     print(f"pycocoevalcap          {total:6.2f} s  ({parts})")
     print(f"ratio                  {total / elapsed:6.2f}\n")
     print("            ours      pycocoevalcap  difference")
-    for name, value in ours.scores.scores.items():
+    for name, value in ours.scores.corpus.items():
         print(f"{name:8s} {value:11.6f} {scores[name]:11.6f}    {abs(value - scores[name]):.1e}")
 
 

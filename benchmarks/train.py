@@ -1,9 +1,9 @@
-"""Training on cached features: ours beside the usual ways of writing it, on the same captions, in one run.
+"""Training speed on cached features: this package beside the usual implementations, on the same captions, in one run.
 
     python benchmarks/train.py [--hidden 512] [--words 3000] [--batch 64] [--seconds 6] [--device cpu]
 
-Captions have Flickr8k's lengths. Tokens are those of the captions, without padding, whatever a way computes. Prints the
-table of docs/benchmarks.md; read the ratios.
+Captions have the lengths of Flickr8k's. Tokens are real tokens, without padding. Prints the table of
+docs/benchmarks.md; compare the ratios within one run.
 """
 
 import argparse
@@ -17,32 +17,32 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 
-from pipeline.allocator import keep_freed_memory
-from pipeline.decoders import make_decoder
+from pipeline.decoders.registry import make_decoder
 from pipeline.device import choose_device, supports_bfloat16
-from pipeline.training.batches import Batches
-from pipeline.training.losses import cross_entropy
+from pipeline.training.batches import Batch, Batches
+from pipeline.training.feature_source import FeatureSource, ResidentFeatures, with_features
+from pipeline.training.losses import CaptionLoss
 
-IMAGE_SUFFIXES, REGIONS, CHANNELS = 512, 49, 1280
+IMAGES, REGIONS, CHANNELS = 512, 49, 1280
 
 
 class Data:
-    """Features (N, R, C) and five captions for each, to be learnt `batch` captions at a time on `device`."""
+    """Features (N, R, C) and five captions for each image, in batches of `batch` captions on `device`."""
 
     def __init__(self, words: int, batch: int, device: torch.device) -> None:
         self.batch, self.device = batch, device
         random = np.random.default_rng(0)
-        lengths = np.clip(random.normal(10.8, 3.9, IMAGE_SUFFIXES * 5), 2, 36).round().astype(int)
+        lengths = np.clip(random.normal(10.8, 3.9, IMAGES * 5), 2, 36).round().astype(int)
         frequency = 1 / np.arange(1, words - 3)
         draw = random.choice(words - 4, int(lengths.sum()), p=frequency / frequency.sum()) + 4
         pieces = np.split(draw, np.cumsum(lengths)[:-1])
         self.captions = [torch.tensor([1, *piece, 2]) for piece in pieces]
         self.images = [number // 5 for number in range(len(pieces))]
-        self.features = torch.randn(IMAGE_SUFFIXES, REGIONS, CHANNELS).half()
+        self.features = torch.randn(IMAGES, REGIONS, CHANNELS).half()
 
 
 Steps = Iterator[tuple[Callable[[], Tensor], int]]
-"""Endlessly: a function that computes a batch's loss, and the batch's number of real tokens."""
+"""Without end: a function that computes a batch's loss, and the batch's number of real tokens."""
 
 
 class Loader:
@@ -54,9 +54,9 @@ class Loader:
     def __len__(self) -> int:
         return len(self._data.captions)
 
-    def __getitem__(self, place: int) -> tuple[Tensor, Tensor]:
-        features = self._data.features[self._data.images[place]].float()
-        return (features.mean(0) if self._pooled else features), self._data.captions[place]
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        features = self._data.features[self._data.images[index]].float()
+        return (features.mean(0) if self._pooled else features), self._data.captions[index]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         def collate(rows: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
@@ -68,11 +68,11 @@ class Loader:
         device = self._data.device
         for _ in count():
             for features, captions, lengths in loader:
-                yield features.to(device), captions.to(device), lengths  # packing wants lengths on the processor
+                yield features.to(device), captions.to(device), lengths  # packing needs lengths on the CPU
 
 
 class Plain(nn.Module):
-    """Show and Tell as it is usually written."""
+    """Show and Tell as it is usually implemented."""
 
     def __init__(self, words: int, hidden: int, embed: int) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ def cells(model: Plain, data: Data) -> Steps:
 
 
 class PlainAttention(nn.Module):
-    """Show, Attend and Tell as the popular tutorial writes it: everything at every step."""
+    """Show, Attend and Tell as the popular tutorial implements it: everything at every step."""
 
     def __init__(self, words: int, hidden: int, embed: int, attention: int) -> None:
         super().__init__()
@@ -156,16 +156,16 @@ def plain_attention(model: PlainAttention, data: Data) -> Steps:
         yield loss, int(lengths.sum())
 
 
-def ours(decoder: nn.Module, data: Data, half: bool) -> Steps:
-    features = decoder.condense(data.features).to(data.device)
+def ours(decoder: nn.Module, data: Data, bfloat16: bool) -> Steps:
+    source: FeatureSource = ResidentFeatures(decoder.pool(data.features).to(data.device))
     batches = Batches([one.tolist() for one in data.captions], data.images, batch_size=data.batch, seed=1)
-    batches.to(data.device)
+    loss_of = CaptionLoss(decoder)
     for epoch in count(1):
-        for batch in batches.epoch(epoch):
+        for batch, features in with_features(batches.epoch(epoch), source, data.device):
 
-            def loss(batch: object = batch) -> Tensor:
-                with torch.autocast(data.device.type, torch.bfloat16, enabled=half):
-                    return cross_entropy(decoder, features[batch.images].float(), batch, label_smoothing=0.0)
+            def loss(batch: Batch = batch, features: Tensor = features) -> Tensor:
+                with torch.autocast(data.device.type, torch.bfloat16, enabled=bfloat16):
+                    return loss_of(features, batch) / batch.tokens
 
             yield loss, batch.tokens
 
@@ -188,33 +188,33 @@ def tokens_per_second(model: nn.Module, steps: Steps, seconds: float) -> float:
 
 
 def now(device: torch.device) -> float:
-    """Seconds, once the device has done what it was asked for."""
+    """Seconds, after the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 @torch.inference_mode()
-def seconds_per_picture(device: torch.device) -> float:
-    """Of a frozen ResNet-50 at 224 pixels, as a training loop runs it that has no cache."""
+def seconds_per_image(device: torch.device) -> float:
+    """Seconds of a frozen ResNet-50 at 224 pixels per image, as in a training loop without cached features."""
     from torchvision.models import resnet50
 
-    network, pictures = resnet50(weights=None).eval().to(device), torch.randn(8, 3, 224, 224, device=device)
-    network(pictures)
+    network, images = resnet50(weights=None).eval().to(device), torch.randn(8, 3, 224, 224, device=device)
+    network(images)
     began = now(device)
-    network(pictures)
-    return (now(device) - began) / len(pictures)
+    network(images)
+    return (now(device) - began) / len(images)
 
 
-def product_roof(dtype: torch.dtype, device: torch.device, words: int, hidden: int, embed: int) -> float:
-    """Tokens/s if a step were nothing but the matrix products of LSTM and output layer at the speed of a large one."""
+def matmul_roof(dtype: torch.dtype, device: torch.device, words: int, hidden: int, embed: int) -> float:
+    """Tokens/s if a step were only the matrix products of LSTM and output layer, at the speed of a large product."""
     left = torch.randn(2048, 2048, device=device).to(dtype)
     left @ left
     began = now(device)
     for _ in range(4):
         left @ left
     rate = 4 * 2 * 2048**3 / (now(device) - began)
-    per_token = 3 * 2 * (4 * hidden * (embed + hidden) + hidden * words)  # forward, and twice that backward
+    per_token = 3 * 2 * (4 * hidden * (embed + hidden) + hidden * words)  # forward, and twice as much backward
     return rate / per_token
 
 
@@ -229,16 +229,17 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    keep_freed_memory()  # as `train` does; all of them gain
     torch.manual_seed(0)
     device = choose_device(given.device)
     data = Data(given.words, given.batch, device)
-    half = supports_bfloat16(device)
-    widths = {"embed": given.embed, "hidden": given.hidden, "attention": given.hidden}
-    rest = {"feature_dropout": 0.1, "embedding_dropout": 0.3, "output_dropout": 0.3, "tie_weights": False}
+    has_bfloat16 = supports_bfloat16(device)
+    options = {"embed": given.embed, "hidden": given.hidden}
+    options |= {"feature_dropout": 0.1, "embedding_dropout": 0.3, "output_dropout": 0.3}
 
     def decoder(kind: str) -> nn.Module:
-        params = {"kind": kind, **widths, **rest, "layer_norm": False}
+        params = {"kind": kind, **options}
+        if kind in ("attention", "updown"):
+            params["attention"] = given.hidden
         return make_decoder(params, vocabulary=given.words, regions=REGIONS, channels=CHANNELS).to(device).train()
 
     def measured(model: nn.Module, steps: Steps) -> float:
@@ -246,38 +247,38 @@ def main() -> None:
 
     plain = (given.words, given.hidden, given.embed)
     rates: dict[str, float] = {}
-    for name, way in {"LSTMCell loop": cells, "padded nn.LSTM": padded, "packed sequences": packed}.items():
+    for name, implementation in {"LSTMCell loop": cells, "padded nn.LSTM": padded, "packed sequences": packed}.items():
         model = Plain(*plain).to(device)
-        rates[f"{name}, DataLoader"] = measured(model, way(model, data))
-    with_cnn = seconds_per_picture(device) / (sum(map(len, data.captions)) / len(data.captions) - 1)  # per token
+        rates[f"{name}, DataLoader"] = measured(model, implementation(model, data))
+    with_cnn = seconds_per_image(device) / (sum(map(len, data.captions)) / len(data.captions) - 1)  # per token
     rates["packed, ResNet-50 in the loop (extrapolated)"] = 1 / (1 / rates["packed sequences, DataLoader"] + with_cnn)
     for kind in ("inject", "merge"):
         model = decoder(kind)
-        rates[f"ours, {kind}, float32"] = measured(model, ours(model, data, half=False))
-        if half:
+        rates[f"ours, {kind}, float32"] = measured(model, ours(model, data, bfloat16=False))
+        if has_bfloat16:
             model = decoder(kind)
-            rates[f"ours, {kind}, bfloat16"] = measured(model, ours(model, data, half=True))
+            rates[f"ours, {kind}, bfloat16"] = measured(model, ours(model, data, bfloat16=True))
     tutorial = PlainAttention(*plain, given.hidden).to(device)
-    rates["attention as tutorials write it"] = measured(tutorial, plain_attention(tutorial, data))
+    rates["tutorial attention"] = measured(tutorial, plain_attention(tutorial, data))
     for kind in ("attention", "updown"):
-        for is_half in (False, True)[: 1 + half]:
+        for bfloat16 in (False, True)[: 1 + has_bfloat16]:
             model = decoder(kind)
-            name = f"ours, {kind}, {'bfloat16' if is_half else 'float32'}"
-            rates[name] = measured(model, ours(model, data, half=is_half))
+            name = f"ours, {kind}, {'bfloat16' if bfloat16 else 'float32'}"
+            rates[name] = measured(model, ours(model, data, bfloat16=bfloat16))
     sizes = f"hidden {given.hidden}, embed {given.embed}, {given.words} words, batch {given.batch}"
     print(f"{sizes}, {given.threads} threads, {device}\n")
-    print("| | tokens/s | of packed | of the cell loop | of tutorial attention |\n|---|---|---|---|---|")
+    print("| | tokens/s | / packed | / cell loop | / tutorial attention |\n|---|---|---|---|---|")
     for name, rate in rates.items():
         ratios = (
             rate / rates[peer]
-            for peer in ("packed sequences, DataLoader", "LSTMCell loop, DataLoader", "attention as tutorials write it")
+            for peer in ("packed sequences, DataLoader", "LSTMCell loop, DataLoader", "tutorial attention")
         )
         print(f"| {name} | {rate:,.0f} | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |")
-    for dtype in (torch.float32, torch.bfloat16)[: 1 + half]:
-        roof = product_roof(dtype, device, given.words, given.hidden, given.embed)
+    for dtype in (torch.float32, torch.bfloat16)[: 1 + has_bfloat16]:
+        roof = matmul_roof(dtype, device, given.words, given.hidden, given.embed)
         name = str(dtype).removeprefix("torch.")
         share = rates[f"ours, inject, {name}"] / roof
-        print(f"\nmatrix products alone, {name}: {roof:,.0f} tokens/s; inject has {share:.2f} of it")
+        print(f"\nmatrix products alone, {name}: {roof:,.0f} tokens/s; inject reaches {share:.2f} of it")
 
 
 if __name__ == "__main__":

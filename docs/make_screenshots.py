@@ -1,4 +1,7 @@
-"""Takes docs/images/page-*.png: run `captioner serve` on the built-in dataset's model, then this with its address."""
+"""Takes the screenshots docs/images/page-*.png.
+
+Run `captioner serve` on the built-in dataset's model, then this script with the address that it prints.
+"""
 
 import argparse
 import shutil
@@ -14,17 +17,17 @@ from selenium.webdriver.support.ui import WebDriverWait
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "docs" / "images"
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars")
-QUIET = ("--disable-background-networking", "--disable-component-update", "--disable-sync")
+NO_REQUESTS = ("--disable-background-networking", "--disable-component-update", "--disable-sync")
 
 
 def browser(profile: str) -> webdriver.Chrome:
     options = webdriver.ChromeOptions()
-    for flag in (*FLAGS, *QUIET, f"--user-data-dir={profile}"):
+    for flag in (*FLAGS, *NO_REQUESTS, f"--user-data-dir={profile}"):
         options.add_argument(flag)
     return webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
 
 
-def view(driver: webdriver.Chrome, width: int, height: int, *, dark: bool = False, phone: bool = False) -> None:
+def set_view(driver: webdriver.Chrome, width: int, height: int, *, dark: bool = False, phone: bool = False) -> None:
     metrics = {"width": width, "height": height, "deviceScaleFactor": 1.5, "mobile": phone}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": phone})
@@ -32,47 +35,48 @@ def view(driver: webdriver.Chrome, width: int, height: int, *, dark: bool = Fals
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
 
 
-def give(driver: webdriver.Chrome, *pictures: Path) -> None:
-    driver.find_element(By.ID, "files").send_keys("\n".join(map(str, pictures)))
-    done = f"return document.getElementById('count').textContent.startsWith('{len(pictures)} of {len(pictures)}')"
+def add(driver: webdriver.Chrome, *images: Path) -> None:
+    driver.find_element(By.ID, "files").send_keys("\n".join(map(str, images)))
+    done = f"return document.getElementById('count').textContent.startsWith('{len(images)} of {len(images)}')"
     WebDriverWait(driver, 60).until(lambda driver: driver.execute_script(done))
 
 
-def word(driver: webdriver.Chrome, text: str) -> None:
-    words = driver.find_elements(By.CSS_SELECTOR, "#words button")
-    next(one for one in words if one.text == text).click()
+def choose_token(driver: webdriver.Chrome, text: str) -> None:
+    """Show the attention weights of the word `text`, or of the third word of a caption without it."""
+    tokens = driver.find_elements(By.CSS_SELECTOR, "#tokens button")
+    next((one for one in tokens if one.text == text), tokens[2]).click()
     time.sleep(0.4)
 
 
-def shoot(driver: webdriver.Chrome, name: str) -> None:
+def save(driver: webdriver.Chrome, name: str) -> None:
     driver.get_screenshot_as_file(str(OUT / f"{name}.png"))
 
 
-def main(address: str, pictures: Path) -> None:
-    one = pictures / "1104.png"
-    many = sorted(pictures.glob("11*.png"))[:7]
+def main(address: str, images: Path) -> None:
+    one = images / "1104.png"
+    many = sorted(images.glob("11*.png"))[:7]
     with tempfile.TemporaryDirectory() as profile:
         driver = browser(profile)
         try:
-            view(driver, 1100, 760)
+            set_view(driver, 1100, 760)
             driver.get(address)
             time.sleep(0.5)
-            shoot(driver, "page-empty")
-            give(driver, one)
-            word(driver, "purple")
-            shoot(driver, "page-desktop")
-            view(driver, 1100, 760, dark=True)
+            save(driver, "page-empty")
+            add(driver, one)
+            choose_token(driver, "purple")
+            save(driver, "page-desktop")
+            set_view(driver, 1100, 760, dark=True)
             time.sleep(0.4)
-            shoot(driver, "page-dark")
-            view(driver, 390, 844, phone=True)
+            save(driver, "page-dark")
+            set_view(driver, 390, 844, phone=True)
             driver.get(address)
-            give(driver, one)
-            word(driver, "blue")
-            shoot(driver, "page-phone")
-            view(driver, 1100, 1150)
+            add(driver, one)
+            choose_token(driver, "blue")
+            save(driver, "page-phone")
+            set_view(driver, 1100, 1150)
             driver.get(address)
-            give(driver, *many)
-            shoot(driver, "page-many")
+            add(driver, *many)
+            save(driver, "page-many")
         finally:
             driver.quit()
 
@@ -80,6 +84,6 @@ def main(address: str, pictures: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("address")
-    parser.add_argument("--pictures", type=Path, default=ROOT / "data" / "scenes" / "images")
+    parser.add_argument("--images", type=Path, default=ROOT / "data" / "scenes" / "images")
     given = parser.parse_args()
-    sys.exit(main(given.address, given.pictures))
+    sys.exit(main(given.address, given.images))

@@ -1,6 +1,6 @@
-"""Runs docs/tutorial.ipynb from top to bottom and keeps its outputs: what the page shows is what the code gives.
+"""Runs docs/tutorial.ipynb from top to bottom and saves its outputs.
 
-    python docs/run_tutorial.py [--check]   --check: only run it, and leave the file as it is
+    python docs/run_tutorial.py [--check]   --check: run it without saving
 """
 
 import argparse
@@ -12,13 +12,13 @@ from nbclient import NotebookClient
 NOTEBOOK = Path(__file__).parent / "tutorial.ipynb"
 
 
-def main(*, keep: bool) -> None:
+def main(*, save: bool) -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(NOTEBOOK.parent)}}).execute()
-    if not keep:
+    if not save:
         return
     for cell in notebook.cells:
-        cell.metadata.pop("execution", None)  # times of day, which would change with each run
+        cell.metadata.pop("execution", None)  # times of day, which change with each run
     notebook.metadata["language_info"] = {"name": "python"}
     nbformat.write(notebook, NOTEBOOK)
 
@@ -26,4 +26,4 @@ def main(*, keep: bool) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
-    main(keep=not parser.parse_args().check)
+    main(save=not parser.parse_args().check)

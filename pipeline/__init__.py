@@ -1,4 +1,4 @@
-"""Captioner: image captioning on cached CNN features, rerun to the same bytes.
+"""Image captioning on cached CNN features, with byte-identical reruns.
 
 >>> from pipeline import Captioner                      # doctest: +SKIP
 >>> Captioner.load("models/captioner.safetensors")("photo.jpg")  # doctest: +SKIP
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from pipeline.inference.captioner import Captioner
 
 __all__ = ["Captioner", "__version__"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:
-    """`Captioner` is imported on first use: torch takes seconds, and `captioner --help` does without."""
+    """Import `Captioner` on first use, because importing torch takes seconds."""
     if name == "Captioner":
         from pipeline.inference.captioner import Captioner
 

@@ -1,4 +1,4 @@
-"""`python -m pipeline STAGE`: what dvc.yaml runs, since it imports the code of the folder that it stands in."""
+"""`python -m pipeline STAGE`, the commands of dvc.yaml: they run the code of the current folder."""
 
 from pipeline.cli import main
 

@@ -1,8 +1,9 @@
-"""Pictures inside zip and tar archives, read at random without unpacking.
+"""Random access to images inside zip and tar archives, without unpacking.
 
-A picture's path is a file's, or `photos.zip::inner/name.jpg`: the archive, two colons, the member. `read_image_bytes` opens
-both. An archive is indexed once per process and read by offset from any thread. Members of a zip may be stored or
-deflated; a tar must not be compressed as a whole, or its members could not be reached without reading all before.
+The path of an image is that of a file, or `photos.zip::folder/name.jpg`: archive, two colons, member.
+`read_image_bytes` reads both. An archive is indexed once per process, and its members are read by offset from any
+thread. Zip members may be stored or deflated. A tar must not be compressed as a whole, because its members could then
+only be read in order.
 """
 
 import errno
@@ -24,7 +25,7 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".tif", ".
 ARCHIVES = frozenset({".zip", ".tar"})
 SEPARATOR = "::"
 MAX_BYTES = 1 << 29
-"""A member that claims more is refused: a few kilobytes of zip can unpack to terabytes."""
+"""Largest member that is read: a few kilobytes of zip can unpack to terabytes."""
 INSIDE = re.compile(r"(?P<archive>.+?\.(?:zip|tar))::(?P<member>.+)", re.IGNORECASE | re.DOTALL)
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _STORED, _DEFLATED = 0, 8
@@ -32,38 +33,38 @@ _STORED, _DEFLATED = 0, 8
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Where a file lies in its archive."""
+    """The position of a file in its archive."""
 
     offset: int
-    """Of its bytes; in a zip, of the header before them."""
+    """First byte of the content; in a zip, of the local header before it."""
     packed: int
-    """Bytes in the archive."""
+    """Bytes in the archive, compressed."""
     size: int
     method: int | None
-    """Zip's number of the compression; None in a tar."""
+    """Compression method of zip; None in a tar."""
     encrypted: bool = False
     crc32: int | None = None
-    """Of the unpacked bytes; a tar keeps none."""
+    """CRC-32 of the uncompressed bytes; a tar has none."""
 
 
 class Archive:
-    """An open zip or tar. Raises `OSError` with the reason when it is neither."""
+    """An open zip or tar archive. Raises `OSError` with the reason if the file is neither."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             self.members: dict[str, Member] = dict(_members(path))
         except (zipfile.BadZipFile, tarfile.TarError, EOFError, ValueError, struct.error, NotImplementedError) as error:
-            raise OSError(errno.EIO, f"not a whole {_kind(path)} archive: {error}", str(path)) from error
+            raise OSError(errno.EIO, f"not a complete {_kind(path)} archive: {error}", str(path)) from error
         self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         self._lock = threading.Lock()
         weakref.finalize(self, os.close, self._file)
 
     def read(self, name: str) -> bytes:
-        """The bytes of a member. Raises `OSError` with the reason."""
+        """Return the content of a member. Raises `OSError` with the reason."""
         member = self.members.get(name)
         if member is None:
-            raise FileNotFoundError(errno.ENOENT, f"no such picture in {self.path}", name)
+            raise FileNotFoundError(errno.ENOENT, f"no such image in {self.path}", name)
         if member.size > MAX_BYTES or member.packed > MAX_BYTES:
             raise self._refusal(name, f"{member.size:,} bytes, more than the limit of {MAX_BYTES:,}")
         if member.encrypted:
@@ -75,7 +76,7 @@ class Archive:
         header = self._bytes(name, member.offset, _LOCAL_HEADER.size)
         signature, name_length, extra_length = _LOCAL_HEADER.unpack(header)
         if signature != b"PK\3\4":
-            raise self._refusal(name, "damaged: no zip header where the archive's index says")
+            raise self._refusal(name, "damaged: no zip header at the position in the index")
         packed = self._bytes(name, member.offset + _LOCAL_HEADER.size + name_length + extra_length, member.packed)
         content = packed
         if member.method == _DEFLATED:
@@ -84,17 +85,17 @@ class Archive:
             except zlib.error as error:
                 raise self._refusal(name, f"damaged: {error}") from error
         if len(content) != member.size:
-            raise self._refusal(name, f"damaged: unpacks to other than {member.size} bytes")
+            raise self._refusal(name, f"damaged: does not unpack to {member.size} bytes")
         if zlib.crc32(content) != member.crc32:
-            raise self._refusal(name, "damaged: not the bytes that were packed, by their checksum")
+            raise self._refusal(name, "damaged: the checksum does not match")
         return content
 
     def _bytes(self, name: str, offset: int, size: int) -> bytes:
         parts = []
-        while size:  # one call gives at most 2 GiB, and less at the archive's end
+        while size:  # one call returns at most 2 GiB, and less at the end of the archive
             part = self._pread(offset, size)
             if not part:
-                raise self._refusal(name, "damaged: the archive ends before")
+                raise self._refusal(name, "damaged: the archive ends too early")
             parts.append(part)
             offset, size = offset + len(part), size - len(part)
         return b"".join(parts)
@@ -111,29 +112,30 @@ class Archive:
 
 
 def is_archive(path: Path) -> bool:
+    """Return whether a path is a file with the suffix of a supported archive."""
     return path.suffix.lower() in ARCHIVES and path.is_file()
 
 
 def open_archive(path: Path) -> Archive:
-    """The archive at `path`, indexed once as long as it does not change. Raises `OSError`."""
+    """Open the archive at `path`; its index is reused until the file changes. Raises `OSError`."""
     state = path.stat()
     with _OPENING:
         return _opened(str(path), state.st_size, state.st_mtime_ns, state.st_ino)
 
 
 def archive_of(path: str | Path) -> Path | None:
-    """The archive that a picture's path leads into; None when it is a file of its own."""
+    """Return the archive that an image path leads into, or None for a plain file."""
     inside = INSIDE.fullmatch(str(path))
     return Path(inside["archive"]) if inside and os.path.isfile(inside["archive"]) else None
 
 
 def is_archive_member_path(name: str) -> bool:
-    """Whether a file of this name would be taken for a place in an archive."""
+    """Return whether a path has the form of an archive member."""
     return INSIDE.fullmatch(name) is not None
 
 
 def read_image_bytes(path: str | Path) -> bytes:
-    """The bytes of a picture's file, or of its place in an archive. Raises `OSError`; its strerror says why."""
+    """Return the bytes of an image file or archive member. Raises `OSError` with the reason as its strerror."""
     archive = archive_of(path)
     if archive is None:
         regular_file(path)
@@ -142,16 +144,18 @@ def read_image_bytes(path: str | Path) -> bytes:
 
 
 def regular_file(path: str | Path) -> os.stat_result:
-    """The state of a file. Raises `OSError` for a folder, and for a pipe, which would be waited for forever."""
+    """Return the stat of a regular file. Raises `OSError` for a folder, and for a pipe, which could block forever."""
     state = os.stat(path)
     if not stat.S_ISREG(state.st_mode):
         folder = stat.S_ISDIR(state.st_mode)
-        raise OSError(errno.EISDIR if folder else errno.EINVAL, "is a folder" if folder else "is no file", str(path))
+        raise OSError(
+            errno.EISDIR if folder else errno.EINVAL, "is a folder" if folder else "is not a regular file", str(path)
+        )
     return state
 
 
 def inside(archive: Path, member: str) -> str:
-    """The path of a member."""
+    """Return the path of an archive member."""
     return f"{archive.as_posix()}{SEPARATOR}{member}"
 
 
@@ -168,7 +172,7 @@ def _kind(path: Path) -> str:
 
 
 def _members(path: Path) -> Iterator[tuple[str, Member]]:
-    """Regular files by clean name; a later one of the same name takes the place of an earlier one, as in unpacking."""
+    """Yield regular files by normalized name; a later one of the same name replaces an earlier one, as in unpacking."""
     if _kind(path) == "zip":
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
@@ -189,13 +193,13 @@ def _members(path: Path) -> Iterator[tuple[str, Member]]:
     size = path.stat().st_size
     with tarfile.open(path, "r:", errors="surrogateescape") as tar:
         for entry in tar:
-            tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every entry in memory
+            tar.members = []  # type: ignore[attr-defined]  # tarfile would keep all entries in memory
             name = _clean(entry.name)
             if name and entry.isreg() and not entry.issparse():
                 if entry.offset_data + entry.size > size:
                     raise tarfile.ReadError("unexpected end of data")
                 yield name, Member(entry.offset_data, entry.size, entry.size, None)
-        end = tar.offset  # tarfile stops at a damaged header as it does at the end
+        end = tar.offset  # tarfile stops at a damaged header as if it were the end
     with path.open("rb") as file:
         file.seek(end)
         if file.read(512).strip(b"\0"):
@@ -203,7 +207,7 @@ def _members(path: Path) -> Iterator[tuple[str, Member]]:
 
 
 def _utf8(name: str) -> str:
-    """zipfile takes unmarked names for cp437; many programs write UTF-8 all the same."""
+    """zipfile decodes unmarked names as cp437, but many programs write UTF-8."""
     try:
         return name.encode("cp437").decode()
     except UnicodeError:
@@ -211,7 +215,7 @@ def _utf8(name: str) -> str:
 
 
 def _clean(name: str) -> str | None:
-    """A member's name with single forward slashes; None for one that points out, and for macOS's shadow files."""
+    """Normalize the slashes of a member's name. None for names outside the archive and for macOS resource forks."""
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
         return None

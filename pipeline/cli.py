@@ -1,21 +1,38 @@
-"""The command line: which commands there are, and how each of them ends.
+"""The command line: its commands, and how each of them ends.
 
-Only this file and `commands/` print, exit or draw progress; the work is done by what they call. torch and friends are
-imported inside the commands, so that `captioner --help` answers at once.
+Only this module and `commands/` print, exit or draw progress. Heavy libraries are imported inside the commands, so that
+`captioner --help` answers at once.
 """
 
-import gc
 import os
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
 
 from pipeline import __version__
-from pipeline.commands import cache, compare, export, init, predict, schema, score, serve, stages, stats
-from pipeline.commands.terminal import say
+from pipeline.commands import (
+    cache,
+    code,
+    compare,
+    export,
+    extract,
+    init,
+    params,
+    predict,
+    prepare,
+    report,
+    schema,
+    score,
+    serve,
+    stats,
+    train,
+    vocab,
+)
+from pipeline.commands.terminal import say, visible
 from pipeline.errors import CaptionerError, ParamsError
 
 app = typer.Typer(
@@ -24,15 +41,29 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Image captioning on cached CNN features: train on a laptop, rerun to the same bytes.",
 )
-for stage in (stages.prepare, stages.extract, stages.vocab, stages.train, score.score):
+STAGES: tuple[Callable[..., None], ...] = (
+    code.code,
+    prepare.prepare,
+    extract.extract,
+    vocab.vocab,
+    train.train,
+    score.score,
+    report.report,
+)
+COMMANDS: tuple[Callable[..., None], ...] = (
+    init.init,
+    predict.predict,
+    serve.serve,
+    export.export,
+    compare.compare,
+    stats.stats,
+    params.params,
+    schema.schema,
+)
+for stage in STAGES:
     app.command(rich_help_panel="Stages of dvc.yaml")(stage)
-app.command()(init.init)
-app.command()(predict.predict)
-app.command()(serve.serve)
-app.command()(export.export)
-app.command()(compare.compare)
-app.command()(stats.stats)
-app.command()(schema.schema)
+for command in COMMANDS:
+    app.command()(command)
 app.add_typer(cache.app, name="cache")
 
 
@@ -45,13 +76,22 @@ def _version(show: bool) -> None:
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Options of every command."""
 
 
+_KEPT = {
+    "extract": ": encoded images are kept; run the same command again to continue",
+    "train": ": finished epochs are kept; run the same command again to continue",
+}
+"""What an interrupted command prints beside the word."""
+
+
 class Stopped(BaseException):
-    """The process was asked to end: SIGINT (Ctrl-C) or SIGTERM."""
+    """The process received SIGINT (Ctrl-C) or SIGTERM."""
 
     def __init__(self, number: int) -> None:
         self.exit_code = 128 + number
@@ -63,36 +103,36 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def main() -> None:
-    """Run the command line; every expected failure is one `error:` line and its own exit code."""
+    """Run the command line and exit. An expected failure prints one `error:` line per mistake and has its exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
-    # Threads that wait by spinning starve each other wherever something else runs beside; read when torch is loaded.
+    # Waiting OpenMP threads sleep instead of spinning, which slows down everything else. Read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    gc.set_threshold(10_000)  # loading torch makes many objects and no garbage: a tenth of a second less
-    debug = "--debug" in sys.argv
+    raise SystemExit(_run(debug="--debug" in sys.argv))
+
+
+def _run(*, debug: bool) -> int:
     try:
-        code = app(standalone_mode=False) or 0
+        return app(standalone_mode=False) or 0
     except Stopped as stopped:
-        message = f"{stopped.word}: features and epochs until now are kept; run the same command again to go on"
-        code = _end(message, stopped.exit_code, debug)
+        command = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), "")
+        return _end(stopped.word + _KEPT.get(command, ""), stopped.exit_code, debug)
     except CaptionerError as error:
-        code = _end(_as_errors(str(error)), error.exit_code, debug)
+        return _end(_error_lines(str(error)), error.exit_code, debug)
     except BrokenPipeError:  # `captioner predict ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        return 0
     except Exception as error:
-        if not hasattr(error, "format_message"):  # not one of click's: a defect of ours keeps its traceback
+        if not hasattr(error, "format_message"):  # not wrong usage, whose class depends on the version of typer
             raise
-        said = error.format_message()  # nothing after a command without arguments, which has shown its help
-        code = _end(f"error: {said}; see --help", ParamsError.exit_code, debug) if said else ParamsError.exit_code
-    if "triton" not in sys.modules:  # which complains of what is left
-        gc.freeze()  # nothing is worth collecting any more: half a second less once torch is loaded
-    raise SystemExit(code)
+        message = error.format_message().removesuffix(".")  # empty without arguments, when the help was shown
+        return _end(f"error: {message}; see --help", ParamsError.exit_code, debug) if message else ParamsError.exit_code
 
 
-def _as_errors(message: str) -> str:
-    """Each mistake with its own `error:`; indented lines belong to the one above."""
-    return "\n".join(line if line.startswith(" ") else f"error: {line}" for line in message.splitlines())
+def _error_lines(message: str) -> str:
+    """Put `error:` before each line; indented lines belong to the line above."""
+    lines = map(visible, message.split("\n"))
+    return "\n".join(line if line.startswith(" ") else f"error: {line}" for line in lines)
 
 
 def _end(message: str, code: int, debug: bool) -> int:

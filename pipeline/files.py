@@ -1,6 +1,7 @@
-"""The one way in which a file is written: beside its final name, synced, then renamed onto it.
+"""Atomic writing of files, and the JSON and CSV files of the stages.
 
-A reader therefore sees the old file or the new one, never a part of it, and a run that is killed leaves the old one.
+A file is written under a temporary name beside its final one, synced, and renamed. A reader therefore sees the old file
+or the new one, never a part, and a killed run leaves the old one.
 """
 
 import csv
@@ -19,21 +20,19 @@ from typing import Any, BinaryIO
 
 from pipeline.errors import DataError, DiskError
 
-_BLOCK = 1 << 20
-
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """The path of an empty file beside `path` that takes its place when the block ends well, and else vanishes.
+    """Context manager: yields the path of an empty temporary file that replaces `path` when the block succeeds.
 
-    Raises `DiskError` with the path and the system's reason.
+    The temporary file is removed when the block raises. Raises `DiskError` with the path and the system's reason.
     """
     with _disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
-            raise DiskError(f"{path}: a folder stands where a file is to be written; move it away")
+            raise DiskError(f"{path}: is a folder, but a file is to be written here; move the folder away")
         beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # of this, the umask decides
+        os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # minus the umask, unlike tempfile
     try:
         with _disk_errors(path):
             yield beside
@@ -46,7 +45,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """What killed runs left of their attempts to write `path`. Only for who alone may write it now."""
+    """Delete the temporary files that killed runs left beside `path`. The caller must be its only writer."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
         with suppress(OSError):
             leftover.unlink()
@@ -58,14 +57,14 @@ def _disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise DiskError(f"{path}: {no_space(path, 0)}; what stood there is untouched") from error
+            raise DiskError(f"{path}: {no_space(path, 0)}; the file that was there is unchanged") from error
         raise DiskError(
-            f"{path}: cannot be written: {error.strerror or error}; what stood there is untouched"
+            f"{path}: cannot be written: {error.strerror or error}; the file that was there is unchanged"
         ) from error
 
 
 def no_space(path: Path, needed: int) -> str:
-    """What to say of a full disk. `needed`: the bytes that were still to be written, 0 when nobody knows."""
+    """The message for a full disk. `needed` is the number of bytes still to be written, 0 if unknown."""
     try:
         free = shutil.disk_usage(path.parent).free
     except OSError:
@@ -76,9 +75,9 @@ def no_space(path: Path, needed: int) -> str:
 
 
 def allocate(file: BinaryIO, path: Path, size: int) -> None:
-    """Give an open file its full size before it is filled, so that a disk that is too small is noticed now.
+    """Reserve the full size of an open file before it is filled.
 
-    Raises `DiskError` with the bytes that are missing.
+    Raises `DiskError` with the number of missing bytes if the disk is too small.
     """
     needed = size - os.fstat(file.fileno()).st_size
     try:
@@ -89,31 +88,31 @@ def allocate(file: BinaryIO, path: Path, size: int) -> None:
             os.posix_fallocate(file.fileno(), 0, size)
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-            raise DiskError(f"{path}: {no_space(path, needed)}; free some, and run again") from error
-        if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:  # a file system without the call
+            raise DiskError(f"{path}: {no_space(path, needed)}; free some space and run again") from error
+        if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:  # the file system does not support it
             raise
 
 
 def write_at(file: BinaryIO, place: int, content: bytes | memoryview) -> None:
-    """Write all of `content` at `place` of an unbuffered file. Raises `OSError`."""
+    """Write all of `content` at byte `place` of an unbuffered file. Raises `OSError`."""
     view = memoryview(content).cast("B")
     if not hasattr(os, "pwrite"):  # Windows
         file.seek(place)
         while view:
             view = view[file.write(view) :]
         return
-    while view:  # a write may stop early, at a full disk for one; the next one then tells why
+    while view:  # a write may be partial, e.g. on a full disk; the next one then raises the reason
         written = os.pwrite(file.fileno(), view, place)
         place, view = place + written, view[written:]
 
 
 def sync(file: BinaryIO) -> None:
-    """What was written is on the disk when this returns; times in the folder's entry need not be."""
+    """Flush the content of a file to the disk; its timestamps may follow later."""
     getattr(os, "fdatasync", os.fsync)(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename durable. Windows cannot open a folder, and needs no such call."""
+    """Make a rename durable. Windows neither allows nor needs this."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -133,11 +132,12 @@ def write_text(path: Path, content: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Indented, UTF-8, keys in the order given: the same bytes for the same content."""
+    """Write indented UTF-8 JSON with keys in the given order, so that equal content gives equal bytes."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
+    """Read a JSON file. Raises `DataError`."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -147,7 +147,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Row by row: a table may be larger than the memory."""
+    """Write a CSV file row by row; the table may be larger than the memory."""
     with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
@@ -155,7 +155,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 
 
 def read_csv(path: Path, header: Sequence[str]) -> Iterator[list[str]]:
-    """The rows of a table that a stage wrote, one after the other; its header must be `header`. Raises `DataError`."""
+    """Yield the rows of a CSV file that a stage wrote and whose header must be `header`. Raises `DataError`."""
     allow_long_fields()
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -171,18 +171,15 @@ def read_csv(path: Path, header: Sequence[str]) -> Iterator[list[str]]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}; run `dvc repro` first") from error
     except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a table in UTF-8: {error}; run `dvc repro` again") from error
+        raise DataError(f"{path}: not a CSV file in UTF-8: {error}; run `dvc repro` again") from error
 
 
 def allow_long_fields() -> None:
-    """csv refuses fields of more than 131,072 characters by itself."""
+    """Raise the limit of the csv module, which is 131,072 characters per field."""
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
 
 
 def sha256_of(path: Path) -> str:
-    """Hex digest of a file's bytes, read in blocks. Raises `OSError`."""
-    digest = hashlib.sha256()
+    """Return the hexadecimal sha256 of a file's content. Raises `OSError`."""
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

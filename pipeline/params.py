@@ -1,289 +1,493 @@
-"""params.yaml as typed, frozen objects: one section per stage, every key written down, every mistake named.
+"""Typed, frozen parameters of a run: one section per stage, read from params.yaml.
 
-Read with YAML 1.2 rules, by which `1e-05` (what `dvc exp run -S train.lr=1e-5` writes) is a number. There are no
-defaults in the code: what a run used stands in its params.yaml. `params.schema.json` is made from these models, so
-that an editor completes and checks the file.
+Every parameter has a default, so that a file holds only what differs. A decoder has its own options, which
+`decoders/registry.py` lists; options of another registered decoder may stay in the file and are ignored, so that
+`-S decoder.kind=inject` works with any file. All other unknown keys are refused.
+
+Files are read by YAML 1.2, in which `1e-05` (what `dvc exp run -S train.lr=1e-5` writes) is a number.
+`params.schema.json` and `docs/params.md` are generated from these models.
 """
 
 import difflib
+from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_validator, model_validator
 
+from pipeline.datasets.registry import FORMATS
+from pipeline.decoders.registry import DECODERS, DecoderOptions
 from pipeline.errors import ParamsError
 from pipeline.files import write_text
+from pipeline.options import Options
 
-PositiveInt = Annotated[int, Field(ge=1)]
+MAX_FILE_BYTES = 1 << 20
+MAX_DEPTH = 20
+MAX_ALIASES = 8
+"""YAML aliases in one file: a few nested ones can stand for gigabytes."""
+_SHOWN = 80
+"""Characters of a value that a message shows."""
+
+RENAMED = {
+    "data.max_bad": "data.max_skipped",
+    "encoder.node": "encoder.layer",
+    "decoder.word_dropout": "decoder.embedding_dropout",
+    "train.average": "train.average_best",
+    "train.remember": "train.store_captions",
+    "score.neighbours": "score.rerank.neighbors",
+    "score.consensus": "score.rerank.weight",
+}
+"""Keys of version 0.1 and their names since 0.2."""
+REMOVED = {
+    "decoder.tie_weights": "it improved no score",
+    "decoder.layer_norm": "it improved no score",
+}
+
+
+def _printable(text: str) -> str:
+    if any(ord(character) < 32 or ord(character) == 127 for character in text):
+        raise ValueError("must not contain control characters")
+    return text
+
+
+Text = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_printable)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-NonNegativeFloat = Annotated[float, Field(ge=0)]
-Text = Annotated[str, Field(min_length=1)]
+
+if TYPE_CHECKING:
+    FormatName = str
+else:
+    FormatName = Literal["auto", *FORMATS]
 
 
-class Section(BaseModel):
-    """What every section shares: values of the declared type only, no unknown key, no change after reading."""
+class DataParams(Options):
+    """The dataset (stage `prepare`)."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
-
-
-class DataParams(Section):
-    """Which pictures and captions (stage `prepare`)."""
-
-    format: Literal["auto", "table", "flickr8k", "flickr30k", "coco", "karpathy", "folder"] = Field(
-        description="table: CSV, TSV or JSON lines with columns image,caption[,split]; flickr8k: captions.txt or "
-        "Flickr8k.token.txt with split lists; flickr30k: results.csv or results_20130124.token; coco: "
-        "captions_*.json; karpathy: dataset_*.json; folder: a .txt beside each picture, or metadata.csv or "
-        "metadata.jsonl; auto: found out, and said"
+    format: FormatName = Field(
+        default="table",
+        description="Format of the dataset; auto detects it. "
+        + "; ".join(f"{name}: {one.description}" for name, one in FORMATS.items()),
     )
-    captions: Text = Field(description="The captions file, or the folder or archive that holds the captions")
+    captions: Text = Field(
+        default="data/scenes/captions.csv", description="Captions file, or the folder or archive with the captions"
+    )
     images: Text = Field(
-        description="What pictures' names are relative to: a folder, a .zip or .tar, or a folder with such archives"
+        default="data/scenes/images",
+        description="Folder, .zip or .tar that image names are relative to, or a folder with such archives",
     )
     encoding: Text = Field(
-        description="Of the captions, e.g. latin-1 or cp1252; auto: UTF-8, or UTF-16 where the file says so"
+        default="auto",
+        description="Text encoding of the captions, e.g. latin-1 or cp1252. auto: UTF-8, or UTF-16 with a BOM",
     )
-    image_column: Text = Field(description="The table's column with the picture's name; auto: image, file_name, ...")
+    image_column: Text = Field(
+        default="auto", description="Table column with the image name. auto: the first of image, file_name, ..."
+    )
     caption_column: Text = Field(
-        description="The column with the caption, or a pattern for several (caption_*); auto: caption, text, ..."
+        default="auto",
+        description="Table column with the caption, or a pattern for several columns (`caption_*`). auto: caption, "
+        "text, ...",
     )
-    split_column: Text = Field(description="The column with the split; auto: split, set, ... where there is one")
-    max_skipped: Fraction = Field(description="Stop when a larger share of pictures or of caption rows is unusable")
+    split_column: Text = Field(
+        default="auto", description="Table column with the split. auto: split, set, ... if present"
+    )
+    max_skipped: Fraction = Field(
+        default=0.05,
+        description="Largest share of images or of captions that may be skipped as unusable before the run stops",
+    )
 
 
-class EncoderParams(Section):
-    """The frozen CNN (stage `extract`)."""
+class EncoderParams(Options):
+    """The frozen image encoder (stage `extract`)."""
 
-    name: Text = Field(description="A torchvision classification model, e.g. resnet50, vgg16, mobilenet_v2, vit_b_16")
+    name: Text = Field(
+        default="vgg11", description="torchvision classification model, e.g. resnet50, vgg16, mobilenet_v2, vit_b_16"
+    )
     weights: Text = Field(
-        description="A torchvision weights name (IMAGENET1K_V2, DEFAULT), a file with a state dict (under another name "
-        "when it changes: dvc goes by the name), or none: random weights made from the seed"
+        default="none",
+        description="torchvision weights (IMAGENET1K_V2, DEFAULT), a file with a state dict, or none for random "
+        "weights from the seed. DVC tracks the name of a file, not its content: rename the file when it changes",
     )
     layer: Text = Field(
-        description="The layer of the network whose output is kept, e.g. layer4 or classifier.4. auto: the last feature "
-        "map; with random weights, which blur further down, the deepest one of stride 8"
+        default="auto",
+        description="Layer whose output is used, e.g. layer4 or classifier.4. auto: the last feature map; with random "
+        "weights the deepest one of stride 8, because deeper random layers blur",
     )
-    grid: PositiveInt = Field(description="The map is averaged to grid x grid regions; 1 keeps one vector")
+    grid: int = Field(
+        default=7, ge=1, le=256, description="The feature map is averaged to grid x grid regions; 1 gives one vector"
+    )
     image_size: Annotated[int, Field(ge=8, le=4096)] | Literal["auto"] = Field(
-        description="Side in pixels of the network's input. auto: the size the weights were trained at; 112 without"
+        default="auto",
+        description="Input side in pixels. auto: the size the weights were trained with; 112 without weights",
     )
-    fit: Literal["squash", "crop"] = Field(
-        description="squash: the whole picture, made square; crop: the centre, in its own proportions"
+    fit: Literal["stretch", "crop"] = Field(
+        default="stretch",
+        description="How an image becomes square. stretch: resize the whole image; crop: take the center, keeping "
+        "the aspect ratio",
     )
     precision: Literal["float32", "bfloat16", "auto"] = Field(
-        description="What the network computes in. bfloat16 is about twice as fast where the processor has it; auto "
-        "takes it there and float32 elsewhere. Part of what the features are, so changing it encodes anew"
+        default="auto",
+        description="Arithmetic of the encoder. auto: bfloat16, about twice as fast, where the processor supports "
+        "it, else float32. Features depend on it: changing it extracts them again",
     )
 
 
-class VocabParams(Section):
-    """Which words the decoder knows (stage `vocab`)."""
+class VocabParams(Options):
+    """The vocabulary (stage `vocab`)."""
 
     unit: Literal["word", "character"] = Field(
-        description="What the decoder says one after the other: words, or characters, for languages that do not part "
-        "words with spaces (set score.max_length to match)"
+        default="word",
+        description="What a token is. character is for languages that do not separate words with spaces; set "
+        "score.max_length to match",
     )
-    min_count: PositiveInt = Field(
-        description="Words (or characters) seen less often in the training captions become <unk>"
+    min_count: int = Field(
+        default=2,
+        ge=1,
+        le=1_000_000_000,
+        description="Tokens with fewer occurrences in the training captions become `<unk>`",
     )
 
 
-class DecoderParams(Section):
-    """The LSTM that writes the caption (stage `train`)."""
+DEFAULT_DECODER = "attention"
+DECODER_MODELS: dict[str, type[DecoderOptions]] = {kind: entry.options for kind, entry in DECODERS.items()}
 
-    kind: Literal["inject", "merge", "attention", "updown"] = Field(
-        description="inject: the picture is the LSTM's first input (Show and Tell); merge: picture and text meet "
-        "before the softmax; attention: the LSTM looks at the regions before each word (Show, Attend and Tell); "
-        "updown: one LSTM looks, another one speaks (Bottom-Up and Top-Down)"
+if TYPE_CHECKING:
+    DecoderParams = DecoderOptions
+else:
+    DecoderParams = Annotated[Union[tuple(DECODER_MODELS.values())], Field(discriminator="kind")]  # noqa: UP007
+
+
+def _default_decoder() -> DecoderOptions:
+    return DECODER_MODELS[DEFAULT_DECODER].model_validate({})
+
+
+class ScstParams(Options):
+    """Self-critical sequence training, after the epochs with cross-entropy (Rennie et al., 2017)."""
+
+    epochs: int = Field(
+        default=0,
+        ge=0,
+        le=100_000,
+        description="Most epochs that optimize the CIDEr-D of sampled captions; 0 skips them",
     )
-    embed: PositiveInt = Field(description="Width of a word's embedding")
-    hidden: PositiveInt = Field(description="Width of the LSTM's state")
-    attention: PositiveInt = Field(description="Width of the attention's hidden layer (unused by inject and merge)")
-    feature_dropout: Fraction = Field(description="Share of the features set to zero in training")
-    embedding_dropout: Fraction = Field(description="Share of the embedded words' values set to zero in training")
-    output_dropout: Fraction = Field(description="Share of the values before the output layer set to zero in training")
-    tie_weights: bool = Field(description="The output layer has the embedding's weights")
-    layer_norm: bool = Field(description="Layer normalisation inside the LSTM")
-
-
-class ScstParams(Section):
-    """Self-critical training, after the epochs on people's captions."""
-
-    epochs: Annotated[int, Field(ge=0)] = Field(
-        description="At most this many passes over the training pictures in which the decoder learns from the CIDEr-D "
-        "of captions it draws itself; 0 leaves it out"
+    lr: float = Field(default=5e-5, gt=0, le=100, description="Learning rate of these epochs")
+    samples: int = Field(
+        default=5,
+        ge=2,
+        le=1000,
+        description="Captions sampled per image; the mean reward of the others is a caption's baseline",
     )
-    lr: PositiveFloat = Field(description="Learning rate of these epochs")
-    samples: Annotated[int, Field(ge=2)] = Field(
-        description="Captions drawn per picture; each one's baseline is the mean of the others"
-    )
-    cross_entropy: Fraction = Field(description="Weight of people's captions in the loss beside the drawn ones")
+    cross_entropy: Fraction = Field(default=0.2, description="Weight of the cross-entropy loss beside the reward")
 
 
-class TrainParams(Section):
-    """How the decoder is trained (stage `train`)."""
+class TrainParams(Options):
+    """Training of the decoder (stage `train`)."""
 
-    epochs: PositiveInt = Field(description="At most this many passes over the training captions")
-    batch_size: PositiveInt = Field(description="Captions per step")
-    lr: PositiveFloat = Field(description="AdamW's learning rate at its highest")
+    epochs: int = Field(default=36, ge=1, le=100_000, description="Most epochs with cross-entropy")
+    batch_size: int = Field(default=64, ge=1, le=65_536, description="Captions per step")
+    lr: float = Field(default=2e-3, gt=0, le=100, description="Highest learning rate of AdamW")
     schedule: Literal["cosine", "plateau", "constant"] = Field(
-        description="How the learning rate goes: cosine falls to a tenth; plateau halves it after two epochs without a "
-        "better val score; constant stays"
+        default="cosine",
+        description="Learning rate schedule. cosine: falls to a tenth; plateau: halves after two epochs without a "
+        "better val score; constant",
     )
-    warmup: Fraction = Field(description="Share of all steps in which the learning rate rises from zero")
-    weight_decay: NonNegativeFloat = Field(description="AdamW's weight decay")
-    clip: PositiveFloat = Field(description="Largest norm of the gradient")
-    label_smoothing: Fraction = Field(description="Share of each target's probability spread over all words")
-    bag_of_words: NonNegativeFloat = Field(
-        description="Weight of a second loss: the picture alone says the words of its captions, in no order"
+    warmup: Fraction = Field(default=0.02, description="Share of all steps in which the learning rate rises from zero")
+    weight_decay: float = Field(default=0.01, ge=0, le=100, description="Weight decay of AdamW")
+    clip: float = Field(default=5.0, gt=0, le=1e9, description="Largest norm of the gradient")
+    label_smoothing: Fraction = Field(
+        default=0.1, description="Share of each target's probability that is spread over the vocabulary"
+    )
+    bag_of_words: float = Field(
+        default=0.0,
+        ge=0,
+        le=1000,
+        description="Weight of a second loss: predict the set of caption words from the image alone",
     )
     scheduled_sampling: Fraction = Field(
-        description="Probability at the last epoch, rising from 0, that an input word is the decoder's own"
+        default=0.0,
+        description="Probability at the last epoch, rising from 0, that an input token is the decoder's own prediction",
     )
     ema: Fraction = Field(
-        description="Decay of the moving average of the weights, which is then what is scored and saved; 0: none"
+        default=0.0,
+        description="Decay of the moving average of the weights, which is then scored and saved; 0: no average",
     )
-    average: PositiveInt = Field(description="The model is the mean of so many best epochs")
+    average_best: int = Field(default=1, ge=1, le=1000, description="The model is the average of this many best epochs")
     precision: Literal["float32", "bfloat16", "auto"] = Field(
-        description="What matrix products are computed in; auto takes bfloat16 where the processor has it"
+        default="auto", description="Arithmetic of matrix products. auto: bfloat16 where the processor supports it"
     )
-    patience: PositiveInt = Field(
-        description="Stop after this many epochs without a better CIDEr-D of captions generated for the val split"
+    patience: int = Field(
+        default=10,
+        ge=1,
+        le=100_000,
+        description="Early stopping: epochs without a better CIDEr-D of the captions generated for the val split",
     )
     store_captions: bool = Field(
-        description="The model file keeps the training captions, and what the decoder knows of their pictures, so that "
-        "score.neighbours can ask them: 2 bytes per decoder.hidden and picture, and about 70 per caption"
+        default=False,
+        description="Store the training captions and an image vector of each training image in the model file, which "
+        "score.rerank needs: about 70 bytes per caption, and 2 x decoder.hidden bytes per image",
     )
-    scst: ScstParams
+    scst: ScstParams = Field(default_factory=ScstParams, description="Self-critical sequence training")
 
 
-class ScoreParams(Section):
-    """How captions are searched for and scored (stage `score`)."""
+class RerankParams(Options):
+    """Re-ranking of beam hypotheses by the captions of similar training images."""
 
-    split: Literal["train", "val", "test"] = Field(description="The pictures that are scored")
-    beam_size: PositiveInt = Field(description="Captions kept in the search; 1 is greedy")
-    max_length: PositiveInt = Field(description="Longest caption, in words")
-    length_penalty: NonNegativeFloat = Field(
-        description="A caption's log-probability is divided by its length to this power: 0 favours short captions"
+    neighbors: int = Field(
+        default=0,
+        ge=0,
+        le=100_000,
+        description="Training images whose captions the hypotheses are compared with; 0: no re-ranking. Needs "
+        "train.store_captions and vocab.unit: word",
     )
-    min_length: Annotated[int, Field(ge=0)] = Field(description="Shortest caption, in words")
-    no_repeat_ngram: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
-        description="No sequence of so many words twice in one caption; 0 allows all. auto: of 2 to 4 words the "
-        "shortest that at most one in twenty of the training captions repeats, else 0"
+    weight: float = Field(default=4.0, ge=0, le=1000, description="Weight of that agreement beside the log-probability")
+
+
+class ScoreParams(Options):
+    """Caption generation and scores (stage `score`)."""
+
+    split: Literal["train", "val", "test"] = Field(default="test", description="Split that is captioned and scored")
+    beam_size: int = Field(default=3, ge=1, le=1000, description="Hypotheses kept per step; 1 is greedy search")
+    max_length: int = Field(default=30, ge=1, le=1000, description="Longest caption in tokens")
+    length_penalty: float = Field(
+        default=0.7,
+        ge=0,
+        le=10,
+        description="Log-probabilities are divided by length ** length_penalty; 0 favors short captions",
     )
-    neighbours: Annotated[int, Field(ge=0)] = Field(
-        description="Of the captions that the search found, the one that agrees best with what people said of so many "
-        "training pictures alike (needs train.store_captions; for words, not characters); 0: the likeliest"
+    min_length: int = Field(default=0, ge=0, le=1000, description="Shortest caption in tokens")
+    no_repeat_ngram: Annotated[int, Field(ge=0, le=1000)] | Literal["auto"] = Field(
+        default="auto",
+        description="No n-gram of this length occurs twice in a caption; 0 allows all. auto: the shortest of 2 to 4 "
+        "that at most 5% of the training captions repeat, else 0",
     )
-    consensus: NonNegativeFloat = Field(description="The weight of that agreement")
     precision: Literal["float32", "bfloat16"] = Field(
-        description="What the search computes matrix products in; bfloat16 is faster where the processor has it, and "
-        "changes some captions"
+        default="float32", description="Arithmetic of matrix products in the search; bfloat16 changes some captions"
     )
-    meteor: bool = Field(
-        description="METEOR beside the other scores; needs Java and the extra `meteor`, and stops without them"
+    meteor: bool = Field(default=False, description="Compute METEOR too; needs Java and the extra `meteor`")
+    rerank: RerankParams = Field(
+        default_factory=RerankParams, description="Re-ranking by captions of similar training images"
     )
 
     @model_validator(mode="after")
     def _lengths(self) -> Self:
         if self.min_length > self.max_length:
-            raise ValueError(f"min_length {self.min_length} is more than max_length {self.max_length}")
+            raise ValueError(f"min_length {self.min_length} is greater than max_length {self.max_length}")
         return self
 
 
-class RunParams(Section):
-    """Where and how fast it runs; nothing here changes a result, so no stage depends on it."""
+class RunParams(Options):
+    """Where and how fast a stage runs. No result depends on this section, and no stage lists it."""
 
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = Field(
-        description="auto takes CUDA where there is one; a device asked for by name must be there"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,4})?)$")] = Field(
+        default="auto",
+        description="auto, cpu, mps, cuda or cuda:N. auto: CUDA if present. A device given by name must exist",
     )
-    threads: Annotated[int, Field(ge=0)] = Field(
-        description="Threads for training; 0: as many as there are cores. One is best for small decoders, and its "
-        "result does not depend on the number of cores"
+    threads: int = Field(
+        default=1,
+        ge=0,
+        le=1024,
+        description="Training threads; 0: one per core. Small decoders are fastest with one, and its result does not "
+        "depend on the number of cores",
     )
-    extract_batch: PositiveInt = Field(
-        description="Pictures that a thread of the CPU takes at a time; each goes through the encoder by itself. "
-        "Other devices take 64 at once, whatever stands here"
+    extract_batch: int = Field(
+        default=16,
+        ge=1,
+        le=65_536,
+        description="Images per unit of work of a CPU worker, which encodes them one by one. Other devices use "
+        "batches of 64",
     )
-    workers: Annotated[int, Field(ge=0)] = Field(
-        description="Threads that decode and encode pictures; 0: as many as there are cores"
-    )
+    workers: int = Field(default=0, ge=0, le=1024, description="Threads that decode and encode images; 0: one per core")
 
 
-class Params(Section):
-    """The whole of params.yaml."""
+class Params(Options):
+    """All parameters of a run: the content of params.yaml with its defaults filled in."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(description="Every random number follows from it")
-    data: DataParams
-    encoder: EncoderParams
-    vocab: VocabParams
-    decoder: DecoderParams
-    train: TrainParams
-    score: ScoreParams
-    run: RunParams
+    seed: int = Field(default=17, ge=0, lt=2**31, description="Seed of all random numbers")
+    data: DataParams = Field(default_factory=DataParams)
+    encoder: EncoderParams = Field(default_factory=EncoderParams)
+    vocab: VocabParams = Field(default_factory=VocabParams)
+    decoder: DecoderParams = Field(default_factory=_default_decoder)
+    train: TrainParams = Field(default_factory=TrainParams)
+    score: ScoreParams = Field(default_factory=ScoreParams)
+    run: RunParams = Field(default_factory=RunParams)
+
+    @field_validator("decoder", mode="before")
+    @classmethod
+    def _options_of_its_kind(cls, values: Any) -> Any:
+        """Fill in the default kind, and leave out options that only other kinds have."""
+        if not isinstance(values, Mapping):
+            return values
+        kind = values.get("kind", DEFAULT_DECODER)
+        if not isinstance(kind, str) or kind not in DECODER_MODELS:
+            return {"kind": str(kind)}
+        own = DECODER_MODELS[kind].model_fields
+        others = {name for model in DECODER_MODELS.values() for name in model.model_fields} - set(own)
+        return {"kind": kind} | {name: value for name, value in values.items() if name not in others}
 
     @model_validator(mode="after")
-    def _remembered(self) -> Self:
-        if self.score.neighbours and self.vocab.unit == "character":
-            raise ValueError("score.neighbours is for words: with vocab.unit: character set it to 0")
-        if self.score.neighbours and not self.train.store_captions:
+    def _reranking(self) -> Self:
+        if self.score.rerank.neighbors and self.vocab.unit == "character":
+            raise ValueError("score.rerank.neighbors needs vocab.unit: word; set it to 0 for characters")
+        if self.score.rerank.neighbors and not self.train.store_captions:
             raise ValueError(
-                f"score.neighbours is {self.score.neighbours}, which needs train.store_captions: true (or set it to 0)"
+                f"score.rerank.neighbors is {self.score.rerank.neighbors}, which needs train.store_captions: true; "
+                "or set it to 0"
             )
         return self
 
 
 def read_params(path: Path) -> Params:
-    """The checked contents of `path`. Raises `ParamsError` naming each wrong key, what is allowed and what it got."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+    """Read and check a params.yaml. Raises `ParamsError` with one line per mistake."""
+    return check_params(_parse(_read_text(path), str(path)))
 
+
+def check_params(content: Any) -> Params:
+    """Build `Params` from plain dicts; None stands for an empty file or section. Raises `ParamsError`."""
+    content = {} if content is None else content
+    mistakes: list[str] = []
+    if isinstance(content, Mapping):
+        content = {key: {} if value is None and key in Params.model_fields else value for key, value in content.items()}
+        content, mistakes = _without_old_keys(content)
     try:
-        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ParamsError(f"{path}: no such file; run the command in the folder that holds it") from error
-    except OSError as error:
-        raise ParamsError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ParamsError(f"{path}: not UTF-8 at byte {error.start}") from error
-    except MarkedYAMLError as error:
-        place = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ParamsError(f"{path}{place}: not valid YAML: {error.problem}") from error
-    except YAMLError as error:
-        raise ParamsError(f"{path}: not valid YAML: {error}") from error
-    return check_params(content)
+        params = Params.model_validate(content)
+    except ValidationError as error:
+        mistakes += _lines([dict(mistake) for mistake in error.errors(include_url=False)])
+        raise ParamsError("\n".join(mistakes)) from error
+    if mistakes:
+        raise ParamsError("\n".join(mistakes))
+    return params
+
+
+def to_yaml(params: Params) -> str:
+    """The text of a params.yaml that holds every parameter."""
+    from ruamel.yaml import YAML
+
+    text = StringIO()
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.width = 8192
+    for name, value in params.model_dump().items():
+        text.write("\n" if isinstance(value, dict) else "")
+        yaml.dump({name: value}, text)
+    return text.getvalue()
 
 
 def write_section(path: Path, name: str, values: dict[str, Any]) -> None:
-    """Change `values` in section `name` of a params.yaml; its comments and all else stay as they are.
+    """Change `values` in section `name` of a params.yaml; comments and all other values stay.
 
     Nothing is written unless the result is valid. Raises `ParamsError`, `DiskError`.
     """
     from ruamel.yaml import YAML
 
-    read_params(path)
+    text = _read_text(path)
+    check_params(_parse(text, str(path)))
     yaml = YAML()
     yaml.width = 4096
     yaml.preserve_quotes = True
-    content = yaml.load(path.read_text(encoding="utf-8"))
+    content = yaml.load(text) or {}
+    if content.get(name) is None:
+        content[name] = {}
     content[name].update(values)
-    text = StringIO()
-    yaml.dump(content, text)
-    check_params(YAML(typ="safe", pure=True).load(text.getvalue()))
-    write_text(path, text.getvalue())
+    changed = StringIO()
+    yaml.dump(content, changed)
+    check_params(_parse(changed.getvalue(), str(path)))
+    write_text(path, changed.getvalue())
 
 
-def check_params(content: Any) -> Params:
-    """`Params` from plain dicts. Raises `ParamsError` with one line per mistake."""
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of params.yaml, for editors. It allows the options of all decoder kinds."""
+    found = Params.model_json_schema()
+    options: dict[str, Any] = {}
+    for model in DECODER_MODELS.values():
+        options = model.model_json_schema()["properties"] | options
+        del found["$defs"][model.__name__]
+    options["kind"] = {
+        "title": "Kind",
+        "description": "; ".join(f"{kind}: {entry.summary}" for kind, entry in DECODERS.items()),
+        "enum": list(DECODERS),
+        "default": DEFAULT_DECODER,
+    }
+    found["properties"]["decoder"] = {
+        "title": "DecoderParams",
+        "description": "The decoder (stage `train`).",
+        "type": "object",
+        "properties": options,
+        "additionalProperties": False,
+    }
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}
+
+
+def _read_text(path: Path) -> str:
     try:
-        return Params.model_validate(content)
-    except ValidationError as error:
-        raise ParamsError("\n".join(_lines([dict(mistake) for mistake in error.errors()]))) from error
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError as error:
+        raise ParamsError(f"{path}: no such file; run the command in the folder that holds it") from error
+    except OSError as error:
+        raise ParamsError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(content) > MAX_FILE_BYTES:
+        raise ParamsError(f"{path}: larger than {MAX_FILE_BYTES:,} bytes; is it a params file?")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
+
+
+def _parse(text: str, source: str) -> Any:
+    """Parse YAML 1.2. Raises `ParamsError`, also for more nesting or aliases than any params file needs."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+    from ruamel.yaml.events import AliasEvent
+
+    try:
+        if "*" in text:
+            aliases = sum(isinstance(event, AliasEvent) for event in YAML(typ="safe", pure=True).parse(text))
+            if aliases > MAX_ALIASES:
+                raise ParamsError(
+                    f"{source}: {aliases} YAML aliases, at most {MAX_ALIASES} are allowed; write the values"
+                )
+        content = YAML(typ="safe", pure=True).load(text)
+    except MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ParamsError(f"{source}{line}: not valid YAML: {_cut(error.problem or error.context or '')}") from error
+    except (YAMLError, ValueError, OverflowError) as error:
+        raise ParamsError(f"{source}: not valid YAML: {_cut(str(error))}") from error
+    except RecursionError as error:
+        raise ParamsError(f"{source}: nested too deeply; a params file has three levels") from error
+    if not _is_shallow(content, MAX_DEPTH):
+        raise ParamsError(f"{source}: nested deeper than {MAX_DEPTH} levels; a params file has three")
+    return content
+
+
+def _is_shallow(value: Any, depth: int) -> bool:
+    if not isinstance(value, dict | list | set | tuple):
+        return True
+    children = [*value, *value.values()] if isinstance(value, dict) else list(value)
+    return depth > 0 and all(_is_shallow(child, depth - 1) for child in children)
+
+
+def _without_old_keys(content: Mapping[Any, Any]) -> tuple[dict[Any, Any], list[str]]:
+    """The content without keys and values of version 0.1, and a line for each of them."""
+    lines = []
+    known = dict(content)
+    for old in (*RENAMED, *REMOVED):
+        section, _, key = old.partition(".")
+        values = known.get(section)
+        if isinstance(values, Mapping) and key in values:
+            known[section] = {name: value for name, value in values.items() if name != key}
+            if old in RENAMED:
+                lines.append(f"params.{old}: renamed; write {RENAMED[old]}")
+            else:
+                lines.append(f"params.{old}: no longer exists ({REMOVED[old]}); delete it")
+    encoder = known.get("encoder")
+    if isinstance(encoder, Mapping) and encoder.get("fit") == "squash":
+        known["encoder"] = {**encoder, "fit": "stretch"}
+        lines.append("params.encoder.fit: squash is renamed; write stretch")
+    return known, lines
 
 
 def _lines(mistakes: list[dict[str, Any]]) -> list[str]:
-    """In the user's words: the key, what is allowed, what it got; one line for a value that may be of two kinds."""
+    """One line per wrong key: what is allowed and what it holds. Alternatives of a union share a line."""
     lines: dict[str, str] = {}
     for mistake in mistakes:
         key, allowed, got = _explained(mistake)
@@ -292,28 +496,41 @@ def _lines(mistakes: list[dict[str, Any]]) -> list[str]:
 
 
 def _explained(mistake: dict[str, Any]) -> tuple[str, str, str]:
-    """The key, what is allowed there, what it got."""
-    location = [
-        str(part) for part in mistake["loc"] if part != "literal['auto']" and not str(part).startswith("constr")
-    ]
-    location = [part for part in location if part != "constrained-int"]
-    if location and location[-1] in {"int", "float", "str"}:
-        location.pop()
-    key = ".".join(["params", *location])
+    """The key, what is allowed there, and what it holds."""
+    location = _location(mistake["loc"])
+    key = ".".join(["params", *map(_shown_key, location)])
     if mistake["type"] == "extra_forbidden":
         known = _keys_beside(location)
         close = difflib.get_close_matches(location[-1], known, n=1)
         hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
         return key, f"unknown parameter; {hint}", ""
-    if mistake["type"] == "missing":
-        return key, "missing; add it to params.yaml", ""
+    if mistake["type"] == "union_tag_invalid":
+        kinds = list(DECODER_MODELS)
+        allowed = f"must be {', '.join(map(repr, kinds[:-1]))} or {kinds[-1]!r}"
+        return f"{key}.kind", allowed, f", got {_shown(mistake['ctx']['tag'])}"
+    if mistake["type"] in {"model_type", "model_attributes_type", "dict_type"}:
+        return key, "must be a section with keys and values", f", got {_shown(mistake['input'])}"
+    if mistake["type"] == "string_pattern_mismatch":
+        return key, "must be auto, cpu, mps, cuda or cuda:N", f", got {_shown(mistake['input'])}"
     message = mistake["msg"].removeprefix("Input ").replace("should ", "must ")
-    if mistake["type"] == "value_error":  # between values: each is right by itself
+    if mistake["type"] == "value_error":  # a rule between values, or a message of ours
         return key, message.removeprefix("Value error, "), ""
-    return key, message, f", got {mistake['input']!r}"
+    return key, message, f", got {_shown(mistake['input'])}"
+
+
+def _location(parts: tuple[Any, ...]) -> list[str]:
+    """The key's path, without the names that pydantic adds for the alternatives of a union."""
+    location = [str(part) for part in parts]
+    if location[:1] == ["decoder"] and len(location) > 2:
+        del location[1]
+    if location and (location[-1] in {"int", "float", "str", "constrained-int"} or location[-1].startswith("literal[")):
+        location.pop()
+    return location
 
 
 def _keys_beside(location: list[str]) -> list[str]:
+    if location[:1] == ["decoder"]:
+        return list(dict.fromkeys(name for model in DECODER_MODELS.values() for name in model.model_fields))
     model: type[BaseModel] = Params
     for part in location[:-1]:
         section = model.model_fields[part].annotation
@@ -323,6 +540,17 @@ def _keys_beside(location: list[str]) -> list[str]:
     return list(model.model_fields)
 
 
-def schema() -> dict[str, Any]:
-    """The JSON schema of params.yaml, for editors."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Params.model_json_schema()}
+def _shown_key(key: str) -> str:
+    return _cut(key if key.isprintable() else repr(key))
+
+
+def _shown(value: Any) -> str:
+    try:
+        return _cut(repr(value))
+    except ValueError:  # Python does not write integers of thousands of digits
+        return "a number of thousands of digits"
+
+
+def _cut(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."

@@ -1,13 +1,16 @@
-"""How a long computation tells how far it is, without knowing who listens."""
+"""Progress callbacks of long computations."""
 
 from typing import Protocol
 
 
 class Progress(Protocol):
-    """Called now and then with what is done out of the total (0: nobody knows it), in units that `note` may explain."""
+    """A callback that is called now and then with the units done so far.
+
+    `total` is 0 if it is unknown; `note` names the unit.
+    """
 
     def __call__(self, done: int, total: int, note: str = "") -> None: ...
 
 
 def no_progress(done: int, total: int, note: str = "") -> None:
-    """The listener of those who do not listen."""
+    """A progress callback that does nothing."""

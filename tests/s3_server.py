@@ -1,4 +1,4 @@
-"""An S3 server on this machine: moto's, which speaks the protocol over a socket."""
+"""An S3 server on this machine: moto, over a real socket."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import pytest
 
 @dataclass(frozen=True)
 class S3Server:
-    """One bucket of a running server; this process and its children find it by their environment."""
+    """A bucket of a running server. Environment variables point this process and its children to it."""
 
     client: Any
     bucket: str
@@ -37,6 +37,6 @@ def s3_server() -> Iterator[S3Server]:
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.delenv("AWS_PROFILE", raising=False)
         client = boto3.client("s3")
-        client.create_bucket(Bucket="pictures")
-        yield S3Server(client, "pictures")
+        client.create_bucket(Bucket="images")
+        yield S3Server(client, "images")
     server.stop()

@@ -1,4 +1,4 @@
-"""The command line: exit codes, where it prints, and what it says of mistakes."""
+"""The command line: help, exit codes, and error messages."""
 
 import os
 import signal
@@ -7,115 +7,149 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, run_command, set_param
+from support import ROOT, run_command, set_param
+
+from pipeline import __version__
+from pipeline.params import check_params, read_params
 
 
-def test_help_lists_the_stages_and_predict():
+def test_help_lists_every_stage_and_command():
     code, out, _ = run_command("--help")
     assert code == 0
-    for name in ("prepare", "extract", "vocab", "train", "score", "predict"):
-        assert name in out
+    stages = ("code", "prepare", "extract", "vocab", "train", "score", "report")
+    for name in (*stages, "init", "predict", "serve", "export", "compare", "stats", "params", "schema", "cache"):
+        assert f"│ {name} " in out
 
 
-def test_help_does_not_load_torch():
+def test_help_loads_no_heavy_library():
     program = "import sys; from pipeline.cli import app; app(['--help'], standalone_mode=False); "
-    program += "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    program += "sys.exit(bool({'torch', 'numpy', 'pydantic', 'pandas'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=False)
     assert done.returncode == 0
 
 
-def test_a_params_typo_ends_with_two_and_no_traceback(project):
+def test_the_version_is_that_of_the_package():
+    assert run_command("--version") == (0, f"captioner {__version__}\n", "")
+    assert f'version = "{__version__}"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_a_command_that_does_not_exist_ends_with_two():
+    assert run_command("nonsense") == (2, "", "error: No such command 'nonsense'; see --help\n")
+
+
+def test_without_a_command_the_help_is_shown():
+    code, out, err = run_command()
+    assert code == 2
+    assert "Usage:" in out + err
+
+
+@pytest.mark.parametrize("arguments", [["predict"], ["predict", "--beam", "0", "x.jpg"], ["train", "--no"]])
+def test_wrong_usage_ends_with_two(arguments):
+    code, _, err = run_command(*arguments)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert "Traceback" not in err
+
+
+def test_a_typo_in_params_ends_with_two_and_no_traceback(project):
     set_param(project, "train.epoch", 3)
-    code, out, said = run_command("train", cwd=project)
-    assert (code, out) == (2, "")
-    assert said == "error: params.train.epoch: unknown parameter; did you mean 'epochs'?\n"
+    expected = "error: params.train.epoch: unknown parameter; did you mean 'epochs'?\n"
+    assert run_command("train") == (2, "", expected)
+
+
+def test_every_mistake_in_params_is_one_error_line(project):
+    set_param(project, "train.epoch", 3)
+    set_param(project, "score.beam_size", 0)
+    code, _, err = run_command("score")
+    assert code == 2
+    assert [line.split(": ")[:2] for line in err.splitlines()] == [
+        ["error", "params.train.epoch"],
+        ["error", "params.score.beam_size"],
+    ]
 
 
 def test_debug_shows_the_traceback(project):
     set_param(project, "train.epoch", 3)
-    code, _, said = run_command("--debug", "train", cwd=project)
+    code, _, err = run_command("--debug", "train")
     assert code == 2
-    assert "Traceback" in said
+    assert "Traceback" in err
 
 
-@pytest.mark.parametrize(
-    "arguments", [["nonsense"], ["predict"], ["predict", "--beam", "0", "x.jpg"], ["train", "--no"]]
-)
-def test_wrong_usage_ends_with_two(arguments):
-    code, _, said = run_command(*arguments)
-    assert code == 2
-    assert said.startswith("error: ")
-    assert "Traceback" not in said
+def test_a_missing_params_file_is_named_with_a_remedy(tmp_path):
+    expected = "error: params.yaml: no such file; run the command in the folder that holds it\n"
+    assert run_command("prepare", cwd=tmp_path) == (2, "", expected)
 
 
-def test_a_missing_params_file_says_what_to_do(tmp_path):
-    code, _, said = run_command("prepare", cwd=tmp_path)
-    assert code == 2
-    assert said == "error: params.yaml: no such file; run the command in the folder that holds it\n"
+def test_params_prints_the_complete_file_of_a_recipe(tmp_path):
+    recipe = ROOT / "docs/recipes/photos.yaml"
+    code, out, _ = run_command("params", str(recipe))
+    (tmp_path / "params.yaml").write_text(out)
+    assert code == 0
+    assert read_params(tmp_path / "params.yaml") == read_params(recipe) != check_params({})
 
 
-def test_a_picture_that_is_not_there_ends_with_three(tmp_path):
-    code, _, said = run_command("predict", "nowhere.jpg", cwd=tmp_path)
+def test_a_missing_image_ends_with_three(tmp_path):
+    code, _, err = run_command("predict", "nowhere.jpg", cwd=tmp_path)
     assert code == 3
-    assert said == "error: nowhere.jpg: no picture there; give a file, a folder or a quoted glob pattern\n"
+    assert err.startswith("error: nowhere.jpg: ")
 
 
-def test_a_missing_model_says_how_to_make_one(project):
-    code, _, said = run_command("predict", "data/tiny/images/*.png", cwd=project)
+def test_a_missing_model_is_named_with_a_remedy(project):
+    code, _, err = run_command("predict", "data/tiny/images/*.png")
     assert code == 3
-    assert (
-        said == "error: models/captioner.safetensors: no such model; `dvc repro` makes models/captioner.safetensors\n"
-    )
+    assert err.startswith("error: models/captioner.safetensors: ")
+    assert "dvc repro" in err
 
 
 def test_a_damaged_model_ends_with_four(project):
     (project / "models").mkdir()
     (project / "models" / "captioner.safetensors").write_bytes(b"x" * 100)
-    code, _, said = run_command("predict", "data/tiny/images/000.png", cwd=project)
+    code, _, err = run_command("predict", "data/tiny/images/000.png")
     assert code == 4
-    assert "models/captioner.safetensors: not a model of captioner" in said
+    assert "models/captioner.safetensors: " in err
 
 
-def test_a_device_that_is_not_there_ends_with_two(project):
+def test_a_device_that_does_not_exist_ends_with_two(project):
     set_param(project, "run.device", "cuda:7")
-    run_command("prepare", cwd=project)
-    code, _, said = run_command("extract", cwd=project)
+    run_command("prepare")
+    code, _, err = run_command("extract")
     assert code == 2
-    assert "device cuda:7 is not on this machine" in said
+    assert "device cuda:7 is not on this machine" in err
 
 
-def test_a_device_that_is_none_ends_with_two(trained_project):
-    code, _, said = run_command("predict", "data/tiny/images/000.png", "--device", "gpu", cwd=trained_project)
+def test_a_device_of_an_unknown_type_ends_with_two(trained_project):
+    code, _, err = run_command("predict", "data/tiny/images/000.png", "--device", "gpu", cwd=trained_project)
     assert code == 2
-    assert "error: device 'gpu': must be auto, cpu, mps, cuda or cuda:N" in said
+    assert "error: device 'gpu': must be auto, cpu, mps, cuda or cuda:N" in err
 
 
-def test_a_folder_where_an_output_belongs_ends_with_five(project):
+def test_a_folder_in_the_place_of_an_output_ends_with_five(project):
     (project / "data/interim/captions.csv").mkdir(parents=True)
-    code, _, said = run_command("prepare", cwd=project)
+    code, _, err = run_command("prepare")
     assert code == 5
-    assert "data/interim/captions.csv: a folder stands where a file is to be written" in said
+    assert "data/interim/captions.csv: is a folder, but a file is to be written here" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
-def test_a_signal_ends_with_its_code_and_says_how_to_go_on(project, number, code, word):
+def test_a_signal_ends_a_command_with_its_exit_code(project, number, code, word):
     set_param(project, "train.epochs", 5000)
     set_param(project, "train.patience", 5000)
     for stage in ("prepare", "extract", "vocab"):
-        assert run_command(stage, cwd=project)[0] == 0
+        assert run_command(stage)[0] == 0
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     running = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "train"], cwd=project, env=environment, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "pipeline", "train"], env=environment, stderr=subprocess.PIPE, text=True
     )
     curve = project / "metrics" / "training.csv"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (curve.exists() and curve.read_text().count("\n") > 2):
         time.sleep(0.1)
     running.send_signal(number)
-    _, said = running.communicate(timeout=60)
+    _, err = running.communicate(timeout=60)
     assert running.returncode == code
-    assert said.splitlines()[-1].startswith(word)
-    assert "Traceback" not in said
+    assert err.splitlines()[-1].startswith(f"{word}: finished features and epochs are kept")
+    assert "Traceback" not in err
     assert not (project / "models" / "captioner.safetensors").exists()

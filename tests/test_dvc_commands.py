@@ -1,5 +1,6 @@
-"""The cache as its users meet it: real `dvc` commands in a repository of its own."""
+"""Real `dvc` commands in a small repository: what runs again after a change, experiments, and the feature store."""
 
+import json
 import os
 import shutil
 import signal
@@ -9,11 +10,14 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, set_param
 from PIL import Image
+from support import ROOT, set_param
 
 dvc = shutil.which("dvc", path=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]))
-pytestmark = pytest.mark.skipif(not (dvc and shutil.which("git")), reason="needs dvc and git")
+pytestmark = [
+    pytest.mark.skipif(not (dvc and shutil.which("git")), reason="needs dvc and git"),
+    pytest.mark.slow,
+]
 
 
 def environment():
@@ -37,21 +41,41 @@ def run(*arguments, cwd):
 
 @pytest.fixture
 def repository(project):
-    """A git and dvc repository with the project's pipeline and a small dataset."""
+    """A git and dvc repository with this pipeline and a small dataset."""
     shutil.copytree(ROOT / "pipeline", project / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, project / name)
     run("git", "init", "-q", cwd=project)
     run("dvc", "init", "-q", cwd=project)
-    run("git", "add", "-A", cwd=project)
-    run("git", "commit", "-qm", "start", cwd=project)
+    commit(project, "start")
     return project
 
 
+def commit(repository, message):
+    run("git", "add", "-A", cwd=repository)
+    run("git", "commit", "-qm", message, cwd=repository)
+
+
+def replace(repository, name, old, new):
+    path = repository / "pipeline" / name
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def stages_run(output):
+    """The stages that a dvc command ran, in order; others were unchanged or cached."""
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage ")]
+
+
+def repro(repository, *arguments):
+    return stages_run(run("dvc", "repro", *arguments, cwd=repository))
+
+
 def extract(repository):
-    """What `dvc repro extract` says of its pictures."""
-    said = run("dvc", "repro", "extract", cwd=repository)
-    return next((line for line in said.splitlines() if " from the store, " in line), "nothing to do").split(" in ")[0]
+    """The summary of `dvc repro extract`."""
+    output = run("dvc", "repro", "extract", cwd=repository)
+    return next((line for line in output.splitlines() if " from the store, " in line), "nothing to do").split(" in ")[0]
 
 
 def features(repository):
@@ -65,7 +89,53 @@ def add(repository, name):
         table.write(f"{name},noise of all colours,train\n")
 
 
-def test_the_cache_is_incremental_through_dvc(repository):
+def test_a_change_of_code_runs_the_stages_that_it_can_affect(repository):
+    assert repro(repository) == ["code", "prepare", "extract", "vocab", "train", "score", "report"]
+    assert repro(repository) == []
+    assert "up to date" in run("dvc", "status", cwd=repository)
+
+    replace(repository, "errors.py", "class CaptionerError", "# a comment\nclass CaptionerError")
+    replace(repository, "metrics/rouge.py", '"""', '"""Changed. ')
+    assert repro(repository) == ["code"]
+    assert "up to date" in run("dvc", "status", cwd=repository)
+
+    with (repository / "pipeline/report/static/report.css").open("a") as file:
+        file.write("body { margin: 0; }\n")
+    assert repro(repository) == ["code", "report"]
+
+    with (repository / "pipeline/metrics/rouge.py").open("a") as file:
+        file.write("CHANGED = 1\n")
+    assert repro(repository) == ["code", "score", "report"]
+
+    with (repository / "pipeline/training/schedule.py").open("a") as file:
+        file.write("CHANGED = 1\n")
+    assert repro(repository)[:2] == ["code", "train"]
+    assert "up to date" in run("dvc", "status", cwd=repository)
+
+
+def test_experiments_run_in_the_workspace_in_a_copy_and_from_a_queue(repository):
+    repro(repository)
+    commit(repository, "results")
+    changes = ("-S", "decoder.kind=inject", "-S", "train.epochs=1")
+    assert stages_run(run("dvc", "exp", "run", *changes, cwd=repository)) == ["train", "score", "report"]
+    run("git", "checkout", "-q", ".", cwd=repository)
+    run("dvc", "checkout", "-q", cwd=repository)
+
+    output = run("dvc", "exp", "run", "--temp", "-S", "score.beam_size=2", cwd=repository)
+    assert stages_run(output) == ["score", "report"]
+    with (repository / "pipeline/metrics/rouge.py").open("a") as file:
+        file.write("# a comment\n")
+    output = run("dvc", "exp", "run", "--temp", "-S", "score.beam_size=3", cwd=repository)
+    assert stages_run(output) == ["code", "score", "report"]
+
+    run("dvc", "exp", "run", "--queue", "-S", "score.max_length=4,5", cwd=repository)
+    output = run("dvc", "exp", "run", "--run-all", cwd=repository)
+    assert output.count("Running stage 'score'") == 2
+    shown = json.loads(run("dvc", "exp", "show", "--json", cwd=repository).split("\n", 0)[0])
+    assert len(shown) == 2  # the workspace and the commit with its experiments
+
+
+def test_extraction_is_incremental(repository):
     assert extract(repository) == "extract: 18 images, 0 from the store, 18 encoded"
     first = features(repository)
     assert extract(repository) == "nothing to do"
@@ -92,19 +162,19 @@ def test_the_cache_is_incremental_through_dvc(repository):
     set_param(repository, "encoder.grid", 2)
     assert extract(repository) == "extract: 18 images, 0 from the store, 18 encoded"
     set_param(repository, "encoder.grid", 3)
-    shutil.rmtree(repository / ".dvc/cache")  # so that the store has to answer, not dvc's own memory
+    shutil.rmtree(repository / ".dvc/cache")  # so that the features come from the store, not from the cache of dvc
     (repository / "data/interim/features.h5").unlink()
-    said = run("dvc", "repro", "-f", "extract", cwd=repository)
-    assert "18 from the store, 0 encoded" in said
+    output = run("dvc", "repro", "-f", "extract", cwd=repository)
+    assert "18 from the store, 0 encoded" in output
     assert features(repository) == first
 
     shutil.rmtree(repository / ".cache")
-    said = run("dvc", "repro", "-f", "extract", cwd=repository)
-    assert "0 from the store, 18 encoded" in said
+    output = run("dvc", "repro", "-f", "extract", cwd=repository)
+    assert "0 from the store, 18 encoded" in output
     assert features(repository) == first
 
 
-def test_going_back_to_an_earlier_training_trains_nothing(repository):
+def test_an_earlier_training_is_restored_from_the_cache(repository):
     run("dvc", "repro", "train", cwd=repository)
     model = (repository / "models/captioner.safetensors").read_bytes()
     set_param(repository, "train.epochs", 1)
@@ -117,19 +187,17 @@ def test_going_back_to_an_earlier_training_trains_nothing(repository):
 
 def test_an_experiment_in_a_copy_shares_the_store(repository):
     extract(repository)
-    run("git", "add", "-A", cwd=repository)
-    run("git", "commit", "-qm", "features", cwd=repository)
-    said = run("dvc", "exp", "run", "--temp", "-S", "vocab.min_count=2", "-S", "train.epochs=1", cwd=repository)
-    assert "Running stage 'train'" in said
-    assert "Running stage 'extract'" not in said
-    said = run("dvc", "exp", "run", "--temp", "-f", "extract", cwd=repository)
-    assert "18 from the store, 0 encoded" in said
+    commit(repository, "features")
+    output = run("dvc", "exp", "run", "--temp", "-S", "vocab.min_count=2", "-S", "train.epochs=1", cwd=repository)
+    assert "Running stage 'train'" in output
+    assert "Running stage 'extract'" not in output
+    output = run("dvc", "exp", "run", "--temp", "-f", "extract", cwd=repository)
+    assert "18 from the store, 0 encoded" in output
 
 
-def test_a_run_that_was_killed_goes_on_where_it_was(repository):
-    expected_from = repository / "expected.h5"
+def test_a_killed_extraction_continues(repository):
     extract(repository)
-    shutil.copy(repository / "data/interim/features.h5", expected_from)
+    expected = features(repository)
     shutil.rmtree(repository / ".cache")
     shutil.rmtree(repository / ".dvc/cache")
     shutil.rmtree(repository / ".dvc/tmp")
@@ -137,14 +205,10 @@ def test_a_run_that_was_killed_goes_on_where_it_was(repository):
     (repository / "dvc.lock").unlink()
     set_param(repository, "run.workers", 1)
     set_param(repository, "run.extract_batch", 1)
-    slow = repository / "pipeline/features/batch.py"
+    slow = repository / "pipeline/features/image_batches.py"
     source = slow.read_text()
-    slow.write_text(
-        source.replace("import hashlib\n", "import hashlib\nimport time\n").replace(
-            "    places, found, bad = [], [], {}\n", "    time.sleep(0.5)\n    places, found, bad = [], [], {}\n"
-        )
-    )
-    assert slow.read_text() != source
+    reads = "content = read_image_bytes(image.path)"
+    replace(repository, "features/image_batches.py", reads, f"__import__('time').sleep(0.5)\n            {reads}")
     running = subprocess.Popen(
         ["dvc", "repro", "extract"],
         cwd=repository,
@@ -155,15 +219,15 @@ def test_a_run_that_was_killed_goes_on_where_it_was(repository):
     )
     from pipeline.features.store_inventory import stored_encoders
 
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not any(one.pictures for one in stored_encoders(repository / ".cache/features")):
+    store, deadline = repository / ".cache/features", time.monotonic() + 120
+    while time.monotonic() < deadline and not any(one.images for one in stored_encoders(store)):
         time.sleep(0.2)
     os.killpg(running.pid, signal.SIGKILL)
     running.wait()
     slow.write_text(source)
-    shutil.rmtree(repository / ".dvc/tmp", ignore_errors=True)  # dvc's own lock, which dvc does not free when killed
-    said = extract(repository)
-    known = int(said.split(" from the store")[0].split()[-1])
+    shutil.rmtree(repository / ".dvc/tmp", ignore_errors=True)  # the lock of dvc, which a killed dvc does not release
+    output = extract(repository)
+    known = int(output.split(" from the store")[0].split()[-1])
     assert 0 < known < 18
-    assert said == f"extract: 18 images, {known} from the store, {18 - known} encoded"
-    assert features(repository) == expected_from.read_bytes()
+    assert output == f"extract: 18 images, {known} from the store, {18 - known} encoded"
+    assert features(repository) == expected

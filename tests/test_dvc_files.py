@@ -1,58 +1,66 @@
-"""dvc.yaml says what the code does."""
+"""dvc.yaml matches the code."""
 
 import pytest
-from closure import PACKAGE, ROOT, closure
 from ruamel.yaml import YAML
+from support import ROOT
 
 from pipeline import paths
+from pipeline.fingerprint import PACKAGE, STAGE_PARAMS
+from pipeline.params import Params
 
-PIPELINE = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")
-PARAMS = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")
-STAGES = PIPELINE["stages"]
-
-
-def names(entries):
-    return {next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries}
+STAGES = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_code_dependencies_are_the_import_closure(stage):
-    declared = {dep for dep in STAGES[stage]["deps"] if dep.startswith("pipeline/")}
-    assert declared == closure(PACKAGE / "stages" / f"{stage}.py")
+def entries(stage, *kinds):
+    """Each path that a stage lists under `kinds`, with its options."""
+    for kind in kinds:
+        for entry in STAGES[stage].get(kind, []):
+            yield next(iter(entry.items())) if isinstance(entry, dict) else (entry, {})
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_every_parameter_of_a_stage_exists(stage):
-    for key in STAGES[stage]["params"]:
-        value = PARAMS
-        for part in key.split("."):
-            assert part in value, key
-            value = value[part]
+def test_every_stage_is_a_module_and_the_code_stage_fingerprints_it():
+    modules = {path.stem for path in (PACKAGE / "stages").glob("*.py")} - {"__init__", "extract_on_ray"}
+    assert set(STAGES) == modules == {"code", *STAGE_PARAMS}
+
+
+@pytest.mark.parametrize("stage", STAGE_PARAMS)
+def test_a_stage_depends_on_its_own_fingerprint_and_on_no_other_code(stage):
+    code = [path for path, _ in entries(stage, "deps") if "/code/" in path or "pipeline" in path]
+    assert code == [f"{paths.CODE}/{stage}.txt"]
+
+
+@pytest.mark.parametrize("stage", STAGE_PARAMS)
+def test_a_fingerprint_covers_the_defaults_of_all_parameters_of_its_stage(stage):
+    assert tuple(STAGES[stage].get("params", ())) == STAGE_PARAMS[stage]
+
+
+def test_every_parameter_of_a_stage_exists():
+    for keys in STAGE_PARAMS.values():
+        for key in keys:
+            value = Params()
+            for name in key.split("."):
+                value = getattr(value, name)
 
 
 def test_no_stage_depends_on_where_it_runs():
-    assert not any(key.startswith("run") for stage in STAGES.values() for key in stage["params"])
+    assert not any(key.startswith("run") for keys in STAGE_PARAMS.values() for key in keys)
 
 
-def test_stages_run_the_checkout_they_stand_in_and_say_what_they_do():
-    for name, stage in STAGES.items():
-        assert stage["cmd"] == f"python -m pipeline {name}"
-        assert stage["desc"]
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_runs_the_code_of_its_checkout_and_has_a_description(stage):
+    assert STAGES[stage]["cmd"] == f"python -m pipeline {stage}"
+    assert STAGES[stage]["desc"]
 
 
-def test_outputs_are_those_of_the_command_line():
+def test_the_outputs_are_those_of_the_command_line():
     ours = {str(value) for name, value in vars(paths).items() if name.isupper()} - {str(paths.PARAMS)}
-    declared = set().union(
-        *(names(stage.get("outs", [])) | names(stage.get("metrics", [])) for stage in STAGES.values())
-    )
-    assert declared == ours
+    assert {path for stage in STAGES for path, _ in entries(stage, "outs", "metrics")} == ours
 
 
-def test_small_outputs_are_kept_by_git_and_none_persists():
-    for stage in STAGES.values():
-        for entry in [*stage.get("outs", []), *stage.get("metrics", [])]:
-            name, options = next(iter(entry.items())) if isinstance(entry, dict) else (entry, {})
+def test_git_keeps_small_outputs_and_dvc_the_others():
+    for stage in STAGES:
+        for path, options in entries(stage, "outs", "metrics"):
             assert "persist" not in options
-            small = name.startswith("metrics/") or name == str(paths.MODEL_CARD)
-            small = small and name != str(paths.TRAINING)  # so that dvc can bring an earlier training back whole
-            assert (options.get("cache") is False) == small, name
+            in_git = path.startswith("metrics/") or path == str(paths.MODEL_CARD)
+            in_git = in_git and path != str(paths.TRAINING)  # cached, so that DVC restores an earlier training
+            assert (options.get("cache") is False) == in_git, path

@@ -1,104 +1,272 @@
-"""params.yaml: what is accepted, and what is said of a mistake."""
+"""params.yaml: defaults, accepted values, and the message for each mistake."""
 
 import copy
 import json
+import runpy
 
 import jsonschema
 import pytest
-from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
 from ruamel.yaml import YAML
+from support import ROOT
 
+from pipeline.decoders.registry import DECODERS
 from pipeline.errors import ParamsError
-from pipeline.params import check_params, read_params, schema
+from pipeline.params import RENAMED, check_params, read_params, schema, to_yaml, write_section
+
+RECIPES = sorted((ROOT / "docs" / "recipes").glob("*.yaml"))
+
+
+def load(text):
+    return YAML(typ="safe", pure=True).load(text)
 
 
 @pytest.fixture
 def content():
-    return copy.deepcopy(read_params(ROOT / "params.yaml").model_dump())
+    return copy.deepcopy(check_params({}).model_dump())
 
 
-def said(content):
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "params.yaml"
+
+
+def message(content):
     with pytest.raises(ParamsError) as error:
         check_params(content)
     assert error.value.exit_code == 2
     return str(error.value)
 
 
-def test_the_number_that_dvc_writes_is_a_number(tmp_path):
-    text = (ROOT / "params.yaml").read_text().replace("lr: 2e-3", "lr: 1e-05")
-    (tmp_path / "params.yaml").write_text(text)
-    assert read_params(tmp_path / "params.yaml").train.lr == 1e-5
+def flat(values, above=""):
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
 
 
-def test_a_typo_is_named_with_the_key_that_was_meant(content):
+def test_every_parameter_has_a_default(path):
+    path.write_text("seed: 3\nscore:\ntrain: {lr: 0.1}\n")
+    params = read_params(path)
+    expected = check_params(None).model_dump()
+    expected["seed"] = 3
+    expected["train"]["lr"] = 0.1
+    assert params.model_dump() == expected
+
+
+def test_the_shipped_file_holds_every_parameter_with_its_default():
+    assert dict(flat(load(ROOT / "params.yaml"))) == dict(flat(check_params({}).model_dump()))
+
+
+def test_the_number_that_dvc_writes_is_a_number(path):
+    path.write_text("train: {lr: 1e-05}")
+    assert read_params(path).train.lr == 1e-5
+
+
+def test_a_typo_gets_a_suggestion(content):
     content["train"]["epoch"] = 3
-    assert said(content) == "params.train.epoch: unknown parameter; did you mean 'epochs'?"
+    assert message(content) == "params.train.epoch: unknown parameter; did you mean 'epochs'?"
+
+
+def test_an_unknown_key_without_a_similar_one_lists_the_known_ones():
+    assert message({"vocab": {"zebra": 1}}) == "params.vocab.zebra: unknown parameter; known: unit, min_count"
 
 
 def test_a_wrong_type_names_the_key_and_the_value(content):
     content["train"]["epochs"] = "ten"
-    assert said(content) == "params.train.epochs: must be a valid integer, got 'ten'"
+    assert message(content) == "params.train.epochs: must be a valid integer, got 'ten'"
 
 
-def test_a_value_out_of_range_says_what_is_allowed(content):
+def test_a_value_out_of_range_names_the_range(content):
     content["score"]["beam_size"] = 0
-    assert said(content) == "params.score.beam_size: must be greater than or equal to 1, got 0"
+    assert message(content) == "params.score.beam_size: must be greater than or equal to 1, got 0"
 
 
 def test_a_value_of_two_kinds_is_one_mistake(content):
     content["encoder"]["image_size"] = 7
-    assert said(content) == "params.encoder.image_size: must be greater than or equal to 8 or must be 'auto', got 7"
+    assert message(content) == "params.encoder.image_size: must be greater than or equal to 8 or must be 'auto', got 7"
 
 
-def test_consensus_is_for_words(content):
-    content["train"]["store_captions"] = True
-    content["score"]["neighbours"] = 60
-    assert check_params(content).score.neighbours == 60
-    content["vocab"]["unit"] = "character"
-    assert "score.neighbours is for words" in said(content)
-
-
-def test_a_choice_lists_what_there_is(content):
+def test_a_choice_lists_the_alternatives(content):
     content["decoder"]["kind"] = "transformer"
-    assert said(content) == "params.decoder.kind: must be 'inject', 'merge', 'attention' or 'updown', got 'transformer'"
-
-
-def test_a_missing_key_is_named(content):
-    del content["vocab"]["min_count"]
-    assert said(content) == "params.vocab.min_count: missing; add it to params.yaml"
+    kinds = "'inject', 'merge', 'attention' or 'updown'"
+    assert message(content) == f"params.decoder.kind: must be {kinds}, got 'transformer'"
 
 
 def test_every_mistake_is_named_at_once(content):
     content["train"]["lr"] = -1.0
     content["vocb"] = {}
-    assert len(said(content).splitlines()) == 2
+    assert len(message(content).splitlines()) == 2
 
 
-def test_a_file_that_is_not_yaml_is_named_with_its_line(tmp_path):
-    (tmp_path / "params.yaml").write_text("seed: 1\ntrain: [1, 2\nscore: }\n")
-    with pytest.raises(ParamsError, match=r"params.yaml, line 3: not valid YAML"):
-        read_params(tmp_path / "params.yaml")
+def test_reranking_needs_words_and_stored_captions(content):
+    content["score"]["rerank"]["neighbors"] = 60
+    assert "score.rerank.neighbors is 60, which needs train.store_captions: true" in message(content)
+    content["train"]["store_captions"] = True
+    assert check_params(content).score.rerank.neighbors == 60
+    content["vocab"]["unit"] = "character"
+    assert "score.rerank.neighbors needs vocab.unit: word" in message(content)
 
 
-def test_the_editor_schema_is_that_of_the_code():
-    assert json.loads((ROOT / "params.schema.json").read_text()) == schema()
+def test_the_shortest_caption_is_not_longer_than_the_longest():
+    assert message({"score": {"min_length": 31}}) == "params.score: min_length 31 is greater than max_length 30"
 
 
-def test_the_editor_schema_accepts_the_file_and_refuses_a_typo():
-    content = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")
+@pytest.mark.parametrize("kind", DECODERS)
+def test_options_of_another_decoder_may_stay_in_the_file(kind, content):
+    content["decoder"]["kind"] = kind
+    decoder = check_params(content).decoder
+    assert isinstance(decoder, DECODERS[kind].options)
+    assert set(decoder.model_dump()) == set(DECODERS[kind].options.model_fields)
+
+
+def test_an_unknown_decoder_option_is_refused():
+    expected = "params.decoder.atention: unknown parameter; did you mean 'attention'?"
+    assert message({"decoder": {"kind": "merge", "atention": 8}}) == expected
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_a_key_of_an_older_version_gets_its_new_name(old, new):
+    section, key = old.split(".")
+    assert message({section: {key: 1}}) == f"params.{old}: renamed; write {new}"
+
+
+@pytest.mark.parametrize("key", ["tie_weights", "layer_norm"])
+def test_a_removed_option_says_so(key):
+    assert message({"decoder": {key: False}}).startswith(f"params.decoder.{key}: no longer exists")
+
+
+def test_the_old_name_of_a_value_gets_its_new_one():
+    assert message({"encoder": {"fit": "squash"}}) == "params.encoder.fit: squash is renamed; write stretch"
+
+
+def test_control_characters_in_a_path_are_refused():
+    assert message({"data": {"captions": "a\0b"}}) == "params.data.captions: must not contain control characters"
+
+
+def test_a_long_value_is_shortened_in_the_message():
+    assert len(message({"train": {"epochs": "x" * 10_000}})) < 200
+    assert len(message({"train": {"x" * 10_000: 1}})) < 400
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("seed: 1\ntrain: [1, 2\nscore: }\n", "params.yaml, line 3: not valid YAML"),
+        ("seed: 1\nseed: 2\n", "params.yaml, line 2: not valid YAML: found duplicate key"),
+        ("seed: !!python/object:os.system {}\n", "params.yaml, line 1: not valid YAML"),
+        ("a: &a [1]\nb: [" + "*a, " * 9 + "]\n", "9 YAML aliases, at most 8"),
+        ("a: &a [*a]\n", "nested deeper than 20 levels"),
+        ("a: " + "[" * 30 + "]" * 30, "nested deeper than 20 levels"),
+        ("a: " + "[" * 5000 + "]" * 5000, "nested too deeply"),
+        ("# " + "x" * (1 << 20), "larger than 1,048,576 bytes"),
+        ("seed: " + "9" * 5000, "not valid YAML"),
+        ("[1, 2]", "params: must be a section with keys and values"),
+    ],
+    ids=["syntax", "duplicate key", "tag", "aliases", "recursive", "deep", "very deep", "large", "digits", "list"],
+)
+def test_a_malformed_file_is_refused(path, text, reason):
+    path.write_text(text)
+    with pytest.raises(ParamsError) as error:
+        read_params(path)
+    assert reason in str(error.value)
+
+
+def test_a_file_that_is_not_utf_8_is_refused(path):
+    path.write_bytes(b"seed: \xff")
+    with pytest.raises(ParamsError, match="not UTF-8 at byte 6"):
+        read_params(path)
+
+
+KEYS = [key for key, _ in flat(check_params({}).model_dump())]
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.dates(),
+    lambda children: st.lists(children) | st.dictionaries(st.text() | st.integers(), children),
+    max_leaves=5,
+)
+
+
+@given(st.dictionaries(st.sampled_from(KEYS) | st.text(), VALUES, max_size=4), VALUES)
+def test_any_content_is_accepted_or_refused_with_messages(values, section):
+    content = {}
+    for key, value in values.items():
+        name, _, rest = key.partition(".")
+        content[name] = {rest: value} if rest else section
+    mistakes = ""
+    try:
+        check_params(content)
+    except ParamsError as error:
+        mistakes = str(error)
+    assert all(line.startswith("params") for line in mistakes.splitlines())
+
+
+def test_the_printed_file_is_complete_and_has_the_same_values(path):
+    params = check_params({"decoder": {"kind": "inject"}, "data": {"captions": "a: #b.csv"}, "train": {"lr": 1e-5}})
+    path.write_text(to_yaml(params))
+    assert read_params(path) == params
+    assert dict(flat(load(path))) == dict(flat(params.model_dump()))
+
+
+def test_writing_a_section_keeps_comments_and_other_values(path):
+    path.write_text("# mine\nseed: 1\ndata:\n  format: coco  # so far\ntrain: {lr: 1e-3}\n")
+    write_section(path, "data", {"format": "folder", "captions": "x"})
+    assert path.read_text() == "# mine\nseed: 1\ndata:\n  format: folder # so far\n  captions: x\ntrain: {lr: 1e-3}\n"
+
+
+def test_writing_a_section_that_is_missing_adds_it(path):
+    path.write_text("seed: 1\n")
+    write_section(path, "data", {"format": "folder"})
+    assert read_params(path).data.format == "folder"
+
+
+def test_nothing_is_written_if_the_result_would_be_invalid(path):
+    path.write_text("seed: 1\n")
+    with pytest.raises(ParamsError, match=r"params.data.format"):
+        write_section(path, "data", {"format": "x"})
+    assert path.read_text() == "seed: 1\n"
+
+
+def test_the_schema_for_editors_is_current():
+    assert json.loads((ROOT / "params.schema.json").read_text()) == schema(), "run `make schema`"
+
+
+def test_the_schema_accepts_the_shipped_file_and_refuses_a_typo():
+    content = load(ROOT / "params.yaml")
     jsonschema.validate(content, schema())
     content["train"]["epoch"] = 3
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(content, schema())
 
 
-def test_the_page_about_parameters_is_that_of_the_code():
-    import runpy
+@pytest.mark.parametrize("kind", DECODERS)
+def test_the_schema_accepts_every_kind_of_decoder(kind):
+    jsonschema.validate({"decoder": {"kind": kind, "attention": 8}}, schema())
 
+
+def test_the_page_about_parameters_is_current():
     page = runpy.run_path(str(ROOT / "docs" / "make_params_page.py"))["page"]
-    assert (ROOT / "docs" / "params.md").read_text() == page()
+    assert (ROOT / "docs" / "params.md").read_text() == page(), "run `make schema`"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_recipe_is_a_whole_params_file(path):
-    assert read_params(path).data.captions.startswith("/data/")
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_holds_differences_only(recipe):
+    given, defaults = dict(flat(load(recipe))), dict(flat(check_params({}).model_dump()))
+    resolved = dict(flat(read_params(recipe).model_dump()))
+    assert resolved["data.captions"].startswith("/data/")
+    for key, value in given.items():
+        assert resolved[key] == value
+        assert value != defaults.get(key)
+
+
+@pytest.mark.parametrize(
+    "training", sorted((ROOT / "benchmarks" / "quality").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_every_training_of_the_quality_benchmark_has_valid_parameters(training):
+    content = load(training)
+    sections = {key: value for key, value in content.items() if key in {"vocab", "decoder", "train", "score"}}
+    if sections.get("score", {}).get("rerank", {}).get("neighbors"):
+        sections.setdefault("train", {})["store_captions"] = True
+    check_params(sections)
+    assert set(content) - set(sections) <= {"extends", "against", "seed", "members", "mirrored"}

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import run_command, set_param
+from support import run_command, set_param
 
 from pipeline import Captioner, paths
 
@@ -38,7 +38,7 @@ def test_the_whole_pipeline_gives_the_same_bytes_twice(project):
     assert "18 images, 0 from the store, 18 encoded" in said["extract"]
     assert "BLEU-4" in said["score"]
     scores = json.loads(first[paths.SCORES])
-    assert scores["pictures"] == 3
+    assert scores["images"] == 3
     assert 0 <= scores["bleu_4"] <= 100
     assert len(rows(project / paths.TRAINING)) == 3
     assert [row["image"] for row in rows(project / paths.SCORED_CAPTIONS)] == ["012.png", "013.png", "014.png"]
@@ -82,7 +82,7 @@ def test_bad_rows_and_pictures_are_listed_and_the_others_go_on(project):
         ("prepare", "gone.png"),
         ("extract", "004.png"),
     }
-    assert json.loads((project / paths.SCORES).read_text())["pictures"] == 3
+    assert json.loads((project / paths.SCORES).read_text())["images"] == 3
 
 
 def test_too_many_bad_pictures_stop_the_run(project):
@@ -117,15 +117,15 @@ def test_predict_says_what_score_says(project):
 
 def test_predict_and_extract_give_the_same_row(project):
     from pipeline.device import single_threaded
-    from pipeline.encoders.images import decode
+    from pipeline.encoders.images import decode_image
     from pipeline.features.feature_file import FeatureFile
 
     run_stages(project)
     captioner = Captioner.load(project / paths.MODEL, device="cpu")
     cache = FeatureFile.open(project / paths.FEATURES)
     with single_threaded():
-        picture = decode((project / "data/tiny/images/005.png").read_bytes())
-        row = captioner.encoder.encode(np.stack([captioner.encoder.prepare(picture)]))
+        picture = decode_image((project / "data/tiny/images/005.png").read_bytes())
+        row = captioner.encoder.encode(np.stack([captioner.encoder.preprocess(picture)]))
     assert row.tobytes() == cache.load(["005.png"]).tobytes()
 
 

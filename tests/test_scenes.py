@@ -1,4 +1,4 @@
-"""The captions of the built-in dataset are true of what was drawn; needs the outputs of `make`."""
+"""Captions generated for the built-in dataset are true of the drawn scenes; needs the outputs of `make`."""
 
 import csv
 import json
@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from support import ROOT
 
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 OBJECT = re.compile(r"\b(small|large) (\w+) (ring|cross|triangle)\b")
@@ -15,15 +15,15 @@ PLACE = re.compile(r"\bon the (left|right)\b|\bat the (top|bottom)\b|\bin the (m
 
 
 def is_true(caption, scene):
-    """Whether each size, colour, shape and the place or relation that `caption` names is what was drawn."""
+    """Whether every size, color, shape and position or relation in `caption` matches the scene."""
     drawn = [(thing["size"], thing["colour"], thing["shape"]) for thing in scene["objects"]]
-    said = OBJECT.findall(caption)
+    named = OBJECT.findall(caption)
     relations = [next(filter(None, found)) for found in RELATION.findall(caption)]
     places = [next(filter(None, found)) for found in PLACE.findall(caption)]
     if len(drawn) == 1:
-        return said == drawn and places == [scene["relation"]] and not relations
-    forwards = said == drawn and relations == [scene["relation"]]
-    backwards = said == drawn[::-1] and relations == [OPPOSITE.get(scene["relation"])]
+        return named == drawn and places == [scene["relation"]] and not relations
+    forwards = named == drawn and relations == [scene["relation"]]
+    backwards = named == drawn[::-1] and relations == [OPPOSITE.get(scene["relation"])]
     return (forwards or backwards) and not places
 
 
@@ -48,7 +48,7 @@ def share_true(captions, scenes):
     return float(np.mean([is_true(caption, scenes[image]) for image, caption in captions.items()]))
 
 
-def test_every_human_caption_is_true_and_false_of_a_changed_scene(scenes):
+def test_every_reference_is_true_and_false_of_a_changed_scene(scenes):
     with (ROOT / "data/scenes/captions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert all(is_true(row["caption"], scenes[row["image"]]) for row in rows)
@@ -69,10 +69,11 @@ def test_bleu_4_is_at_least_sixty(generated):
     assert json.loads((ROOT / "metrics/scores.json").read_text())["bleu_4"] >= 60
 
 
-def test_the_same_decoder_with_shuffled_features_is_seldom_right(generated, scenes):
+def test_with_the_features_of_other_images_captions_are_seldom_true(generated, scenes):
     import torch
 
-    from pipeline.decoders.beam_search import SearchOptions, beam_search
+    from pipeline.decoders.beam_search import beam_search
+    from pipeline.decoders.search import SearchOptions
     from pipeline.features.feature_file import FeatureFile
     from pipeline.inference.model_file import TrainedModel
 

@@ -1,10 +1,10 @@
-"""docs/tutorial.ipynb runs from top to bottom, and shows what it gave."""
+"""docs/tutorial.ipynb runs from top to bottom and is stored with its outputs."""
 
 import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from support import ROOT
 
 nbformat = pytest.importorskip("nbformat", reason="needs the extra: pip install 'captioner[dev]'")
 pytest.importorskip("nbclient", reason="needs the extra: pip install 'captioner[dev]'")
@@ -12,6 +12,7 @@ pytest.importorskip("ipykernel", reason="needs the extra: pip install 'captioner
 NOTEBOOK = ROOT / "docs" / "tutorial.ipynb"
 
 
+@pytest.mark.slow
 def test_the_tutorial_runs_from_top_to_bottom():
     before = NOTEBOOK.read_bytes()
     command = [sys.executable, str(ROOT / "docs" / "run_tutorial.py"), "--check"]
@@ -20,11 +21,11 @@ def test_the_tutorial_runs_from_top_to_bottom():
     assert NOTEBOOK.read_bytes() == before
 
 
-def test_the_tutorial_is_kept_with_its_outputs_in_order():
+def test_the_tutorial_is_stored_with_its_outputs_in_order():
     cells = [cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     kinds = [output.output_type for cell in cells for output in cell.outputs]
     assert "error" not in kinds
-    pictures = [output for cell in cells for output in cell.outputs if "image/png" in output.get("data", {})]
-    assert len(pictures) >= 5
+    images = [output for cell in cells for output in cell.outputs if "image/png" in output.get("data", {})]
+    assert len(images) >= 5
     assert NOTEBOOK.stat().st_size < 1_000_000

@@ -1,4 +1,4 @@
-"""Fixtures of the web tests: a server with the small trained model, and a browser where there is one."""
+"""Fixtures with the small trained model: its captioner, a web server with it, and a browser if one is installed."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ import pytest
 
 
 class Server:
-    """The application behind uvicorn on a free port of the loopback."""
+    """The application behind uvicorn, on a free port of the loopback interface."""
 
     def __init__(self, app):
         import uvicorn
@@ -40,7 +40,7 @@ def captioner(trained_project):
 
 
 @pytest.fixture(scope="session")
-def pictures(trained_project):
+def images(trained_project):
     return sorted((trained_project / "data/tiny/images").glob("*.png"))
 
 
@@ -57,7 +57,7 @@ def server(captioner):
 
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory):
-    """A headless Chromium for all tests, without a word to the outside."""
+    """A headless Chromium for all tests that makes no requests of its own."""
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     driver = shutil.which("chromedriver")
     if program is None or driver is None:
@@ -69,7 +69,7 @@ def chromium(tmp_path_factory):
     flags = ["headless", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"]
     flags += ["disable-component-update", "disable-sync", f"user-data-dir={tmp_path_factory.mktemp('profile')}"]
     if os.geteuid() == 0:
-        flags.append("no-sandbox")  # Chromium's does not work for root, which a container's user often is
+        flags.append("no-sandbox")  # Chromium's sandbox does not work for root, often the user of a container
     for flag in flags:
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})

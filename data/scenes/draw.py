@@ -1,11 +1,11 @@
-"""Draws the built-in dataset: coloured shapes, five captions each, and what is true of every picture.
+"""Draws the built-in dataset: colored shapes with five captions each, and the objects in every image.
 
     images/NNNN.png   112 x 112 pixels
     captions.csv      image,caption,split
-    scenes.json       for each picture the objects that were drawn, which a test checks generated captions against
+    scenes.json       the objects drawn in each image, with which a test checks generated captions
 
-A scene has one object in some part of the picture, or two objects side by side or one above the other. Size, colour
-and shape are independent, so a caption can be true only of what was seen. The same params draw the same bytes.
+A scene has one object somewhere in the image, or two objects side by side or one above the other. Size, color and
+shape are independent, so that a correct caption requires the image. The same params give the same bytes.
 """
 
 import csv
@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 from ruamel.yaml import YAML
 
 SIDE = 112
-SCALE = 4  # drawn larger and scaled down: smooth edges
+SCALE = 4  # drawn larger and scaled down, for smooth edges
 COLOURS = {
     "red": (214, 40, 40),
     "green": (42, 157, 62),
@@ -54,7 +54,7 @@ class Scene:
     split: str
     objects: tuple[Object, ...]
     relation: str
-    """Where the first object is: in the picture (left, right, top, bottom, middle), or to the second one."""
+    """Position of the first object: in the image (left, right, top, bottom, middle), or relative to the second one."""
 
 
 def draw_object(rng: random.Random, x: float, y: float) -> Object:
@@ -84,8 +84,8 @@ def draw_scene(rng: random.Random, number: int, split: str) -> Scene:
 
 def render(rng: random.Random, scene: Scene) -> Image.Image:
     grey = rng.randint(60, 130)
-    picture = Image.new("RGB", (SIDE * SCALE, SIDE * SCALE), (grey, grey, grey))
-    canvas = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (SIDE * SCALE, SIDE * SCALE), (grey, grey, grey))
+    canvas = ImageDraw.Draw(image)
     for thing in scene.objects:
         x, y, radius = thing.x * SCALE, thing.y * SCALE, thing.radius * SCALE
         if thing.shape == "ring":
@@ -101,11 +101,11 @@ def render(rng: random.Random, scene: Scene) -> Image.Image:
         reach = radius * 1.25
         points = [(x + reach * math.cos(angle), y + reach * math.sin(angle)) for angle in angles]
         canvas.polygon(points, fill=COLOURS[thing.colour])
-    return picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    return image.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
 def captions(rng: random.Random, scene: Scene) -> list[str]:
-    """Five of the ways to say it; which five is drawn."""
+    """Five randomly drawn sentences that describe the scene."""
     first = scene.objects[0].words
     if len(scene.objects) == 1:
         where = {
@@ -115,7 +115,7 @@ def captions(rng: random.Random, scene: Scene) -> list[str]:
             "bottom": "at the bottom",
             "middle": "in the middle",
         }[scene.relation]
-        ways = [
+        sentences = [
             f"a {first} {where} of the picture",
             f"there is a {first} {where}",
             f"a {first} is {where} of the picture",
@@ -126,7 +126,7 @@ def captions(rng: random.Random, scene: Scene) -> list[str]:
     else:
         second = scene.objects[1].words
         relation, back = RELATIONS[scene.relation], RELATIONS[OPPOSITE[scene.relation]]
-        ways = [
+        sentences = [
             f"a {first} {relation} a {second}",
             f"a {first} is {relation} a {second}",
             f"there is a {first} {relation} a {second}",
@@ -134,7 +134,7 @@ def captions(rng: random.Random, scene: Scene) -> list[str]:
             f"a {second} is {back} a {first}",
             f"a picture of a {first} {relation} a {second}",
         ]
-    return rng.sample(ways, 5)
+    return rng.sample(sentences, 5)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""`captioner cache`: what the feature store holds, whether it is sound, and less of it."""
+"""`captioner cache`: list, verify and prune the feature store."""
 
 import json
 from dataclasses import asdict
@@ -14,88 +14,91 @@ from pipeline.errors import ArtefactError, ParamsError
 if TYPE_CHECKING:
     from pipeline.features.store_inventory import StoredEncoder
 
-app = typer.Typer(no_args_is_help=True, help="The feature store: what it holds, its soundness, and making it smaller.")
-StoreFolder = Annotated[Path | None, typer.Option("--store", help="Another folder than $CAPTIONER_CACHE's.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object per encoder and line.")]
+app = typer.Typer(no_args_is_help=True, help="List, verify and prune the feature store.")
+StoreFolder = Annotated[Path | None, typer.Option("--store", help="Folder of the store. Default: $CAPTIONER_CACHE.")]
 
 
 @app.command()
-def show(store: StoreFolder = None, as_json: AsJson = False) -> None:
-    """List the encoders whose rows are kept: pictures and bytes of each."""
+def show(
+    store: StoreFolder = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per encoder.")] = False,
+) -> None:
+    """List the encoders with stored features, and the number of images and bytes of each."""
     from pipeline.features.store_inventory import stored_encoders
 
     root = store or store_folder()
-    found = stored_encoders(root)
+    encoders = stored_encoders(root)
     if as_json:
-        for one in found:
-            print(json.dumps(asdict(one)))
+        for encoder in encoders:
+            print(json.dumps(asdict(encoder)))
         return
-    say(f"{root}: {len(found)} encoders, {_bytes(sum(one.bytes for one in found))}")
-    for one in found:
-        print(f"{one.digest[:12]}  {one.pictures:9,} pictures  {_bytes(one.bytes):>8}  {_described(one)}")
+    say(f"{root}: {len(encoders)} encoders, {_format_bytes(sum(encoder.bytes for encoder in encoders))}")
+    for encoder in encoders:
+        size = _format_bytes(encoder.bytes)
+        print(f"{encoder.digest[:12]}  {encoder.images:9,} images  {size:>8}  {_describe(encoder)}")
 
 
 @app.command()
 def verify(
-    digests: Annotated[list[str] | None, typer.Argument(help="Encoders, by the start of the digest; all.")] = None,
+    digests: Annotated[list[str] | None, typer.Argument(help="Prefixes of encoder digests. Default: all.")] = None,
     store: StoreFolder = None,
 ) -> None:
-    """Read every row and compare its checksum. Damaged rows are encoded again by the next run that needs them."""
-    from pipeline.features.store_inventory import find, stored_encoders
-    from pipeline.features.store_inventory import verify as check
+    """Read every row and compare its checksum. The next run that needs a damaged row encodes its image again."""
+    from pipeline.features.store_inventory import find_encoder, stored_encoders, verify_encoder
 
     root = store or store_folder()
-    chosen = [find(root, one) for one in digests] if digests else stored_encoders(root)
+    encoders = [find_encoder(root, digest) for digest in digests] if digests else stored_encoders(root)
     damaged = 0
-    for one in chosen:
-        found = check(root, one.digest)
-        damaged += found.damaged + len(found.unreadable_files)
-        print(f"{one.digest[:12]}  {found.sound:9,} sound  {found.damaged:9,} damaged  {_described(one)}")
-        for path in found.unreadable_files:
-            say(f"damaged: {path}: not a whole file of this store; its rows are encoded again when needed")
+    for encoder in encoders:
+        report = verify_encoder(root, encoder.digest)
+        damaged += report.damaged + len(report.unreadable_files)
+        counts = f"{report.intact:9,} intact  {report.damaged:9,} damaged"
+        print(f"{encoder.digest[:12]}  {counts}  {_describe(encoder)}")
+        for path in report.unreadable_files:
+            say(f"damaged: {path}: not a complete segment of this store; its images are encoded again when needed")
     if damaged:
-        raise ArtefactError(f"{root}: damaged rows; `dvc repro -f extract` encodes those in use again")
+        raise ArtefactError(f"{root}: damaged rows; `dvc repro -f extract` encodes the images in use again")
 
 
 @app.command()
 def prune(
-    digests: Annotated[list[str] | None, typer.Argument(help="Encoders to forget, by the start of the digest.")] = None,
+    digests: Annotated[list[str] | None, typer.Argument(help="Prefixes of the digests of encoders to delete.")] = None,
     unused: Annotated[
-        bool, typer.Option("--unused", help="Forget the pictures that the dataset of this folder does not have.")
+        bool,
+        typer.Option("--unused", help="Delete the features of images that this folder's dataset does not contain."),
     ] = False,
     store: StoreFolder = None,
 ) -> None:
-    """Make the store smaller. Nothing is lost but time: what is needed again is encoded again."""
+    """Delete features from the store. Images that are needed again are encoded again."""
     from pipeline.datasets.tables import read_images
-    from pipeline.features.store import keys_of
-    from pipeline.features.store_inventory import find, keep_only, remove, stored_encoders
+    from pipeline.features.store_inventory import find_encoder, keep_images, remove_encoder, stored_encoders
 
     if bool(digests) == unused:
-        raise ParamsError("captioner cache prune: name encoders, or give --unused")
+        raise ParamsError("captioner cache prune: name encoders, or use --unused")
     root = store or store_folder()
-    for one in [find(root, digest) for digest in digests or ()]:
-        remove(root, one.digest)
-        print(f"{one.digest[:12]}  {one.pictures:9,} pictures forgotten  {_described(one)}")
+    for encoder in [find_encoder(root, digest) for digest in digests or ()]:
+        remove_encoder(root, encoder.digest)
+        print(f"{encoder.digest[:12]}  {encoder.images:9,} images deleted  {_describe(encoder)}")
     if unused:
-        used = keys_of(row.sha256 for row in read_images(paths.IMAGES))
-        for one in stored_encoders(root):
-            gone = keep_only(root, one.digest, used) if one.spec else 0
-            if one.spec and gone == one.pictures:
-                remove(root, one.digest)  # its description too
-            print(f"{one.digest[:12]}  {gone:9,} of {one.pictures:,} pictures forgotten  {_described(one)}")
+        used = {row.sha256 for row in read_images(paths.IMAGES)}
+        for encoder in stored_encoders(root):
+            deleted = keep_images(root, encoder.digest, used) if encoder.spec else 0
+            if encoder.spec and deleted == encoder.images:
+                remove_encoder(root, encoder.digest)
+            print(f"{encoder.digest[:12]}  {deleted:9,} of {encoder.images:,} images deleted  {_describe(encoder)}")
 
 
-def _described(one: "StoredEncoder") -> str:
-    spec = one.spec
+def _describe(encoder: "StoredEncoder") -> str:
+    spec = encoder.spec
     if spec is None:
         return "of another version of this program, or damaged: delete its folder by hand"
     return (
-        f"{spec.name} ({spec.weights}) at {spec.layer}, {spec.grid} x {spec.grid}, {spec.transform.size} pixels, "
-        f"{spec.precision}; {one.engine}"
+        f"{spec.name} ({spec.weights}) at {spec.layer}, {spec.grid} x {spec.grid}, {spec.preprocessing.size} pixels, "
+        f"{spec.precision}; {encoder.engine}"
     )
 
 
-def _bytes(count: int) -> str:
+def _format_bytes(count: int) -> str:
     size = float(count)
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:

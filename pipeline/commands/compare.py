@@ -1,4 +1,4 @@
-"""`captioner compare A B`: is B better, by how much, how sure is that, and which captions changed."""
+"""`captioner compare A B`: the differences of two sets of captions, their p-values, and the captions that changed."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline import paths
-from pipeline.commands.score import Meteor, Seed
-from pipeline.commands.terminal import aligned, say
-from pipeline.errors import DataError, ParamsError
+from pipeline.commands.score import SEED, Meteor, Seed, reference_file
+from pipeline.commands.terminal import aligned, say, visible
+from pipeline.errors import DataError
 
 if TYPE_CHECKING:
-    from pipeline.metrics.caption_files import References, Results
-    from pipeline.metrics.evaluation import Comparison
-    from pipeline.metrics.scores import Difference
+    from pipeline.metrics.caption_files import CaptionFile
+    from pipeline.metrics.comparison import Comparison
 
-_SEED = 17
-_SURE = 0.05
+_SIGNIFICANT = 0.05
 _HELP = "A file of captions, or a revision: a commit, a branch, an experiment's name, `workspace`."
 
 
@@ -28,130 +26,123 @@ def compare(
     references: Annotated[
         Path | None, typer.Option(help="References, where the files hold none (see `captioner score`).")
     ] = None,
-    top: Annotated[int, typer.Option(min=0, help="How many of the captions that changed most to show.")] = 10,
+    top: Annotated[int, typer.Option(min=0, help="Number of changed captions to show.")] = 10,
     meteor: Meteor = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every changed caption.")] = False,
-    seed: Seed = _SEED,
+    seed: Seed = SEED,
 ) -> None:
-    """Compare two runs on the same pictures: differences, p-values, and the captions that changed most."""
-    from pipeline.metrics.caption_files import read_references
-    from pipeline.metrics.evaluation import compare_captions
+    """Compare two runs on the same images: differences, p-values, and the captions that changed most."""
+    from pipeline.metrics.caption_files import match_captions, read_reference_file
+    from pipeline.metrics.comparison import compare_captions
 
-    given = read_references(references) if references else None
-    one, other = _side(first), _side(second)
-    texts = [_references(side, name, given) for side, name in ((one, first), (other, second))]
-    captions = [_by_key(side, known) for side, known in zip((one, other), texts, strict=True)]
-    _refuse_other_references(*(known.captions for known in texts), names=(first, second))
-    found = compare_captions(
-        captions[0], captions[1], {**texts[1].captions, **texts[0].captions}, seed=seed, meteor=meteor
-    )
-    if found.left_out:
-        say(f"warning: {found.left_out} pictures that only one of the two has are left out")
+    given = read_reference_file(references) if references else None
+    files = [_caption_file(name) for name in (first, second)]
+    known = [reference_file(file, name, given) for file, name in zip(files, (first, second), strict=True)]
+    captions = [match_captions(file, texts, subset=True)[0] for file, texts in zip(files, known, strict=True)]
+    _refuse_other_references(known[0].captions, known[1].captions, names=(first, second))
+    texts = {**known[1].captions, **known[0].captions}
+    comparison = compare_captions(captions[0], captions[1], texts, seed=seed, meteor=meteor)
+    if comparison.left_out:
+        say(f"warning: {comparison.left_out} images that only one of the two has are left out")
     if as_json:
-        print(json.dumps(_as_json(found), indent=2, ensure_ascii=False))
-        return
-    _print(found, first, second, top)
+        print(json.dumps(_as_json(comparison), indent=2, ensure_ascii=False))
+    else:
+        _print_comparison(comparison, first, second, top)
 
 
-def _side(name: str) -> "Results":
-    """The captions of a file, or those that a revision committed."""
+def _caption_file(name: str) -> "CaptionFile":
+    """The captions of a file, or those that a revision holds."""
     from pipeline.commands.revisions import read_output
-    from pipeline.metrics.caption_files import parse_results, read_results
+    from pipeline.metrics.caption_files import parse_captions, read_caption_file
 
     if Path(name).is_file():
-        return read_results(Path(name))
+        return read_caption_file(Path(name))
     if Path(name).suffix in {".json", ".jsonl", ".csv"}:
         raise DataError(f"{name}: no such file")
-    return parse_results(read_output(name, paths.SCORED_CAPTIONS), f"{paths.SCORED_CAPTIONS} of {name}")
-
-
-def _references(side: "Results", name: str, given: "References | None") -> "References":
-    from pipeline.metrics.caption_files import References
-
-    if given is not None:
-        return given
-    if side.references is None:
-        raise ParamsError(f"{name}: holds no references; name their file with --references")
-    return References(side.place, side.references)
-
-
-def _by_key(side: "Results", known: "References") -> dict[str, str]:
-    """The captions under the references' names for the pictures."""
-    from pipeline.metrics.caption_files import matched
-
-    return matched(side, known, subset=True)[0]
+    return parse_captions(read_output(name, paths.SCORED_CAPTIONS), f"{paths.SCORED_CAPTIONS} of {name}")
 
 
 def _refuse_other_references(
     first: Mapping[str, Sequence[str]], second: Mapping[str, Sequence[str]], *, names: tuple[str, str]
 ) -> None:
-    differing = [picture for picture in first if picture in second and tuple(first[picture]) != tuple(second[picture])]
+    differing = [image for image in first if image in second and tuple(first[image]) != tuple(second[image])]
     if differing:
         raise DataError(
-            f"{names[0]} and {names[1]} were scored with other references for {len(differing)} pictures, such as "
+            f"{names[0]} and {names[1]} hold different references for {len(differing)} images, such as "
             f"{differing[0]}; name one file for both with --references"
         )
 
 
-def _print(found: "Comparison", first: str, second: str, top: int) -> None:
-    from pipeline.metrics.scores import NAMES
+def _print_comparison(comparison: "Comparison", first: str, second: str, top: int) -> None:
+    from pipeline.metrics.registry import TITLES
 
-    print(f"{found.first.scores.pictures:,} pictures; A: {first}, B: {second}\n")
+    images = comparison.first.scores.images
+    print(f"{images:,} images; A: {visible(first)}, B: {visible(second)}\n")
     rows = [("", "A", "B", "B - A", "95% interval", "p", "")]
-    for name, change in found.differences.items():
+    for name, change in comparison.differences.items():
+        a, b = (f"{side.scores.corpus[name]:.1f}" for side in (comparison.first, comparison.second))
         rows.append(
             (
-                NAMES[name],
-                f"{found.first.scores.scores[name]:.1f}",
-                f"{found.second.scores.scores[name]:.1f}",
-                f"{change.difference:+.1f}",
-                f"{change.low:+.1f} to {change.high:+.1f}",
+                TITLES[name],
+                a,
+                b,
+                _signed(change.difference),
+                f"{_signed(change.low)} to {_signed(change.high)}",
                 f"{change.p_value:.3f}",
-                _verdict(change),
+                _verdict(change.difference, change.p_value, equal=a == b),
             )
         )
     print(aligned(rows, right={1, 2, 3, 4, 5}))
-    better = sum(one.difference > 0 for one in found.changes)
-    worse = sum(one.difference < 0 for one in found.changes)
+    better = sum(change.difference > 0 for change in comparison.changes)
+    worse = sum(change.difference < 0 for change in comparison.changes)
     print(
-        f"\n{len(found.changes):,} of {found.first.scores.pictures:,} captions changed: by CIDEr-D {better:,} for "
-        f"the better, {worse:,} for the worse"
+        f"\n{len(comparison.changes):,} of {images:,} captions changed; CIDEr-D is higher for {better:,} and lower for "
+        f"{worse:,} of them"
     )
-    for one in found.changes[:top]:
-        print(f"\n{one.picture}  {one.difference:+.1f}")
-        print(f"  A {one.first_score:6.1f}  {one.first}")
-        print(f"  B {one.second_score:6.1f}  {one.second}")
-        print(f"  ref      {one.references[0]}")
+    for one in comparison.changes[:top]:
+        print(f"\n{visible(one.image)}  {_signed(one.difference)}")
+        print(f"  A {one.first_score:6.1f}  {visible(one.first)}")
+        print(f"  B {one.second_score:6.1f}  {visible(one.second)}")
+        print(f"  ref      {visible(one.references[0])}")
 
 
-def _verdict(change: "Difference") -> str:
-    if change.p_value >= _SURE:
-        return "not told apart"
-    return "B is better" if change.difference > 0 else "A is better"
+def _signed(value: float) -> str:
+    """One decimal with a sign; zero is +0.0, never -0.0."""
+    return f"{round(value, 1) + 0.0:+.1f}"
 
 
-def _as_json(found: "Comparison") -> dict[str, Any]:
+def _verdict(difference: float, p_value: float, *, equal: bool) -> str:
+    """`equal`: the scores are the same as printed, so that a difference is too small to matter."""
+    if equal or p_value >= _SIGNIFICANT:
+        return "no clear difference"
+    return "B is better" if difference > 0 else "A is better"
+
+
+def _as_json(comparison: "Comparison") -> dict[str, Any]:
+    def rounded(value: float) -> float:
+        return round(value, 4) + 0.0  # no -0.0
+
     return {
-        "pictures": found.first.scores.pictures,
-        "left_out": found.left_out,
-        "first": found.first.metrics(),
-        "second": found.second.metrics(),
+        "images": comparison.first.scores.images,
+        "left_out": comparison.left_out,
+        "first": comparison.first.metrics(),
+        "second": comparison.second.metrics(),
         "differences": {
             name: {
-                "difference": round(change.difference, 4),
-                "interval": [round(change.low, 4), round(change.high, 4)],
-                "p_value": round(change.p_value, 4),
+                "difference": rounded(change.difference),
+                "interval": [rounded(change.low), rounded(change.high)],
+                "p_value": rounded(change.p_value),
             }
-            for name, change in found.differences.items()
+            for name, change in comparison.differences.items()
         },
         "changed": [
             {
-                "image": change.picture,
+                "image": change.image,
                 "first": change.first,
                 "second": change.second,
-                "cider_d": [round(change.first_score, 4), round(change.second_score, 4)],
+                "cider_d": [rounded(change.first_score), rounded(change.second_score)],
                 "references": list(change.references),
             }
-            for change in found.changes
+            for change in comparison.changes
         ],
     }

@@ -1,8 +1,9 @@
-"""`captioner predict`: captions for files, folders, glob patterns and what comes on standard input."""
+"""`captioner predict`: captions for files, folders, glob patterns and standard input."""
 
+import csv
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -10,207 +11,218 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.commands import image_inputs as sources
-from pipeline.commands.runtime import DeviceOption, ModelOption, Runtime, RuntimeOption, load
-from pipeline.commands.terminal import progress_bar, say
-from pipeline.errors import DataError, ParamsError
+from pipeline.commands.image_inputs import STDIN, find_images, no_image_message, read_inputs
+from pipeline.commands.runtime import DeviceOption, ModelOption, Runtime, RuntimeOption, load_captioner
+from pipeline.commands.terminal import progress_bar, say, visible
+from pipeline.errors import DataError, DiskError, ParamsError
 
 if TYPE_CHECKING:
-    from pipeline.inference.base_captioner import Answer, BaseCaptioner, Picture
+    from pipeline.inference.base_captioner import BaseCaptioner, GenerationOptions, Prediction
 
-_LONG = 100
-"""So many pictures are long work, which shows how far it is even where there is no terminal."""
+_PROGRESS_FROM = 100
+"""Images from which progress is shown without a terminal."""
+_COLUMNS = ("image", "caption", "score", "error")
+WriteRow = Callable[[Sequence[str]], None]
 
 
 def predict(
-    pictures: Annotated[
+    images: Annotated[
         list[str],
-        typer.Argument(
-            help="Files, folders (with all below them), quoted glob patterns, or - for a picture or a list of paths "
-            "on standard input."
-        ),
+        typer.Argument(help="Files, folders, quoted glob patterns, or - for an image or a list of paths on stdin."),
     ],
     model: ModelOption = None,
     runtime: RuntimeOption = Runtime.torch,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per picture and line.")] = False,
-    csv: Annotated[Path | None, typer.Option(help="Write a table: image, caption, score, error.")] = None,
-    captions: Annotated[int, typer.Option("--num-captions", min=1, help="Captions per picture.")] = 1,
-    beam: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Captions kept in the search; 1 is greedy.", show_default="3; 10 to choose by neighbours"
-        ),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image and line.")] = False,
+    csv: Annotated[
+        Path | None, typer.Option(help="Write a table with the columns image, caption, score, error.")
     ] = None,
-    neighbours: Annotated[
+    captions: Annotated[int, typer.Option("--num-captions", min=1, help="Different captions per image.")] = 1,
+    beam: Annotated[
+        int | None, typer.Option(min=1, help="Beam size; 1 is greedy search.", show_default="3; 10 with re-ranking")
+    ] = None,
+    neighbors: Annotated[
         int | None,
         typer.Option(
             min=0,
-            help="Choose the caption that agrees best with what people said of so many training pictures alike; 0: "
-            "the likeliest.",
-            show_default="60 where the model remembers them",
+            help="Re-rank with the captions of this many nearest training images; 0: no re-ranking.",
+            show_default="60 if the model stores its training captions",
         ),
     ] = None,
-    max_length: Annotated[int, typer.Option(min=1, help="Longest caption, in words.")] = 30,
+    max_length: Annotated[int, typer.Option(min=1, help="Longest caption, in tokens.")] = 30,
     length_penalty: Annotated[
         float | None,
-        typer.Option(min=0, help="0 favours short captions.", show_default="0.7; 1 to choose by neighbours"),
+        typer.Option(
+            min=0,
+            help="Divide log-probabilities by the length to this power; 0 favors short captions.",
+            show_default="0.7; 1 with re-ranking",
+        ),
     ] = None,
-    min_length: Annotated[int, typer.Option(min=0, help="Shortest caption, in words.")] = 0,
+    min_length: Annotated[int, typer.Option(min=0, help="Shortest caption, in tokens.")] = 0,
     no_repeat_ngram: Annotated[
         int | None,
         typer.Option(
-            min=0, help="No sequence of so many words twice; 0: any.", show_default="what people seldom repeat"
+            min=0,
+            help="Repeat no sequence of this many tokens; 0 allows all.",
+            show_default="by the training captions",
         ),
     ] = None,
-    sample: Annotated[bool, typer.Option("--sample", help="Draw captions at random instead of searching.")] = False,
-    temperature: Annotated[float, typer.Option(min=0.01, help="Of --sample: below 1 is more cautious.")] = 1.0,
-    top_k: Annotated[int, typer.Option(min=0, help="Of --sample: from so many likeliest words; 0: all.")] = 0,
-    top_p: Annotated[float, typer.Option(min=0.01, max=1, help="Of --sample: from the words of this share.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Of --sample: the same seed draws the same captions.")] = 0,
+    sample: Annotated[bool, typer.Option("--sample", help="Sample captions instead of searching.")] = False,
+    temperature: Annotated[float, typer.Option(min=0.01, help="With --sample: below 1 favors likely tokens.")] = 1.0,
+    top_k: Annotated[int, typer.Option(min=0, help="With --sample: only the k likeliest tokens; 0: all.")] = 0,
+    top_p: Annotated[
+        float, typer.Option(min=0.01, max=1, help="With --sample: only the likeliest tokens of this total probability.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(help="With --sample: the same seed gives the same captions.")] = 0,
     attention: Annotated[
-        Path | None, typer.Option(help="Write a picture per picture into this folder: where the decoder looked.")
+        Path | None, typer.Option(help="Folder for attention maps: one PNG per image, a tile per token.")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Pictures at a time; 1 answers each before the next is read.")
+        int | None, typer.Option(min=1, help="Images per batch; 1 prints each caption before the next image is read.")
     ] = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Caption pictures with a trained model."""
-    if str(csv) == sources.STDIN:
-        raise ParamsError("--csv needs the name of a file; --json writes to standard output")
-    found = {pattern: sources.matching(pattern) for pattern in pictures}
-    missing = {pattern: sources.nothing_at(pattern) for pattern, files in found.items() if not files}
-    files = [file for pattern in pictures for file in found[pattern] or [pattern]]
-    total = None if sources.STDIN in files else len(files)
-    if len(missing) == len(found):  # no model is needed to say so
-        from pipeline.inference.base_captioner import Answer
+    """Caption images with a trained model."""
+    if str(csv) == STDIN:
+        raise ParamsError("--csv -: not a file name; give one, or use --json, which prints to standard output")
+    found = {pattern: find_images(pattern) for pattern in images}
+    missing = {pattern: no_image_message(pattern) for pattern, files in found.items() if not files}
+    files = [file for pattern in images for file in found[pattern] or [pattern]]
+    total = None if STDIN in files else len(files)
+    output = _Output(total, csv=csv, as_json=as_json, scores=captions > 1)
+    if len(missing) == len(found):  # needs no model
+        from pipeline.inference.base_captioner import Prediction
 
-        nothing = (Answer(pattern, error=missing[pattern]) for pattern in pictures)
-        _write(nothing, total, csv=csv, as_json=as_json, scores=False)
+        output.write(Prediction(pattern, error=missing[pattern]) for pattern in images)
         return
-    captioner = load(model, runtime, device)
-    penalty = {} if length_penalty is None else {"length_penalty": length_penalty}
+    captioner = load_captioner(model, runtime, device)
+    length = {"max_length": max_length} | ({} if length_penalty is None else {"length_penalty": length_penalty})
     if sample:
-        if beam is not None or neighbours is not None:
-            raise ParamsError("--beam and --neighbours belong to the search; leave them out with --sample")
-        search = captioner.make_sampling(
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-            max_length=max_length,
-            **penalty,
-        )
+        if beam is not None or neighbors is not None:
+            raise ParamsError("--beam and --neighbors are options of the search; leave them out with --sample")
+        options = captioner.sampling_options(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, **length)
     else:
         if (temperature, top_k, top_p, seed) != (1.0, 0, 1.0, 0):
-            raise ParamsError("--temperature, --top-k, --top-p and --seed belong to --sample; give that too")
-        given = {
-            "beam_size": beam,
-            "min_length": min_length or None,
-            "no_repeat_ngram": no_repeat_ngram,
-            "neighbours": neighbours,
-        }
-        search = captioner.make_search(
-            max_length=max_length,
-            **penalty,
-            **{name: value for name, value in given.items() if value is not None},
+            raise ParamsError("--temperature, --top-k, --top-p and --seed need --sample; add it, or leave them out")
+        options = _search_options(
+            captioner, neighbors, length | {"min_length": min_length}, beam_size=beam, no_repeat_ngram=no_repeat_ngram
         )
-    answers = captioner.answers(
-        sources.opened(files), search, captions=captions, attention=attention is not None, batch_size=batch_size
+    predictions = captioner.stream(
+        read_inputs(files), options, captions=captions, attention=attention is not None, batch_size=batch_size
     )
-    overlays = _Overlays(attention, captioner) if attention else None
-    _write(_named(answers, missing), total, csv=csv, as_json=as_json, scores=captions > 1, overlays=overlays)
+    output.write(_with_messages(predictions, missing), _AttentionMaps(attention, captioner) if attention else None)
 
 
-def _named(answers: "Iterable[Answer]", missing: Mapping[str, str]) -> "Iterator[Answer]":
-    """The same, with what is to be said of arguments that mean no picture."""
-    for answer in answers:
-        yield replace(answer, error=missing.get(answer.image, answer.error)) if answer.error else answer
+def _search_options(
+    captioner: "BaseCaptioner", neighbors: int | None, given: Mapping[str, Any], **optional: int | None
+) -> "GenerationOptions":
+    """Options of the search; those that are None keep the model's default."""
+    set_options = {name: value for name, value in optional.items() if value is not None}
+    return captioner.generation_options(neighbors=neighbors, **given, **set_options)
 
 
-def _write(
-    answers: "Iterable[Answer]",
-    total: int | None,
-    *,
-    csv: Path | None,
-    as_json: bool,
-    scores: bool,
-    overlays: "_Overlays | None" = None,
-) -> None:
-    """Each answer as it comes. Raises `DataError` at the end if a picture has no caption, or there was none."""
-    with _table(csv) if csv else nullcontext() as table, _progress(total) as progress:
-        done = bad = 0
-        error = None
-        for answer in answers:
-            overlay = overlays.draw(answer) if overlays and not answer.error else None
-            if answer.error:
-                bad += 1
-                error = answer.error
-                if total != 1:
-                    say(f"error: {error}")
-            if table:
-                for row in _rows(answer):
-                    table(row)
-            if as_json:
-                print(_as_json(answer, overlay))
-            elif not csv:
-                for one in answer.captions:
-                    score = f"{one.score:.3f}  " if scores else ""
-                    print(f"{_shown(answer.image)}: {score}{one.text}")
-            sys.stdout.flush()
-            done += 1
-            progress(done, total, "pictures")
-    if not done:
-        raise DataError("standard input: holds neither a picture nor the name of one")
-    if csv:
-        say(f"predict: {csv}, {done} pictures")
-    if error:
-        several = f"{bad} of {done} pictures could not be captioned; the lines above say why"
-        raise DataError(error if total == 1 else several)
+def _with_messages(predictions: "Iterable[Prediction]", missing: Mapping[str, str]) -> "Iterator[Prediction]":
+    """The predictions, with the errors of arguments that name no file."""
+    for one in predictions:
+        yield replace(one, error=missing.get(one.image, one.error)) if one.error else one
 
 
-class _Overlays:
+class _Output:
+    """Writes predictions to standard output or a table, and their errors to standard error."""
+
+    def __init__(self, total: int | None, *, csv: Path | None, as_json: bool, scores: bool) -> None:
+        self._total = total
+        self._csv = csv
+        self._as_json = as_json
+        self._scores = scores
+
+    def write(self, predictions: "Iterable[Prediction]", attention: "_AttentionMaps | None" = None) -> None:
+        """Each prediction as it comes. Raises `DataError` at the end if an image failed, or if there was none."""
+        done, errors = 0, []
+        with _table(self._csv) if self._csv else nullcontext() as row, _progress(self._total) as progress:
+            for one in predictions:
+                if one.error:
+                    errors.append(visible(one.error))
+                    if self._total != 1:
+                        say(f"error: {errors[-1]}")
+                self._write_one(one, row, attention)
+                done += 1
+                progress(done, self._total, "images")
+        if not done:
+            raise DataError("standard input: no image and no path; pipe an image or a list of paths")
+        if self._csv:
+            say(f"predict: {self._csv}, {done} images")
+        if errors:
+            summary = f"{len(errors)} of {done} images could not be captioned; the reasons are above"
+            raise DataError(errors[0] if self._total == 1 else summary)
+
+    def _write_one(self, one: "Prediction", row: WriteRow | None, attention: "_AttentionMaps | None") -> None:
+        for caption in one.captions[:1]:
+            if not caption.text:
+                say(f"warning: {visible(one.image)}: the caption is empty")
+        attention_map = attention.draw(one) if attention and not one.error else None
+        if row:
+            for cells in _rows(one):
+                row(cells)
+        if self._as_json:
+            print(_to_json(one, attention_map))
+        elif not self._csv:
+            for caption in one.captions:
+                score = f"{caption.score:.3f}  " if self._scores else ""
+                print(f"{visible(one.image)}: {score}{visible(caption.text)}")
+        sys.stdout.flush()
+
+
+class _AttentionMaps:
     """The folder that `--attention` names."""
 
-    def __init__(self, folder: Path, captioner: "BaseCaptioner[Any]") -> None:
+    def __init__(self, folder: Path, captioner: "BaseCaptioner") -> None:
         self._folder = folder
         self._spec = captioner.spec
-        self._taken: set[str] = set()
+        self._names: set[str] = set()
 
-    def draw(self, answer: "Answer") -> Path:
-        """Raises `DataError` when the decoder does not look."""
+    def draw(self, prediction: "Prediction") -> Path:
+        """Write the attention map of an image. Raises `DataError` when the decoder has no attention weights."""
         from pipeline.files import write_bytes
         from pipeline.inference.attention_overlay import draw_attention
 
-        picture: Picture = answer.image
-        if answer.image == sources.STDIN:
-            raise DataError("--attention: the picture on standard input has no name; give it as a file")
-        stem = Path(answer.image).stem
+        if prediction.image == STDIN:
+            raise DataError("--attention: the image on standard input has no name; give it as a file")
+        stem = Path(prediction.image).stem
         name, number = stem, 1
-        while name in self._taken:  # pictures of one name in several folders
+        while name in self._names:  # files of the same name in several folders
             number += 1
             name = f"{stem}-{number}"
-        self._taken.add(name)
+        self._names.add(name)
         path = self._folder / f"{name}.png"
         if number > 1:
-            say(f"note: {_shown(answer.image)} is {path}, for another picture has its name")
-        write_bytes(path, draw_attention(picture, answer.captions[0], self._spec))
+            say(f"note: the attention map of {visible(prediction.image)} is {visible(str(path))}; the name was taken")
+        write_bytes(path, draw_attention(prediction.image, prediction.captions[0], self._spec))
         return path
 
 
 @contextmanager
-def _table(path: Path) -> Iterator[Any]:
-    """A function that adds a row to the CSV file. An interruption keeps the rows that were done."""
-    import csv
+def _table(path: Path) -> Iterator[WriteRow]:
+    """A function that adds a row to the CSV file.
 
+    An interruption or an error keeps the rows so far, except when the disk is full: then an older table is kept.
+    """
     from pipeline.files import replacing
 
     stopped: BaseException | None = None
-    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("image", "caption", "score", "error"))
+        writer.writerow(_COLUMNS)
+
+        def write(cells: Sequence[str]) -> None:
+            try:
+                writer.writerow(cells)
+            except OSError as error:
+                raise DiskError(f"{path}: cannot be written: {error.strerror}; an older table is unchanged") from error
+
         try:
-            yield writer.writerow
+            yield write
+        except DiskError:
+            raise
         except BaseException as error:
             stopped = error
     if stopped:
@@ -218,32 +230,35 @@ def _table(path: Path) -> Iterator[Any]:
 
 
 @contextmanager
-def _progress(total: int | None) -> Iterator[Any]:
-    """A bar, unless the captions themselves run over the same terminal or the work is short."""
-    if sys.stdout.isatty() or (total is not None and total < _LONG):
+def _progress(total: int | None) -> Iterator[Callable[..., None]]:
+    """A progress bar, unless captions are printed to the same terminal or there are few images."""
+    if sys.stdout.isatty() or (total is not None and total < _PROGRESS_FROM):
         yield lambda done, total, note="": None
         return
     with progress_bar("predict") as bar:
         yield bar
 
 
-def _rows(answer: "Answer") -> list[tuple[str, ...]]:
-    image = _shown(answer.image)
-    if answer.error:
-        return [(image, "", "", _shown(answer.error))]
-    return [(image, one.text, f"{one.score:.4f}", "") for one in answer.captions]
+def _rows(prediction: "Prediction") -> list[tuple[str, ...]]:
+    image = _utf8(prediction.image)
+    if prediction.error:
+        return [(image, "", "", _utf8(prediction.error))]
+    return [(image, caption.text, f"{caption.score:.4f}", "") for caption in prediction.captions]
 
 
-def _as_json(answer: "Answer", overlay: Path | None) -> str:
+def _to_json(prediction: "Prediction", attention_map: Path | None) -> str:
     captions = [
-        {"caption": one.text, "score": round(one.score, 4)}
-        | ({} if one.agreement is None else {"agreement": round(one.agreement, 4)})
-        for one in answer.captions
+        {"caption": caption.text, "score": round(caption.score, 4)}
+        | ({} if caption.agreement is None else {"agreement": round(caption.agreement, 4)})
+        for caption in prediction.captions
     ]
-    content = {"image": _shown(answer.image), "captions": captions, "error": answer.error and _shown(answer.error)}
-    return json.dumps(content | ({"attention": str(overlay)} if overlay else {}), ensure_ascii=False)
+    error = prediction.error and _utf8(prediction.error)
+    content: dict[str, Any] = {"image": _utf8(prediction.image), "captions": captions, "error": error}
+    if attention_map:
+        content["attention"] = _utf8(str(attention_map))
+    return json.dumps(content, ensure_ascii=False)
 
 
-def _shown(text: str) -> str:
-    """Names need not be UTF-8, output must be."""
+def _utf8(text: str) -> str:
+    """File names need not be UTF-8, output must be."""
     return text.encode(errors="surrogateescape").decode(errors="replace")

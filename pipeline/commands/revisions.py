@@ -1,17 +1,17 @@
-"""A small output as it was in another revision: a commit, branch, tag, or an experiment of dvc by its name."""
+"""Reads a small output of another revision: a commit, branch, tag or DVC experiment."""
 
 from pathlib import Path
 
 from pipeline.errors import DataError, ParamsError
 
 WORKSPACE = "workspace"
-"""dvc's name for the files as they are."""
+"""DVC's name for the files in the working folder."""
 
 
 def read_output(revision: str, path: Path) -> str:
-    """The text of `path` in `revision`, of the repository that the working folder is in.
+    """The text of `path` in `revision` of the repository that holds the working folder.
 
-    Raises `ParamsError` for what is no revision, `DataError` when the revision has no such file.
+    Raises `ParamsError` when there is no such revision, `DataError` when the revision has no such file.
     """
     if revision == WORKSPACE:
         try:
@@ -30,8 +30,8 @@ def read_output(revision: str, path: Path) -> str:
             "experiment that `dvc exp show` lists"
         ) from error
     except SCMError as error:
-        raise ParamsError(f"{revision}: no such file, and this folder is no git repository: {error}") from error
+        raise ParamsError(f"{revision}: no such file, and this folder is not in a git repository: {error}") from error
     except (PathMissingError, FileNotFoundError) as error:
-        raise DataError(f"{path}: not in revision {revision}; was it scored there?") from error
+        raise DataError(f"{path}: not in revision {revision}; run `dvc repro score` there and commit it") from error
     except DvcException as error:
         raise DataError(f"{path} of revision {revision}: cannot be read: {error}") from error

@@ -1,8 +1,8 @@
-"""Which model answers, and what computes it: the options that `predict` and `serve` share."""
+"""The options of `predict` and `serve` that select the model and what computes it."""
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,31 +21,34 @@ class Runtime(StrEnum):
 
     torch = "torch"
     onnx = "onnx"
-    onnx_int8 = "onnx-int8"
 
 
 ModelOption = Annotated[
     Path | None,
-    typer.Option("--model", help=f"The model file ({paths.MODEL}), or an exported folder ({ONNX_FOLDER})."),
+    typer.Option("--model", help=f"Model file ({paths.MODEL}), or exported folder ({ONNX_FOLDER})."),
 ]
-RuntimeOption = Annotated[Runtime, typer.Option(help="onnx starts sooner: it needs an exported model, and no torch.")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps (torch only).")]
+RuntimeOption = Annotated[Runtime, typer.Option(help="onnx starts faster; it needs an exported model, but no torch.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps; torch only.")]
 
 
-def load(model: Path | None, runtime: Runtime, device: str) -> "BaseCaptioner[Any]":
+def load_captioner(model: Path | None, runtime: Runtime, device: str) -> "BaseCaptioner":
     """Raises `DataError`, `ArtefactError`, `ParamsError`."""
-    if runtime is not Runtime.torch:
-        from pipeline.inference.onnx.captioner import OnnxCaptioner
-
-        captioner = OnnxCaptioner.load(model or ONNX_FOLDER, int8=runtime is Runtime.onnx_int8)
-        if model is None and captioner.model_sha256 and paths.MODEL.is_file():
-            from pipeline.files import sha256_of
-
-            if sha256_of(paths.MODEL) != captioner.model_sha256:
-                say(f"warning: {ONNX_FOLDER} was exported from another model than {paths.MODEL}; export again")
-        return captioner
+    if runtime is Runtime.onnx:
+        return _load_onnx(model)
     if model is not None and model.is_dir():
-        raise ParamsError(f"{model}: a folder; for an exported one add --runtime onnx")
+        raise ParamsError(f"--model {model}: a folder; add --runtime onnx to read an exported model")
     from pipeline.inference.captioner import Captioner
 
     return Captioner.load(model or paths.MODEL, device=device)
+
+
+def _load_onnx(model: Path | None) -> "BaseCaptioner":
+    """The exported model, with a warning when the default export is older than the model file."""
+    from pipeline.files import sha256_of
+    from pipeline.inference.onnx.captioner import OnnxCaptioner
+
+    captioner = OnnxCaptioner.load(model or ONNX_FOLDER)
+    exported_from = captioner.model_sha256
+    if model is None and exported_from and paths.MODEL.is_file() and sha256_of(paths.MODEL) != exported_from:
+        say(f"warning: {ONNX_FOLDER} was not exported from the current {paths.MODEL}; export again")
+    return captioner

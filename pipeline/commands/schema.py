@@ -1,10 +1,10 @@
-"""`captioner schema`: what editors check params.yaml with."""
+"""`captioner schema`: the JSON schema of params.yaml."""
 
 import json
 
 
 def schema() -> None:
-    """Print the JSON schema of params.yaml, from which editors complete and check it."""
+    """Print the JSON schema of params.yaml, with which editors complete and check the file."""
     from pipeline.params import schema as make
 
     print(json.dumps(make(), indent=2))

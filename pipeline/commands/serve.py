@@ -1,4 +1,4 @@
-"""`captioner serve`: the page and the interface for programs, on this machine."""
+"""`captioner serve`: the web page and the HTTP interface."""
 
 import signal
 import socket
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.commands.runtime import DeviceOption, ModelOption, Runtime, RuntimeOption, load
+from pipeline.commands.runtime import DeviceOption, ModelOption, Runtime, RuntimeOption, load_captioner
 from pipeline.commands.terminal import say
 from pipeline.errors import ParamsError
 
@@ -18,15 +18,19 @@ def serve(
     model: ModelOption = None,
     runtime: RuntimeOption = Runtime.torch,
     device: DeviceOption = "auto",
-    host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 for the whole network.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all networks.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     allow_host: Annotated[
-        list[str] | None, typer.Option(help="A further name by which the server may be called (behind a proxy).")
+        list[str] | None, typer.Option(help="Further host name to accept requests for, for example a proxy's.")
     ] = None,
-    max_megabytes: Annotated[int, typer.Option(min=1, help="Largest picture file.")] = 20,
-    max_requests: Annotated[int, typer.Option(min=1, help="Pictures in the house; more are asked to wait.")] = 64,
+    max_megabytes: Annotated[
+        int, typer.Option(min=1, help="Largest image file, in MB; larger ones get HTTP 413.")
+    ] = 20,
+    max_requests: Annotated[
+        int, typer.Option(min=1, help="Maximum number of concurrent requests; more get HTTP 503.")
+    ] = 64,
 ) -> None:
-    """Caption pictures in the browser, and over HTTP for programs."""
+    """Serve a web page and an HTTP interface that caption images."""
     try:
         import uvicorn
 
@@ -37,10 +41,10 @@ def serve(
             f"captioner serve needs {error.name}, which is in an extra: pip install 'captioner[serve]'"
         ) from error
     listening = _listen(host, port)
-    everywhere = host in {"0.0.0.0", "::"}
-    hosts = None if everywhere and not allow_host else {*LOOPBACK, host, *(allow_host or ())}
+    all_networks = host in {"0.0.0.0", "::"}
+    hosts = None if all_networks and not allow_host else {*LOOPBACK, host, *(allow_host or ())}
     limits = Limits(max_bytes=max_megabytes * 1_000_000, max_requests=max_requests)
-    app = make_app(load(model, runtime, device), limits=limits, hosts=hosts)
+    app = make_app(load_captioner(model, runtime, device), limits=limits, hosts=hosts)
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -50,10 +54,10 @@ def serve(
         ws="none",
         timeout_graceful_shutdown=5,
     )
-    shown = "127.0.0.1" if everywhere else host
-    say(f"serve: http://{f'[{shown}]' if ':' in shown else shown}:{listening.getsockname()[1]}/  (Ctrl-C ends it)")
+    shown = "127.0.0.1" if all_networks else host
+    say(f"serve: http://{f'[{shown}]' if ':' in shown else shown}:{listening.getsockname()[1]}/  (stop with Ctrl-C)")
     if host not in LOOPBACK:
-        say("warning: whoever can reach this address can use it; there is no password")
+        say("warning: anyone who can reach this address can use the server; it has no password")
     _run(uvicorn.Server(config), listening)
 
 
@@ -62,13 +66,12 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        raise ParamsError(
-            f"--host {host} --port {port}: cannot listen there: {error.strerror}; try --port 0"
-        ) from error
+        raise ParamsError(f"--host {host} --port {port}: cannot listen: {error.strerror}; try --port 0") from error
 
 
 def _run(server: "uvicorn.Server", listening: socket.socket) -> None:
-    """Until it is asked to end, which is how a server ends well; uvicorn raises the signal again when it is done."""
+    """Serve until SIGINT or SIGTERM, which is the normal end. uvicorn handles the signals and raises them again when
+    it is done, where they must be ignored."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     server.run(sockets=[listening])

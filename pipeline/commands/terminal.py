@@ -1,6 +1,7 @@
-"""What every command does with the terminal: results to standard output, all else to standard error."""
+"""Terminal output of the commands: results go to standard output, everything else to standard error."""
 
 import os
+import re
 import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -13,18 +14,26 @@ import typer
 if TYPE_CHECKING:
     from pipeline.params import Params
 
-ParamsFile = Annotated[Path, typer.Option("--params", help="The parameters of the run.")]
+ParamsFile = Annotated[Path, typer.Option("--params", help="Params file.")]
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that move the cursor, change the direction of text or cannot be printed."""
 _EVERY = 3.0
-"""Seconds between two lines of progress where there is no terminal."""
+"""Seconds between two progress lines without a terminal."""
 
 
 def say(text: str) -> None:
+    """Print a line to standard error."""
     print(text, file=sys.stderr, flush=True)
+
+
+def visible(text: str) -> str:
+    """`text` in one line with control characters escaped: captions and file names may hold any."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape", "backslashreplace").decode(), text)
 
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Any]:
-    """A bar on a terminal, a plain line every few seconds elsewhere (dvc hides the terminal from its stages)."""
+    """Context manager: yields a progress callback. It draws a bar on a terminal, else a line every few seconds."""
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -46,12 +55,14 @@ def progress_bar(title: str) -> Iterator[Any]:
 
 
 def read(path: Path) -> "Params":
+    """Read a params file. Raises `ParamsError`."""
     from pipeline.params import read_params
 
     return read_params(path)
 
 
 def announce_device(name: str) -> None:
+    """Print the device that `params.run.device` resolves to. Raises `ParamsError`."""
     from pipeline.device import choose_device
 
     device = choose_device(name)
@@ -59,18 +70,18 @@ def announce_device(name: str) -> None:
 
 
 def checkpoint_folder() -> Path:
-    """Where an interrupted training left off; in the main repository, also from a copy of it."""
+    """Return the folder of training checkpoints. DVC's temporary copies share that of the main repository."""
     return Path(os.environ.get("DVC_ROOT", ".")) / ".cache" / "training"
 
 
 def store_folder() -> Path:
-    """Where features outlive every output: `$CAPTIONER_CACHE`, or the main repository's, also from a copy of it."""
+    """Return the folder of the feature store: `$CAPTIONER_CACHE`, else one that copies of a repository share."""
     named = os.environ.get("CAPTIONER_CACHE")
     return Path(named) if named else Path(os.environ.get("DVC_ROOT", ".")) / ".cache" / "features"
 
 
 def aligned(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> str:
-    """Rows of text with their columns below each other; those numbered in `right` end at one edge."""
+    """Align the columns of a text table, those in `right` to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = (
         "  ".join(
@@ -83,14 +94,14 @@ def aligned(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> st
 
 
 def hash_cache_file() -> Path:
-    """Where the sha256 of pictures that have not changed is remembered."""
-    return store_folder() / "pictures.csv"
+    """Return the file that caches the sha256 of unchanged images."""
+    return store_folder() / "images.csv"
 
 
 def unspaced_warning(share: float) -> str:
-    """What to do where so large a share of the captions has no spaces between words."""
+    """Return the warning for captions whose language has no spaces between words; `share` is their share."""
     return (
-        f"warning: {share:.0%} of the captions are in a script that does not part words with spaces; "
-        "set params.vocab.unit to character, params.score.max_length, which counts characters then, to 60 or so, "
-        "and params.score.neighbours to 0"
+        f"warning: {share:.0%} of the captions are in a script without spaces between words; set params.vocab.unit to "
+        "character, params.score.max_length to about 60 (it then counts characters), and "
+        "params.score.rerank.neighbors to 0"
     )

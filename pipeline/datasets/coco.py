@@ -1,85 +1,104 @@
-"""Reader of `data.format: coco`: captions_train2017.json and captions_val2017.json (or 2014), or one such file.
+"""The format `coco`: captions_train2017.json and captions_val2017.json (or 2014), one such file, or others in COCO's
+layout, such as VizWiz's train.json and val.json.
 
-COCO publishes no captions for its test pictures: with both files, the val file is the test split here, and a seeded
-tenth of the train pictures becomes val (see splits.py). Pictures are looked for below the image folder under
-`train2017/` and so on.
+COCO publishes no captions of its test images. With a train and a val file, the val file is the test split, and a tenth
+of the train images, drawn from the seed, becomes val (see splits.py). Names are below the folder that the file is named
+after: `train2017/000000000001.jpg`.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.datasets.entries import Entry, make_row, skip
-from pipeline.datasets.jsonstream import elements
-from pipeline.datasets.text_files import AUTO
+from pipeline.datasets.detection import Candidate
+from pipeline.datasets.entries import Entry, ReadOptions, make_entry, skip_entry
+from pipeline.datasets.text_files import load_json, sniff_json
 from pipeline.errors import DataError
 
 PATTERN = "captions_*.json"
-_SPLITS = {"train": "train", "val": "test", "test": "test"}
+_PART = re.compile(r"(train|val|test)(\d*)")
+_KEYS = re.compile(r'"(file_name|image_id)"\s*:')
 
 
-def read_coco(path: Path, *, encoding: str = AUTO) -> Iterator[Entry]:
-    """`path` is one file, or the folder (`annotations/`) with several. Raises `DataError`."""
-    files = sorted(path.glob(PATTERN)) if path.is_dir() else [path]
+def detect_coco(path: Path, options: ReadOptions) -> Iterator[Candidate]:
+    """A file in COCO's layout, or such files in a folder or its `annotations`."""
+    if path.is_file():
+        if path.suffix.lower() == ".json" and (path.match(PATTERN) or _has_captions(path)):
+            yield Candidate(path, f"{path.name}, COCO's images and annotations", by_name=path.match(PATTERN))
+        return
+    for folder in (path, path / "annotations"):
+        files = _files_in(folder)
+        if files:
+            names = " and ".join(file.name for file in files)
+            captions = files[0] if len(files) == 1 else folder
+            yield Candidate(captions, f"{names}, COCO's images and annotations", by_name=files[0].match(PATTERN))
+        elif folder != path:
+            for file in sorted(folder.glob("*.json")):
+                yield Candidate(file, "", problem=f"{file}: JSON without COCO's captions")
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """Files named as COCO's captions are; else all with captions in COCO's layout."""
+    return sorted(folder.glob(PATTERN)) or [file for file in sorted(folder.glob("*.json")) if _has_captions(file)]
+
+
+def _has_captions(path: Path) -> bool:
+    """Whether a JSON file is in COCO's layout and has captions, which COCO's files of boxes and keypoints have not."""
+    content = sniff_json(path)
+    return content.startswith("{") and _KEYS.search(content) is not None and '"caption"' in content
+
+
+def read_coco(path: Path, options: ReadOptions) -> Iterator[Entry]:
+    """Read one file, or all in the folder `path`. Raises `DataError`."""
+    files = _files_in(path) if path.is_dir() else [path]
     if not files:
         raise DataError(f"{path}: holds no {PATTERN}; check params.data.captions")
-    for file in files:
-        part = re.search(r"(train|val|test)(\d*)", file.stem)
-        split = _SPLITS[part[1]] if part and len(files) > 1 else None
-        yield from _read(file, f"{part[0]}/" if part else "", split, encoding)
+    parts = {file: _PART.search(file.stem) for file in files}
+    names = {part[1] for part in parts.values() if part}
+    splits = {"train": "train", "val": "val" if "test" in names else "test", "test": "test"}
+    for file, part in parts.items():
+        split = splits[part[1]] if part and len(files) > 1 else None
+        yield from _read_file(file, f"{part[0]}/" if part else "", split, options.encoding)
 
 
-class _Names:
-    """The pictures of a file by their id; an id with two names says nothing."""
-
-    def __init__(self) -> None:
-        self.by_id: dict[Any, str | None] = {}
-
-    def add(self, image: Any) -> str | None:
-        """Learn a picture; what is wrong with it."""
-        if not isinstance(image, dict) or not isinstance(image.get("file_name"), str):
-            return "the image has no file_name"
-        number = image.get("id")
-        if not isinstance(number, int | str):
-            return f"the image's id is {str(number)[:40]!a}"
-        if self.by_id.setdefault(number, image["file_name"]) != image["file_name"]:
-            self.by_id[number] = None
-            return f"image id {number!a} has two file names; its captions are left out"
-        return None
-
-
-def _read(path: Path, folder: str, split: str | None, encoding: str) -> Iterator[Entry]:
-    names = _Names()
-    seen: set[str] = set()
-    early: list[tuple[int, Any]] = []
-    complete = False
-    for key, number, element in elements(path, {"images", "annotations"}, encoding):
-        if number == 0:
-            seen.add(key)
-            complete = complete or (key == "annotations" and "images" in seen)
-        elif key == "images":
-            wrong = names.add(element)
-            if wrong:
-                name = element.get("file_name") if isinstance(element, dict) else ""
-                yield skip(name if isinstance(name, str) else "", wrong, path, number)
-        elif complete:
-            yield _entry(element, names, folder, split, path, number)
-        else:
-            early.append((number, element))
-    if seen != {"images", "annotations"}:
+def _read_file(path: Path, folder: str, split: str | None, encoding: str) -> Iterator[Entry]:
+    content = load_json(path, encoding)
+    images, annotations = (content.get(key) if isinstance(content, dict) else None for key in ("images", "annotations"))
+    if not isinstance(images, list) or not isinstance(annotations, list):
         raise DataError(f"{path}: not in COCO's layout: expected the lists 'images' and 'annotations'")
-    for number, element in early:  # the annotations stood before the images
-        yield _entry(element, names, folder, split, path, number)
+    names: dict[int | str, str | None] = {}
+    for number, image in enumerate(images, start=1):
+        problem = _add_name(names, image)
+        if problem:
+            name = image.get("file_name") if isinstance(image, dict) else ""
+            yield skip_entry(name if isinstance(name, str) else "", problem, path, number)
+    for number, annotation in enumerate(annotations, start=1):
+        yield _read_annotation(annotation, names, folder, split, path, number)
 
 
-def _entry(annotation: Any, names: _Names, folder: str, split: str | None, path: Path, number: int) -> Entry:
+def _add_name(names: dict[int | str, str | None], image: Any) -> str | None:
+    """Add an image to the names by id; None for an id with two names. Returns what is wrong with the image."""
+    if not isinstance(image, dict) or not isinstance(image.get("file_name"), str):
+        return "the image has no file_name"
+    number = image.get("id")
+    if not isinstance(number, int | str):
+        return f"the image's id is {str(number)[:40]!a}"
+    if names.setdefault(number, image["file_name"]) != image["file_name"]:
+        names[number] = None
+        return f"image id {number!a} has two file names; its captions are skipped"
+    return None
+
+
+def _read_annotation(
+    annotation: Any, names: Mapping[int | str, str | None], folder: str, split: str | None, path: Path, number: int
+) -> Entry:
     if not isinstance(annotation, dict) or not isinstance(annotation.get("caption"), str):
-        return skip("", "the annotation has no caption", path, number)
+        return skip_entry("", "the annotation has no caption", path, number)
     image_id = annotation.get("image_id")
-    if not isinstance(image_id, int | str) or image_id not in names.by_id:
-        return skip("", f"image_id {str(image_id)[:40]} is not among the images", path, number)
-    name = names.by_id[image_id]
+    if not isinstance(image_id, int | str) or image_id not in names:
+        return skip_entry("", f"image_id {str(image_id)[:40]} is not among the images", path, number)
+    name = names[image_id]
     if name is None:
-        return skip("", f"image_id {str(image_id)[:40]} has two file names", path, number)
-    return make_row(folder + name if name and "/" not in name else name, annotation["caption"], split, path, number)
+        return skip_entry("", f"image_id {str(image_id)[:40]} has two file names", path, number)
+    return make_entry(folder + name if "/" not in name else name, annotation["caption"], split, path, number)

@@ -1,40 +1,52 @@
-"""What every reader of a dataset gives, one after the other: captions as rows, rows that could not be kept with the
-reason, and notes on what it made of the file."""
+"""What the dataset readers yield: captions, rows that were skipped with the reason, and notes for the user."""
 
 import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Self
 
 from pipeline.archives import is_archive_member_path
+from pipeline.progress import Progress, no_progress
 
+AUTO = "auto"
 SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training", "restval"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-"""What datasets call their splits. `restval` are the pictures of COCO's val that Karpathy's split trains on."""
+"""The splits by the names that datasets give them. `restval` is the part of COCO's val that Karpathy trains on."""
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What a reader cannot find out by itself, from `params.data`. `auto`: detected."""
+
+    encoding: str = AUTO
+    image_column: str = AUTO
+    caption_column: str = AUTO
+    split_column: str = AUTO
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One caption of one picture."""
+class CaptionEntry:
+    """One caption of one image."""
 
     image: str
-    """The picture's path below the image folder, with forward slashes."""
+    """The image's path below the image folder, with forward slashes."""
     caption: str
     split: str | None
-    """One of `SPLITS`; None where the dataset does not say."""
+    """One of `SPLITS`; None where the dataset does not assign one."""
     file: str
     line: int
-    """Where the row stands, for messages. For JSON, the element's number from 1."""
+    """Where the entry stands. For JSON, the element's number from 1; 0 for a whole file."""
 
 
 @dataclass(frozen=True, slots=True)
-class Skipped:
-    """A row or picture that was left out."""
+class SkippedEntry:
+    """A row or an image that cannot be used."""
 
     file: str
     line: int
@@ -44,105 +56,108 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What a reader took for granted, for the user to confirm."""
+    """An assumption that a reader made, for the user to confirm."""
 
     text: str
 
 
-Entry = Row | Skipped | Note
+Entry = CaptionEntry | SkippedEntry | Note
 
 
 @dataclass
-class Captions:
-    """All that a reader found."""
+class DatasetEntries:
+    """The entries of a dataset by kind."""
 
-    rows: list[Row] = field(default_factory=list)
-    skipped: list[Skipped] = field(default_factory=list)
+    captions: list[CaptionEntry] = field(default_factory=list)
+    skipped: list[SkippedEntry] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, entries: Iterable[Entry]) -> "Captions":
-        captions = cls()
-        for entry in entries:
-            captions.add(entry)
-        return captions
+    def collect(cls, entries: Iterable[Entry], progress: Progress = no_progress) -> Self:
+        """Read all entries."""
+        found = cls()
+        for number, entry in enumerate(entries, start=1):
+            if isinstance(entry, CaptionEntry):
+                found.captions.append(entry)
+            elif isinstance(entry, SkippedEntry):
+                found.skipped.append(entry)
+            else:
+                found.notes.append(entry.text)
+            if number % 1000 == 0:
+                progress(number, 0, "captions read")
+        return found
 
-    def add(self, entry: Entry) -> None:
-        if isinstance(entry, Row):
-            self.rows.append(entry)
-        elif isinstance(entry, Skipped):
-            self.skipped.append(entry)
-        else:
-            self.notes.append(entry.text)
 
+def make_entry(
+    image: object, caption: object, split: str | None, file: Path | str, line: int
+) -> CaptionEntry | SkippedEntry:
+    """Check and normalize one caption.
 
-def make_row(image: object, caption: object, split: str | None, file: Path | str, line: int) -> Row | Skipped:
-    """The row in its one form, or why it cannot be kept.
-
-    White space of every kind becomes single spaces; names and captions are in Unicode's composed form (NFC), so that
-    what looks the same is the same.
+    White space becomes single spaces. Names and captions are in Unicode's composed form (NFC), so that equal text
+    compares equal.
     """
-    if not isinstance(image, str) or not isinstance(caption, str):
-        what = "the picture's name" if not isinstance(image, str) else "the caption"
-        name = image if isinstance(image, str) else ""
-        return skip(name, f"{what} is not text", file, line)
+    if not isinstance(image, str):
+        return skip_entry("", "the image name is not text", file, line)
     image = image.strip()
-    reason = name_refusal(image) or _caption_refusal(caption)
-    if reason:
-        return skip(image, reason, file, line)
+    if not isinstance(caption, str):
+        return skip_entry(image, "the caption is not text", file, line)
+    problem = check_image_name(image) or _check_caption(caption)
+    if problem:
+        return skip_entry(image, problem, file, line)
     if not image.isascii():
         image = unicodedata.normalize("NFC", image)
     if not caption.isascii():
         caption = unicodedata.normalize("NFC", caption)
-    return Row(clean_name(image), " ".join(caption.split()), split, str(file), line)
+    return CaptionEntry(clean_name(image), " ".join(caption.split()), split, str(file), line)
 
 
-def skip(image: str, reason: str, file: Path | str, line: int) -> Skipped:
-    """A refusal that can be written down, whatever the name holds."""
-    shown = _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", image).replace("\0", "\N{REPLACEMENT CHARACTER}")
-    return Skipped(_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", str(file)), line, " ".join(shown.split())[:200], reason)
+def skip_entry(image: str, reason: str, file: Path | str, line: int) -> SkippedEntry:
+    """A skipped entry whose fields can be encoded as UTF-8, whatever the name holds."""
+    name = " ".join(_NOT_ENCODABLE.sub("\N{REPLACEMENT CHARACTER}", image).split())
+    return SkippedEntry(_NOT_ENCODABLE.sub("\N{REPLACEMENT CHARACTER}", str(file)), line, name[:200], reason)
 
 
 def clean_name(name: str) -> str:
-    """A picture's name with single forward slashes, as it may come from Windows or a tar."""
+    """An image name with single forward slashes; it may come from Windows or a tar archive."""
     if "\\" in name or "//" in name or "./" in name:
         return str(PurePosixPath(name.replace("\\", "/")))
     return name
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_PLAIN = re.compile(r"(?:[\w-][\w.-]*/)*[\w-][\w.-]*", re.ASCII)
-"""Nearly every name, at a glance."""
+_NOT_ENCODABLE = re.compile("[\0\ud800-\udfff]")
+_PLAIN_NAME = re.compile(r"(?:[\w-][\w.-]*/)*[\w-][\w.-]*", re.ASCII)
+"""Matches most names, which then need no further check."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DRIVE = re.compile("[A-Za-z]:")
 _WORD = re.compile(r"[^\W_]")
 
 
-def name_refusal(image: str) -> str | None:
-    """Why a picture cannot have this name; None when it can."""
-    if _PLAIN.fullmatch(image):
+def check_image_name(image: str) -> str | None:
+    """Why an image cannot have this name; None when it can."""
+    if _PLAIN_NAME.fullmatch(image):
         return None
     if not image:
-        return "names no picture"
+        return "the image name is empty"
     if broken := _SURROGATE.search(image):
-        return _broken(broken[0])
+        return _describe_surrogate(broken[0])
     if _CONTROL.search(image):
-        return "the picture's name holds a control character"
+        return "the image name holds a control character"
     path = PurePosixPath(image.replace("\\", "/"))
     if path.is_absolute() or _DRIVE.match(image):
-        return "the picture's path is absolute; give it relative to params.data.images"
+        return "the image path is absolute; make it relative to params.data.images"
     if ".." in path.parts or not path.parts:
-        return "the picture's path leaves the image folder"
+        return "the image path leads outside the image folder"
     if is_archive_member_path(image):
-        return "the picture's name is a place in an archive; name the member alone"
+        return "the image name is a path into an archive; use the name inside the archive alone"
     return None
 
 
-def _caption_refusal(caption: str) -> str | None:
+def _check_caption(caption: str) -> str | None:
     if not caption.strip():
         return "the caption is empty"
     if broken := _SURROGATE.search(caption):
-        return _broken(broken[0])
+        return _describe_surrogate(broken[0])
     if "\0" in caption:
         return "the caption holds a NUL character"
     if not _WORD.search(caption):
@@ -150,7 +165,7 @@ def _caption_refusal(caption: str) -> str | None:
     return None
 
 
-def _broken(character: str) -> str:
-    if "\udc80" <= character <= "\udcff":
+def _describe_surrogate(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # a byte that `open_text` could not decode
         return f"not UTF-8: byte 0x{ord(character) - 0xDC00:02x}; save the file as UTF-8 or set params.data.encoding"
-    return "half of a surrogate pair stands where a character should"
+    return "half of a surrogate pair stands for a character"

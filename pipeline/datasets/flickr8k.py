@@ -1,7 +1,7 @@
-"""Reader of `data.format: flickr8k`: Kaggle's captions.txt (a quoted CSV) or the original Flickr8k.token.txt.
+"""The format `flickr8k`: Kaggle's captions.txt (a CSV with quotes) or the original Flickr8k.token.txt.
 
-The splits are the lists Flickr_8k.trainImages.txt, .devImages.txt and .testImages.txt, where they lie beside the
-captions; a picture that no list names is in no split then, as in the original data.
+The splits come from the lists Flickr_8k.trainImages.txt, .devImages.txt and .testImages.txt beside the captions. With
+lists, an image in none of them has no split and is skipped, as in the original data.
 """
 
 import re
@@ -9,73 +9,99 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.datasets.entries import Entry, Row, make_row, skip
-from pipeline.datasets.table import Columns, read_table
-from pipeline.datasets.text_files import AUTO, lines, open_text
+from pipeline.archives import is_archive
+from pipeline.datasets.detection import Candidate
+from pipeline.datasets.entries import AUTO, CaptionEntry, Entry, ReadOptions, make_entry, skip_entry
+from pipeline.datasets.table import detect_table, read_table
+from pipeline.datasets.text_files import first_line, numbered_lines, open_text
 from pipeline.errors import DataError
 
 NAMES = ("captions.txt", "Flickr8k.token.txt")
-LISTS = {"train": "Flickr_8k.trainImages.txt", "val": "Flickr_8k.devImages.txt", "test": "Flickr_8k.testImages.txt"}
-TOKEN_LINE = re.compile(r"[^\t]+#\d+\t")
+SPLIT_LISTS = {
+    "train": "Flickr_8k.trainImages.txt",
+    "val": "Flickr_8k.devImages.txt",
+    "test": "Flickr_8k.testImages.txt",
+}
+_TOKEN_LINE = re.compile(r"[^\t]+#\d+\t")
 _NUMBERED = re.compile(r"(.+\.jpe?g)\.\d+", re.IGNORECASE)
 
 
-def read_flickr8k(path: Path, *, encoding: str = AUTO, columns: Columns = Columns()) -> Iterator[Entry]:
-    """`path` is the captions file or the folder that holds it. Raises `DataError`."""
-    path = file_in(path, NAMES)
-    splits = _read_splits(path.parent)
-    tokens = is_token_file(path, encoding)
-    for entry in read_tokens(path, encoding) if tokens else read_table(path, encoding=encoding, columns=columns):
-        if not splits or not isinstance(entry, Row):
+def detect_flickr8k(path: Path, options: ReadOptions) -> Iterator[Candidate]:
+    """A token file, or a table of the name captions.txt."""
+    for file in files_named(path, NAMES):
+        if is_token_file(file, options.encoding):
+            if "results" not in file.name:  # Flickr30k's
+                yield Candidate(file, f"{file.name}, lines of name#number, tab, caption", by_name=True)
+        elif file.name == NAMES[0]:
+            lists = any((file.parent / name).is_file() for name in SPLIT_LISTS.values())
+            evidence = f"{file.name}, a table" + (" with Flickr8k's split lists beside it" if lists else "")
+            for table in detect_table(file, options):
+                yield replace(table, evidence=evidence, by_name=True)
+
+
+def read_flickr8k(path: Path, options: ReadOptions) -> Iterator[Entry]:
+    """Read the captions file `path`, or the one in the folder. Raises `DataError`."""
+    path = find_file(path, NAMES)
+    splits = _read_split_lists(path.parent)
+    is_token = is_token_file(path, options.encoding)
+    for entry in read_token_file(path, options.encoding) if is_token else read_table(path, options):
+        if not splits or not isinstance(entry, CaptionEntry):
             yield entry
         elif entry.image in splits:
             yield replace(entry, split=splits[entry.image])
         else:
-            yield skip(entry.image, "the picture is in none of the split lists", entry.file, entry.line)
+            yield skip_entry(entry.image, "the image is in none of the split lists", entry.file, entry.line)
 
 
-def file_in(path: Path, names: tuple[str, ...]) -> Path:
-    """`path`, or in a folder the first of `names` that is there. Raises `DataError`."""
+def files_named(path: Path, names: tuple[str, ...]) -> list[Path]:
+    """The files of these names in a folder; `path` itself where it is a text file."""
+    if path.is_dir():
+        return [path / name for name in names if (path / name).is_file()]
+    return [] if is_archive(path) or path.suffix.lower() == ".json" else [path]
+
+
+def find_file(path: Path, names: tuple[str, ...]) -> Path:
+    """`path`, or the first of `names` in the folder. Raises `DataError`."""
     if not path.is_dir():
         return path
-    found = [path / name for name in names if (path / name).is_file()]
+    found = files_named(path, names)
     if not found:
         raise DataError(f"{path}: holds neither {' nor '.join(names)}; check params.data.captions")
     return found[0]
 
 
 def is_token_file(path: Path, encoding: str) -> bool:
-    with open_text(path, encoding) as file:
-        return TOKEN_LINE.match(file.readline()) is not None
+    """Whether the first line is `name.jpg#0<TAB>caption`."""
+    return _TOKEN_LINE.match(first_line(path, encoding)) is not None
 
 
-def read_tokens(path: Path, encoding: str) -> Iterator[Entry]:
-    """Lines of `name.jpg#0<TAB>caption`."""
+def read_token_file(path: Path, encoding: str) -> Iterator[Entry]:
+    """Read lines of `name.jpg#0<TAB>caption`."""
     with open_text(path, encoding) as file:
-        for line, text in lines(file):
+        for number, text in numbered_lines(file):
             name, tab, caption = text.partition("\t")
             if not tab:
                 if text.strip():
-                    yield skip(name, "no tab between the picture's name and the caption", path, line)
+                    yield skip_entry(name, "no tab between the image name and the caption", path, number)
                 continue
             name = name.rpartition("#")[0] or name
-            # The original file has one picture as `….jpg.1`, a name that no file bears.
+            # The original file has one image as `….jpg.1`, which is not the name of its file.
             numbered = _NUMBERED.fullmatch(name)
-            yield make_row(numbered[1] if numbered else name, caption, None, path, line)
+            yield make_entry(numbered[1] if numbered else name, caption, None, path, number)
 
 
-def _read_splits(folder: Path) -> dict[str, str]:
-    """The split of each listed picture. Raises `DataError` when a picture is in two lists."""
+def _read_split_lists(folder: Path) -> dict[str, str]:
+    """The split of each listed image. Raises `DataError` when an image is in two lists."""
     splits: dict[str, str] = {}
-    for split, name in LISTS.items():
+    for split, name in SPLIT_LISTS.items():
         path = folder / name
         if not path.is_file():
             continue
-        with open_text(path) as file:
-            for _, line in lines(file):
-                image = line.strip()
+        with open_text(path, AUTO) as file:
+            for _, text in numbered_lines(file):
+                image = text.strip()
                 if image and splits.setdefault(image, split) != split:
                     raise DataError(
-                        f"{path}: {image} is also in {LISTS[splits[image]]}; a picture belongs to one split"
+                        f"{path}: {image} is also in {SPLIT_LISTS[splits[image]]}; keep it in one of the lists"
                     )
     return splits

@@ -1,8 +1,8 @@
-"""Reader of `data.format: folder`: pictures with a text beside each, as diffusion trainers keep them and WebDataset's
-shards do, or the Hugging Face imagefolder with metadata.csv or metadata.jsonl.
+"""The format `folder`: images with a text file beside each, as diffusion trainers and WebDataset shards keep them, or
+Hugging Face's imagefolder with metadata.csv or metadata.jsonl.
 
-Every line of a .txt or .caption with something in it is a caption; a .json has them under `caption` or `captions`.
-Folders and archives that are named train, val or test (`train-00012.tar`, too) are splits.
+Every non-blank line of a .txt or .caption is a caption; a .json has them under `caption` or `captions`. Folders and
+archives named train, val or test (`train-00012.tar` as well) are splits.
 """
 
 import json
@@ -11,27 +11,49 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from pipeline.archives import IMAGE_SUFFIXES, read_image_bytes
-from pipeline.datasets.entries import SPLIT_NAMES, Entry, Row, make_row, skip
-from pipeline.datasets.image_index import TEXTS, ImageIndex
-from pipeline.datasets.table import Columns, read_table
-from pipeline.datasets.text_files import AUTO
+from pipeline.archives import IMAGE_SUFFIXES, is_archive, read_image_bytes
+from pipeline.datasets.detection import Candidate
+from pipeline.datasets.entries import AUTO, SPLIT_NAMES, CaptionEntry, Entry, ReadOptions, make_entry, skip_entry
+from pipeline.datasets.image_index import TEXT_SUFFIXES, ImageIndex
+from pipeline.datasets.table import read_table
 from pipeline.errors import DataError
 
 METADATA = ("metadata.csv", "metadata.jsonl")
+_SHARD = re.compile(r"([a-z]+)[\W_]*\d*\.(?:zip|tar)")
+"""An archive, alone or one of several."""
 
 
-def read_folder(path: Path, *, encoding: str = AUTO, columns: Columns = Columns()) -> Iterator[Entry]:
-    """`path` is the folder, an archive, or a metadata file. Raises `DataError`."""
-    tables = metadata_files(path)
-    if tables:
-        yield from _read_tables(path.parent if path.is_file() else path, tables, encoding, columns)
+def detect_folder(path: Path, options: ReadOptions) -> Iterator[Candidate]:
+    """An archive, an imagefolder's metadata, or images with text files beside them."""
+    if is_archive(path):
+        yield Candidate(path, "an archive of images and texts")
+        return
+    metadata = find_metadata(path)
+    if metadata:
+        name = metadata[0].name if path.is_file() else metadata[0].relative_to(path)
+        yield Candidate(path, f"{name} of a Hugging Face imagefolder", by_name=True)
+    elif path.is_dir() and _has_texts(path):
+        yield Candidate(path, "images with a text beside each")
+
+
+def _has_texts(path: Path) -> bool:
+    stems: dict[bool, set[str]] = {True: set(), False: set()}
+    for name in ImageIndex(path).files():
+        stems[_suffix(name) in IMAGE_SUFFIXES].add(_stem(name))
+    return bool(stems[True] & stems[False])
+
+
+def read_folder(path: Path, options: ReadOptions) -> Iterator[Entry]:
+    """Read a folder, an archive or a metadata file. Raises `DataError`."""
+    metadata = find_metadata(path)
+    if metadata:
+        yield from _read_metadata(path.parent if path.is_file() else path, metadata, options)
     else:
-        yield from _read_texts(path, encoding)
+        yield from _read_texts(path, options.encoding)
 
 
-def metadata_files(path: Path) -> list[Path]:
-    """The imagefolder's tables: in the folder, or in the folders of its splits."""
+def find_metadata(path: Path) -> list[Path]:
+    """The metadata files of an imagefolder: at its top, or in the folders of its splits."""
     if path.is_file():
         return [path] if path.name in METADATA else []
     return sorted(
@@ -39,96 +61,85 @@ def metadata_files(path: Path) -> list[Path]:
     )
 
 
-def _read_tables(root: Path, tables: list[Path], encoding: str, columns: Columns) -> Iterator[Entry]:
-    named = set()
+def _read_metadata(root: Path, tables: list[Path], options: ReadOptions) -> Iterator[Entry]:
+    captioned = set()
     for table in tables:
         below = table.parent.relative_to(root).as_posix()
         prefix = "" if below == "." else f"{below}/"
-        for entry in read_table(table, encoding=encoding, columns=columns):
-            if isinstance(entry, Row):
+        for entry in read_table(table, options):
+            if isinstance(entry, CaptionEntry):
                 image = prefix + entry.image
-                named.add(image)
-                yield replace(entry, image=image, split=entry.split or split_of(image))
-            else:
-                yield entry
+                captioned.add(image)
+                entry = replace(entry, image=image, split=entry.split or split_of(image))
+            yield entry
     for name in ImageIndex(root).names():
-        if name not in named:
-            yield skip(name, "the picture has no caption", tables[0], 0)
+        if name not in captioned:
+            yield skip_entry(name, "the image has no caption", tables[0], 0)
 
 
 def _read_texts(path: Path, encoding: str) -> Iterator[Entry]:
-    listing = ImageIndex(path).listing()
+    files = ImageIndex(path).files()
     texts: dict[str, str] = {}
-    for suffix in reversed(TEXTS):  # the likeliest last, so that it stands
-        texts |= {_stem(name): name for name in listing if _suffix(name) == suffix}
-    pictures = [name for name in listing if _suffix(name) in IMAGE_SUFFIXES]
-    if not pictures:
-        raise DataError(f"{path}: holds no pictures, neither loose nor in .zip or .tar archives")
+    for suffix in reversed(TEXT_SUFFIXES):  # the preferred one last, so that it replaces the others
+        texts |= {_stem(name): name for name in files if _suffix(name) == suffix}
+    images = [name for name in files if _suffix(name) in IMAGE_SUFFIXES]
+    if not images:
+        raise DataError(f"{path}: holds no images, neither as files nor in .zip or .tar archives")
     if not texts:
-        raise DataError(f"{path}: no picture has a text beside it, and there is no {' or '.join(METADATA)}")
+        raise DataError(f"{path}: no image has a text beside it, and there is no {' or '.join(METADATA)}")
     used = set()
-    for name in pictures:
+    for name in images:
         text = texts.get(_stem(name))
         if text is None:
-            yield skip(name, "the picture has no caption", listing[name], 0)
-            continue
-        used.add(text)
-        yield from _captions(name, listing[text], encoding)
+            yield skip_entry(name, "the image has no caption", files[name], 0)
+        else:
+            used.add(text)
+            yield from _read_text(name, files[text], encoding)
     for name in texts.values():
-        if name not in used and _suffix(name) != ".json":  # of which there are many for other ends
-            yield skip(name, "no picture stands beside the text", listing[name], 0)
+        if name not in used and _suffix(name) != ".json":  # JSON files serve many other purposes
+            yield skip_entry(name, "no image stands beside the text", files[name], 0)
 
 
-def _captions(image: str, place: str, encoding: str) -> Iterator[Entry]:
+def _read_text(image: str, path: str, encoding: str) -> Iterator[Entry]:
     try:
-        content = read_image_bytes(place)
+        content = read_image_bytes(path)
     except OSError as error:
-        yield skip(image, f"its text cannot be read: {error.strerror}", place, 0)
+        yield skip_entry(image, f"its text cannot be read: {error.strerror}", path, 0)
         return
-    if _suffix(place) == ".json":
-        yield from _json_captions(image, content, place)
+    if _suffix(path) == ".json":
+        yield from _read_json(image, content, path)
         return
-    chosen = _encoding(content) if encoding == AUTO else encoding
+    chosen = encoding if encoding != AUTO else "utf-16" if content[:2] in {b"\xff\xfe", b"\xfe\xff"} else "utf-8-sig"
     text = content.decode(chosen, errors="surrogateescape" if chosen.startswith("utf-8") else "replace")
-    found = False
+    if not text.strip():
+        yield skip_entry(image, "the caption is empty", path, 1)
     for line, caption in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1):
         if caption.strip():
-            found = True
-            yield make_row(image, caption, split_of(image), place, line)
-    if not found:
-        yield skip(image, "the caption is empty", place, 1)
+            yield make_entry(image, caption, split_of(image), path, line)
 
 
-def _json_captions(image: str, content: bytes, place: str) -> Iterator[Entry]:
+def _read_json(image: str, content: bytes, path: str) -> Iterator[Entry]:
     try:
         record = json.loads(content)
     except (ValueError, RecursionError) as error:
-        yield skip(image, f"not valid JSON: {str(error)[:100]}", place, 1)
+        yield skip_entry(image, f"not valid JSON: {str(error)[:100]}", path, 1)
         return
-    found = record.get("caption", record.get("captions")) if isinstance(record, dict) else None
-    if not found:
-        yield skip(image, "the picture has no caption", place, 1)
+    captions = record.get("caption", record.get("captions")) if isinstance(record, dict) else None
+    if not captions:
+        yield skip_entry(image, "the image has no caption", path, 1)
         return
-    for caption in found if isinstance(found, list) else [found]:
-        yield make_row(image, caption, split_of(image), place, 1)
+    for caption in captions if isinstance(captions, list) else [captions]:
+        yield make_entry(image, caption, split_of(image), path, 1)
 
 
 def split_of(image: str) -> str | None:
-    """The split that a folder or archive above the picture is named after."""
-    for part in PurePosixPath(image).parts[:-1]:
-        archive = _SHARD.fullmatch(part.lower())
-        name = SPLIT_NAMES.get(archive[1] if archive else part.lower())
-        if name:
-            return name
+    """The split after which a folder or archive above the image is named."""
+    for part in PurePosixPath(image.lower()).parts[:-1]:
+        shard = _SHARD.fullmatch(part)
+        split = SPLIT_NAMES.get(shard[1] if shard else part)
+        if split:
+            return split
     return None
-
-
-_SHARD = re.compile(r"([a-z]+)[\W_]*\d*\.(?:zip|tar)")
-"""An archive, alone or one of many."""
-
-
-def _encoding(content: bytes) -> str:
-    return "utf-16" if content[:2] in {b"\xff\xfe", b"\xfe\xff"} else "utf-8-sig"
 
 
 def _stem(name: str) -> str:

@@ -1,14 +1,15 @@
-"""The sha256 of every picture, hashed in parallel and remembered, so that a second run reads no picture.
+"""Computes the sha256 of all images in parallel, with a cache, so that a second run reads no image.
 
-A picture (or the archive it lies in) that still has its size, modification time and inode is taken for unchanged; one
-that was modified within the last seconds is not remembered, for it could change once more within the clock's tick.
-The memory is one file that nothing depends on: without it, or with a damaged one, the pictures are hashed again.
+An image (or the archive that holds it) with the same size, modification time and inode counts as unchanged. One that
+was modified within the last seconds is not cached, because it could change again within the clock's resolution. The
+cache is one file that nothing depends on: images whose lines are missing or damaged are hashed again.
 """
 
 import csv
 import hashlib
 import os
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,108 +22,112 @@ from pipeline.files import sha256_of, write_csv
 from pipeline.progress import Progress
 
 SAVE_SECONDS = 20.0
-"""What a killed run can lose."""
-_SETTLED = 2.0
-_COLUMNS = ("sha256", "size", "mtime_ns", "inode", "path")
-_AHEAD = 1024
-"""Pictures handed to the threads before their results are looked at."""
+"""The work that a killed run can lose."""
+_SETTLED_SECONDS = 2.0
+_COLUMNS = ("crc32", "sha256", "size", "mtime_ns", "inode", "path")
+_BATCH = 1024
 
 State = tuple[int, int, int]
-"""Size, mtime_ns, inode."""
+"""Size, mtime_ns and inode of a file."""
 
 
 @dataclass(frozen=True)
 class ImageHashes:
-    """What hashing found."""
+    """The sha256 of images."""
 
     sha256: dict[str, str]
     """By path."""
     unreadable: dict[str, str]
-    """The reason, by path."""
+    """The reason by path."""
     hashed: int
-    """Pictures whose bytes were read."""
+    """The number of images that were read, not taken from the cache."""
 
 
 class HashCache:
-    """sha256 by path and state, kept in a file between runs."""
+    """The sha256 by path and file state, kept in a file between runs. Without a path it starts empty."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self._known: dict[str, tuple[State, str]] = {}
         self._changed = False
         self._saved = time.monotonic()
-        for sha256, state, place in _remembered(path) if path else ():
+        for place, state, sha256 in _read_cache(path) if path else ():
             self._known[place] = (state, sha256)
 
     def get(self, path: str, state: State) -> str | None:
+        """The sha256 of an unchanged file."""
         found = self._known.get(os.path.abspath(path))
         return found[1] if found and found[0] == state else None
 
     def add(self, path: str, state: State, sha256: str) -> None:
-        if time.time() - state[1] / 1e9 > _SETTLED:
+        """Store a sha256, unless the file was modified just now."""
+        if time.time() - state[1] / 1e9 > _SETTLED_SECONDS:
             self._known[os.path.abspath(path)] = (state, sha256)
             self._changed = True
 
-    def save(self, *, now: bool = False) -> None:
-        """Write what was learnt, at most every `SAVE_SECONDS`. A disk that is full costs the memory, not the run."""
-        if not self.path or not self._changed or not (now or time.monotonic() - self._saved > SAVE_SECONDS):
+    def save(self, *, force: bool = False) -> None:
+        """Write the file, at most every `SAVE_SECONDS` unless forced. A full disk costs the cache, not the run."""
+        if not self.path or not self._changed or not (force or time.monotonic() - self._saved > SAVE_SECONDS):
             return
-        rows = ((sha256, *state, path) for path, (state, sha256) in sorted(self._known.items()))
+        rows = ((sha256, *map(str, state), path) for path, (state, sha256) in sorted(self._known.items()))
         try:
-            write_csv(self.path, _COLUMNS, rows)
+            write_csv(self.path, _COLUMNS, ((_checksum(row), *row) for row in rows))
         except (DiskError, UnicodeEncodeError):
             self.path = None
         self._changed = False
         self._saved = time.monotonic()
 
 
-def hash_images(paths: Sequence[str], memory: HashCache, progress: Progress) -> ImageHashes:
-    """The sha256 of each path that can be read. What was hashed is remembered also when this is interrupted."""
+def hash_images(paths: Sequence[str], cache: HashCache, progress: Progress) -> ImageHashes:
+    """Hash the images at `paths`, or take their sha256 from the cache, which is saved also on an interruption."""
     sha256: dict[str, str] = {}
     unreadable: dict[str, str] = {}
     hashed = 0
-    source = iter(paths)
+    remaining = iter(paths)
     try:
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            while batch := list(islice(source, _AHEAD)):
-                for path, (state, found, error) in zip(
-                    batch, pool.map(lambda p: _digest(p, memory), batch), strict=True
-                ):
+            while batch := list(islice(remaining, _BATCH)):
+                results = pool.map(lambda path: _hash_image(path, cache), batch)
+                for path, (state, digest, error) in zip(batch, results, strict=True):
                     if error:
                         unreadable[path] = error
                     else:
-                        sha256[path] = found
+                        sha256[path] = digest
                         if state:
                             hashed += 1
-                            memory.add(path, state, found)
-                    progress(len(sha256) + len(unreadable), len(paths), f"pictures, {hashed} hashed")
-                memory.save()
+                            cache.add(path, state, digest)
+                    progress(len(sha256) + len(unreadable), len(paths), f"images, {hashed} hashed")
+                cache.save()
     finally:
-        memory.save(now=True)
+        cache.save(force=True)
     return ImageHashes(sha256, unreadable, hashed)
 
 
-def _digest(path: str, memory: HashCache) -> tuple[State | None, str, str]:
-    """(state, sha256, error); no state where the digest was remembered."""
+def _hash_image(path: str, cache: HashCache) -> tuple[State | None, str, str]:
+    """(state, sha256, error); no state for a cached sha256."""
     try:
         archive = archive_of(path)
-        before = regular_file(archive or path)
-        state = (before.st_size, before.st_mtime_ns, before.st_ino)
-        known = memory.get(path, state)
-        if known:
-            return None, known, ""
+        status = regular_file(archive or path)
+        state = (status.st_size, status.st_mtime_ns, status.st_ino)
+        cached = cache.get(path, state)
+        if cached:
+            return None, cached, ""
         return state, hashlib.sha256(read_image_bytes(path)).hexdigest() if archive else sha256_of(Path(path)), ""
     except OSError as error:
         return None, "", f"cannot be read: {error.strerror or error}"
 
 
-def _remembered(path: Path) -> Iterator[tuple[str, State, str]]:
+def _read_cache(path: Path) -> Iterator[tuple[str, State, str]]:
+    """(path, state, sha256) of each undamaged line."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = csv.reader(file)
-            if next(rows, None) != list(_COLUMNS):
-                return
-            for sha256, size, modified, inode, place in rows:
-                yield sha256, (int(size), int(modified), int(inode)), place
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+            for crc32, *row in csv.reader(file):
+                if len(row) == len(_COLUMNS) - 1 and crc32 == _checksum(row):
+                    sha256, size, modified, inode, place = row
+                    yield place, (int(size), int(modified), int(inode)), sha256
     except (OSError, ValueError, csv.Error):
         return
+
+
+def _checksum(row: Sequence[str]) -> str:
+    return f"{zlib.crc32(chr(0).join(row).encode()):08x}"

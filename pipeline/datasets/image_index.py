@@ -1,8 +1,8 @@
-"""Where a dataset's pictures lie: in a folder, in an archive, or in a folder with archives in it.
+"""Finds a dataset's images in a folder, in an archive, or in a folder with archives.
 
-An archive counts as a folder: pictures of `shards/000.tar` are `000.tar/name.jpg` below `shards`. Captions often name
-pictures a little otherwise than the disk does (case, accents, a leading folder inside the archive): such a name is
-taken where exactly one picture can be meant.
+An archive counts as a folder: the images of `shards/000.tar` are `000.tar/name.jpg` below `shards`. Names in captions
+often differ from those on the disk, in case, accents, a missing suffix or a missing folder inside an archive. Such a
+name is resolved where it can mean one image only.
 """
 
 import os
@@ -14,67 +14,68 @@ from pathlib import Path, PurePosixPath
 from pipeline.archives import ARCHIVES, IMAGE_SUFFIXES, inside, is_archive, open_archive
 from pipeline.errors import DataError
 
-TEXTS = (".txt", ".caption", ".json")
-"""What may hold a picture's captions beside it, the likeliest first."""
-
-_LISTED = IMAGE_SUFFIXES.union(TEXTS)
+TEXT_SUFFIXES = (".txt", ".caption", ".json")
+"""Of files that may hold an image's captions beside it, the preferred one first."""
+_LISTED = IMAGE_SUFFIXES.union(TEXT_SUFFIXES)
 
 
 class ImageIndex:
-    """Pictures (and the texts beside them) by the name that captions give them."""
+    """The images below `root`, and the texts beside them, by the names that captions give them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._inside: dict[str, bool] = {}
+        self._is_inside: dict[str, bool] = {}
 
     @cached_property
     def _base(self) -> str:
         return self.root.as_posix().rstrip("/")
 
     def find(self, name: str) -> str | None:
-        """The path to read the picture from; None when there is no such picture."""
+        """The path to read the image from; None when there is no such image, or more than one it could be."""
         path = f"{self._base}/{name}" if self._base != "." else name
         if os.path.isfile(path):
             return path
-        return self._by_name.get(name) or self._by_name.get(_folded(name))
+        for variant in (name, _fold(name)):
+            if variant in self._by_name:
+                return self._by_name[variant]
+        return self._by_stem.get(_fold(name))
 
-    def leaves(self, path: str) -> bool:
-        """Whether a path that `find` gave leads out of the folder through a link."""
+    def escapes(self, path: str) -> bool:
+        """Whether a path returned by `find` leads outside the root through a link."""
         file = path.partition("::")[0]
         if os.path.islink(file):
-            return not self._holds(os.path.realpath(file))
+            return not self._contains(os.path.realpath(file))
         folder = os.path.dirname(file)
-        if folder not in self._inside:
-            self._inside[folder] = self._holds(os.path.realpath(folder or "."))
-        return not (self._inside[folder] or file == self._base)
+        if folder not in self._is_inside:
+            self._is_inside[folder] = self._contains(os.path.realpath(folder or "."))
+        return not (self._is_inside[folder] or file == self._base)
 
-    def _holds(self, real: str) -> bool:
+    def _contains(self, real: str) -> bool:
         root = os.path.realpath(self.root)
         return real == root or real.startswith(root.rstrip(os.sep) + os.sep)
 
-    def listing(self) -> dict[str, str]:
-        """Every picture and text: its name and the path to read it from, in the order of names.
+    def files(self) -> dict[str, str]:
+        """All images and texts: path by name, in the order of names.
 
-        Archives are listed where no picture lies loose: a folder may keep the archive that it was unpacked from.
+        Archives are searched only where no image is a file: a folder may keep the archive it was unpacked from.
         """
-        loose = any(_suffix(name) in IMAGE_SUFFIXES for name in self._loose)
-        return dict(sorted((self._loose if loose else self._packed).items()))
+        return dict(sorted((self._loose if self._has_loose_images else self._packed).items()))
 
     def names(self) -> Iterator[str]:
-        """The names of all pictures."""
-        return (name for name in self.listing() if _suffix(name) in IMAGE_SUFFIXES)
+        """The names of all images."""
+        return (name for name in self.files() if _suffix(name) in IMAGE_SUFFIXES)
 
     @cached_property
-    def _files(self) -> list[tuple[str, str]]:
-        """(name, path) of each picture, text and archive below the folder."""
+    def _walked(self) -> list[tuple[str, str]]:
+        """(name, path) of each image, text and archive below the root."""
         if not self.root.is_dir():
             return []
         found = []
+        start = "" if self._base == "." else f"{self._base}/"
         for folder, folders, files in os.walk(self._base or "/"):
             folders[:] = sorted(one for one in folders if not one.startswith("."))
             below = os.path.relpath(folder, self.root).replace(os.sep, "/")
             prefix = "" if below == "." else f"{below}/"
-            start = "" if self._base == "." else f"{self._base}/"
             for file in sorted(files):
                 if not file.startswith("._") and _suffix(file) in _LISTED | ARCHIVES:
                     found.append((prefix + file, start + prefix + file))
@@ -82,29 +83,31 @@ class ImageIndex:
 
     @cached_property
     def _loose(self) -> dict[str, str]:
-        return {name: path for name, path in self._files if _suffix(name) not in ARCHIVES}
+        return {name: path for name, path in self._walked if _suffix(name) not in ARCHIVES}
 
     @cached_property
-    def archives(self) -> dict[str, Path]:
-        """The archives by their name below the folder; the root itself, where it is one, by an empty name."""
-        if is_archive(self.root):
-            return {"": self.root}
-        return {name: Path(path) for name, path in self._files if _suffix(name) in ARCHIVES}
+    def _has_loose_images(self) -> bool:
+        return any(_suffix(name) in IMAGE_SUFFIXES for name in self._loose)
 
     @cached_property
     def _packed(self) -> dict[str, str]:
-        return {name: place for _, _, name, place in self._members}
+        return {name: path for _, _, name, path in self._members}
 
     @cached_property
     def _members(self) -> list[tuple[str, str, str, str]]:
-        """(archive's name, member, name, path) of each picture and text in the archives."""
+        """(archive's name, member, name, path) of each image and text in an archive.
+
+        The archive's name is that below the root, or empty where the root is the archive.
+        """
+        archives = {"": self.root} if is_archive(self.root) else {}
+        archives |= {name: Path(path) for name, path in self._walked if _suffix(name) in ARCHIVES}
         found = []
-        for archive, path in self.archives.items():
+        for archive, path in archives.items():
             try:
                 members = open_archive(path).members
             except OSError as error:
-                if any(_suffix(name) in IMAGE_SUFFIXES for name in self._loose):
-                    continue  # some other archive; the pictures lie beside it
+                if self._has_loose_images:
+                    continue  # an archive of something else, beside the images
                 raise DataError(f"{path}: {error.strerror}; check params.data.images") from error
             for member in members:
                 if _suffix(member) in _LISTED:
@@ -112,39 +115,51 @@ class ImageIndex:
                     found.append((archive, member, name, inside(path, member)))
         return found
 
+    def _names(self) -> Iterator[tuple[str, str]]:
+        """(name, path) for every name that an image may go by."""
+        for name, path in self._loose.items():
+            if _suffix(name) in IMAGE_SUFFIXES:
+                yield name, path
+        for archive, member, name, path in self._members:
+            if _suffix(member) in IMAGE_SUFFIXES:
+                folder = _stem(archive) if archive else self.root.stem
+                names = {name, f"{folder}/{member}", f"{PurePosixPath(folder).name}/{member}", *_tails(member)}
+                yield from ((one, path) for one in names)
+
     @cached_property
     def _by_name(self) -> dict[str, str | None]:
-        """Every name that a picture may go by; None where two pictures could be meant."""
-        found: dict[str, str | None] = dict(self._packed)
-        exact = set(found)
-        other: dict[str, str | None] = {}
+        """Path by name and by folded name; None for a name of several images."""
+        similar: dict[str, str | None] = {}
+        for name, path in self._names():
+            for variant in {name, _fold(name)}:
+                if variant not in self._packed and similar.setdefault(variant, path) != path:
+                    similar[variant] = None
+        return self._packed | similar
 
-        def add(name: str, path: str) -> None:
-            if name not in exact and other.setdefault(name, path) != path:
-                other[name] = None
-
-        for name, path in self._loose.items():
-            add(_folded(name), path)
-        for archive, member, name, path in self._members:
-            if _suffix(member) not in IMAGE_SUFFIXES:
-                continue
-            stem = archive[: -len(_suffix(archive))] if archive else self.root.stem
-            names = {name, f"{stem}/{member}", f"{PurePosixPath(stem).name}/{member}", *_ends(member)}
-            for one in names:
-                add(one, path)
-                add(_folded(one), path)
-        return found | other
+    @cached_property
+    def _by_stem(self) -> dict[str, str | None]:
+        """Path by folded name without the suffix; None for that of several images."""
+        stems: dict[str, str | None] = {}
+        for name, path in self._names():
+            stem = _fold(_stem(name))
+            if stems.setdefault(stem, path) != path:
+                stems[stem] = None
+        return stems
 
 
-def _ends(member: str) -> Iterator[str]:
+def _tails(member: str) -> Iterator[str]:
     """`a/b/c.jpg`, `b/c.jpg`, `c.jpg`."""
     while member:
         yield member
         member = member.partition("/")[2]
 
 
-def _folded(name: str) -> str:
+def _fold(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0]
 
 
 def _suffix(name: str) -> str:

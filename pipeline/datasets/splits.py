@@ -1,69 +1,100 @@
-"""Splits for pictures whose dataset does not say: by picture, never by caption, and the same whatever else is there."""
+"""Assigns images to splits where the dataset does not: by image, not by caption, from the seed and the image's name."""
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
-from pipeline.datasets.entries import SPLITS, Row
+from pipeline.datasets.entries import SPLITS, CaptionEntry
 from pipeline.errors import DataError
 
 VAL, TEST = 0.1, 0.1
 
 
-def splits_of(rows: Iterable[Row], digests: Mapping[str, str], seed: int) -> dict[str, str]:
-    """The split of each picture that has a digest.
+def assign_splits(entries: Iterable[CaptionEntry], sha256: Mapping[str, str], seed: int) -> dict[str, str]:
+    """The split of each image that has a sha256.
 
-    What the dataset says stands. Where it says nothing, 80/10/10 are drawn from (seed, picture); a val or test split
-    that the dataset lacks altogether is drawn from its train pictures, a tenth each. Copies of one picture (the same
-    bytes) that are drawn go together. Raises `DataError` when a picture is in two splits.
+    Splits of the dataset stand. Images without one are drawn 80/10/10 from (seed, name). A val or test split that the
+    dataset lacks is drawn from its train images, a tenth each. Each drawn split gets at least one image where train
+    keeps one. Images with the same bytes are drawn together. Raises `DataError` when an image is in two splits.
     """
-    own = _own(rows, digests)
+    own = _own_splits(entries, sha256)
     lacking = {"val", "test"} - {split for split in own.values() if split}
     splits: dict[str, str] = {}
-    of_content: dict[str, str] = {}
-    of_training: dict[str, str] = {}
-    # What the dataset says first, so that copies without a split can follow it.
+    by_content: dict[str, str] = {}
+    train_by_content: dict[str, str] = {}
+    # Images with a split of their own come first, so that copies without one can follow them.
     for image in sorted(own, key=lambda image: (own[image] is None, own[image] == "train", image.encode())):
-        split, digest, drawn = own[image], digests[image], _drawn(f"{seed}/{image}")
+        split, digest = own[image], sha256[image]
+        drawn = _draw(seed, image)
         if split is None:
-            split = of_content.get(digest, drawn)
+            split = by_content.get(digest, drawn)
         elif split == "train" and lacking:
-            split = of_training.setdefault(digest, drawn if drawn in lacking else "train")
+            split = train_by_content.setdefault(digest, drawn if drawn in lacking else "train")
         splits[image] = split
-        of_content.setdefault(digest, split)
+        by_content.setdefault(digest, split)
+    _fill_empty_splits(splits, own, sha256, seed)
     return splits
 
 
-def drawn_splits(rows: Iterable[Row], digests: Mapping[str, str]) -> str | None:
-    """In words, which splits are drawn; None when the dataset has them all."""
-    own = Counter(_own(rows, digests).values())
+def describe_drawn_splits(entries: Iterable[CaptionEntry], sha256: Mapping[str, str]) -> str | None:
+    """Which splits are drawn, in words; None when the dataset has them all."""
+    own = Counter(_own_splits(entries, sha256).values())
     if set(own) == {None}:
         return "the dataset has no splits: 80/10/10 drawn from the seed"
-    said = []
+    parts = []
     lacking = [split for split in SPLITS[1:] if not own[split]]
     if lacking and own["train"]:
-        said.append(f"the dataset has no {' and no '.join(lacking)} split: a tenth each drawn from its train pictures")
+        parts.append(
+            f"the dataset has no {' and no '.join(lacking)} split: a tenth of its train images is drawn for each"
+        )
     if own[None]:
-        said.append(f"{own[None]} pictures without a split: drawn from the seed")
-    return "; ".join(said) or None
+        parts.append(f"{own[None]} images without a split: drawn from the seed")
+    return "; ".join(parts) or None
 
 
-def _own(rows: Iterable[Row], digests: Mapping[str, str]) -> dict[str, str | None]:
+def _own_splits(entries: Iterable[CaptionEntry], sha256: Mapping[str, str]) -> dict[str, str | None]:
     splits: dict[str, str | None] = {}
-    for row in rows:
-        if row.image not in digests:
+    for entry in entries:
+        if entry.image not in sha256:
             continue
-        known = splits.get(row.image)
-        if known is not None and row.split is not None and known != row.split:
+        known = splits.get(entry.image)
+        if known is not None and entry.split is not None and known != entry.split:
             raise DataError(
-                f"{row.file}, line {row.line}: {row.image} is in {row.split} and also in {known}; "
-                "a picture belongs to one split"
+                f"{entry.file}, line {entry.line}: {entry.image} is in {entry.split} and also in {known}; "
+                "assign each image to one split"
             )
-        splits[row.image] = known or row.split
+        splits[entry.image] = known or entry.split
     return splits
 
 
-def _drawn(key: str) -> str:
-    """Depends on `key` alone, so adding pictures moves no other one to another split."""
-    place = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2**64
+def _fill_empty_splits(
+    splits: dict[str, str], own: Mapping[str, str | None], sha256: Mapping[str, str], seed: int
+) -> None:
+    """Move one drawn image with its copies to each split that has none, from the split that has the most."""
+    for empty in SPLITS:
+        if empty in splits.values():
+            continue
+        copies = defaultdict(list)
+        for image, split in splits.items():
+            copies[split, sha256[image]].append(image)
+        sizes = Counter(split for split, _ in copies)
+        movable = [
+            (sizes[split], images)
+            for (split, _), images in copies.items()
+            if (sizes[split] > 1 or (split == "test" and empty != "test"))  # training needs train and val
+            and all(own[image] in {None, "train"} for image in images)
+        ]
+        if movable:
+            _, images = min(movable, key=lambda one: (-one[0], min(_place(seed, image) for image in one[1])))
+            splits |= dict.fromkeys(images, empty)
+
+
+def _draw(seed: int, image: str) -> str:
+    """Depends on seed and name alone, so that new images do not move others to another split."""
+    place = _place(seed, image)
     return "val" if place < VAL else "test" if place < VAL + TEST else "train"
+
+
+def _place(seed: int, image: str) -> float:
+    """A number in [0, 1)."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{image}".encode()).digest()[:8]) / 2**64

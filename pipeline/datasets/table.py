@@ -1,275 +1,286 @@
-"""Reader of `data.format: table`: CSV, TSV or JSON lines with the columns image, caption and (optionally) split, in
-one file or in one for each split.
+"""The format `table`: CSV, TSV or JSON lines with the columns image, caption and, optionally, split, in one file or in
+one file per split.
 
-Columns are found by the names that people give them, or by those in params.data; a caption column may be a pattern
-(`caption_*`), each match a caption of its own.
+Columns are found by their usual names or by those in params.data (see columns.py). A caption column may be a pattern
+(`caption_*`); each match is a caption of its own. A cell may also hold a list of captions, in JSON or Python syntax.
 """
 
+import ast
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.archives import IMAGE_SUFFIXES
-from pipeline.datasets.delimited_text import Record, Records
-from pipeline.datasets.entries import SPLIT_NAMES, SPLITS, Entry, Note, Row, make_row, skip
-from pipeline.datasets.jsonstream import elements
-from pipeline.datasets.text_files import AUTO, lines, open_text
+from pipeline.datasets.columns import Columns, MissingColumnError, count_known_columns, find_columns
+from pipeline.datasets.delimited_text import DelimitedReader, DelimitedRow
+from pipeline.datasets.detection import Candidate
+from pipeline.datasets.entries import (
+    AUTO,
+    SPLIT_NAMES,
+    SPLITS,
+    CaptionEntry,
+    Entry,
+    Note,
+    ReadOptions,
+    SkippedEntry,
+    make_entry,
+    skip_entry,
+)
+from pipeline.datasets.text_files import first_line, load_json, numbered_lines, open_text, sniff_json
 from pipeline.errors import DataError
 
 DELIMITERS = (",", "\t", ";", "|")
 JSON_LINES = frozenset({".jsonl", ".ndjson"})
-SUFFIXES = (".csv", ".tsv", ".jsonl")
-"""Of the files that are taken for tables in a folder."""
-KNOWN = {
-    "image": ("image", "file_name", "filename", "image_name", "image_path", "image_file", "img", "path", "file"),
-    "caption": (
-        "caption",
-        "captions",
-        "text",
-        "comment",
-        "description",
-        "sentence",
-        "caption_*",
-        "comment_*",
-        "text_*",
-    ),
-    "split": ("split", "set", "partition", "subset"),
-}
-"""What a column called `auto` is looked for as, the first that is there."""
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
+"""Of files that are tried as tables in a folder."""
+COMMON_NAMES = ("captions.csv", "captions.tsv", "captions.jsonl", "captions.json", "dataset.csv", "annotations.csv")
+_NOT_A_LIST = "JSON, but not a list of objects with image and caption; see docs/datasets.md"
+_NUMBER = re.compile(r"#\d+$")
+"""Flickr's caption number after an image name: `name.jpg#0`."""
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Names of the columns; `auto` for those in `KNOWN`."""
-
-    image: str = AUTO
-    caption: str = AUTO
-    split: str = AUTO
-
-
-@dataclass(frozen=True)
-class _Places:
-    """Which of the fields mean what."""
-
-    image: int
-    captions: list[int]
-    split: int | None
-    width: int
+def detect_table(path: Path, options: ReadOptions) -> Iterator[Candidate]:
+    """A file; in a folder, a file of a common name, one file per split, or any table with captions."""
+    if path.is_file():
+        yield _candidate(path, options)
+        return
+    common = [path / name for name in COMMON_NAMES if (path / name).is_file()]
+    for file in common:
+        yield replace(_candidate(file, options), by_name=True)
+    parts = files_by_split(path)
+    if len({split for file, split in parts.items() if not _problem(file, options)}) > 1:
+        yield Candidate(path, f"{', '.join(file.name for file in parts)}, one table per split")
+        common += parts
+    for file in (file for suffix in SUFFIXES for file in sorted(path.glob(f"*{suffix}"))):
+        if file not in common:
+            yield _candidate(file, options)
 
 
-def read_table(path: Path, *, encoding: str = AUTO, columns: Columns = Columns()) -> Iterator[Entry]:
-    """`path` is a file, or a folder with `split_tables`.
+def _candidate(path: Path, options: ReadOptions) -> Candidate:
+    kinds = {".json": "a list of objects", **dict.fromkeys(JSON_LINES, "JSON lines")}
+    kind = kinds.get(path.suffix.lower(), "a table")
+    return Candidate(path, f"{path.name}, {kind}", problem=_problem(path, options) or "")
 
-    Raises `DataError` when a file cannot be read, lacks a column or has a header alone.
+
+def _problem(path: Path, options: ReadOptions) -> str | None:
+    """Why a file is not a table of captions; None when its first entries can be read."""
+    suffix = path.suffix.lower()
+    if suffix == ".json" and not sniff_json(path).startswith("["):  # it may be large
+        return f"{path}: {_NOT_A_LIST}"
+    try:
+        entries = list(islice(_read_file(path, options), 20))
+    except DataError as error:
+        return str(error)
+    if not entries:
+        return f"{path}: holds no rows"
+    skipped = [entry for entry in entries if isinstance(entry, SkippedEntry)]
+    if suffix in {".json", *JSON_LINES} and len(skipped) == len(entries):  # JSON of something else
+        return f"{path}, line {skipped[0].line}: {skipped[0].reason}"
+    return None
+
+
+def read_table(path: Path, options: ReadOptions) -> Iterator[Entry]:
+    """Read a file, or a folder with one table per split.
+
+    Raises `DataError` when a file cannot be read, lacks a column or holds no rows.
     """
-    parts = split_tables(path) if path.is_dir() else {}
-    for file, split in parts.items() if parts else [(path, None)]:
-        for entry in _read_file(file, encoding, columns):
-            yield replace(entry, split=split) if split and isinstance(entry, Row) and not entry.split else entry
+    parts = files_by_split(path) if path.is_dir() else {}
+    if not parts:
+        yield from _read_file(path, options)
+    for file, split in parts.items():
+        for entry in _read_file(file, options):
+            yield replace(entry, split=split) if isinstance(entry, CaptionEntry) and not entry.split else entry
 
 
-def split_tables(folder: Path) -> dict[Path, str]:
-    """The splits of the tables that are named after one (`train.csv`, `captions_val2.csv`), where two are there."""
-    for suffix in SUFFIXES:
-        named = {file: split for file in sorted(folder.glob(f"*{suffix}")) if (split := _split_named(file.stem))}
+def files_by_split(folder: Path) -> dict[Path, str]:
+    """The tables named after a split (`train.csv`, `captions_val2.csv`), where at least two splits have one."""
+    for suffix in (".csv", ".tsv", ".jsonl"):
+        named = {file: split for file in sorted(folder.glob(f"*{suffix}")) if (split := _split_in(file.stem))}
         if len(set(named.values())) > 1:
-            return dict(sorted(named.items(), key=lambda one: SPLITS.index(one[1])))
+            return dict(sorted(named.items(), key=lambda item: SPLITS.index(item[1])))
     return {}
 
 
-def _split_named(stem: str) -> str | None:
+def _split_in(stem: str) -> str | None:
     words = [word for word in re.split(r"[\W\d_]+", stem.lower()) if word not in {"", "captions"}]
     return SPLIT_NAMES.get(words[0]) if len(words) == 1 else None
 
 
-def _read_file(path: Path, encoding: str, columns: Columns) -> Iterator[Entry]:
-    if path.suffix.lower() in JSON_LINES:
-        yield from _read_json_lines(path, encoding, columns)
-    elif path.suffix.lower() == ".json":
-        for _, number, record in elements(path, {""}, encoding):
-            if number:
-                yield from _json_entries(record, columns, path, number)
+def _read_file(path: Path, options: ReadOptions) -> Iterator[Entry]:
+    suffix = path.suffix.lower()
+    if suffix in JSON_LINES:
+        yield from _read_json_lines(path, options)
+    elif suffix == ".json":
+        records = load_json(path, options.encoding)
+        if not isinstance(records, list):
+            raise DataError(f"{path}: {_NOT_A_LIST}")
+        for number, record in enumerate(records, start=1):
+            yield from _read_record(record, options, path, number)
     else:
-        yield from _read_delimited(path, encoding, columns)
+        yield from _read_delimited(path, options)
 
 
-def delimiter_of(first_line: str) -> str:
-    """What parts a header into known columns, else a picture's name from the rest; else the most frequent."""
+# Delimited text
+
+
+def detect_delimiter(header: str) -> str:
+    """The delimiter that gives the most known columns, else an image name in the first field, else the most fields."""
 
     def fit(delimiter: str) -> tuple[int, bool, int]:
-        fields = first_line.split(delimiter)
-        return _known_in(fields), len(fields) > 1 and is_picture_name(fields[0]), len(fields)
+        fields = header.split(delimiter)
+        return count_known_columns(fields), len(fields) > 1 and is_image_name(fields[0]), len(fields)
 
     return max(DELIMITERS, key=fit)
 
 
-def is_picture_name(text: str) -> bool:
-    return PurePosixPath(text.strip().strip("\"'").replace("\\", "/")).suffix.lower() in IMAGE_SUFFIXES
+def is_image_name(text: str) -> bool:
+    """Whether a text ends in the suffix of an image file."""
+    name = _NUMBER.sub("", text.strip().strip("\"'").replace("\\", "/"))
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
 
 
-def _known_in(fields: Sequence[str]) -> int:
-    names = [_name(field) for field in fields]
-    return sum(_first_match(names, KNOWN[what]) != [] for what in KNOWN)
-
-
-def _read_delimited(path: Path, encoding: str, columns: Columns) -> Iterator[Entry]:
-    with open_text(path, encoding) as file:
-        delimiter = delimiter_of(file.readline().rstrip("\r\n"))
-    with open_text(path, encoding) as file:
-        table = Records(file, delimiter)
-        source = iter(table)
-        first = next(source, None)
+def _read_delimited(path: Path, options: ReadOptions) -> Iterator[Entry]:
+    delimiter = detect_delimiter(first_line(path, options.encoding))
+    with open_text(path, options.encoding) as file:
+        reader = DelimitedReader(file, delimiter)
+        rows = iter(reader)
+        first = next(rows, None)
         if first is None:
             raise DataError(f"{path}: holds no rows")
-        headless = _headless(first, columns)
-        places = headless or _places(first.fields, columns, path)
-        table.width = places.width
-        if headless:
-            read_as = "image, caption, split" if headless.split else "image, caption"
-            yield Note(f"{path}: has no header; its columns are read as {read_as}")
-            source = chain([first], source)
-        joined = 0
-        sample = list(islice(source, 20))
+        columns = _columns_without_header(first, options)
+        if columns:
+            rows = chain([first], rows)
+            names = "image, caption, split" if columns.split else "image, caption"
+            yield Note(f"{path}: has no header; its columns are read as {names}")
+        else:
+            columns = _columns_of_header(first, options, path)
+        reader.width = columns.count
+        sample = list(islice(rows, 20))
         if not sample:
             raise DataError(f"{path}: holds a header and no rows")
-        _refuse_swapped(sample, places, path)
-        for record in chain(sample, source):
-            fields = record.fields
-            if len(fields) > places.width and not record.quoted and places.captions == [places.width - 1]:
-                last = places.captions[0]
+        _refuse_swapped_header(sample, columns, path)
+        joined = 0
+        for row in chain(sample, rows):
+            fields = row.fields
+            if len(fields) > columns.count and not row.quoted and columns.captions == (columns.count - 1,):
+                last = columns.captions[0]
                 fields = [*fields[:last], delimiter.join(fields[last:])]
                 joined += 1
-            yield from _delimited_entries(fields, places, path, record.line)
+            yield from _read_row(fields, columns, path, row.line)
         if joined:
             yield Note(f"{path}: {joined} captions with an unquoted {delimiter!r} were read to the end of the line")
 
 
-def _refuse_swapped(sample: Sequence[Record], places: _Places, path: Path) -> None:
-    """Raises `DataError` when pictures stand under the caption's column, row by row."""
-    pairs = [
-        (record.fields[places.image], record.fields[places.captions[0]])
-        for record in sample
-        if len(record.fields) == places.width
-    ]
-    if pairs and all(is_picture_name(caption) and not is_picture_name(image) for image, caption in pairs):
-        raise DataError(
-            f"{path}, line 1: the header's names are swapped: the pictures stand under the caption's column; "
-            "mend the first line"
-        )
+def _columns_of_header(header: DelimitedRow, options: ReadOptions, path: Path) -> Columns:
+    try:
+        return find_columns(header.fields, options, "column")
+    except MissingColumnError as error:
+        raise DataError(f"{path}, line 1: {error}") from error
 
 
-def _headless(first: Record, columns: Columns) -> _Places | None:
-    """The columns of a file whose first line is a row already; None where it is a header."""
+def _columns_without_header(first: DelimitedRow, options: ReadOptions) -> Columns | None:
+    """The columns of a file whose first line is a row; None where it is a header."""
     fields = first.fields
-    if {columns.image, columns.caption, columns.split} != {AUTO} or len(fields) < 2:
+    if {options.image_column, options.caption_column, options.split_column} != {AUTO} or len(fields) < 2:
         return None
-    if not is_picture_name(fields[0]) or is_picture_name(fields[1]):
+    if not is_image_name(fields[0]) or is_image_name(fields[1]):
         return None
-    with_split = len(fields) == 3 and fields[2].strip().lower() in SPLIT_NAMES
-    return _Places(0, [1], 2 if with_split else None, 3 if with_split else 2)
+    if len(fields) == 3 and fields[2].strip().lower() in SPLIT_NAMES:
+        return Columns(image=0, captions=(1,), split=2, count=3)
+    return Columns(image=0, captions=(1,), split=None, count=2)
 
 
-def _name(field: str) -> str:
-    """A column's name as it is compared: `Image Name` is `image_name`."""
-    return "_".join(field.strip().strip("\"'\ufeff").lower().split())
-
-
-def _first_match(names: Sequence[str], candidates: Sequence[str]) -> list[int]:
-    """The places of the first candidate (a name or pattern) that is there."""
-    for candidate in candidates:
-        found = [place for place, name in enumerate(names) if fnmatchcase(name, candidate)]
-        if found:
-            return found
-    return []
-
-
-def _candidates(columns: Columns, what: str) -> Sequence[str]:
-    asked: str = getattr(columns, what)
-    return KNOWN[what] if asked == AUTO else (_name(asked),)
-
-
-def _places(header: list[str], columns: Columns, path: Path) -> _Places:
-    names = [_name(field) for field in header]
-    found = {what: _first_match(names, _candidates(columns, what)) for what in KNOWN}
-    missing = [what for what in KNOWN if not found[what] and (what != "split" or columns.split != AUTO)]
-    if missing:
-        shown = str([field.strip() for field in header])[:300]
-        raise DataError(f"{path}, line 1: no column {_lacking(missing, columns, f'the header is {shown}')}")
-    captions = [place for place in found["caption"] if place != found["image"][0]]
-    return _Places(found["image"][0], captions, next(iter(found["split"]), None), len(header))
-
-
-def _lacking(missing: Sequence[str], columns: Columns, there: str) -> str:
-    """The names that were looked for in vain, what is `there` instead, and what to do."""
-    names = " and ".join(getattr(columns, what).replace(AUTO, what) for what in missing)
-    params = " and ".join(f"{what}_column" for what in missing)
-    return f"{names}; {there}; name the columns with params.data.{params} (auto: the usual names)"
-
-
-def _delimited_entries(fields: list[str], places: _Places, path: Path, line: int) -> Iterator[Entry]:
-    surplus = len(fields) - places.width
-    if surplus:
-        image = fields[places.image] if places.image < len(fields) else ""
-        wrong = (
-            f"{surplus} fields too many; quote captions with commas" if surplus > 0 else f"{-surplus} fields too few"
+def _refuse_swapped_header(sample: Sequence[DelimitedRow], columns: Columns, path: Path) -> None:
+    pairs = [
+        (row.fields[columns.image], row.fields[columns.captions[0]])
+        for row in sample
+        if len(row.fields) == columns.count
+    ]
+    if pairs and all(is_image_name(caption) and not is_image_name(image) for image, caption in pairs):
+        raise DataError(
+            f"{path}, line 1: the header's names are swapped: the caption column holds image names; correct the header"
         )
-        yield skip(image, wrong, path, line)
+
+
+def _read_row(fields: list[str], columns: Columns, path: Path, line: int) -> Iterator[Entry]:
+    surplus = len(fields) - columns.count
+    if surplus:
+        image = fields[columns.image] if columns.image < len(fields) else ""
+        few, many = f"{-surplus} fields too few", f"{surplus} fields too many; quote captions with commas"
+        problem = many if surplus > 0 else few
+        yield skip_entry(image, problem, path, line)
         return
-    split = fields[places.split] if places.split is not None else None
-    captions: list[Any] = [fields[place] for place in places.captions]
+    split = fields[columns.split] if columns.split is not None else None
+    captions: list[Any] = [text for index in columns.captions for text in _captions_in_cell(fields[index])]
     if len(captions) > 1:
         captions = [caption for caption in captions if caption.strip()] or [""]
-    yield from _entries(fields[places.image], captions, split, path, line)
+    yield from _make_entries(fields[columns.image], captions, split, path, line)
 
 
-def _entries(image: Any, captions: list[Any], split: Any, path: Path, line: int) -> Iterator[Entry]:
-    name = None
-    if split is not None and str(split).strip():
-        name = SPLIT_NAMES.get(str(split).strip().lower())
-        if name is None:
-            image = image if isinstance(image, str) else ""
-            yield skip(image, f"split must be one of {', '.join(SPLITS)}, got {str(split)[:40]!a}", path, line)
-            return
-    for caption in captions:
-        yield make_row(image, caption, name, path, line)
+def _captions_in_cell(cell: str) -> list[str]:
+    """The captions of a cell, which may hold a list: `["a dog", "a wet dog"]`."""
+    if cell.startswith("[") and cell.rstrip().endswith("]"):
+        for parse in (json.loads, ast.literal_eval):
+            try:
+                captions = parse(cell)
+            except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+                continue
+            if isinstance(captions, list) and captions and all(isinstance(caption, str) for caption in captions):
+                return captions
+    return [cell]
 
 
-def _read_json_lines(path: Path, encoding: str, columns: Columns) -> Iterator[Entry]:
-    with open_text(path, encoding) as file:
-        for number, text in lines(file):
+# JSON
+
+
+def _read_json_lines(path: Path, options: ReadOptions) -> Iterator[Entry]:
+    with open_text(path, options.encoding) as file:
+        for number, text in numbered_lines(file):
             if not text.strip():
                 continue
             try:
                 record = json.loads(text)
             except (ValueError, RecursionError) as error:
-                yield skip("", f"not valid JSON: {str(error)[:100]}", path, number)
+                yield skip_entry("", f"not valid JSON: {str(error)[:100]}", path, number)
                 continue
-            yield from _json_entries(record, columns, path, number)
+            yield from _read_record(record, options, path, number)
 
 
-def _json_entries(record: Any, columns: Columns, path: Path, line: int) -> Iterator[Entry]:
+def _read_record(record: Any, options: ReadOptions, path: Path, number: int) -> Iterator[Entry]:
     if not isinstance(record, dict):
-        yield skip("", "not a JSON object", path, line)
+        yield skip_entry("", "not a JSON object", path, number)
         return
     keys = list(record)
-    names = [_name(key) for key in keys]
-    found = {what: [keys[n] for n in _first_match(names, _candidates(columns, what))] for what in KNOWN}
-    if not found["image"] or not found["caption"]:
-        missing = [what for what in ("image", "caption") if not found[what]]
-        there = f"the keys are {', '.join(keys)[:100]!a}"
-        yield skip("", f"no key {_lacking(missing, columns, there)}", path, line)
+    try:
+        columns = find_columns(keys, options, "key")
+    except MissingColumnError as error:
+        yield skip_entry("", str(error), path, number)
         return
-    image = record[found["image"][0]]
+    image = record[keys[columns.image]]
     captions: list[Any] = []
-    for key in found["caption"]:
-        captions += record[key] if isinstance(record[key], list) else [record[key]]
+    for index in columns.captions:
+        value = record[keys[index]]
+        captions += value if isinstance(value, list) else [value]
     if not captions:
-        yield skip(image if isinstance(image, str) else "", "the list of captions is empty", path, line)
+        yield skip_entry(image if isinstance(image, str) else "", "the list of captions is empty", path, number)
         return
-    split = record[found["split"][0]] if found["split"] else None
-    yield from _entries(image, captions, split, path, line)
+    split = record[keys[columns.split]] if columns.split is not None else None
+    yield from _make_entries(image, captions, split, path, number)
+
+
+def _make_entries(image: Any, captions: list[Any], split: Any, path: Path, line: int) -> Iterator[Entry]:
+    if isinstance(image, str):
+        image = _NUMBER.sub("", image.strip())
+    name = None
+    if split is not None and str(split).strip():
+        name = SPLIT_NAMES.get(str(split).strip().lower())
+        if name is None:
+            problem = f"split must be one of {', '.join(SPLITS)}, got {str(split)[:40]!a}"
+            yield skip_entry(image if isinstance(image, str) else "", problem, path, line)
+            return
+    for caption in captions:
+        yield make_entry(image, caption, name, path, line)

@@ -1,4 +1,4 @@
-"""The tables between the stages: their columns, and how they are read back."""
+"""The tables that the stages write: their columns, and how they are read."""
 
 import csv
 from collections.abc import Iterator
@@ -24,13 +24,13 @@ class Image:
 
 
 def read_images(path: Path) -> Iterator[Image]:
-    """Row by row. Raises `DataError`."""
+    """Read images.csv row by row. Raises `DataError`."""
     for image, file, sha256, split in read_csv(path, IMAGE_COLUMNS):
         yield Image(image, Path(file), sha256, split)
 
 
 def read_captions(path: Path, split: str | None = None) -> dict[str, list[str]]:
-    """The captions of each picture (of one split), pictures and captions in the file's order. Raises `DataError`."""
+    """Read captions.csv: the captions of each image (of one split) in the file's order. Raises `DataError`."""
     captions: dict[str, list[str]] = {}
     for image, caption, its_split in read_csv(path, CAPTION_COLUMNS):
         if split in (None, its_split):
@@ -39,7 +39,7 @@ def read_captions(path: Path, split: str | None = None) -> dict[str, list[str]]:
 
 
 def read_curves(path: Path) -> dict[str, list[float]]:
-    """The columns of training.csv but the epoch's, whichever there are. Raises `DataError`."""
+    """Read training.csv: the columns except the epoch's. Raises `DataError`."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))

@@ -1,25 +1,29 @@
-"""Caption files as text, whatever wrote them.
+"""Reads caption files as text or JSON in any Unicode encoding.
 
-`auto` is UTF-8 with or without a mark, or UTF-16. Bytes that do not belong become lone surrogates (PEP 383), which
-`make_row` refuses: so a damaged byte costs its own row, and the row is reported.
+`auto` is UTF-8 with or without a byte-order mark, UTF-16 or UTF-32. Bytes that are not valid become lone surrogates
+(PEP 383), which `make_entry` refuses: a damaged byte costs its own row, and the row is reported.
 """
 
 import codecs
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
+from pipeline.datasets.entries import AUTO
 from pipeline.errors import DataError, ParamsError
 
-AUTO = "auto"
+_SNIFFED = 1 << 18
+_SHORT = 8
+"""An error so close to the end of a JSON file is taken for the end of a truncated one."""
 
 
 @contextmanager
 def open_text(path: Path, encoding: str = AUTO) -> Iterator[TextIO]:
-    """The file with its line ends as they are. Raises `DataError`, also for what goes wrong inside the block."""
+    """Open a file, keeping its line ends. Raises `DataError`, also for errors of reading inside the block."""
     try:
-        chosen = _detect(path) if encoding == AUTO else codecs.lookup(encoding).name
+        chosen = _detect_encoding(path) if encoding == AUTO else codecs.lookup(encoding).name
         with path.open(newline="", encoding=chosen, errors="surrogateescape") as file:
             yield file
     except LookupError as error:
@@ -30,13 +34,49 @@ def open_text(path: Path, encoding: str = AUTO) -> Iterator[TextIO]:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}; check params.data.captions") from error
 
 
-def lines(file: TextIO) -> Iterator[tuple[int, str]]:
-    """Numbered lines without their ends: LF, CR LF or CR. A form feed or U+2028 ends none."""
+def numbered_lines(file: TextIO) -> Iterator[tuple[int, str]]:
+    """Lines from 1, without their ends: LF, CR LF or CR. A form feed or U+2028 does not end a line."""
     for number, line in enumerate(file, start=1):
         yield number, line.rstrip("\r\n")
 
 
-def _detect(path: Path) -> str:
+def first_line(path: Path, encoding: str = AUTO) -> str:
+    """The first line without its end. Raises `DataError`."""
+    with open_text(path, encoding) as file:
+        return file.readline().rstrip("\r\n")
+
+
+def load_json(path: Path, encoding: str = AUTO) -> Any:
+    """The parsed file. Raises `DataError` with line and column of a mistake."""
+    with open_text(path, encoding) as file:
+        text = file.read()
+    try:
+        return json.loads(text, strict=False)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        if error.msg.startswith("Unterminated") or error.pos >= len(text.rstrip()) - _SHORT:
+            raise DataError(f"{path}, {place}: the JSON ends too early; copy or download the file again") from error
+        raise DataError(f"{path}, {place}: not valid JSON: {error.msg}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not valid JSON: {error}") from error
+
+
+def sniff_json(path: Path) -> str:
+    """The start and the end of a JSON file, enough to tell layouts apart: ASCII keys in any Unicode encoding.
+
+    Raises `DataError`.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(_SNIFFED)
+            file.seek(max(path.stat().st_size - _SNIFFED, file.tell()))
+            content = start + file.read()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}; check params.data.captions") from error
+    return content.replace(b"\0", b"").decode("ascii", errors="ignore").lstrip("\ufeff \t\r\n")
+
+
+def _detect_encoding(path: Path) -> str:
     with path.open("rb") as file:
         start = file.read(4)
     if not start:

@@ -1,42 +1,47 @@
-"""Show and Tell: the picture is the first thing that the LSTM reads, words are the rest.
+"""Show and Tell: the image is the LSTM's first input, followed by the caption.
 
-O. Vinyals et al., "Show and Tell: A Neural Image Caption Generator", CVPR 2015, equations 10-12.
-Shapes: see protocol.py.
+O. Vinyals et al., "Show and Tell: A Neural Image Caption Generator", CVPR 2015, equations 10-12:
+
+    x_{-1} = W_image mean(features)                      (10)
+    x_t    = W_embed token_t                             (11)
+    p_{t+1} = softmax(W_output LSTM(x_t))                (12)
+
+Unlike the paper, features are normalized per channel, and dropout is applied to features and embeddings too.
+Shapes: see decoder.py.
 """
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pipeline.accel.linear import Linear
-from pipeline.decoders.decoder import Decoder, DecoderConfig, State
-from pipeline.decoders.lstm import LSTMCell
+from pipeline.decoders.decoder import Decoder, Sizes, State
+from pipeline.decoders.registry import DecoderOptions
 
 
 class Inject(Decoder):
-    """x_{-1} = W_image mean(features); x_t = W_embed word_t; p_{t+1} = softmax(W_out LSTM(x_t))."""
+    """The image as the first input of an LSTM."""
 
-    def __init__(self, sizes: DecoderConfig) -> None:
-        super().__init__(sizes, sizes.hidden)
-        self.image = Linear(sizes.channels, sizes.embed)
-        self.cell = LSTMCell(words=sizes.embed, other=0, hidden=sizes.hidden, layer_norm=sizes.layer_norm)
+    def __init__(self, options: DecoderOptions, sizes: Sizes) -> None:
+        super().__init__(options, sizes, output=options.hidden)
+        self.image = nn.Linear(sizes.channels, options.embed)
+        self.lstm = nn.LSTM(options.embed, options.hidden, batch_first=True)
 
-    def condense(self, features: Tensor) -> Tensor:
-        return torch.cat([part.float().mean(1, keepdim=True) for part in features.split(256)])  # (N, 1, C)
+    def pool(self, features: Tensor) -> Tensor:
+        return features.float().mean(1, keepdim=True)  # (N, 1, C)
 
     def start(self, features: Tensor) -> State:
-        pooled = self.feature_dropout(self.standardise(features.float().mean(1)))  # (B, C)
-        nothing = pooled.new_zeros(pooled.shape[0], self.hidden)
-        return State((), self.cell(self.cell.read(self.image(pooled)), [], nothing, nothing))
+        pooled = self.feature_dropout(self.normalize(features.float().mean(1)))  # (B, C)
+        image = self.image(pooled)  # (B, E), equation 10
+        _, (h, c) = self.lstm(image.unsqueeze(1))  # (1, B, H) each
+        return State((), (h[0], c[0]))
 
-    def picture(self, state: State) -> Tensor:
+    def advance(self, state: State, words: Tensor) -> tuple[Tensor, State]:
+        h, c = state.beam  # (B K, H) each
+        _, (h, c) = self.lstm(words.unsqueeze(1), (h.unsqueeze(0), c.unsqueeze(0)))
+        return h[0], State((), (h[0], c[0]))
+
+    def unroll(self, state: State, words: Tensor) -> Tensor:
+        h, c = state.beam  # (B, H) each
+        outputs: Tensor = self.lstm(words, (h.unsqueeze(0), c.unsqueeze(0)))[0]  # (B, T, H)
+        return outputs
+
+    def image_vector(self, state: State) -> Tensor:
         return state.beam[0]
-
-    def read(self, words: Tensor) -> Tensor:
-        return self.cell.read(words)
-
-    def advance(self, state: State, read: Tensor) -> tuple[Tensor, State]:
-        h, c = self.cell(read, [], *state.beam)
-        return h, State((), (h, c))
-
-    def unroll(self, state: State, read: Tensor) -> Tensor:
-        return self.cell.unroll(read, *state.beam)

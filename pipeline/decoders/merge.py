@@ -1,50 +1,53 @@
-"""Merge: the LSTM reads words alone; picture and text meet before the softmax.
+"""Merge: the LSTM reads the caption alone; image and text meet before the softmax.
 
-M. Tanti et al., "Where to put the image in an image caption generator", Natural Language Engineering 2018, the merge
-architecture; with the sum and the dense layer of the Keras tutorials that made it popular.
-Shapes: see protocol.py.
+M. Tanti et al., "Where to put the Image in an Image Caption Generator", Natural Language Engineering 2018, the merge
+architecture:
+
+    v = relu(W_image mean(features))
+    p_{t+1} = softmax(W_output relu(W_dense (v + LSTM(token_1..t))))
+
+The paper concatenates image and text; the sum and the dense layer are those of the Keras tutorials that made the
+architecture popular.
+Shapes: see decoder.py.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pipeline.accel.linear import Linear
-from pipeline.decoders.decoder import Decoder, DecoderConfig, State
-from pipeline.decoders.lstm import LSTMCell
+from pipeline.decoders.decoder import Decoder, Sizes, State
+from pipeline.decoders.registry import DecoderOptions
 
 
 class Merge(Decoder):
-    """p_{t+1} = softmax(W_out relu(W (relu(W_image mean(features)) + LSTM(word_1..t))))."""
+    """An LSTM over the caption, whose hidden state is added to the image."""
 
-    def __init__(self, sizes: DecoderConfig) -> None:
-        super().__init__(sizes, sizes.hidden)
-        self.image = Linear(sizes.channels, sizes.hidden)
-        self.cell = LSTMCell(words=sizes.embed, other=0, hidden=sizes.hidden, layer_norm=sizes.layer_norm)
-        self.dense = Linear(sizes.hidden, sizes.hidden)
+    def __init__(self, options: DecoderOptions, sizes: Sizes) -> None:
+        super().__init__(options, sizes, output=options.hidden)
+        self.image = nn.Linear(sizes.channels, options.hidden)
+        self.lstm = nn.LSTM(options.embed, options.hidden, batch_first=True)
+        self.dense = nn.Linear(options.hidden, options.hidden)
 
-    def condense(self, features: Tensor) -> Tensor:
-        return torch.cat([part.float().mean(1, keepdim=True) for part in features.split(256)])  # (N, 1, C)
+    def pool(self, features: Tensor) -> Tensor:
+        return features.float().mean(1, keepdim=True)  # (N, 1, C)
 
     def start(self, features: Tensor) -> State:
-        pooled = self.feature_dropout(self.standardise(features.float().mean(1)))  # (B, C)
-        image = torch.relu(self.image(pooled))
+        pooled = self.feature_dropout(self.normalize(features.float().mean(1)))  # (B, C)
+        image = torch.relu(self.image(pooled))  # (B, H)
         return State((image,), (torch.zeros_like(image), torch.zeros_like(image)))
 
-    def picture(self, state: State) -> Tensor:
-        return state.picture[0]
+    def advance(self, state: State, words: Tensor) -> tuple[Tensor, State]:
+        (image,), (h, c) = state
+        _, (h, c) = self.lstm(words.unsqueeze(1), (h.unsqueeze(0), c.unsqueeze(0)))
+        text = h[0].unflatten(0, (image.shape[0], -1))  # (B, K, H)
+        return self._merge(image, text).flatten(0, 1), State(state.image, (h[0], c[0]))
 
-    def read(self, words: Tensor) -> Tensor:
-        return self.cell.read(words)
+    def unroll(self, state: State, words: Tensor) -> Tensor:
+        (image,), (h, c) = state
+        text, _ = self.lstm(words, (h.unsqueeze(0), c.unsqueeze(0)))  # (B, T, H)
+        return self._merge(image, text)
 
-    def advance(self, state: State, read: Tensor) -> tuple[Tensor, State]:
-        (image,) = state.picture
-        h, c = self.cell(read, [], *state.beam)
-        both = image.unsqueeze(1) + h.unflatten(0, (image.shape[0], -1))  # (B, K, H)
-        return both.flatten(0, 1), State(state.picture, (h, c))
+    def image_vector(self, state: State) -> Tensor:
+        return state.image[0]
 
-    def unroll(self, state: State, read: Tensor) -> Tensor:
-        (image,) = state.picture
-        return image.unsqueeze(1) + self.cell.unroll(read, *state.beam)
-
-    def combine(self, seen: Tensor, words: Tensor) -> Tensor:
-        return torch.relu(self.dense(seen))
+    def _merge(self, image: Tensor, text: Tensor) -> Tensor:
+        return torch.relu(self.dense(image.unsqueeze(1) + text))  # (B, T or K, H)

@@ -1,44 +1,72 @@
-"""Up-Down: one LSTM decides where to look, another one what to say.
+"""Up-Down: an attention LSTM computes the attention weights, a language LSTM the next token.
 
-P. Anderson et al., "Bottom-Up and Top-Down Attention for Image BaseCaptioner and Visual Question Answering", CVPR 2018,
-section 3.2: equations 2 (attention LSTM), 3-5 (attention) and 6-7 (language LSTM), on the grid of a CNN.
-Shapes: see protocol.py; A attention.
+P. Anderson et al., "Bottom-Up and Top-Down Attention for Image Captioning and Visual Question Answering", CVPR 2018,
+section 3.2:
+
+    h1_t = LSTM1([h2_{t-1}, mean(values), token_t], h1_{t-1})       (2)
+    context_t = attend(values, h1_t)                                (3-5)
+    h2_t = LSTM2([context_t, h1_t], h2_{t-1})                       (6)
+    p_{t+1} = softmax(W_output h2_t)                                (7)
+
+Unlike the paper, regions are the grid of a CNN and have a learned position.
+Shapes: see decoder.py.
 """
 
 import torch
 from torch import Tensor
 
-from pipeline.decoders.additive_attention import AttentionDecoder, Sight
-from pipeline.decoders.decoder import DecoderConfig, State
-from pipeline.decoders.lstm import LSTMCell
+from pipeline.decoders.additive_attention import AdditiveAttention, RegionEmbedding
+from pipeline.decoders.decoder import Decoder, Sizes, State
+from pipeline.decoders.lstm import gate_layer, lstm_cell
+from pipeline.decoders.registry import AttentionOptions
 
 
-class UpDown(AttentionDecoder):
-    """h1 = LSTM1([h2, mean(values), word]); context = attend(values, h1); h2 = LSTM2([context, h1])."""
+class UpDown(Decoder):
+    """Two LSTMs, one for attention and one for language."""
 
-    def __init__(self, sizes: DecoderConfig) -> None:
-        super().__init__(sizes, sizes.hidden)
-        hidden, layer_norm = sizes.hidden, sizes.layer_norm
-        self.attending = LSTMCell(words=sizes.embed, other=2 * hidden, hidden=hidden, layer_norm=layer_norm)
-        self.speaking = LSTMCell(words=0, other=2 * hidden, hidden=hidden, layer_norm=layer_norm)
+    def __init__(self, options: AttentionOptions, sizes: Sizes) -> None:
+        embed, hidden = options.embed, options.hidden
+        super().__init__(options, sizes, output=hidden)
+        self.regions = RegionEmbedding(regions=sizes.regions, channels=sizes.channels, hidden=hidden)
+        self.attend = AdditiveAttention(hidden=hidden, attention=options.attention)
+        self.word_gates = gate_layer(embed, hidden)
+        self.image_gates = gate_layer(hidden, hidden, bias=False)
+        self.attention_gates = gate_layer(2 * hidden, hidden, bias=False)
+        self.language_gates = gate_layer(3 * hidden, hidden)
 
     def start(self, features: Tensor) -> State:
-        values = self.regions(self.feature_dropout(self.standardise(features)))  # (B, R, H)
-        mean = values.mean(1)
-        nothing = (torch.zeros_like(mean),) * 4
-        return State((values, self.look.keys(values), mean), (*nothing, values.new_zeros(values.shape[:2])))
+        values = self.regions(self.feature_dropout(self.normalize(features)))  # (B, R, H)
+        mean = values.mean(1)  # (B, H)
+        h1, c1, h2, c2 = (torch.zeros_like(mean) for _ in range(4))
+        weights = values.new_zeros(values.shape[:2])  # (B, R)
+        return State((values, self.attend.project_keys(values), self.image_gates(mean)), (h1, c1, h2, c2, weights))
 
-    def picture(self, state: State) -> Tensor:
-        return state.picture[2]
+    def advance(self, state: State, words: Tensor) -> tuple[Tensor, State]:
+        words = words.unflatten(0, (state.image[0].shape[0], -1))  # (B, K, E)
+        return self._recur(state, self._input_gates(state, words).flatten(0, 1))
 
-    def read(self, words: Tensor) -> Tensor:
-        return self.attending.read(words)
+    def unroll(self, state: State, words: Tensor) -> Tensor:
+        outputs = []
+        for gates in self._input_gates(state, words).unbind(1):  # T times (B, 4 H)
+            h2, state = self._recur(state, gates)
+            outputs.append(h2)
+        return torch.stack(outputs, 1)  # (B, T, H)
 
-    def after_looking(self, state: State, read: Tensor, look: Sight) -> tuple[Tensor, State]:
-        mean = state.picture[2]
-        h1, c1, h2, c2, _ = state.beam
-        mean = mean.repeat_interleave(h1.shape[0] // mean.shape[0], 0)  # (B K, H)
-        h1, c1 = self.attending(read, [h2, mean], h1, c1)
-        context, weights = look(h1)
-        h2, c2 = self.speaking(None, [context, h1], h2, c2)
-        return h2, State(state.picture, (h1, c1, h2, c2, weights))
+    def image_vector(self, state: State) -> Tensor:
+        return state.image[0].mean(1)
+
+    def attention_weights(self, state: State) -> Tensor:
+        return state.beam[4]
+
+    def _input_gates(self, state: State, words: Tensor) -> Tensor:
+        """The summand of LSTM1's gates (B, N, 4 H) that tokens (B, N, E) and image give; N is T steps or K beams."""
+        gates: Tensor = self.word_gates(words) + state.image[2].unsqueeze(1)
+        return gates
+
+    def _recur(self, state: State, input_gates: Tensor) -> tuple[Tensor, State]:
+        """h2 (B K, H) and the next state, given the tokens' and the image's summand of LSTM1's gates (B K, 4 H)."""
+        (values, keys, _), (h1, c1, h2, c2, _) = state
+        h1, c1 = lstm_cell(input_gates + self.attention_gates(torch.cat([h2, h1], -1)), c1)  # equation 2
+        context, weights = self.attend(values, keys, h1)  # (B K, H), (B K, R); equations 3-5
+        h2, c2 = lstm_cell(self.language_gates(torch.cat([context, h1, h2], -1)), c2)  # equation 6
+        return h2, State(state.image, (h1, c1, h2, c2, weights))

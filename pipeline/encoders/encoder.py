@@ -1,13 +1,13 @@
-"""The frozen network with its transform: a picture in, (regions, channels) out.
+"""The frozen encoder: preprocessed images in, features (regions, channels) out.
 
-Any torchvision classification model, read at any layer. Whatever the layer gives (a map, NHWC or NCHW; a vector;
-a transformer's tokens) becomes `grid` x `grid` regions of channels.
+The encoder is any network of a source up to any layer. The layer's map is averaged to grid x grid regions.
 
-B pictures, S input side, R = grid * grid regions, C channels.
+B images, S input side, R = grid * grid regions, C channels.
 """
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,141 +15,110 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.accel.fused_convolution import fused
+from pipeline.accel.fused_convolution import fuse_convolutions
 from pipeline.device import engine, resolve_precision, single_threaded
 from pipeline.encoders import images
-from pipeline.encoders.spec import EncoderSpec, Preprocessing, sha256_of_tensors
-from pipeline.encoders.torchvision import (
-    RANDOM_STRIDE,
-    WeightsNotFetched,
-    blank_network,
-    forward,
-    last_map,
-    load,
-    up_to,
-)
+from pipeline.encoders.registry import get_source
+from pipeline.encoders.source import WeightsNotFetched, run_network
+from pipeline.encoders.spec import EncoderSpec, sha256_of_tensors
 from pipeline.errors import ArtefactError, NumericError, ParamsError
 
 if TYPE_CHECKING:
     from PIL import Image
 
-RANDOM_IMAGE_SIZE = 112
-ACCELERATOR_BATCH = 64
-"""Pictures per forward pass away from the CPU; always as many, since a row's last bits depend on the number."""
+GPU_BATCH = 64
+"""Images per forward pass on a GPU. The size is constant because a feature's last bits depend on it."""
 
 
 class Encoder:
     """A network up to one layer, on one device.
 
-    Make one with `build` from params, or with `restore` from a spec and its tensors.
+    Made by `build_encoder` from params, or by `restore_encoder` from a spec and its tensors.
     """
 
     def __init__(self, spec: EncoderSpec, network: nn.Module, device: torch.device) -> None:
         self.spec = spec
         self.device = device
         self.network = network
-        """The network as torchvision has it, in float32."""
-        transform = spec.transform
+        """The source's network in float32, on the CPU: images (B, 3, S, S) to the layer's output."""
+        self._source = get_source(spec.source)
+        preprocessing = spec.preprocessing
         self._dtype = torch.bfloat16 if spec.precision == "bfloat16" else torch.float32
-        with single_threaded():  # weights are packed for the number of threads that will compute
-            self._fast = fused(network, transform.size, self._dtype, device)
-        self._mean = torch.tensor(transform.mean, device=device).view(3, 1, 1) * 255
-        self._std = torch.tensor(transform.std, device=device).view(3, 1, 1) * 255
-        with torch.inference_mode():
-            blank = torch.zeros(1, 3, transform.size, transform.size, dtype=self._dtype, device=device)
-            output = forward(self._fast, blank, spec.name)["layer"]
-        self._channels_last = output.dim() == 4 and self._is_channels_last(output.shape)
-        _, self.regions, self.channels = self._regions(output).shape
+        with single_threaded():  # packed weights have a layout for the number of threads
+            self._fast_network = fuse_convolutions(network, preprocessing.size, self._dtype, device)
+        self._mean = torch.tensor(preprocessing.mean, device=device).view(3, 1, 1) * 255
+        self._std = torch.tensor(preprocessing.std, device=device).view(3, 1, 1) * 255
+        blank = torch.zeros(1, 3, preprocessing.size, preprocessing.size, dtype=self._dtype, device=device)
+        output = run_network(self._fast_network, blank, spec.name)
+        assert isinstance(output, Tensor)
+        _, self.regions, self.channels = self._pool(output).shape
 
     @property
     def engine(self) -> str:
-        """What a row's last bits depend on beside the spec."""
+        """Libraries and processor. Together with the spec they determine a feature's last bits."""
         return f"{engine(self.device)}, {images.LIBRARY}"
 
     def tensors_to_embed(self) -> dict[str, Tensor]:
-        """What a model file needs so that the encoder can be rebuilt anywhere: nothing where torchvision has it."""
+        """Return the tensors that a model file needs to rebuild the encoder: none where the source publishes them."""
         if self.spec.weights != "file" and not self.spec.weights.startswith("random:"):
             return {}
         return {name: tensor.cpu().contiguous() for name, tensor in self.network.state_dict().items()}
 
-    def prepare(self, picture: "Image.Image") -> NDArray[np.uint8]:
-        """The network's input (S, S, 3) in bytes; normalisation happens on the device."""
-        return images.fitted(picture, self.spec.transform)
+    def preprocess(self, image: "Image.Image") -> NDArray[np.uint8]:
+        """Return the network's input (S, S, 3) in 0 to 255. It is normalized on the device."""
+        return images.preprocess_image(image, self.spec.preprocessing)
 
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float16]:
-        """Rows (B, R, C) of pictures (B, S, S, 3). Raises `NumericError` for a row that is not finite.
+        """Encode preprocessed images (B, S, S, 3) to features (B, R, C).
 
-        A row's last bits depend on the size of the batch, and a picture is to have the same row alone (`predict`) as
-        among others (`extract`). So on a CPU the pictures go through one by one, which packed weights make nearly as
-        fast; elsewhere in batches of one size, the last one filled up.
+        A feature's last bits depend on the batch size, and an image must get the same feature alone (`predict`) and
+        among others (`extract`). A CPU therefore encodes one image at a time, which packed weights make nearly as fast
+        as a batch; a GPU pads to batches of `GPU_BATCH`. Raises `NumericError` for features that are not finite.
         """
         count = len(pixels)
         if self.device.type == "cpu":
-            return np.concatenate([self._encode(pixels[place : place + 1]) for place in range(count)])
-        filled = np.zeros((-(-count // ACCELERATOR_BATCH) * ACCELERATOR_BATCH, *pixels.shape[1:]), np.uint8)
-        filled[:count] = pixels
-        batches = range(0, len(filled), ACCELERATOR_BATCH)
-        return np.concatenate([self._encode(filled[start : start + ACCELERATOR_BATCH]) for start in batches])[:count]
+            return np.concatenate([self._encode_batch(pixels[number : number + 1]) for number in range(count)])
+        padded = np.zeros((-(-count // GPU_BATCH) * GPU_BATCH, *pixels.shape[1:]), np.uint8)
+        padded[:count] = pixels
+        starts = range(0, len(padded), GPU_BATCH)
+        return np.concatenate([self._encode_batch(padded[start : start + GPU_BATCH]) for start in starts])[:count]
 
-    def _encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float16]:
-        rows: NDArray[np.float16] = self.forward(torch.from_numpy(pixels).to(self.device)).cpu().numpy()
-        return self.finite(rows)
+    def _encode_batch(self, pixels: NDArray[np.uint8]) -> NDArray[np.float16]:
+        features: NDArray[np.float16] = self.forward(torch.from_numpy(pixels).to(self.device)).cpu().numpy()
+        return self.check_finite(features)
 
     @torch.inference_mode()
     def forward(self, pixels: Tensor) -> Tensor:
-        """Rows (B, R, C) in float16 of pictures (B, S, S, 3) in bytes, both on the encoder's device."""
-        exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
-        with exact if self.device.type == "cuda" else nullcontext():
-            batch = pixels.permute(0, 3, 1, 2)
-            batch = ((batch - self._mean) / self._std).to(self._dtype).contiguous(memory_format=torch.channels_last)
-            output = forward(self._fast, batch, self.spec.name)["layer"]
-            return self._regions(output).to(torch.float16)
+        """Return features (B, R, C) in float16 of uint8 images (B, S, S, 3), both on the encoder's device."""
+        deterministic = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+        with deterministic if self.device.type == "cuda" else nullcontext():
+            batch = (pixels.permute(0, 3, 1, 2) - self._mean) / self._std  # (B, 3, S, S)
+            batch = batch.to(self._dtype).contiguous(memory_format=torch.channels_last)
+            return self._pool(self._fast_network(batch)).to(torch.float16)
 
-    def finite(self, rows: NDArray[np.float16]) -> NDArray[np.float16]:
-        """`rows` as they are. Raises `NumericError` when one of them is not finite."""
-        if not np.isfinite(rows).all():
+    def check_finite(self, features: NDArray[np.float16]) -> NDArray[np.float16]:
+        """Return `features` unchanged. Raises `NumericError` when a value is not finite."""
+        if not np.isfinite(features).all():
             raise NumericError(
-                f"{self.spec.name} at {self.spec.layer} gives values that float16 cannot hold; choose another layer"
+                f"{self.spec.name} at {self.spec.layer} outputs values beyond float16's range; choose another layer"
             )
-        return rows
+        return features
 
-    def _regions(self, output: Tensor) -> Tensor:
-        """(B, R, C) in float32 from a layer's output."""
-        grid = self.spec.grid
-        output = output.float()
-        if output.dim() == 2:  # (B, C): a fully connected layer
-            if grid != 1:
+    def _pool(self, output: Tensor) -> Tensor:
+        """Average a layer's output to regions (B, R, C) in float32."""
+        spec = self.spec
+        features = self._source.feature_map(output.float(), spec.layer)
+        if features.dim() == 2:  # (B, C)
+            if spec.grid != 1:
                 raise ParamsError(
-                    f"params.encoder.grid: {self.spec.layer} of {self.spec.name} gives one vector; must be 1, got {grid}"
+                    f"params.encoder.grid: {spec.layer} of {spec.name} outputs one vector; must be 1, got {spec.grid}"
                 )
-            return output.unsqueeze(1)
-        if output.dim() == 3:  # (B, T, C): a transformer's tokens, the class token first
-            side = int((output.shape[1] - 1) ** 0.5)
-            if side * side + 1 != output.shape[1]:
-                raise ParamsError(
-                    f"params.encoder.layer: {self.spec.layer} gives {tuple(output.shape)}, not a square of tokens"
-                )
-            output = output[:, 1:].transpose(1, 2).unflatten(2, (side, side))
-        elif output.dim() == 4:
-            if self._channels_last:
-                output = output.permute(0, 3, 1, 2)
-        else:
-            raise ParamsError(f"params.encoder.layer: {self.spec.layer} gives {tuple(output.shape)}, not features")
-        pooled = nn.functional.adaptive_avg_pool2d(output, grid)  # (B, C, grid, grid)
+            return features.unsqueeze(1)
+        pooled = nn.functional.adaptive_avg_pool2d(features, spec.grid)  # (B, C, grid, grid)
         return pooled.flatten(2).transpose(1, 2)
 
-    def _is_channels_last(self, shape: torch.Size) -> bool:
-        """Whether a map is (B, H, W, C), as Swin's are: for a square input, the two equal sides are H and W."""
-        first, middle, last = shape[1:]
-        if first == middle == last:
-            raise ParamsError(
-                f"params.encoder.layer: {self.spec.layer} gives {tuple(shape)}, where channels cannot be told from "
-                "rows; choose a neighbouring layer or another image_size"
-            )
-        return first == middle
 
-
-def build(
+def build_encoder(
     *,
     name: str,
     weights: str,
@@ -160,56 +129,55 @@ def build(
     precision: str,
     seed: int,
     device: torch.device,
+    source: str = "torchvision",
 ) -> Encoder:
-    """The encoder that params ask for. Raises `ParamsError` naming what is wrong and what there is."""
+    """Build the encoder that `params.encoder` describes.
+
+    Raises `ParamsError` naming the parameter and its choices.
+    """
     precision = resolve_precision(precision, device, "params.encoder.precision")
+    library = get_source(source)
     try:
-        model, weights_name, transform, lacking = load(name, weights, seed)
+        loaded = library.load(name, weights, seed)
     except WeightsNotFetched as error:
         raise ParamsError(
             f"params.encoder.weights: {error}; download the file elsewhere and give its path here"
         ) from error
-    pretrained = weights != "none"
-    if isinstance(image_size, int):
-        size = image_size
-    else:  # transformers with learned positions accept one size only
-        size = transform["size"] if pretrained else getattr(model, "image_size", RANDOM_IMAGE_SIZE)
+    size = image_size if isinstance(image_size, int) else loaded.image_size
     if layer == "auto":
-        layer = last_map(model, name, size, None if pretrained else RANDOM_STRIDE)
-    network = up_to(model, layer, name)
-    if needed := [key for key in network.state_dict() if key in lacking]:
+        layer = library.default_layer(loaded, name, size)
+    network = library.cut_at(loaded.model, layer, name)
+    if missing := [key for key in network.state_dict() if key in loaded.missing]:
         raise ParamsError(
-            f"params.encoder.weights: {weights} lacks {len(needed)} of the weights that {name} up to {layer} needs, "
-            f"or has them in another shape: {', '.join(needed[:3])}{', ...' if len(needed) > 3 else ''}"
+            f"params.encoder.weights: {weights} lacks {len(missing)} of the weights that {name} up to {layer} needs, "
+            f"or has them in another shape: {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
         )
-    shorter_side = round(size * transform["shorter_side"] / transform["size"]) if fit == "crop" else None
+    trained = loaded.preprocessing
+    shorter_side = None
+    if fit == "crop" and trained.shorter_side is not None:
+        shorter_side = round(size * trained.shorter_side / trained.size)
     spec = EncoderSpec(
         name=name,
-        weights=weights_name,
+        weights=loaded.weights,
         weights_sha256=sha256_of_tensors(network.state_dict()),
         layer=layer,
         grid=grid,
-        transform=Preprocessing(
-            size=size,
-            shorter_side=shorter_side,
-            interpolation=transform["interpolation"],
-            mean=transform["mean"],
-            std=transform["std"],
-            background=images.BACKGROUND,
-        ),
+        preprocessing=replace(trained, size=size, shorter_side=shorter_side),
         precision=precision,
+        source=source,
     )
     return Encoder(spec, network, device)
 
 
-def restore(spec: EncoderSpec, tensors: Mapping[str, Tensor] | None, device: torch.device) -> Encoder:
-    """The encoder of a spec, from embedded tensors or from torchvision's named weights.
+def restore_encoder(spec: EncoderSpec, tensors: Mapping[str, Tensor] | None, device: torch.device) -> Encoder:
+    """Rebuild the encoder of a spec from `tensors`, or from the source's published weights where there are none.
 
-    Raises `ArtefactError` when the weights are not those that made the features, or cannot be had.
+    Raises `ArtefactError` when the weights differ from those that made the features, or cannot be downloaded.
     """
+    source = get_source(spec.source)
     if tensors:
         with torch.device("meta"):
-            network = up_to(blank_network(spec.name), spec.layer, spec.name)
+            network = source.cut_at(source.make_uninitialized(spec.name), spec.layer, spec.name)
         try:
             network.load_state_dict(dict(tensors), assign=True)
         except RuntimeError as error:
@@ -217,17 +185,17 @@ def restore(spec: EncoderSpec, tensors: Mapping[str, Tensor] | None, device: tor
             raise ArtefactError(f"the weights in the model file are not those of {spec.name}: {reason}") from error
     else:
         try:
-            model, *_ = load(spec.name, spec.weights, 0)
+            model = source.load(spec.name, spec.weights, 0).model
         except WeightsNotFetched as error:
             raise ArtefactError(
-                f"the model file does not hold its encoder's weights, and {error}; where there is a network, "
-                "`captioner export --self-contained FILE` writes one that does"
+                f"the model file does not contain its encoder's weights, and {error}; on a machine with a network, "
+                "`captioner export --self-contained FILE` writes a model file that does"
             ) from error
-        network = up_to(model, spec.layer, spec.name)
+        network = source.cut_at(model, spec.layer, spec.name)
     found = sha256_of_tensors(network.state_dict())
     if found != spec.weights_sha256:
         raise ArtefactError(
             f"the weights of {spec.name} ({spec.weights}) have sha256 {found[:12]}, the features were made with "
-            f"{spec.weights_sha256[:12]}; train again, or use the weights of that time"
+            f"{spec.weights_sha256[:12]}; train again, or use the original weights"
         )
     return Encoder(spec, network, device)

@@ -1,7 +1,9 @@
-"""Picture files in, RGB pixels out: the only place that knows Pillow.
+"""Image decoding and preprocessing: the only module that uses Pillow to read files.
 
-Whatever the file holds (16 bits, a palette, transparency, an EXIF rotation), the result is upright 8-bit RGB; what
-cannot be shown so raises `ImageError` with the reason, never anything else.
+Whatever an image file holds (16 bits, a palette, transparency, an EXIF orientation), the result is an upright 8-bit
+RGB image. A file that cannot be decoded raises `ImageError` with the reason, and never another exception.
+
+S is the side of the encoder's square input, in pixels.
 """
 
 import base64
@@ -14,169 +16,200 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL import __version__ as _VERSION
+from PIL import __version__ as _PILLOW_VERSION
 
-from pipeline.archives import IMAGE_SUFFIXES
 from pipeline.encoders.spec import Preprocessing
 from pipeline.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP")
-SUFFIXES = IMAGE_SUFFIXES
 MAX_PIXELS = 100_000_000
-"""Larger pictures are refused before they are unpacked: a few kilobytes can claim terabytes."""
-LIBRARY = f"pillow {_VERSION}"
-"""What unpacks pictures: with another version a JPEG can have other last bits."""
+"""Larger images are refused before they are decompressed: a file of a few kilobytes can claim terabytes."""
+LIBRARY = f"pillow {_PILLOW_VERSION}"
+"""The decoder. Another version may decode a JPEG to pixels that differ in their last bits."""
 BACKGROUND = (255, 255, 255)
-"""What shows through transparent pixels."""
+"""RGB color behind transparent pixels."""
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
-SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}
-"""How far a filter reaches to both sides, in pixels."""
+FILTER_SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}
+"""Radius of each resampling filter, in pixels."""
 
 
 class ImageError(DataError):
-    """A picture that cannot be used; the message is the reason alone, and the caller knows the place."""
+    """An image that cannot be used. The message is the reason alone; the caller adds the path."""
 
 
-def decode(content: bytes) -> Image.Image:
-    """The first frame of a picture file as upright RGB. Raises `ImageError`."""
+def decode_image(content: bytes) -> Image.Image:
+    """Decode the first frame of an image file to upright RGB. Raises `ImageError`."""
     if not content:
         raise ImageError("the file is empty")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
-                width, height = picture.size
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise ImageError(f"{width} x {height} pixels, more than the limit of {MAX_PIXELS}")
-                picture.load()
-                return _rgb(ImageOps.exif_transpose(picture))
+                image.load()
+                return _convert_to_rgb(ImageOps.exif_transpose(image))
     except ImageError:
         raise
-    except Image.DecompressionBombError as error:  # Pillow's own limit comes first where it is passed twice over
+    except Image.DecompressionBombError as error:  # Pillow's own check comes first above twice its limit
         raise ImageError(f"more than the limit of {MAX_PIXELS} pixels") from error
     except UnidentifiedImageError as error:
-        raise ImageError(f"not a picture in one of the formats {', '.join(FORMATS)}") from error
-    except Exception as error:  # Pillow's parsers let ValueError, SyntaxError, struct.error and others escape
+        raise ImageError(f"not an image in one of the formats {', '.join(FORMATS)}") from error
+    except Exception as error:  # Pillow's parsers raise ValueError, SyntaxError, struct.error and others
         raise ImageError(f"damaged: {error or type(error).__name__}") from error
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I;16"):  # convert("RGB") would clip nearly every 16-bit value to white
-        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
-    if picture.mode in {"I", "F"}:
-        values = np.asarray(picture, dtype=np.float64)
+def _convert_to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):  # convert("RGB") would clip nearly every 16-bit value to white
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in {"I", "F"}:
+        values = np.asarray(image, dtype=np.float64)
         scale = 257.0 if values.max(initial=0) > 255 else 1.0
         return Image.fromarray(np.clip(values / scale, 0, 255).astype(np.uint8)).convert("RGB")
-    if picture.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in picture.info:
-        layer = picture.convert("RGBA")
-        below = Image.new("RGBA", layer.size, (*BACKGROUND, 255))
-        return Image.alpha_composite(below, layer).convert("RGB")
-    return picture.convert("RGB")
+    if image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:
+        foreground = image.convert("RGBA")
+        background = Image.new("RGBA", foreground.size, (*BACKGROUND, 255))
+        return Image.alpha_composite(background, foreground).convert("RGB")
+    return image.convert("RGB")
+
+
+def to_rgb_image(value: bytes | NDArray[Any] | Image.Image) -> Image.Image:
+    """Convert an image in memory to upright RGB: a file's bytes, a uint8 array (H, W) or (H, W, 3), or a Pillow image.
+
+    Raises `ImageError`.
+    """
+    if isinstance(value, bytes):
+        return decode_image(value)
+    if isinstance(value, Image.Image):
+        return _convert_to_rgb(ImageOps.exif_transpose(value))
+    if not isinstance(value, np.ndarray):
+        raise ImageError(f"an image must be a path, bytes, a Pillow image or an array, not {type(value).__name__}")
+    if value.dtype != np.uint8 or not (value.ndim == 2 or (value.ndim == 3 and value.shape[2] == 3)):
+        raise ImageError(f"an array must be uint8 (H, W) or (H, W, 3), got {value.dtype} {value.shape}")
+    return Image.fromarray(np.ascontiguousarray(value)).convert("RGB")
 
 
 @dataclass(frozen=True)
-class Passes:
-    """How a picture is scaled, in pixels: of its rows `first` to `last`, the columns `left` to `right` across to the
-    result's width; of these, the rows `top` to `bottom` (counted from `first`) down to its height."""
+class Box:
+    """A rectangle of an image, in pixels."""
 
-    first: int
-    last: int
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+def crop_box(preprocessing: Preprocessing, width: int, height: int) -> Box:
+    """Return the part of a `width` x `height` image that preprocessing scales to S x S.
+
+    It is the whole image for `fit: stretch`. For `fit: crop` it is the center square whose side is S / `shorter_side`
+    of the image's shorter side, clipped to the image where S exceeds `shorter_side`.
+    """
+    if preprocessing.shorter_side is None:
+        return Box(0.0, 0.0, float(width), float(height))
+    side = min(width, height) * preprocessing.size / preprocessing.shorter_side
+    return Box(
+        left=max((width - side) / 2, 0.0),
+        top=max((height - side) / 2, 0.0),
+        right=min((width + side) / 2, float(width)),
+        bottom=min((height + side) / 2, float(height)),
+    )
+
+
+def visible_region(preprocessing: Preprocessing, width: int, height: int) -> tuple[float, float, float, float]:
+    """Return left, top, right and bottom of what the encoder sees, as shares (0 to 1) of the upright image's sides."""
+    box = crop_box(preprocessing, width, height)
+    return box.left / width, box.top / height, box.right / width, box.bottom / height
+
+
+@dataclass(frozen=True)
+class ResizePasses:
+    """The two passes of a resize, in pixels.
+
+    The first pass scales columns `left` to `right` of rows `first_row` to `last_row` to the output's width. The second
+    pass scales rows `top` to `bottom`, counted from `first_row`, to its height.
+    """
+
+    first_row: int
+    last_row: int
     left: float
     right: float
     top: float
     bottom: float
 
 
-def passes(width: int, height: int, *, size: int, shorter_side: int | None, support: float) -> Passes:
-    """For a filter that reaches so many pixels (of the result, where that is smaller) to both sides."""
-    left, top, right, bottom = 0.0, 0.0, float(width), float(height)
-    if shorter_side is not None:
-        side = min(width, height) * size / shorter_side
-        left, top = max((width - side) / 2, 0), max((height - side) / 2, 0)
-        right, bottom = min((width + side) / 2, width), min((height + side) / 2, height)
-    reach = support * max((bottom - top) / size, 1.0) + 1
-    first, last = max(math.floor(top - reach), 0), min(math.ceil(bottom + reach), height)
-    return Passes(first, last, left, right, top - first, bottom - first)
+def resize_passes(preprocessing: Preprocessing, width: int, height: int) -> ResizePasses:
+    """Return the passes that scale a `width` x `height` image to S x S; rows that the filter cannot reach are left out.
 
-
-def resize(picture: Image.Image, *, size: int, shorter_side: int | None, interpolation: str) -> NDArray[np.uint8]:
-    """Pixels (size, size, 3) of the whole picture, or of the centre that remains when its shorter side is scaled to
-    `shorter_side` and `size` is cut out; cropping and scaling are one resampling step.
-
-    Across first, then down. Pillow does so itself, but from version 13 on the other way round where a picture is tall,
-    and each pass rounds: asked for one pass at a time, every version gives the same pixels.
+    The interpolation must be in `FILTER_SUPPORT`.
     """
-    way, support = _RESAMPLING[interpolation], SUPPORT.get(interpolation, 0.0)
-    how = passes(*picture.size, size=size, shorter_side=shorter_side, support=support)
-    if not support:
-        box = (how.left, how.top + how.first, how.right, how.bottom + how.first)
-        return np.asarray(picture.resize((size, size), way, box=box))
-    height = how.last - how.first
-    strip = picture.crop((0, how.first, picture.width, how.last)) if height < picture.height else picture
-    narrow = strip.resize((size, height), way, box=(how.left, 0, how.right, height))
-    return np.asarray(narrow.resize((size, size), way, box=(0, how.top, size, how.bottom)))
+    box = crop_box(preprocessing, width, height)
+    support = FILTER_SUPPORT[preprocessing.interpolation]
+    radius = support * max((box.bottom - box.top) / preprocessing.size, 1.0) + 1
+    first, last = max(math.floor(box.top - radius), 0), min(math.ceil(box.bottom + radius), height)
+    return ResizePasses(first, last, box.left, box.right, box.top - first, box.bottom - first)
 
 
-def fitted(picture: Image.Image, transform: Preprocessing) -> NDArray[np.uint8]:
-    """The pixels (S, S, 3) that a network with this transform takes; normalisation happens on its device."""
-    return resize(
-        picture,
-        size=transform.size,
-        shorter_side=transform.shorter_side,
-        interpolation=transform.interpolation,
-    )
+def preprocess_image(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Crop and resize an RGB image to the encoder's input, uint8 (S, S, 3). The encoder normalizes it on its device.
 
-
-def to_rgb_image(value: bytes | NDArray[Any] | Image.Image) -> Image.Image:
-    """Any picture in memory as upright RGB: a file's bytes, uint8 (H, W) or (H, W, 3), or a Pillow picture.
-
-    Raises `ImageError`."""
-    if isinstance(value, bytes):
-        return decode(value)
-    if isinstance(value, Image.Image):
-        return _rgb(ImageOps.exif_transpose(value))
-    if not isinstance(value, np.ndarray):
-        raise ImageError(f"a picture is a path, bytes, a Pillow picture or an array, not {type(value).__name__}")
-    if value.dtype != np.uint8 or not (value.ndim == 2 or (value.ndim == 3 and value.shape[2] == 3)):
-        raise ImageError(f"an array must be uint8 (H, W) or (H, W, 3), got {value.dtype} {value.shape}")
-    return Image.fromarray(np.ascontiguousarray(value)).convert("RGB")
+    Cropping and resizing are one resampling step. The image is scaled horizontally first, then vertically. Pillow
+    does the same by itself, but scales tall images vertically first from version 13 on, and each pass rounds; with
+    one pass per call, every version returns the same pixels.
+    """
+    size, resampling = preprocessing.size, _RESAMPLING[preprocessing.interpolation]
+    if preprocessing.interpolation not in FILTER_SUPPORT:
+        box = crop_box(preprocessing, *image.size)
+        return np.asarray(image.resize((size, size), resampling, box=(box.left, box.top, box.right, box.bottom)))
+    passes = resize_passes(preprocessing, *image.size)
+    height = passes.last_row - passes.first_row
+    rows = image
+    if height < image.height:
+        rows = image.crop((0, passes.first_row, image.width, passes.last_row))
+    narrow = rows.resize((size, height), resampling, box=(passes.left, 0, passes.right, height))
+    return np.asarray(narrow.resize((size, size), resampling, box=(0, passes.top, size, passes.bottom)))
 
 
 def thumbnail(content: bytes, side: int) -> tuple[str, int, int]:
-    """A small JPEG of a picture as a `data:` address, for a page that stands alone; its width and height.
+    """Return a JPEG of at most `side` pixels per side as a `data:` URL, its width and its height.
 
-    Raises `ImageError`."""
-    picture = decode(content)
-    picture.thumbnail((side, side), Image.Resampling.BICUBIC)
+    Raises `ImageError`.
+    """
+    image = decode_image(content)
+    image.thumbnail((side, side), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode(), picture.width, picture.height
+    image.save(buffer, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode(), image.width, image.height
 
 
 @dataclass(frozen=True)
-class Description:
-    """What a picture file holds, as it is stored."""
+class ImageDescription:
+    """Size and format of an image as stored in its file."""
 
     width: int
     height: int
     mode: str
-    """Pillow's name of the pixels' kind: RGB, L (grey), P (palette), RGBA and so on."""
+    """Pillow's name of the pixel format: RGB, L (gray), P (palette), RGBA and so on."""
     format: str
 
 
-def describe(content: bytes, *, whole: bool) -> Description:
-    """Raises `ImageError` for what cannot be used; not `whole` reads the header alone and so finds less."""
-    if whole:
-        decode(content)
+def describe_image(content: bytes, *, header_only: bool = False) -> ImageDescription:
+    """Read an image file's size and format. Raises `ImageError` for a file that cannot be decoded.
+
+    With `header_only` the pixels are not decoded, so that damage after the header goes unnoticed.
+    """
+    if not header_only:
+        decode_image(content)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
-                return Description(picture.width, picture.height, picture.mode, picture.format or "")
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                return ImageDescription(image.width, image.height, image.mode, image.format or "")
     except Exception as error:
         raise ImageError(f"damaged: {error or type(error).__name__}") from error

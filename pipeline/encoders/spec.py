@@ -1,12 +1,12 @@
-"""EncoderSpec: everything that makes two feature vectors comparable, as one value with a digest.
+"""EncoderSpec: everything that makes two features comparable, as one value with a digest.
 
-It is stored in `features.h5`, copied into the model file, and `predict` rebuilds the encoder from it.
+The spec is stored in `features.h5` and in the model file. `predict` rebuilds the encoder from it.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Self
 
 from pipeline.errors import ArtefactError
@@ -14,46 +14,61 @@ from pipeline.errors import ArtefactError
 if TYPE_CHECKING:
     from torch import Tensor
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From an upright RGB picture to the network's input."""
+    """How an upright RGB image becomes the network's input."""
 
     size: int
     """Side of the square input, in pixels."""
     shorter_side: int | None
-    """None: the whole picture is made square. Else the shorter side is scaled to this and the centre is cut out."""
+    """None stretches the whole image to a square. Otherwise the shorter side is scaled to this many pixels, and the
+    center `size` x `size` is cropped."""
     interpolation: str
+    """nearest, bilinear or bicubic."""
     mean: tuple[float, float, float]
+    """Subtracted from RGB values in 0 to 1."""
     std: tuple[float, float, float]
+    """Divides the result."""
     background: tuple[int, int, int]
-    """What shows through transparent pixels, 0-255."""
+    """RGB color behind transparent pixels, 0 to 255."""
 
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """A frozen network, the layer that is read, and the way into it and out of it."""
+    """A frozen network, the layer whose output is kept, and its preprocessing.
+
+    A field added after version 0.2.0 needs a default that describes older specs. A field at its default is left out
+    of the canonical JSON, so older specs keep their digests.
+    """
 
     name: str
-    """torchvision's name of the network."""
+    """The network's name in its source."""
     weights: str
-    """torchvision's name of the weights, `file`, or `random:SEED`."""
+    """The source's name of the weights, `file`, or `random:SEED`."""
     weights_sha256: str
-    """Of the tensors that the layer depends on, in the order of their names."""
+    """Digest of the tensors that the layer depends on; see `sha256_of_tensors`."""
     layer: str
     grid: int
-    transform: Preprocessing
+    """The layer's output is averaged to grid x grid regions."""
+    preprocessing: Preprocessing
     precision: str
-    """What the forward pass computes in."""
+    """Data type of the forward pass: float32 or bfloat16."""
+    source: str = "torchvision"
+    """A key of `encoders.registry.SOURCES`."""
     dtype: str = "float16"
-    """What a row is stored as."""
+    """Data type of stored features."""
     schema: int = SCHEMA
 
     def to_json(self) -> str:
-        """Canonical: sorted keys, no spaces."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        """Return the canonical JSON: sorted keys, no spaces, no fields at their defaults except `schema`."""
+        content = _without_defaults(self) | {
+            "preprocessing": _without_defaults(self.preprocessing),
+            "schema": self.schema,
+        }
+        return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
     @property
     def digest(self) -> str:
@@ -62,20 +77,20 @@ class EncoderSpec:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Raises `ArtefactError` when `text` is not a spec of this schema."""
+        """Parse a spec. Raises `ArtefactError` when `text` is not a spec of this schema; the caller adds the remedy."""
         try:
             content: dict[str, Any] = json.loads(text)
             if content.get("schema") != SCHEMA:
-                raise ArtefactError(f"the encoder spec has schema {content.get('schema')}, this program reads {SCHEMA}")
-            transform = dict(content.pop("transform"))
+                raise ArtefactError(f"the encoder spec has schema {content.get('schema')}, this version reads {SCHEMA}")
+            preprocessing = dict(content.pop("preprocessing"))
             for name in ("mean", "std", "background"):
-                transform[name] = tuple(transform[name])
-            return cls(transform=Preprocessing(**transform), **content)
+                preprocessing[name] = tuple(preprocessing[name])
+            return cls(preprocessing=Preprocessing(**preprocessing), **content)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ArtefactError(f"not an encoder spec: {error}") from error
 
     def differences(self, other: "EncoderSpec") -> list[str]:
-        """`name: ours, theirs` for each field that differs."""
+        """Return `name: ours, theirs` for each field that differs."""
         found = []
         for field in fields(self):
             ours, theirs = getattr(self, field.name), getattr(other, field.name)
@@ -84,8 +99,13 @@ class EncoderSpec:
         return found
 
 
+def _without_defaults(value: EncoderSpec | Preprocessing) -> dict[str, Any]:
+    defaults = {field.name: field.default for field in fields(value)}
+    return {name: item for name, item in asdict(value).items() if defaults[name] is MISSING or item != defaults[name]}
+
+
 def sha256_of_tensors(tensors: Mapping[str, "Tensor"]) -> str:
-    """Hex digest over names, shapes, types and values."""
+    """Return the hex sha256 over the names, shapes, data types and values of `tensors`, in the order of their names."""
     import torch
 
     digest = hashlib.sha256()

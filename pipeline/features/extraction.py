@@ -1,52 +1,58 @@
-"""From picture files to features.h5: encode what the store does not have, then assemble.
+"""Extraction: from image files to features.h5. Encodes the images that the feature store lacks, then writes the file.
 
-On a CPU each worker thread takes a batch from file to rows, with one compute thread of its own: so all cores are busy,
-decoding overlaps the network, and a row does not depend on how many cores there are. Other devices have a `conveyor`.
-
-No list of the pictures is held: they are gone through again whenever they are needed.
+On a CPU each worker thread takes a batch from files to features with one compute thread of its own. All cores are
+busy, decoding overlaps with the network, and features do not depend on the number of cores. See `gpu_extraction` for
+GPUs.
 """
 
 import os
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing, suppress
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain, count, islice, repeat
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.device import single_threaded
-from pipeline.encoders import images
+from pipeline.encoders import images as image_files
 from pipeline.encoders.encoder import Encoder
 from pipeline.encoders.spec import EncoderSpec
 from pipeline.errors import DiskError
-from pipeline.features.feature_file import Rows, ids_of, write_feature_file
-from pipeline.features.gpu_extraction import PIECE, on_device
-from pipeline.features.image_batches import Batch, Encoded, Picture, unpacked
-from pipeline.features.store import FeatureStore, first_occurrences, keys_of
-from pipeline.features.store_segment import Keys
+from pipeline.features.feature_file import Features, write_feature_file
+from pipeline.features.gpu_extraction import encode_on_gpu
+from pipeline.features.image_batches import (
+    Batch,
+    EncodedBatch,
+    ImageFile,
+    decode_batch,
+    map_ahead,
+    split_into_batches,
+)
+from pipeline.features.store import FeatureStore
 from pipeline.files import remove_leftovers
 from pipeline.progress import Progress, no_progress
 
+_ATTEMPTS = 3
+"""Times that damaged rows of the store are encoded again before the disk is blamed."""
+
 
 @dataclass(frozen=True)
-class Extraction:
+class ExtractReport:
     """What an extraction did."""
 
-    pictures: int
+    images: int
     from_store: int
+    """Distinct images whose features were in the store."""
     encoded: int
     seconds: float
-    """Spent encoding."""
+    """Time spent encoding."""
     unreadable: dict[str, str]
-    """The reason for each picture without a row."""
+    """Reason by image id for each image without features."""
 
 
 def extract_features(
-    pictures: Iterable[Picture],
+    images: Sequence[ImageFile],
     encoder: Encoder,
     out: Path,
     *,
@@ -54,146 +60,97 @@ def extract_features(
     batch_size: int,
     workers: int,
     progress: Progress = no_progress,
-) -> Extraction:
-    """Write the features of `pictures` to `out`, encoding only what `store` lacks.
+) -> ExtractReport:
+    """Write the features of `images` to `out`, encoding only those that the feature store in folder `store` lacks.
 
-    `pictures` are gone through several times. One that cannot be read is left out and named in the result.
-    Raises `DiskError`, `NumericError`; `TypeError` for pictures that can be gone through only once.
+    Images with equal bytes are encoded once. An image that cannot be decoded is left out and listed in the report.
+    `batch_size` is the number of images per CPU task; `workers` is the number of threads, 0 for one per core.
+    Raises `DiskError`, `NumericError`.
     """
-    if iter(pictures) is pictures:
-        raise TypeError("the pictures are gone through several times: give a list of them, not an iterator")
-    shape = (encoder.regions, encoder.channels)
-    memo = FeatureStore(store, encoder.spec, encoder.engine, shape)
-    keys = keys_of(picture.sha256 for picture in pictures)
-    distinct = first_occurrences(keys)
+    distinct: dict[str, ImageFile] = {}
+    for image in images:
+        distinct.setdefault(image.sha256, image)
+    cached = FeatureStore(store, encoder.spec, encoder.engine, (encoder.regions, encoder.channels))
+
+    def encode(missing: list[ImageFile]) -> dict[str, str]:
+        return _encode_into_store(missing, cached, encoder, batch_size, workers, progress)
+
     began = time.monotonic()
-    with memo.locked():
+    with cached.locked():
         remove_leftovers(out)
-        missing = distinct[~memo.holds(distinct)]
+        missing = [image for sha256, image in distinct.items() if sha256 not in cached]
         encoded = len(missing)
-        unreadable = _fill(memo, pictures, missing, encoder, batch_size, workers, progress)
+        unreadable = encode(missing)
         seconds = time.monotonic() - began
-        for _ in range(3):
-            damaged = _assemble(memo, pictures, keys, encoder.spec, out)
-            if not len(damaged):
+        for _ in range(_ATTEMPTS):
+            damaged = _write_from_store(images, cached, encoder.spec, out)
+            if not damaged:
                 break
-            memo.forget(damaged)
+            cached.forget(damaged)
             encoded += len(damaged)
-            unreadable |= _fill(memo, pictures, damaged, encoder, batch_size, workers, progress)
+            unreadable |= encode([distinct[sha256] for sha256 in damaged])
         else:
-            raise DiskError(f"{memo.folder}: rows read back are not those that were written; check this disk")
-    return Extraction(
-        pictures=len(keys),
+            raise DiskError(f"{cached.folder}: rows read back differ from those written; check this disk")
+    return ExtractReport(
+        images=len(images),
         from_store=len(distinct) - encoded,
         encoded=encoded - len(unreadable),
         seconds=seconds,
-        unreadable={picture.image: unreadable[picture.sha256] for picture in pictures if picture.sha256 in unreadable},
+        unreadable={image.image: unreadable[image.sha256] for image in images if image.sha256 in unreadable},
     )
 
 
 class _DamagedRows(Exception):
-    """The store has rows that are not what was written there."""
+    """Some rows of the store differ from what was written."""
 
 
-def _assemble(memo: FeatureStore, pictures: Iterable[Picture], keys: Keys, spec: EncoderSpec, out: Path) -> Keys:
-    """Write what the store holds of `pictures` to `out`; the keys of damaged rows, if any, and then nothing else."""
-    ids = ids_of(picture.image for picture in pictures)
-    order = np.argsort(ids)
-    order = order[memo.holds(keys)[order]]
-    ids, kept = ids[order], keys[order]
+def _write_from_store(images: Sequence[ImageFile], cached: FeatureStore, spec: EncoderSpec, out: Path) -> list[str]:
+    """Write the features of `images` to `out`. If the store has damaged rows, return their keys and write nothing."""
+    sha256_of_image = {image.image: image.sha256 for image in images if image.sha256 in cached}
 
-    def read(wanted: Sequence[str], rows: Rows) -> NDArray[np.uint32]:
-        sums, damaged = memo.read(kept[np.searchsorted(ids, ids_of(wanted))], rows)
-        if len(damaged):
+    def read(ids: Sequence[str]) -> Features:
+        features, damaged = cached.read([sha256_of_image[image] for image in ids])
+        if damaged:
             raise _DamagedRows
-        return sums
+        return features
 
     try:
-        write_feature_file(out, spec, (image.decode() for image in ids), memo.shape, read)
+        write_feature_file(out, spec, sha256_of_image, cached.shape, read)
     except _DamagedRows:
-        damaged = memo.damaged(first_occurrences(kept))
-        return first_occurrences(keys[np.isin(keys, damaged)])
-    return kept[:0]
+        return cached.damaged(dict.fromkeys(sha256_of_image.values()))
+    return []
 
 
-def _fill(
-    memo: FeatureStore,
-    pictures: Iterable[Picture],
-    wanted: Keys,
-    encoder: Encoder,
-    batch_size: int,
-    workers: int,
-    progress: Progress,
+def _encode_into_store(
+    images: list[ImageFile], cached: FeatureStore, encoder: Encoder, batch_size: int, workers: int, progress: Progress
 ) -> dict[str, str]:
-    """Encode those of `pictures` that are `wanted` into one new segment; the reason for each key that could not be.
-
-    `wanted` are in the order in which they first occur in `pictures`.
-    """
-    if not len(wanted):
+    """Encode `images` into one new segment; return the reason by sha256 for those that cannot be decoded."""
+    if not images:
         return {}
-    writer = memo.new_segment(wanted)
-    chosen = _first_of_each(pictures, wanted)
     unreadable: dict[str, str] = {}
-    workers = workers or os.cpu_count() or 1
-    seen = 0
-    if encoder.device.type == "cpu":
-        work = _on_threads(_batches(chosen, batch_size), encoder, workers)
-    else:
-        work = on_device(_batches(chosen, PIECE), encoder, workers)
-    with closing(writer), single_threaded():
-        try:
-            with closing(work):
-                for places, rows, bad in work:
-                    if rows is not None:
-                        writer.add(places, rows)
-                    unreadable.update(bad)
-                    seen += len(places) + len(bad)
-                    progress(seen, len(wanted), "pictures")
-        except BaseException:  # an interruption too: what was computed is kept
-            with suppress(DiskError):
-                writer.flush()
-            raise
-        writer.flush()
-    memo.refresh()
+    done = 0
+    encode = encode_on_cpu if encoder.device.type == "cpu" else encode_on_gpu
+    encoded = encode(images, encoder, batch_size=batch_size, workers=workers or os.cpu_count() or 1)
+    with cached.new_segment([image.sha256 for image in images]) as segment, single_threaded(), closing(encoded):
+        for batch in encoded:
+            segment.add(batch.rows, batch.features)
+            unreadable |= batch.unreadable
+            done += len(batch.rows) + len(batch.unreadable)
+            progress(done, len(images), "images")
+    cached.refresh()
     return unreadable
 
 
-def _on_threads(batches: Iterator[Batch], encoder: Encoder, workers: int) -> Generator[Encoded, None, None]:
-    """Batches in the order in which they are done; each is taken from file to rows by one thread."""
-    with ThreadPoolExecutor(workers) as pool:
-        running: set[Future[Encoded]] = set()
-        try:
-            for batch in chain(batches, repeat(None)):
-                if batch is not None:
-                    running.add(pool.submit(_encode, batch, encoder))
-                    if len(running) < 2 * workers:
-                        continue
-                elif not running:
-                    break
-                finished, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+def encode_on_cpu(
+    images: Sequence[ImageFile], encoder: Encoder, *, batch_size: int, workers: int
+) -> Generator[EncodedBatch, None, None]:
+    """Decode and encode `images` in threads, each of which takes `batch_size` images from files to features."""
 
+    def encode(batch: Batch) -> EncodedBatch:
+        found = decode_batch(batch, lambda content: encoder.preprocess(image_files.decode_image(content)))
+        features = np.empty((0, encoder.regions, encoder.channels), np.float16)
+        if found.decoded:
+            features = encoder.encode(np.stack(found.decoded))
+        return EncodedBatch(found.rows, features, found.unreadable)
 
-def _first_of_each(pictures: Iterable[Picture], wanted: Keys) -> Iterator[Picture]:
-    """A picture for each of `wanted`, in its order."""
-    found = 0
-    for picture in pictures:
-        if found < len(wanted) and bytes.fromhex(picture.sha256) == wanted[found : found + 1].tobytes():
-            found += 1
-            yield picture
-
-
-def _batches(pictures: Iterator[Picture], size: int) -> Iterator[Batch]:
-    for start in count(0, size):
-        batch = list(islice(pictures, size))
-        if not batch:
-            return
-        yield start, batch
-
-
-def _encode(batch: Batch, encoder: Encoder) -> Encoded:
-    places, inputs, bad = unpacked(batch, lambda content, _: encoder.prepare(images.decode(content)))
-    return places, encoder.encode(np.stack(inputs)) if inputs else None, bad
+    yield from map_ahead(encode, split_into_batches(images, batch_size), workers)

@@ -1,24 +1,26 @@
-"""Encoding on an accelerator, where unpacking pictures takes longest: threads unpack them, the device does all else.
+"""Extraction on a GPU, where decoding images takes longest: threads decode them, the GPU does everything else.
 
-    file → threads: pixels → pinned memory → device: scaled by shape, through the network → rows
+    files → threads: decode → pinned memory → GPU: resize images of equal shape together, run the network → features
 
-No step waits for the one before it: a batch's pixels are copied over while earlier ones go through the network, and its
-rows are fetched when later ones are under way. Scaling gives the bytes that Pillow gives (`resampling`), so it does not
-matter where a picture is scaled. JPEGs are not unpacked by the device: NVIDIA's decoder fills in colours otherwise than
-Pillow does, so `predict` would see other pixels than the decoder was trained on.
+`submit` starts the work of a batch and `collect` waits for its features. Batches overlap: the pixels of one are copied
+to the GPU while another is encoded and the features of a third are copied back.
 
-On a CPU all of this runs as well, in the same order, with nothing to overlap.
+Resizing on the GPU returns Pillow's bytes (`accel.resampling`), so it does not matter where an image is resized. JPEGs
+are not decoded on the GPU: NVIDIA's decoder upsamples chroma differently from Pillow, so that `predict` would see
+other pixels than the decoder was trained on.
 
-B pictures of a batch, S side of the network's input, R regions, C channels.
+The same code runs on a CPU, without overlap; the tests use that.
+
+B images of a batch, S input side, R regions, C channels.
 """
 
 import math
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import groupby
-from typing import Any, NamedTuple
+from itertools import groupby, islice
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,197 +28,180 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.accel.resampling import can_resample, resample
-from pipeline.encoders import images
-from pipeline.encoders.encoder import ACCELERATOR_BATCH, Encoder
-from pipeline.features.image_batches import Batch, Encoded, Picture, unpacked
+from pipeline.encoders.encoder import GPU_BATCH, Encoder
+from pipeline.encoders.images import decode_image, to_rgb_image
+from pipeline.features.image_batches import (
+    Batch,
+    DecodedBatch,
+    EncodedBatch,
+    ImageFile,
+    decode_batch,
+    map_ahead,
+    split_into_batches,
+)
 
-PIECE = 16
-"""Pictures that a thread unpacks one after another; four pieces are a batch."""
-LARGE = 1_000_000
-"""Pixels above which a thread scales a picture too: unpacked ones wait in memory, and are copied."""
-UNDER_WAY = 3
-"""Batches on the device at a time."""
+CHUNK = 16
+"""Images that a thread decodes one after another. Four chunks make a batch."""
+MAX_GPU_RESIZE_PIXELS = 1_000_000
+"""Larger images are resized by the threads, so that less memory is queued and copied."""
+MAX_PENDING = 3
+"""Batches on the GPU at a time."""
 
 
-class Pixels(NamedTuple):
-    """An unpacked picture in the host's memory."""
+class DecodedImage(NamedTuple):
+    """An image in host memory."""
 
-    values: NDArray[np.uint8]
-    """(H, W, 3), or (S, S, 3) when it is `scaled`."""
-    scaled: bool
-
-
-@dataclass
-class Opened:
-    """Pictures as the threads leave them."""
-
-    places: list[int]
-    """In the new shard."""
-    pictures: list[Pixels]
-    bad: dict[str, str]
-    """The reason for each sha256 without a row."""
+    pixels: NDArray[np.uint8]
+    """(H, W, 3), or (S, S, 3) if `resized`."""
+    resized: bool
 
 
 @dataclass
-class Flight:
-    """A batch on the device."""
+class PendingBatch:
+    """A batch whose features the GPU is computing."""
 
-    places: list[int]
-    rows: Tensor
-    """(B, R, C) in the host's memory, there when `landed` is."""
-    landed: Any
-    bad: dict[str, str]
+    rows: list[int]
+    features: Tensor
+    """(B, R, C) in host memory, valid after `finished`."""
+    finished: torch.cuda.Event | None
+    """None on a CPU."""
+    unreadable: dict[str, str]
 
 
 class GpuExtractor:
-    """The device's side: one object for a run, used by one thread but for `open`."""
+    """Encodes batches of decoded images on one device. `decode` may run in any thread, the rest in one."""
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
         self.device = encoder.device
         self._cuda = self.device.type == "cuda"
-        self._copying = torch.cuda.Stream(self.device) if self._cuda else None
-        self._staging: deque[tuple[Tensor, Any]] = deque()
-        """Pinned memory whose copy is done when the event is."""
-        shape = (ACCELERATOR_BATCH, encoder.regions, encoder.channels)
-        self._results = deque(self._pinned(shape, torch.float16) for _ in range(UNDER_WAY + 1))
-        self.scales = self._scales_exactly()
-        """Whether the device scales pictures; the threads do it where it would not give Pillow's bytes."""
+        self._copy_stream = torch.cuda.Stream(self.device) if self._cuda else None
+        self._staging: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
+        """Pinned memory and the event after which its copy to the GPU is complete."""
+        shape = (GPU_BATCH, encoder.regions, encoder.channels)
+        self._outputs = deque(self._allocate_pinned(shape, torch.float16) for _ in range(MAX_PENDING + 1))
+        self.resizes_on_device = self._resizes_exactly()
+        """Whether the device resizes images. The threads do it where the device would not return Pillow's bytes."""
 
-    def open(self, piece: Batch) -> Opened:
-        """Read and unpack a piece. Any number of threads at a time."""
+    def decode(self, chunk: Batch) -> DecodedBatch[DecodedImage]:
+        """Read and decode the images of a chunk. Thread-safe."""
+        preprocessing = self.encoder.spec.preprocessing
 
-        def unpack(content: bytes, _: Picture) -> Pixels:
-            picture = images.decode(content)
-            width, height = picture.size
-            small = width * height <= LARGE and can_resample(self.encoder.spec.transform, width, height)
-            if self.scales and small:
-                return Pixels(np.asarray(picture), scaled=False)
-            return Pixels(self.encoder.prepare(picture), scaled=True)
+        def decode(content: bytes) -> DecodedImage:
+            image = decode_image(content)
+            small = image.width * image.height <= MAX_GPU_RESIZE_PIXELS
+            if self.resizes_on_device and small and can_resample(preprocessing, *image.size):
+                return DecodedImage(np.asarray(image), resized=False)
+            return DecodedImage(self.encoder.preprocess(image), resized=True)
 
-        return Opened(*unpacked(piece, unpack))
+        return decode_batch(chunk, decode)
 
-    def launch(self, pieces: Sequence[Opened]) -> Flight:
-        """Begin to encode a batch."""
-        pairs = [pair for piece in pieces for pair in zip(piece.places, piece.pictures, strict=True)]
-        pairs.sort(key=lambda pair: _kind(pair[1]))
-        bad = {digest: reason for piece in pieces for digest, reason in piece.bad.items()}
+    def submit(self, chunks: Sequence[DecodedBatch[DecodedImage]]) -> PendingBatch:
+        """Start encoding a batch of at most `GPU_BATCH` images."""
+        pairs = [pair for chunk in chunks for pair in zip(chunk.rows, chunk.decoded, strict=True)]
+        pairs.sort(key=lambda pair: _shape_key(pair[1]))
+        unreadable = {sha256: reason for chunk in chunks for sha256, reason in chunk.unreadable.items()}
         with torch.inference_mode():
-            rows = self.encoder.forward(self.pixels([picture for _, picture in pairs]))
-            result = self._results.popleft()
-            result.copy_(rows, non_blocking=self._cuda)  # elsewhere there is no event to wait for
-            landed = torch.cuda.Event() if self._cuda else None
-            if landed:
-                landed.record(torch.cuda.current_stream(self.device))
-        return Flight([place for place, _ in pairs], result, landed, bad)
+            features = self.encoder.forward(self.network_input([image for _, image in pairs]))
+            output = self._outputs.popleft()
+            output.copy_(features, non_blocking=self._cuda)
+            finished = torch.cuda.Event() if self._cuda else None
+            if finished:
+                finished.record(torch.cuda.current_stream(self.device))
+        return PendingBatch([row for row, _ in pairs], output, finished, unreadable)
 
-    def land(self, flight: Flight) -> Encoded:
-        """The rows of a batch, as soon as they are there. Raises `NumericError`."""
-        if flight.landed:
-            flight.landed.synchronize()
-        rows = np.array(flight.rows[: len(flight.places)].numpy())
-        self._results.append(flight.rows)
-        return flight.places, self.encoder.finite(rows) if len(rows) else None, flight.bad
+    def collect(self, pending: PendingBatch) -> EncodedBatch:
+        """Wait for a batch and return its features. Raises `NumericError`."""
+        if pending.finished:
+            pending.finished.synchronize()
+        features = np.array(pending.features[: len(pending.rows)].numpy())
+        self._outputs.append(pending.features)
+        return EncodedBatch(pending.rows, self.encoder.check_finite(features), pending.unreadable)
 
-    def pixels(self, pictures: Sequence[Pixels]) -> Tensor:
-        """The network's input (B, S, S, 3) on the device, filled up with zeros to a whole batch. `pictures` are in the
-        order of `_kind`, so that those of one shape stand together."""
-        size = self.encoder.spec.transform.size
-        batch = torch.zeros(ACCELERATOR_BATCH, size, size, 3, dtype=torch.uint8, device=self.device)
-        if not pictures:
+    def network_input(self, decoded: Sequence[DecodedImage]) -> Tensor:
+        """Copy images to the device and resize them: the network's input (GPU_BATCH, S, S, 3), padded with zeros.
+
+        `decoded` is sorted by `_shape_key`, so that images of one shape are adjacent and resized together.
+        """
+        preprocessing = self.encoder.spec.preprocessing
+        size = preprocessing.size
+        batch = torch.zeros(GPU_BATCH, size, size, 3, dtype=torch.uint8, device=self.device)
+        if not decoded:
             return batch
-        there = self._uploaded([picture.values for picture in pictures])
-        number = start = 0
-        for (scaled, shape), several in groupby(pictures, key=_kind):
-            count = len(list(several))
+        uploaded = self._upload([image.pixels for image in decoded])
+        first = start = 0
+        for (resized, shape), group in groupby(decoded, key=_shape_key):
+            count = len(list(group))
             end = start + count * math.prod(shape)
-            together = there[start:end].view(count, *shape)
-            batch[number : number + count] = together if scaled else resample(together, self.encoder.spec.transform)
-            number, start = number + count, end
+            images = uploaded[start:end].view(count, *shape)  # (count, H, W, 3)
+            batch[first : first + count] = images if resized else resample(images, preprocessing)
+            first, start = first + count, end
         return batch
 
-    def _scales_exactly(self) -> bool:
-        """Whether a hard picture comes out as Pillow has it: a device may compute products with fewer bits."""
-        transform = self.encoder.spec.transform
+    def _resizes_exactly(self) -> bool:
+        """Whether the device resizes noise to Pillow's bytes; some compute matrix products with fewer bits."""
+        preprocessing = self.encoder.spec.preprocessing
         pixels = (np.random.default_rng(0).integers(0, 2, (150, 200, 3)) * 255).astype(np.uint8)
-        if not can_resample(transform, 200, 150):
+        if not can_resample(preprocessing, 200, 150):
             return False
         with torch.inference_mode():
-            ours = resample(torch.from_numpy(pixels).to(self.device).unsqueeze(0), transform)[0].cpu().numpy()
-        return np.array_equal(ours, self.encoder.prepare(images.to_rgb_image(pixels)))
+            ours = resample(torch.from_numpy(pixels).to(self.device).unsqueeze(0), preprocessing)[0].cpu().numpy()
+        return np.array_equal(ours, self.encoder.preprocess(to_rgb_image(pixels)))
 
-    def _uploaded(self, arrays: Sequence[NDArray[np.uint8]]) -> Tensor:
-        """All their bytes, one after another on the device, for the network's stream; the copy runs beside it."""
+    def _upload(self, arrays: Sequence[NDArray[np.uint8]]) -> Tensor:
+        """Copy the bytes of `arrays`, concatenated, to the device, on a stream of its own."""
         size = sum(array.size for array in arrays)
-        host, start = self._stage(size), 0
-        for array in arrays:
-            host.numpy()[start : start + array.size] = array.reshape(-1)
-            start += array.size
-        if not self._cuda:
+        host = self._staging_memory(size)
+        np.concatenate([array.reshape(-1) for array in arrays], out=host.numpy()[:size])
+        if self._copy_stream is None:
             self._staging.append((host, None))
             return host[:size].to(self.device, copy=True)
-        assert self._copying is not None
-        with torch.cuda.stream(self._copying):
-            there = host[:size].to(self.device, non_blocking=True)
+        with torch.cuda.stream(self._copy_stream):
+            uploaded = host[:size].to(self.device, non_blocking=True)
             copied = torch.cuda.Event()
-            copied.record(self._copying)
+            copied.record(self._copy_stream)
         self._staging.append((host, copied))
-        network = torch.cuda.current_stream(self.device)
-        network.wait_event(copied)
-        there.record_stream(network)
-        return there
+        compute_stream = torch.cuda.current_stream(self.device)
+        compute_stream.wait_event(copied)
+        uploaded.record_stream(compute_stream)
+        return uploaded
 
-    def _stage(self, size: int) -> Tensor:
-        """Host memory for so many bytes, once its last copy is done."""
-        if len(self._staging) <= UNDER_WAY:
-            return self._pinned((size,), torch.uint8)
+    def _staging_memory(self, size: int) -> Tensor:
+        """Return pinned memory of at least `size` bytes, reused once its last copy is complete."""
+        if len(self._staging) <= MAX_PENDING:
+            return self._allocate_pinned((size,), torch.uint8)
         host, copied = self._staging.popleft()
         if copied:
             copied.synchronize()
-        return host if len(host) >= size else self._pinned((size + size // 4,), torch.uint8)
+        return host if len(host) >= size else self._allocate_pinned((size + size // 4,), torch.uint8)
 
-    def _pinned(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    def _allocate_pinned(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         return torch.empty(*shape, dtype=dtype, pin_memory=self._cuda)
 
 
-def on_device(pieces: Iterable[Batch], encoder: Encoder, workers: int) -> Generator[Encoded, None, None]:
-    """Encode pieces of `PIECE` pictures at most, as batches of four of them; in their order."""
-    conveyor = GpuExtractor(encoder)
-    under_way: deque[Flight] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for batch in _batches_of(_ahead(pieces, conveyor, pool, workers)):
-                under_way.append(conveyor.launch(batch))
-                if len(under_way) >= UNDER_WAY:
-                    yield conveyor.land(under_way.popleft())
-            while under_way:
-                yield conveyor.land(under_way.popleft())
-        finally:
-            pool.shutdown(cancel_futures=True)
+def encode_on_gpu(
+    images: Sequence[ImageFile], encoder: Encoder, *, batch_size: int, workers: int
+) -> Generator[EncodedBatch, None, None]:
+    """Decode `images` in `workers` threads and encode them on the encoder's device, in order.
+
+    `batch_size` is ignored: a GPU always encodes `GPU_BATCH` images at a time.
+    """
+    extractor = GpuExtractor(encoder)
+    with closing(map_ahead(extractor.decode, split_into_batches(images, CHUNK), workers)) as chunks:
+        yield from _overlapped(extractor, chunks)
 
 
-def _ahead(pieces: Iterable[Batch], conveyor: GpuExtractor, pool: ThreadPoolExecutor, workers: int) -> Iterator[Opened]:
-    """Opened pieces in their order, while the threads open the next ones."""
-    opening: deque[Future[Opened]] = deque()
-    for piece in pieces:
-        opening.append(pool.submit(conveyor.open, piece))
-        if len(opening) > 2 * workers:
-            yield opening.popleft().result()
-    while opening:
-        yield opening.popleft().result()
+def _overlapped(extractor: GpuExtractor, chunks: Iterable[DecodedBatch[DecodedImage]]) -> Iterator[EncodedBatch]:
+    """Keep `MAX_PENDING` batches on the device."""
+    pending: deque[PendingBatch] = deque()
+    chunks = iter(chunks)
+    while batch := list(islice(chunks, GPU_BATCH // CHUNK)):
+        pending.append(extractor.submit(batch))
+        if len(pending) >= MAX_PENDING:
+            yield extractor.collect(pending.popleft())
+    while pending:
+        yield extractor.collect(pending.popleft())
 
 
-def _batches_of(opened: Iterator[Opened]) -> Iterator[list[Opened]]:
-    """Pieces together, as many as surely fit into a batch."""
-    batch: list[Opened] = []
-    for piece in opened:
-        batch.append(piece)
-        if len(batch) == ACCELERATOR_BATCH // PIECE:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _kind(picture: Pixels) -> tuple[bool, tuple[int, ...]]:
-    return picture.scaled, picture.values.shape
+def _shape_key(image: DecodedImage) -> tuple[bool, tuple[int, ...]]:
+    return image.resized, image.pixels.shape

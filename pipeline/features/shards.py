@@ -1,17 +1,20 @@
-"""A folder of shards: features too many for one file, read as if they were in one.
+"""A folder of shards: features of more images than one file should contain, read like one features.h5.
 
-    index.parquet        one row per picture, in the order of the ids' bytes: image, shard, row, crc32
-                         metadata `captioner`: schema, spec, shape (R, C), and of each shard file, rows, bytes, digest
-    shards/000000.h5     a features.h5 of the pictures of one stretch of the manifest
+    index.parquet      a row per image, in byte order of the ids: image, shard, crc32
+                       metadata `captioner`: schema, spec, shape (R, C), number of shards
+    shards/000000.h5   a features.h5 with the images of one part of the manifest
 
-The index is made from whole shards only, and each is compared with it before a row is read: one that is missing,
-shorter or not the one that was indexed is refused by name. (HDF5's virtual datasets give zeros for a missing file.)
+A shard is opened when the first of its rows is read. Its spec, ids and checksums must be those of the index, so that
+a shard that is missing, truncated or from another folder raises an error naming it. (HDF5's virtual datasets return
+zeros for a missing file.)
+
+N images, R regions, C channels.
 """
 
 import json
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,86 +23,79 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.encoders.spec import EncoderSpec
-from pipeline.errors import ArtefactError, DataError, ParamsError
-from pipeline.features.feature_file import FeatureFile, Rows
+from pipeline.errors import ArtefactError, CaptionerError, DataError, ParamsError
+from pipeline.features.feature_file import FeatureFile, Features
 from pipeline.files import replacing
 
-SCHEMA = 1
+SCHEMA = 2
 INDEX = "index.parquet"
-SHARDS = "shards"
-REMEDY = "run `captioner extract --engine ray` again, which makes it anew"
-_COLUMNS = ("image", "shard", "row", "crc32")
-_METADATA = b"captioner"
-_OPEN = 64
-"""Shards that are mapped at a time: each holds a file descriptor, of which a process has about a thousand."""
+REMEDY = "run `captioner extract --engine ray` again"
+METADATA = b"captioner"
+OPEN_SHARDS = 64
+"""Shards that are mapped at a time. Each holds a file descriptor, of which a process has about a thousand."""
+_COLUMNS = ["image", "shard", "crc32"]
 
 
-@dataclass(frozen=True)
-class Shard:
-    """One file of the folder, as the index lists it."""
-
-    file: str
-    rows: int
-    bytes: int
-    digest: str
-    """Of its spec, ids and checksums."""
+def shard_path(folder: Path, number: int) -> Path:
+    """Return the path of a shard of `folder`."""
+    return folder / "shards" / f"{number:06d}.h5"
 
 
 class ShardedRows:
-    """Rows (N, R, C) in several files, which are opened when they are first needed."""
+    """Rows (N, R, C) in several files."""
 
     def __init__(
         self,
         folder: Path,
         spec: EncoderSpec,
-        shards: Sequence[Shard],
-        shape: tuple[int, int, int],
+        images: Sequence[str],
+        shape: tuple[int, int],
         shard: NDArray[np.int32],
-        row: NDArray[np.int64],
+        crc32: NDArray[np.uint32],
     ) -> None:
-        self.shape = shape
+        self.shape = (len(images), *shape)
+        self.shard = shard
+        """(N,) number of each row's shard."""
         self._folder = folder
         self._spec = spec
-        self._shards = shards
-        self._shard = shard
-        self._row = row
-        self._open: OrderedDict[int, FeatureFile] = OrderedDict()
+        self._images = images
+        self._crc32 = crc32
+        self._order = np.argsort(shard, kind="stable")  # rows shard by shard, each in byte order of the ids
+        self._starts = np.searchsorted(shard[self._order], np.arange(shard.max(initial=-1) + 2))
+        self._row = np.empty(len(shard), np.int64)
+        self._row[self._order] = np.arange(len(shard)) - self._starts[shard[self._order]]
+        self._shard = lru_cache(OPEN_SHARDS)(self._open)
 
-    def __getitem__(self, row: int) -> Rows:
-        """Row (R, C). Raises `ArtefactError` naming the shard."""
-        return self._opened(int(self._shard[row])).features[int(self._row[row])]
+    def __getitem__(self, row: int) -> Features:
+        """Return a row (R, C). Raises `ArtefactError` naming the shard."""
+        return self._shard(int(self.shard[row])).features[int(self._row[row])]
 
     def path(self, row: int) -> Path:
-        return self._folder / self._shards[int(self._shard[row])].file
+        """Return the path of a row's shard."""
+        return shard_path(self._folder, int(self.shard[row]))
 
-    def reading_order(self, rows: Sequence[int]) -> list[int]:
-        """Shard after shard, so that each is opened once."""
-        numbers = np.asarray(rows, np.int64)
-        if not len(numbers) or numbers.min() < 0:
-            return list(range(len(rows)))
-        return [int(place) for place in np.lexsort((self._row[numbers], self._shard[numbers]))]
-
-    def _opened(self, number: int) -> FeatureFile:
-        found = self._open.pop(number, None)
-        if found is None:
-            listed = self._shards[number]
-            found = open_shard(self._folder / listed.file, self._spec)
-            if found.digest() != listed.digest:
-                raise ArtefactError(f"{found.path}: not the shard that {INDEX} lists; delete it and {REMEDY}")
-            while len(self._open) >= _OPEN:
-                self._open.popitem(last=False)
-        self._open[number] = found
+    def _open(self, number: int) -> FeatureFile:
+        path = shard_path(self._folder, number)
+        found = open_shard(path, self._spec)
+        rows = self._order[self._starts[number] : self._starts[number + 1]]
+        if (
+            found.features.shape[1:] != self.shape[1:]
+            or found.images != tuple(self._images[row] for row in rows)
+            or not np.array_equal(found.crc32, self._crc32[rows])
+        ):
+            raise ArtefactError(f"{path}: not the shard that {INDEX} lists; delete it and {REMEDY}")
         return found
 
 
 @dataclass(frozen=True)
 class ShardedFeatureFile(FeatureFile):
-    """An open folder of shards: ids in memory, rows mapped."""
+    """An open folder of shards: image ids in memory, features memory-mapped."""
 
     features: ShardedRows
 
     def _reading_order(self, rows: Sequence[int]) -> Iterable[int]:
-        return self.features.reading_order(rows)
+        """Shard by shard, so that each is opened once."""
+        return [int(place) for place in np.argsort(self.features.shard[list(rows)], kind="stable")]
 
     def _file(self, row: int) -> Path:
         return self.features.path(row)
@@ -109,113 +105,78 @@ class ShardedFeatureFile(FeatureFile):
 
 
 def open_shard(path: Path, spec: EncoderSpec) -> FeatureFile:
-    """Raises `ArtefactError` naming what is wrong."""
-    if not path.is_file():
-        raise ArtefactError(f"{path}: missing, though the index lists it; {REMEDY}")
-    shard = FeatureFile.open(path)
+    """Open a shard that the encoder of `spec` made. Raises `ArtefactError` naming what is wrong."""
+    try:
+        shard = FeatureFile.open(path)
+    except CaptionerError as error:
+        reason = str(error).removeprefix(f"{path}: ").rpartition(";")[0]
+        raise ArtefactError(f"{path}: {reason}; delete it and {REMEDY}") from error
     if shard.spec != spec:
         differences = "; ".join(shard.spec.differences(spec))
         raise ArtefactError(f"{path}: made by another encoder ({differences}); delete it and {REMEDY}")
     return shard
 
 
-def write_index(folder: Path, spec: EncoderSpec, shape: tuple[int, int], shards: Iterable[Path]) -> int:
-    """Index whole shards of `folder`; the number of rows. Raises `ArtefactError`, `DiskError`."""
+def write_index(folder: Path, spec: EncoderSpec, shape: tuple[int, int], shards: int) -> int:
+    """Write the index of all `shards` of a folder and return its number of rows.
+
+    Raises `ArtefactError` for a shard that cannot be read, `DiskError`.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    listed: list[Shard] = []
-    tables = [_table([], 0, np.empty(0, np.uint32))]
-    for path in shards:
-        cache = open_shard(path, spec)
-        tables.append(_table(cache.images, len(listed), cache.crc32))
-        file = path.relative_to(folder).as_posix()
-        listed.append(Shard(file, len(cache.images), path.stat().st_size, cache.digest()))
+    tables = []
+    for number in range(shards):
+        shard = open_shard(shard_path(folder, number), spec)
+        columns = [
+            pa.array(shard.images, pa.large_string()),
+            pa.array(np.full(len(shard.images), number, np.int32)),
+            pa.array(np.asarray(shard.crc32, np.uint32)),
+        ]
+        tables.append(pa.table(columns, _COLUMNS))
     table = pa.concat_tables(tables).sort_by("image")
-    content = {
-        "schema": SCHEMA,
-        "spec": json.loads(spec.to_json()),
-        "shape": list(shape),
-        "shards": [asdict(shard) for shard in listed],
-    }
-    table = table.replace_schema_metadata({_METADATA: json.dumps(content, sort_keys=True)})
+    content = {"schema": SCHEMA, "spec": json.loads(spec.to_json()), "shape": list(shape), "shards": shards}
+    table = table.replace_schema_metadata({METADATA: json.dumps(content, sort_keys=True)})
     with replacing(folder / INDEX) as beside:
         pq.write_table(table, beside, write_page_checksum=True)
     return int(table.num_rows)
 
 
 def open_folder(folder: Path) -> ShardedFeatureFile:
-    """Raises `DataError` when the folder is not finished, `ArtefactError` naming what is wrong with it."""
+    """Open a folder of shards.
+
+    Raises `DataError` when its extraction is not complete, `ArtefactError` naming what is wrong with it.
+    """
     path = folder / INDEX
     if not path.is_file():
-        raise DataError(f"{folder}: has no {INDEX}, so its extraction has not ended; run the same `captioner extract`")
+        raise DataError(f"{folder}: has no {INDEX}, so its extraction is not complete; {REMEDY}")
     try:
         import pyarrow as pa
-        import pyarrow.parquet as pq
     except ImportError as error:
-        raise ParamsError(
-            f"{folder}: a folder of shards is read with pyarrow; run `pip install 'captioner[ray]'`"
-        ) from error
+        raise ParamsError(f"{folder}: reading shards needs pyarrow; run `pip install 'captioner[ray]'`") from error
     try:
-        table = pq.ParquetFile(path, page_checksum_verification=True).read()
-        content = json.loads((table.schema.metadata or {})[_METADATA])
-        if content["schema"] != SCHEMA:
-            raise ArtefactError(f"{path}: schema {content['schema']}, this program reads {SCHEMA}; {REMEDY}")
-        spec = EncoderSpec.from_json(json.dumps(content["spec"]))
-        shards = [Shard(**listed) for listed in content["shards"]]
-        regions, channels = (int(value) for value in content["shape"])
-        if table.column_names != list(_COLUMNS):
-            raise ArtefactError(f"{path}: the columns are {table.column_names}, expected {list(_COLUMNS)}; {REMEDY}")
-        images: tuple[str, ...] = tuple(table["image"].to_pylist())
-        shard, row, crc32 = (table[name].to_numpy() for name in _COLUMNS[1:])
-        _check_rows(path, images, shards, shard, row)
-    except ArtefactError:
-        raise
+        return _open_folder(folder, path)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise ArtefactError(f"{path}: not a readable index of shards: {error}; {REMEDY}") from error
-    for listed in shards:
-        _check_file(folder, listed)
-    rows = ShardedRows(folder, spec, shards, (len(images), regions, channels), shard, row)
-    return ShardedFeatureFile(folder, spec, images, rows, crc32)
 
 
-def _check_rows(
-    path: Path, images: Sequence[str], shards: Sequence[Shard], shard: NDArray[np.int32], row: NDArray[np.int64]
-) -> None:
-    if any(first.encode() >= second.encode() for first, second in pairwise(images)):
-        raise ArtefactError(f"{path}: the ids are not in order; {REMEDY}")
-    counts = np.array([listed.rows for listed in shards] or [0])
-    if len(shard) and (
-        shard.min() < 0 or shard.max() >= len(shards) or row.min() < 0 or bool((row >= counts[shard]).any())
-    ):
-        raise ArtefactError(f"{path}: places rows where no shard has any; {REMEDY}")
-    if int(counts.sum()) != len(images):
-        raise ArtefactError(f"{path}: {len(images)} ids, but {int(counts.sum())} rows in the shards; {REMEDY}")
+def _open_folder(folder: Path, path: Path) -> ShardedFeatureFile:
+    import pyarrow.parquet as pq
 
-
-def _check_file(folder: Path, listed: Shard) -> None:
-    if Path(listed.file).parts[:-1] != (SHARDS,):  # an index from elsewhere must not lead out of its folder
-        raise ArtefactError(f"{folder / INDEX}: lists {listed.file}, which is not in {SHARDS}/; {REMEDY}")
-    path = folder / listed.file
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise ArtefactError(f"{path}: cannot be read: {error.strerror}, though {INDEX} lists it; {REMEDY}") from error
-    if size != listed.bytes:
-        raise ArtefactError(
-            f"{path}: {size:,} bytes, {INDEX} says {listed.bytes:,}: truncated or not the same file; "
-            f"delete it and {REMEDY}"
-        )
-
-
-def _table(images: Sequence[str], shard: int, crc32: NDArray[np.uint32]) -> Any:
-    import pyarrow as pa
-
-    return pa.table(
-        {
-            "image": pa.array(images, pa.large_string()),
-            "shard": pa.array(np.full(len(images), shard, np.int32)),
-            "row": pa.array(np.arange(len(images), dtype=np.int64)),
-            "crc32": pa.array(np.asarray(crc32, np.uint32)),
-        }
-    )
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        table = file.read()
+    content: dict[str, Any] = json.loads((table.schema.metadata or {})[METADATA])
+    if content["schema"] != SCHEMA:
+        raise ArtefactError(f"{path}: schema {content['schema']}, this version reads {SCHEMA}; {REMEDY}")
+    spec = EncoderSpec.from_json(json.dumps(content["spec"]))
+    regions, channels = (int(side) for side in content["shape"])
+    images, shard, crc32 = (table[name] for name in _COLUMNS)
+    ids: tuple[str, ...] = tuple(images.to_pylist())
+    numbers: NDArray[np.int32] = shard.to_numpy()
+    sums: NDArray[np.uint32] = crc32.to_numpy()
+    if any(first.encode() >= second.encode() for first, second in pairwise(ids)):
+        raise ArtefactError(f"{path}: the image ids are not in order; {REMEDY}")
+    if len(ids) and not 0 <= numbers.min() <= numbers.max() < content["shards"]:
+        raise ArtefactError(f"{path}: lists more than its {content['shards']} shards; {REMEDY}")
+    rows = ShardedRows(folder, spec, ids, (regions, channels), numbers, sums)
+    return ShardedFeatureFile(folder, spec, ids, rows, sums)

@@ -1,80 +1,58 @@
-"""What a feature store holds, whether it is sound, and how it is made smaller."""
+"""Inspecting a feature store: list its contents, verify its rows and delete some of them."""
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from pipeline.encoders.spec import EncoderSpec
 from pipeline.errors import ArtefactError, DataError
-from pipeline.features.store import FeatureStore
-from pipeline.features.store_segment import Keys, Segment, segments_of
+from pipeline.features.store import SPEC_FILE, FeatureStore
+from pipeline.features.store_segment import Segment, segments_of
 
 
 @dataclass(frozen=True)
 class StoredEncoder:
-    """The rows of one encoder, computed by one engine."""
+    """A folder of the store: the features of one encoder, computed by one engine."""
 
     digest: str
     """Name of the folder."""
     spec: EncoderSpec | None
-    """None where it cannot be read: made by another version, or damaged."""
+    """None for a folder of another version, or a damaged one."""
     engine: str
-    pictures: int
+    images: int
     bytes: int
-    """On disk, with room that interrupted runs have not filled."""
+    """On disk, including rows that an interrupted run did not fill."""
 
 
 @dataclass(frozen=True)
-class Check:
-    """What reading every row of a holding found."""
+class VerifyReport:
+    """Result of reading every row of one encoder."""
 
     digest: str
-    sound: int
+    intact: int
     damaged: int
-    """These are encoded again by the next run that needs them."""
+    """The next run that needs these rows encodes them again."""
     unreadable_files: tuple[Path, ...]
 
 
 def stored_encoders(root: Path) -> list[StoredEncoder]:
-    """What lies below `root`, by digest."""
+    """Return the encoders of the store in folder `root`, by digest."""
     found = []
     for folder in sorted(path for path in root.glob("*") if path.is_dir()):
-        spec, engine = _described(folder)
+        spec, engine = _read_spec(folder)
         segments = [Segment.open(path, folder.name) for path in segments_of(folder)]
-        keys = [segment.keys[segment.done()] for segment in segments if segment]
-        pictures = len(np.unique(np.concatenate(keys))) if keys else 0
+        keys = {segment.keys[row] for segment in segments if segment for row in segment.done()}
         size = sum(path.stat().st_size for path in folder.iterdir())
-        found.append(StoredEncoder(folder.name, spec, engine, pictures, size))
+        found.append(StoredEncoder(folder.name, spec, engine, len(keys), size))
     return found
 
 
-def verify(root: Path, digest: str) -> Check:
-    """Read every row and compare its crc32."""
-    folder = root / digest
-    sound = damaged = 0
-    unreadable = []
-    for path in segments_of(folder):
-        segment = Segment.open(path, digest)
-        if segment is None:
-            unreadable.append(path)
-            continue
-        row = np.empty((1, *segment.shape), np.float16)
-        for place in segment.done().tolist():
-            if segment.is_sound(place, row):
-                sound += 1
-            else:
-                damaged += 1
-    return Check(digest, sound, damaged, tuple(unreadable))
-
-
-def find(root: Path, prefix: str) -> StoredEncoder:
-    """The one holding whose digest begins with `prefix`. Raises `DataError`."""
-    matching = [one for one in stored_encoders(root) if one.digest.startswith(prefix)]
+def find_encoder(root: Path, prefix: str) -> StoredEncoder:
+    """Return the encoder whose digest begins with `prefix`. Raises `DataError` unless there is exactly one."""
+    matching = [encoder for encoder in stored_encoders(root) if encoder.digest.startswith(prefix)]
     if len(matching) != 1:
         raise DataError(
             f"{root}: {len(matching) or 'no'} encoders begin with {prefix!r}; `captioner cache show` lists them"
@@ -82,52 +60,66 @@ def find(root: Path, prefix: str) -> StoredEncoder:
     return matching[0]
 
 
-def remove(root: Path, digest: str) -> None:
-    """Forget one holding. Raises `DiskError` when a run is filling it."""
+def verify_encoder(root: Path, digest: str) -> VerifyReport:
+    """Read every row of an encoder and compare its crc32."""
+    intact = damaged = 0
+    unreadable = []
+    for path in segments_of(root / digest):
+        segment = Segment.open(path, digest)
+        if segment is None:
+            unreadable.append(path)
+            continue
+        for row in segment.done():
+            sound = bool(segment.read(row, 1)[1][0])
+            intact += sound
+            damaged += not sound
+    return VerifyReport(digest, intact, damaged, tuple(unreadable))
+
+
+def remove_encoder(root: Path, digest: str) -> None:
+    """Delete an encoder's features. Raises `DiskError` when a run is filling them."""
     with _locked(root, digest):
-        for path in (*segments_of(root / digest), root / digest / "spec.json"):
+        for path in (*segments_of(root / digest), root / digest / SPEC_FILE):
             path.unlink(missing_ok=True)
     shutil.rmtree(root / digest, ignore_errors=True)
 
 
-def keep_only(root: Path, digest: str, keys: Keys) -> int:
-    """Forget the rows of all pictures but `keys`; the number of rows that went.
+def keep_images(root: Path, digest: str, keys: Collection[str]) -> int:
+    """Delete an encoder's features of all images but `keys`, hex sha256; return the number of deleted rows.
 
-    What stays is written to a new segment before the old ones go. Raises `DiskError`.
+    The remaining rows are written to a new segment before the old ones are deleted. Raises `DiskError`.
     """
     with _locked(root, digest) as store:
-        held = store.keys()
-        kept = held[np.isin(held, keys)]
-        if len(kept) == len(held):
+        stored = store.keys()
+        kept = [key for key in stored if key in keys]
+        if len(kept) == len(stored):
             return 0
         old = segments_of(store.folder)
-        kept = kept[~np.isin(kept, store.damaged(kept))]
-        if len(kept):
-            with closing(store.new_segment(kept)) as writer:
-                row = np.empty((1, *store.shape), np.float16)
-                for place in range(len(kept)):
-                    store.read(kept[place : place + 1], row)
-                    writer.add([place], row)
-                writer.flush()
+        damaged = set(store.damaged(kept))
+        kept = [key for key in kept if key not in damaged]
+        if kept:
+            with store.new_segment(kept) as segment:
+                for row, key in enumerate(kept):
+                    segment.add([row], store.read([key])[0])
         for path in old:
             path.unlink()
-        return len(held) - len(kept)
+        return len(stored) - len(kept)
 
 
 @contextmanager
 def _locked(root: Path, digest: str) -> Iterator[FeatureStore]:
-    spec, engine = _described(root / digest)
+    spec, engine = _read_spec(root / digest)
     if spec is None:
-        raise ArtefactError(f"{root / digest}: not a folder of the feature store; delete it by hand")
+        raise ArtefactError(f"{root / digest}: not a folder of this version's feature store; delete it by hand")
     shapes = {segment.shape for path in segments_of(root / digest) if (segment := Segment.open(path, digest))}
     store = FeatureStore(root, spec, engine, next(iter(shapes), (1, 1)))
     with store.locked():
         yield store
 
 
-def _described(folder: Path) -> tuple[EncoderSpec | None, str]:
+def _read_spec(folder: Path) -> tuple[EncoderSpec | None, str]:
     try:
-        content = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
+        content = json.loads((folder / SPEC_FILE).read_text(encoding="utf-8"))
         return EncoderSpec.from_json(json.dumps(content["spec"])), str(content["engine"])
     except (OSError, ValueError, KeyError, TypeError, ArtefactError):
         return None, "unknown"

@@ -1,106 +1,116 @@
-"""A segment of the feature store: the rows that one run computed, in one file.
+"""A segment of the feature store: the features that one run computed, in one file.
 
-    header   4096 bytes   JSON: schema, digest, count, shape (R, C)
-    keys     count x 32   sha256 of each picture's bytes
-    marks    count x 8    crc32 of the row, then DONE; zeros while the row is not there
+    header   4096 bytes   JSON (schema, digest of the store, count, shape (R, C)), padded; its last 64 bytes are the
+                          hex sha256 of the others
+    keys     count x 32   sha256 of each image file
+    marks    count x 8    crc32 of the row, then DONE; zeros while the row is absent
     rows     count x R x C float16, from the next multiple of 4096
 
-The file has its full size before it gets its name; rows are written and synced before their marks. Whatever moment a
-run is killed at, the rows that are marked are right, and the next run computes only the others.
+The file has its full size before it gets its name, and rows are written and synced before their marks. Whenever a run
+is killed, the marked rows are correct, and the next run computes only the others.
+
+R regions, C channels.
 """
 
 import errno
+import hashlib
 import json
 import time
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DiskError
-from pipeline.features.feature_file import Rows
+from pipeline.features.feature_file import Features
 from pipeline.files import allocate, no_space, replacing, sync, write_at
 
-SCHEMA = 1
+SCHEMA = 2
 SYNC_SECONDS = 1.0
-"""What a killed run can lose."""
+"""Time between syncs: the work that a killed run can lose."""
 _PAGE = 4096
+_DIGEST_BYTES = 64
+_KEY_BYTES = 32
 _DONE = 0x454E4F44
 _MARK = np.dtype([("crc32", "<u4"), ("done", "<u4")])
 
-Keys = NDArray[np.bytes_]
-"""(n,) the sha256 of pictures, 32 bytes each. One of them alone has to be asked for as `keys[n : n + 1]`: numpy takes
-zeros off the end of what it hands out."""
-KEY = np.dtype("S32")
-
 
 class Segment:
-    """One file of rows, as laid out above."""
+    """One file of rows."""
 
-    def __init__(self, path: Path, keys: Keys, marks: NDArray[Any], shape: tuple[int, int]) -> None:
+    def __init__(self, path: Path, keys: list[str], marks: NDArray[Any], shape: tuple[int, int]) -> None:
         self.path = path
         self.keys = keys
+        """Hex sha256 of the image of each row."""
         self.marks = marks
         self.shape = shape
         self.row_bytes = shape[0] * shape[1] * 2
-        self.rows_at = _rows_offset(len(keys))
 
     @classmethod
-    def create(cls, path: Path, digest: str, keys: Keys, shape: tuple[int, int]) -> "Segment":
-        """Raises `DiskError` when there is no room for all rows."""
-        header = {"schema": SCHEMA, "digest": digest, "count": len(keys), "shape": shape}
+    def create(cls, path: Path, digest: str, keys: list[str], shape: tuple[int, int]) -> "Segment":
+        """Create a segment without rows. Raises `DiskError` when there is no room for all of them."""
+        segment = cls(path, keys, np.zeros(len(keys), _MARK), shape)
         with replacing(path) as beside, beside.open("rb+", buffering=0) as file:
-            allocate(file, beside, _rows_offset(len(keys)) + len(keys) * shape[0] * shape[1] * 2)
-            write_at(file, 0, json.dumps(header, sort_keys=True).encode().ljust(_PAGE))
-            write_at(file, _PAGE, keys.tobytes())
-        return cls(path, keys, np.zeros(len(keys), _MARK), shape)
+            allocate(file, beside, segment.row_offset(len(keys)))
+            write_at(file, 0, _pack_header(digest, len(keys), shape))
+            write_at(file, _PAGE, bytes.fromhex("".join(keys)))
+        return segment
 
     @classmethod
     def open(cls, path: Path, digest: str) -> "Segment | None":
-        """None when the file is not a whole segment of this store: its rows will be computed again."""
+        """Open a segment of the store `digest`; return None for a damaged file, whose rows are encoded again."""
         try:
             with path.open("rb") as file:
-                header = json.loads(file.read(_PAGE))
-                count, (regions, channels) = int(header["count"]), header["shape"]
-                size = _rows_offset(count) + count * regions * channels * 2
-                if header["schema"] != SCHEMA or header["digest"] != digest or path.stat().st_size != size:
-                    return None
-                keys = np.frombuffer(file.read(count * KEY.itemsize), KEY)
-                marks = np.frombuffer(file.read(count * _MARK.itemsize), _MARK)
+                count, shape = _unpack_header(file.read(_PAGE), digest)
+                keys = file.read(count * _KEY_BYTES).hex()
+                marks = np.frombuffer(file.read(count * _MARK.itemsize), _MARK).copy()
+            size = 2 * _KEY_BYTES
+            segment = cls(path, [keys[start : start + size] for start in range(0, len(keys), size)], marks, shape)
+            complete = len(marks) == count and path.stat().st_size == segment.row_offset(count)
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return cls(path, keys, marks.copy(), (regions, channels))
+        return segment if complete else None
 
-    def done(self) -> NDArray[np.int64]:
-        """The places of the rows that were written whole."""
-        return np.flatnonzero(self.marks["done"] == _DONE)
+    def done(self) -> list[int]:
+        """Return the rows that are written."""
+        rows: list[int] = np.flatnonzero(self.marks["done"] == _DONE).tolist()
+        return rows
 
-    def read(self, place: int, out: Rows) -> None:
-        """Fill `out` (n, R, C) with the rows from `place` on. Raises `OSError`, `EOFError`."""
-        view = memoryview(out.data).cast("B")
-        with self.path.open("rb", buffering=0) as file:
-            file.seek(self.rows_at + place * self.row_bytes)
-            while view:
-                count = file.readinto(view)
-                if not count:
-                    raise EOFError
-                view = view[count:]
-
-    def is_sound(self, place: int, out: Rows) -> bool:
-        """Fill `out` (1, R, C) with one row; whether it is what was written."""
+    def read(self, first: int, count: int) -> tuple[Features, NDArray[np.bool_]]:
+        """Return `count` rows (count, R, C) from row `first` on, and whether each matches its crc32 (count,)."""
+        features = np.zeros((count, *self.shape), np.float16)
+        view = memoryview(features.data).cast("B")
         try:
-            self.read(place, out)
-        except (OSError, EOFError):
-            return False
-        return bool(zlib.crc32(out.data) == self.marks["crc32"][place])
+            with self.path.open("rb", buffering=0) as file:
+                file.seek(self.row_offset(first))
+                while view and (size := file.readinto(view)):
+                    view = view[size:]
+        except OSError:
+            return features, np.zeros(count, bool)
+        sums = self.marks["crc32"][first : first + count].tolist()
+        sound = [zlib.crc32(row.data) == crc32 for row, crc32 in zip(features, sums, strict=True)]
+        return features, np.array(sound, bool)
+
+    def row_offset(self, row: int) -> int:
+        """Return where a row starts in the file."""
+        before = _PAGE + len(self.keys) * (_KEY_BYTES + _MARK.itemsize)
+        return -(-before // _PAGE) * _PAGE + row * self.row_bytes
+
+    def mark_offset(self, row: int) -> int:
+        """Return where a row's mark starts in the file."""
+        return _PAGE + len(self.keys) * _KEY_BYTES + row * _MARK.itemsize
 
 
 class SegmentWriter:
-    """Fills a new segment: rows first, synced, then their marks, synced; about once a second and at the end."""
+    """Fills a new segment: syncs rows, then their marks, about once a second and on leaving the context.
+
+    Rows that were added are also kept when the context is left by an exception.
+    """
 
     def __init__(self, segment: Segment) -> None:
         self.segment = segment
@@ -108,48 +118,72 @@ class SegmentWriter:
         self._unmarked: list[int] = []
         self._synced = time.monotonic()
 
-    def add(self, places: Sequence[int], rows: Rows) -> None:
-        """Write rows (n, R, C); they are durable within about a second. Raises `DiskError`."""
-        with self._explained():
-            for place, row in zip(places, rows, strict=True):
-                content = row.tobytes()
-                write_at(self._file, self.segment.rows_at + place * self.segment.row_bytes, content)
-                self.segment.marks[place] = (zlib.crc32(content), _DONE)
-        self._unmarked += places
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.flush()
+        except DiskError:
+            if error is None:  # otherwise the first error counts
+                raise
+        finally:
+            self._file.close()
+
+    def add(self, rows: Sequence[int], features: Features) -> None:
+        """Write `features` (n, R, C) as `rows`. Raises `DiskError`."""
+        with self._disk_errors():
+            for row, values in zip(rows, features, strict=True):
+                content = values.tobytes()
+                write_at(self._file, self.segment.row_offset(row), content)
+                self.segment.marks[row] = (zlib.crc32(content), _DONE)
+        self._unmarked += rows
         if time.monotonic() - self._synced >= SYNC_SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        """Make durable what was added. Raises `DiskError`."""
-        places, self._unmarked = self._unmarked, []
-        if places:
-            with self._explained():
+        """Make the added rows durable. Raises `DiskError`."""
+        rows, self._unmarked = self._unmarked, []
+        if rows:
+            with self._disk_errors():
                 sync(self._file)
-                for place in places:
-                    marks_at = _PAGE + len(self.segment.keys) * KEY.itemsize
-                    write_at(self._file, marks_at + place * _MARK.itemsize, self.segment.marks[place].tobytes())
+                for row in rows:
+                    write_at(self._file, self.segment.mark_offset(row), self.segment.marks[row].tobytes())
                 sync(self._file)
         self._synced = time.monotonic()
 
-    def close(self) -> None:
-        self._file.close()
-
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _disk_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            left = int((self.segment.marks["done"] != _DONE).sum()) * self.segment.row_bytes
-            reason = no_space(self.segment.path, left) if error.errno == errno.ENOSPC else error.strerror
+            missing = (len(self.segment.keys) - len(self.segment.done())) * self.segment.row_bytes
+            reason = no_space(self.segment.path, missing) if error.errno == errno.ENOSPC else error.strerror
             raise DiskError(
-                f"{self.segment.path}: cannot be written: {reason}; what was computed is kept, run again to go on"
+                f"{self.segment.path}: cannot be written: {reason}; computed features are kept, run again to continue"
             ) from error
 
 
 def segments_of(folder: Path) -> list[Path]:
-    """The finished segments in a folder of the store, oldest first."""
+    """Return the segments in a folder of the store, oldest first."""
     return sorted(path for path in folder.glob("*.segment") if path.stem.isdigit())
 
 
-def _rows_offset(count: int) -> int:
-    return -(-(_PAGE + count * (KEY.itemsize + _MARK.itemsize)) // _PAGE) * _PAGE
+def _pack_header(digest: str, count: int, shape: tuple[int, int]) -> bytes:
+    fields = {"schema": SCHEMA, "digest": digest, "count": count, "shape": shape}
+    content = json.dumps(fields, sort_keys=True).encode().ljust(_PAGE - _DIGEST_BYTES)
+    return content + hashlib.sha256(content).hexdigest().encode()
+
+
+def _unpack_header(header: bytes, digest: str) -> tuple[int, tuple[int, int]]:
+    """Return count and shape. Raises `ValueError` for a damaged header, or one of another store or schema."""
+    content, checksum = header[:-_DIGEST_BYTES], header[-_DIGEST_BYTES:]
+    if hashlib.sha256(content).hexdigest().encode() != checksum:
+        raise ValueError("the header does not match its sha256")
+    fields = json.loads(content)
+    if fields["schema"] != SCHEMA or fields["digest"] != digest:
+        raise ValueError("the segment is of another store or schema")
+    regions, channels = fields["shape"]
+    return fields["count"], (regions, channels)

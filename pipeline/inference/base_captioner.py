@@ -1,8 +1,8 @@
-"""Pictures in, captions out, whatever computes them: what torch's captioner and ONNX Runtime's have in common.
+"""From images to captions: what the torch captioner and the ONNX captioner have in common.
 
 This module does not import torch.
 
-B pictures, S input side of the encoder, R regions.
+B images, S side of the encoder's input, R regions.
 """
 
 import math
@@ -14,256 +14,273 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.archives import read_image_bytes
+from pipeline.decoders.search import Hypothesis, SamplingOptions, SearchOptions
 from pipeline.encoders import images
-from pipeline.encoders.spec import EncoderSpec, Preprocessing
+from pipeline.encoders.spec import EncoderSpec
 from pipeline.errors import DataError, ParamsError
-from pipeline.inference.reranking import Hypothesis as Ranked
-from pipeline.inference.reranking import Reranker
-from pipeline.text import character_tokenizer as characters
+from pipeline.inference.reranking import NO_RERANKING, Reranker, RerankOptions
+from pipeline.text import character_tokenizer
 from pipeline.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    Picture = str | Path | bytes | NDArray[np.uint8] | Image.Image
+    ImageInput = str | Path | bytes | NDArray[np.uint8] | Image.Image
 
-NEIGHBOURS = 60
-"""Training pictures alike that are asked, where the model remembers them: as docs/training.md measured it."""
-CANDIDATES = 10
-"""The search's width then: what a search does not find, nobody can agree with."""
+DEFAULT_NEIGHBORS = 60
+"""Neighbors to re-rank with where the model stores its training captions; measured in docs/ablations.md."""
+RERANK_BEAM = 10
+"""The default beam size then: re-ranking can only choose what the search found."""
+RERANK_LENGTH_PENALTY = 1.0
 
-SearchOptions = TypeVar("SearchOptions")
-One = TypeVar("One", bound="Picture")
+AnyImage = TypeVar("AnyImage", bound="ImageInput")
 Pixels = NDArray[np.uint8]
+"""Input of the encoder, (S, S, 3) or (B, S, S, 3), RGB from 0 to 255."""
 
 
 @dataclass(frozen=True)
 class Caption:
-    """What was said of one picture."""
+    """A generated caption."""
 
     text: str
-    words: tuple[str, ...]
-    """The decoder's tokens; characters where those are its unit."""
+    tokens: tuple[str, ...]
+    """Words, or characters if the vocabulary's unit is the character."""
     score: float
-    """Log-probability over the length to the power of the length penalty; nearer to zero is surer."""
+    """Log-probability divided by the length to the power of the length penalty. Higher is better."""
     log_probability: float
     attention: tuple[tuple[float, ...], ...] | None = None
-    """For each word, how much the decoder looked at each of the `grid` x `grid` regions, by rows; sums to 1."""
+    """For each token, the attention weights over the `grid` x `grid` regions, row by row; they sum to 1."""
     agreement: float | None = None
-    """With what people said of the training pictures most alike, 0 to 10, which decides together with the score; None
-    where nobody is asked."""
+    """Mean CIDEr-D (0 to 10) against the captions of similar training images; None without re-ranking."""
 
     @property
     def certainty(self) -> float:
-        """The mean probability (geometric, 0 to 1) that the model gave each word and the end."""
-        return math.exp(self.log_probability / (len(self.words) + 1))
+        """Geometric mean (0 to 1) of the probabilities of the tokens and of the end."""
+        return math.exp(self.log_probability / (len(self.tokens) + 1))
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One picture's captions, best first, or why there are none."""
+class Prediction:
+    """The captions of one image, best first, or the reason why there are none."""
 
     image: str
     captions: tuple[Caption, ...] = ()
     error: str | None = None
 
 
-class Hypothesis(Ranked, Protocol):
-    """A caption as the search of a runtime gives it."""
+@dataclass(frozen=True)
+class GenerationOptions:
+    """How captions are generated: beam search with optional re-ranking, or sampling."""
 
-    @property
-    def log_probability(self) -> float: ...
-
-    @property
-    def attention(self) -> tuple[tuple[float, ...], ...] | None: ...
+    search: SearchOptions | SamplingOptions
+    rerank: RerankOptions = NO_RERANKING
 
 
-class BaseCaptioner(ABC, Generic[SearchOptions]):
-    """A loaded model, in whichever runtime."""
+class BaseCaptioner(ABC):
+    """A loaded model, whichever runtime computes it."""
 
     spec: EncoderSpec
     vocabulary: Vocabulary
-    consensus: Reranker | None
-    """What people said of the training pictures, where the model remembers it."""
-    search_options: type[SearchOptions]
-    instead = ""
-    """What to say of an option that is not there."""
+    reranker: Reranker | None
+    """None for a model that does not store its training captions."""
     batch_size = 16
-    """Pictures that `answers` takes at a time."""
+    """Images per batch of `stream`."""
 
-    def make_search(self, **options: Any) -> SearchOptions:
-        """How to look for captions; unless told otherwise, without repeating what people do not repeat, and by
-        consensus where the model remembers its training captions and speaks in words (characters agree too easily).
+    def generation_options(
+        self, *, neighbors: int | None = None, rerank_weight: float = 4.0, **search: Any
+    ) -> GenerationOptions:
+        """Options of beam search and re-ranking, with the model's defaults for those left out.
 
-        Raises `ParamsError` for an option that this runtime does not have, or a value that cannot be.
+        By default a caption repeats no n-gram that the training captions seldom repeat. A model that stores its
+        training captions re-ranks with 60 neighbors (unless it generates characters), a beam of 10 and a length
+        penalty of 1. `search` holds fields of `SearchOptions`. Raises `ParamsError` for an unknown option or an
+        impossible value.
         """
-        options.setdefault("no_repeat_ngram", self.vocabulary.no_repeat_ngram)
-        asked = self.consensus is not None and self.vocabulary.tokenizer != characters.NAME
-        if options.setdefault("neighbours", NEIGHBOURS if asked else 0):
-            options.setdefault("beam_size", CANDIDATES)
-            options.setdefault("length_penalty", 1.0)
-        known = {field.name for field in fields(self.search_options)}  # type: ignore[arg-type]
-        for name in options.keys() - known:
-            raise ParamsError(f"{name}: no option of this search, which has {', '.join(sorted(known))}{self.instead}")
-        try:
-            return self.search_options(**options)
-        except ValueError as error:
-            raise ParamsError(str(error)) from error
+        if neighbors is None:
+            words = self.vocabulary.tokenizer != character_tokenizer.NAME
+            neighbors = DEFAULT_NEIGHBORS if self.reranker is not None and words else 0
+        search.setdefault("no_repeat_ngram", self.vocabulary.no_repeat_ngram)
+        if neighbors:
+            search.setdefault("beam_size", RERANK_BEAM)
+            search.setdefault("length_penalty", RERANK_LENGTH_PENALTY)
+        return GenerationOptions(_checked(SearchOptions, search), _rerank_options(neighbors, rerank_weight))
 
-    def _told(self, found: Sequence[Sequence[Hypothesis]]) -> list[list[Caption]]:
-        """The captions of each picture, in words."""
-        tokens, decode = self.vocabulary.tokens, self.vocabulary.decode
+    def sampling_options(self, **options: Any) -> GenerationOptions:
+        """Options of sampling, fields of `SamplingOptions`. Raises `ParamsError` as `generation_options` does."""
+        return GenerationOptions(_checked(SamplingOptions, options))
+
+    @overload
+    def __call__(self, image: "ImageInput", options: GenerationOptions | None = None) -> str: ...
+
+    @overload
+    def __call__(self, image: "list[AnyImage]", options: GenerationOptions | None = None) -> list[str]: ...
+
+    def __call__(
+        self, image: "ImageInput | list[AnyImage]", options: GenerationOptions | None = None
+    ) -> str | list[str]:
+        """The best caption of an image, or of each image of a list.
+
+        An image is a path, the bytes of a file, a Pillow image, or a uint8 array (height, width) or (height, width, 3).
+        Raises `DataError` for an image that cannot be used.
+        """
+        if isinstance(image, list):
+            return [best.text for best, *_ in self.captions(image, options)]
+        return self.captions([image], options)[0][0].text
+
+    def captions(
+        self,
+        images: "Sequence[ImageInput]",
+        options: GenerationOptions | None = None,
+        *,
+        captions: int = 1,
+        attention: bool = False,
+    ) -> list[list[Caption]]:
+        """The best `captions` different captions of each image, best first.
+
+        With `attention`, captions of decoders with attention have attention weights. Raises `DataError` for an image
+        that cannot be used.
+        """
+        if not images:
+            return []
+        pixels = np.stack([self.preprocess(open_image(image)) for image in images])
+        return self.caption_pixels(pixels, options, captions=captions, attention=attention)
+
+    def preprocess(self, image: "Image.Image") -> Pixels:
+        """The encoder's input (S, S, 3) from an upright RGB image."""
+        return images.preprocess_image(image, self.spec.preprocessing)
+
+    @abstractmethod
+    def caption_pixels(
+        self,
+        pixels: Pixels,
+        options: GenerationOptions | None = None,
+        *,
+        captions: int = 1,
+        attention: bool = False,
+    ) -> list[list[Caption]]:
+        """Like `captions`, from the encoder's input (B, S, S, 3)."""
+
+    def stream(
+        self,
+        images: "Iterable[str | Path | tuple[str, ImageInput]]",
+        options: GenerationOptions | None = None,
+        *,
+        captions: int = 1,
+        attention: bool = False,
+        batch_size: int | None = None,
+    ) -> Iterator[Prediction]:
+        """Yield one `Prediction` per image, in order, as batches are done.
+
+        `images` are paths, or pairs of a name and an image. Any number of images runs in the same memory: each is
+        reduced to the encoder's input at once, and the next batch is decoded while one is captioned. With a
+        `batch_size` of 1 each prediction is yielded before the next image is requested. An image that cannot be used
+        gives a prediction with an error.
+        """
+        size = batch_size or self.batch_size
+        remaining = iter(images)
+        with ThreadPoolExecutor(min(size, os.cpu_count() or 1)) as pool:
+
+            def batches() -> Iterator[list[tuple[str, Future[Pixels]]]]:
+                while batch := list(islice(remaining, size)):
+                    named = [one if isinstance(one, tuple) else (os.fspath(one), one) for one in batch]
+                    yield [(name, pool.submit(self._pixels, image)) for name, image in named]
+
+            try:
+                for batch in _one_ahead(batches()) if size > 1 else batches():
+                    yield from self._predictions(batch, options, captions, attention)
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _pixels(self, image: "ImageInput") -> Pixels:
+        return self.preprocess(open_image(image))
+
+    def _predictions(
+        self,
+        batch: list[tuple[str, Future[Pixels]]],
+        options: GenerationOptions | None,
+        captions: int,
+        attention: bool,
+    ) -> Iterator[Prediction]:
+        pixels: list[Pixels] = []
+        reasons: list[str | None] = []
+        for _, future in batch:
+            try:
+                pixels.append(future.result())
+                reasons.append(None)
+            except DataError as error:
+                reasons.append(str(error))
+        generated: Iterator[list[Caption]] = iter(())
+        if pixels:
+            generated = iter(self.caption_pixels(np.stack(pixels), options, captions=captions, attention=attention))
+        for (name, _), reason in zip(batch, reasons, strict=True):
+            yield Prediction(name, error=reason) if reason else Prediction(name, tuple(next(generated)))
+
+    def _decoded(self, hypotheses: Sequence[Sequence[Hypothesis]]) -> list[list[Caption]]:
+        """Token ids to text."""
         return [
             [
                 Caption(
-                    text=decode(one.tokens),
-                    words=tuple(tokens[number] for number in one.tokens),
+                    text=self.vocabulary.decode(one.tokens),
+                    tokens=tuple(self.vocabulary.tokens[token] for token in one.tokens),
                     score=one.score,
                     log_probability=one.log_probability,
                     attention=one.attention,
                     agreement=one.agreement,
                 )
-                for one in several
+                for one in of_image
             ]
-            for several in found
+            for of_image in hypotheses
         ]
 
-    def make_sampling(self, **options: Any) -> SearchOptions:
-        """How to draw captions at random. Raises `ParamsError` where the runtime cannot."""
-        raise ParamsError("--sample: the onnx runtime does not draw at random; use --runtime torch")
 
-    @overload
-    def __call__(self, picture: "Picture", search: SearchOptions | None = None) -> str: ...
-
-    @overload
-    def __call__(self, picture: "list[One]", search: SearchOptions | None = None) -> list[str]: ...
-
-    def __call__(self, picture: "Picture | list[One]", search: SearchOptions | None = None) -> str | list[str]:
-        """The best caption of a picture, or of each of a list of them.
-
-        A picture is a path, a file's bytes, a Pillow picture or uint8 pixels (H, W) or (H, W, 3).
-        Raises `DataError` for a bad one.
-        """
-        if isinstance(picture, list):
-            return [best.text for best, *_ in self.captions(picture, search)]
-        return self.captions([picture], search)[0][0].text
-
-    def captions(
-        self,
-        pictures: "Sequence[Picture]",
-        search: SearchOptions | None = None,
-        *,
-        captions: int = 1,
-        attention: bool = False,
-    ) -> list[list[Caption]]:
-        """The best `captions` different captions of each picture, best first, with where the decoder looked when
-        `attention` is asked for and the decoder looks. Raises `DataError` for a bad picture."""
-        if not pictures:
-            return []
-        pixels = np.stack([self.pixels(picture) for picture in pictures])
-        return self.describe(pixels, search, captions=captions, attention=attention)
-
-    def pixels(self, picture: "Picture") -> Pixels:
-        """The encoder's input (S, S, 3). Raises `DataError` naming the file, if it is one."""
-        return self.prepare(open_image(picture))
-
-    @abstractmethod
-    def prepare(self, picture: "Image.Image") -> Pixels:
-        """The encoder's input (S, S, 3) from an upright RGB picture."""
-
-    @abstractmethod
-    def describe(
-        self, pixels: Pixels, search: SearchOptions | None = None, *, captions: int = 1, attention: bool = False
-    ) -> list[list[Caption]]:
-        """As `captions`, from the encoder's input (B, S, S, 3)."""
-
-    def answers(
-        self,
-        pictures: "Iterable[str | Path | tuple[str, Picture]]",
-        search: SearchOptions | None = None,
-        *,
-        captions: int = 1,
-        attention: bool = False,
-        batch_size: int | None = None,
-    ) -> Iterator[Answer]:
-        """One answer per picture, in order, as batches are done; a bad picture is an answer too.
-
-        Pictures are paths, or pairs of a name and a picture. They are taken as they are needed and shrunk to the
-        encoder's input at once, so that any number of them runs in the same memory. While a batch is captioned, the
-        next one is decoded; with a `batch_size` of 1 each answer comes before the next picture is asked for.
-        """
-        size = batch_size or self.batch_size
-        named = iter(pictures)
-        with ThreadPoolExecutor(min(size, os.cpu_count() or 1)) as pool:
-
-            def batches() -> Iterator[list[tuple[str, Future[Pixels]]]]:
-                while batch := list(islice(named, size)):
-                    pairs = [one if isinstance(one, tuple) else (os.fspath(one), one) for one in batch]
-                    yield [(name, pool.submit(self.pixels, picture)) for name, picture in pairs]
-
-            try:
-                for decoding in _one_ahead(batches()) if size > 1 else batches():
-                    yield from self._answer(decoding, search, captions, attention)
-            finally:
-                pool.shutdown(cancel_futures=True)
-
-    def _answer(
-        self, decoding: "list[tuple[str, Future[Pixels]]]", search: SearchOptions | None, captions: int, attention: bool
-    ) -> Iterator[Answer]:
-        pixels: list[Pixels] = []
-        errors: list[str | None] = []
-        for _, future in decoding:
-            try:
-                pixels.append(future.result())
-                errors.append(None)
-            except DataError as bad:
-                errors.append(str(bad))
-        found = iter(self.describe(np.stack(pixels), search, captions=captions, attention=attention) if pixels else [])
-        for (name, _), error in zip(decoding, errors, strict=True):
-            yield Answer(name, error=error) if error else Answer(name, tuple(next(found)))
-
-
-def open_image(picture: "Picture") -> "Image.Image":
-    """Upright RGB. Raises `DataError` naming the file, if it is one."""
-    if not isinstance(picture, str | Path):
-        return images.to_rgb_image(picture)
-    path = Path(picture)
+def open_image(image: "ImageInput") -> "Image.Image":
+    """Upright RGB image. Raises `DataError` naming the file, if it is one."""
+    if not isinstance(image, str | Path):
+        return images.to_rgb_image(image)
     try:
-        return images.decode(read_image_bytes(picture))
+        return images.decode_image(read_image_bytes(image))
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        raise DataError(f"{image}: cannot be read: {error.strerror}") from error
     except ValueError as error:  # a NUL character in a list of names
-        raise DataError(f"{path!s}: cannot be read: {error}") from error
+        raise DataError(f"{image}: cannot be read: {error}") from error
     except images.ImageError as error:
-        raise DataError(f"{path}: {error}") from error
+        raise DataError(f"{image}: {error}") from error
 
 
-def part_seen(transform: Preprocessing, width: int, height: int) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of what the encoder sees of an upright picture, as shares of its sides (0 to 1).
+_Options = TypeVar("_Options", SearchOptions, SamplingOptions)
 
-    The whole of it, or the centre that is cut out.
-    """
-    if transform.shorter_side is None:
-        return 0.0, 0.0, 1.0, 1.0
-    side = min(width, height) * transform.size / transform.shorter_side
-    across, down = min(side / width, 1.0), min(side / height, 1.0)
-    return (1 - across) / 2, (1 - down) / 2, (1 + across) / 2, (1 + down) / 2
+
+def _checked(kind: type[_Options], options: dict[str, Any]) -> _Options:
+    known = [field.name for field in fields(kind)]
+    for name in options.keys() - set(known):
+        raise ParamsError(f"{name}: unknown option; known: {', '.join(known)}")
+    try:
+        return kind(**options)
+    except (ValueError, TypeError) as error:
+        raise ParamsError(str(error)) from error
+
+
+def _rerank_options(neighbors: int, weight: float) -> RerankOptions:
+    try:
+        return RerankOptions(neighbors, weight)
+    except ValueError as error:
+        raise ParamsError(str(error)) from error
 
 
 _Batch = TypeVar("_Batch")
 
 
 def _one_ahead(batches: Iterator[_Batch]) -> Iterator[_Batch]:
-    """The same, with the next one begun before each is given out."""
-    begun: deque[_Batch] = deque()
+    """The same batches; the next one is started before each is yielded."""
+    started: deque[_Batch] = deque()
     for batch in batches:
-        begun.append(batch)
-        if len(begun) > 1:
-            yield begun.popleft()
-    yield from begun
+        started.append(batch)
+        if len(started) > 1:
+            yield started.popleft()
+    yield from started

@@ -1,12 +1,15 @@
-"""captioner.safetensors: everything that captions a picture, in one file that cannot be mismatched.
+"""captioner.safetensors: one file that holds everything needed to caption an image.
 
-Tensors are `decoder.*`, when the encoder's weights cannot be fetched by name `encoder.*`, and of a model that remembers
-its training captions `consensus.*`. One metadata key holds sorted JSON (more than one would be written in random
-order): the decoder's params, the vocabulary, the EncoderSpec and what the model was made from. Loading it runs no code.
+Tensors are `decoder.*`; `encoder.*` where the encoder's weights cannot be downloaded by name; and `reranker.*` where
+the model stores its training captions. The metadata is described in `model_metadata`. Loading a file runs no code
+from it.
+
+B images, R regions, C channels, H hidden size of the decoder.
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -14,64 +17,85 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import Tensor
 
-from pipeline.decoders import Decoder, make_decoder
-from pipeline.decoders.beam_search import Hypothesis, SearchOptions, beam_search
-from pipeline.encoders.spec import EncoderSpec
-from pipeline.errors import ArtefactError, DataError, ParamsError
+from pipeline.accel.decoders import accelerate
+from pipeline.decoders.beam_search import beam_search
+from pipeline.decoders.decoder import Decoder
+from pipeline.decoders.registry import make_decoder
+from pipeline.decoders.search import Hypothesis, SearchOptions
+from pipeline.encoders.spec import EncoderSpec, sha256_of_tensors
+from pipeline.errors import ArtefactError, CaptionerError, DataError
 from pipeline.files import write_bytes
-from pipeline.inference.reranking import Reranker
+from pipeline.inference.model_metadata import KEY, ModelMetadata, Scalar, wrong_metadata
+from pipeline.inference.reranking import NO_RERANKING, Reranker, RerankOptions, require_reranker
 from pipeline.text.vocabulary import Vocabulary
-
-SCHEMA = 1
-_KEY = "captioner"
-_CHUNK = 256
-"""Pictures that a decoder gets to know at a time."""
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A trained decoder with all that belongs to it."""
+    """A trained decoder with its vocabulary and the description of its encoder."""
 
     decoder: Decoder
-    decoder_params: dict[str, Any]
+    decoder_params: Mapping[str, Any]
+    """The resolved options of the decoder, with its kind."""
     vocabulary: Vocabulary
     spec: EncoderSpec
     regions: int
     channels: int
-    encoder_tensors: dict[str, Tensor] | None
-    """None when torchvision can fetch the weights that `spec` names."""
-    trained_on: dict[str, Any]
-    """ImageHashes and params behind the model."""
-    consensus: Reranker | None = None
-    """What people said of the training pictures; None for a model that does not store_captions it."""
+    encoder_tensors: Mapping[str, Tensor] | None
+    """None when the encoder's weights can be downloaded by the name in `spec`."""
+    params: Mapping[str, Any]
+    """All resolved params of the training run."""
+    trained_on: Mapping[str, Scalar]
+    """Hashes and counts of the training data, and the best epoch."""
+    reranker: Reranker | None = None
+    """The training captions; None for a model that does not store them."""
 
     def search(
-        self, features: Tensor, search: SearchOptions, *, captions: int = 1, attention: bool = False
+        self,
+        features: Tensor,
+        search: SearchOptions,
+        rerank: RerankOptions = NO_RERANKING,
+        *,
+        captions: int = 1,
+        attention: bool = False,
     ) -> list[list[Hypothesis]]:
-        """As `beam_search`, and by consensus with the training pictures alike where `search` asks for `neighbours`.
+        """The best `captions` hypotheses for each of `features` (B, R, C), best first.
 
-        Raises `ParamsError` when the model does not store_captions its training captions.
+        Beam search, followed by re-ranking if `rerank.neighbors` is not 0. Raises `ParamsError` when re-ranking is
+        asked for and the model does not store its training captions.
         """
-        if not search.neighbours:
+        if not rerank.neighbors:
             return beam_search(self.decoder, features, search, captions=captions, attention=attention)
-        if self.consensus is None:
-            raise ParamsError(
-                f"neighbours: {search.neighbours}, but this model does not store_captions its training captions: use 0, or "
-                "train with params.train.store_captions: true"
-            )
+        reranker = require_reranker(self.reranker, rerank)
         wider = replace(search, beam_size=max(search.beam_size, captions))
-        found = beam_search(self.decoder, features, wider, captions=wider.beam_size, attention=attention)
-        known = what_is_known(self.decoder, features)
-        ranked = self.consensus.ranked(known, found, neighbours=search.neighbours, weight=search.consensus)
+        hypotheses = beam_search(self.decoder, features, wider, captions=wider.beam_size, attention=attention)
+        ranked = reranker.rerank(image_vectors(self.decoder, features), hypotheses, rerank)
         return [best[:captions] for best in ranked]
 
-    def remembering(self, features: Tensor, captions: Sequence[Sequence[Sequence[int]]]) -> Self:
-        """The same model with the training captions in it: of each picture's `features` (N, R, C) the token numbers of
-        what people said, without begin and end."""
-        known = np.concatenate([what_is_known(self.decoder, chunk) for chunk in features.split(_CHUNK)])
-        return replace(self, consensus=Reranker.store_captions(known, captions, vocabulary=len(self.vocabulary)))
+    def with_reranker(self, features: Iterable[Tensor], captions: Sequence[Sequence[Sequence[int]]]) -> Self:
+        """A copy of the model that stores the training captions.
+
+        `features` are the training images' in batches (n, R, C); `captions` holds the token ids of each image's
+        captions in the same order, without begin and end.
+        """
+        vectors = np.concatenate([image_vectors(self.decoder, batch) for batch in features])
+        return replace(self, reranker=Reranker.build(vectors, captions, vocabulary=len(self.vocabulary)))
+
+    def for_inference(self, device: torch.device) -> Self:
+        """A copy of the model on `device` with a decoder that searches faster. It cannot be saved or trained."""
+        return replace(self, decoder=accelerate(deepcopy(self.decoder).to(device), device))
+
+    def check_features(self, spec: EncoderSpec, path: Path) -> None:
+        """Raises `ArtefactError` listing every difference between the model's encoder and that of the features."""
+        differences = self.spec.differences(spec)
+        if differences:
+            raise ArtefactError(
+                f"{path}: not the features that the model was trained on (model, features): "
+                f"{'; '.join(differences)}; run `dvc repro`"
+            )
 
     def save(self, path: Path) -> None:
         """Raises `DiskError`."""
@@ -79,70 +103,115 @@ class TrainedModel:
 
         tensors = {f"decoder.{name}": tensor.cpu().contiguous() for name, tensor in self.decoder.state_dict().items()}
         tensors |= {f"encoder.{name}": tensor for name, tensor in (self.encoder_tensors or {}).items()}
-        if self.consensus:
-            arrays = self.consensus.arrays()
-            tensors |= {f"consensus.{name}": torch.from_numpy(array) for name, array in arrays.items()}
-        metadata = {
-            "schema": SCHEMA,
-            "decoder": self.decoder_params,
-            "vocabulary": self.vocabulary.to_json(),
-            "spec": self.spec.to_json(),
-            "regions": self.regions,
-            "channels": self.channels,
-            "trained_on": self.trained_on,
-        }
-        write_bytes(path, save(tensors, {_KEY: json.dumps(metadata, sort_keys=True, ensure_ascii=False)}))
+        if self.reranker:
+            arrays = self.reranker.arrays()
+            tensors |= {f"reranker.{name}": torch.from_numpy(array) for name, array in arrays.items()}
+        metadata = ModelMetadata(
+            decoder=dict(self.decoder_params),
+            vocabulary=self.vocabulary.to_json(),
+            spec=self.spec.to_json(),
+            regions=self.regions,
+            channels=self.channels,
+            params=dict(self.params),
+            trained_on=dict(self.trained_on),
+            tensors_sha256=sha256_of_tensors(tensors),
+        )
+        write_bytes(path, save(tensors, {KEY: metadata.to_json()}))
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Raises `DataError` when there is no such file, `ArtefactError` when it is not a whole model of ours."""
-        from safetensors import SafetensorError, safe_open
-
+        """Raises `DataError` when there is no such file, `ArtefactError` when it is not a complete, undamaged model
+        file of this schema."""
         if not path.is_file():
-            raise DataError(f"{path}: no such model; `dvc repro` makes models/captioner.safetensors")
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = json.loads((file.metadata() or {})[_KEY])
-                tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
-            if metadata["schema"] != SCHEMA:
-                raise ArtefactError(f"{path}: schema {metadata['schema']}, this program reads {SCHEMA}; train again")
-            vocabulary = Vocabulary.from_json(metadata["vocabulary"], str(path))
-            sizes = {"regions": metadata["regions"], "channels": metadata["channels"]}
-            decoder = make_decoder(metadata["decoder"], vocabulary=len(vocabulary), **sizes)
-            decoder.load_state_dict(_below("decoder.", tensors))
-            remembered = {name: tensor.numpy() for name, tensor in _below("consensus.", tensors).items()} or None
+            raise DataError(f"{path}: no such model file; `dvc repro` writes models/captioner.safetensors")
+        with _opened(path) as file:
+            metadata = ModelMetadata.from_json((file.metadata() or {}).get(KEY, ""), path)
+            vocabulary = Vocabulary.from_json(metadata.vocabulary, str(path))
+            spec = EncoderSpec.from_json(metadata.spec)
+            decoder = _unallocated_decoder(metadata, len(vocabulary), path)
+            _check_sizes(file, decoder, path)
+            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+            if sha256_of_tensors(tensors) != metadata.tensors_sha256:
+                raise ArtefactError(f"{path}: damaged: the tensors do not match their sha256; train again")
+            weights = _below("decoder.", tensors)
+            _check_finite(weights, path)
+            decoder.to_empty(device="cpu").load_state_dict(weights)
+            arrays = {name: tensor.numpy() for name, tensor in _below("reranker.", tensors).items()}
+            sizes = {"vocabulary": len(vocabulary), "hidden": decoder.hidden}
             return cls(
                 decoder=decoder.eval(),
-                decoder_params=metadata["decoder"],
+                decoder_params=metadata.decoder,
                 vocabulary=vocabulary,
-                spec=EncoderSpec.from_json(metadata["spec"]),
+                spec=spec,
+                regions=metadata.regions,
+                channels=metadata.channels,
                 encoder_tensors=_below("encoder.", tensors) or None,
-                trained_on=metadata["trained_on"],
-                consensus=remembered
-                and Reranker.from_arrays(remembered, str(path), vocabulary=len(vocabulary), width=decoder.hidden),
-                **sizes,
-            )
-        except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise ArtefactError(f"{path}: not a model of captioner: {error}; train again with `dvc repro`") from error
-
-    def check_features(self, spec: EncoderSpec, place: Path) -> None:
-        """Raises `ArtefactError` naming every difference when features were made otherwise than the model's."""
-        differences = self.spec.differences(spec)
-        if differences:
-            raise ArtefactError(
-                f"{place}: not the features that the model was trained on (model, features): "
-                f"{'; '.join(differences)}; run `dvc repro`"
+                params=metadata.params,
+                trained_on=metadata.trained_on,
+                reranker=Reranker.from_arrays(arrays, str(path), **sizes) if arrays else None,
             )
 
 
 @torch.inference_mode()
-def what_is_known(decoder: Decoder, features: Tensor) -> NDArray[np.float32]:
-    """Of each picture (B, H), by a decoder that has read its features (B, R, C) and no word yet."""
+def image_vectors(decoder: Decoder, features: Tensor) -> NDArray[np.float32]:
+    """The decoder's vectors (B, H) of images with `features` (B, R, C), before the first token."""
     decoder.eval()
-    on_its_device = features.to(next(decoder.parameters()).device).float()
-    known: NDArray[np.float32] = decoder.picture(decoder.start(on_its_device)).float().cpu().numpy()
-    return known
+    on_device = features.to(next(decoder.parameters()).device).float()
+    vectors: NDArray[np.float32] = decoder.image_vector(decoder.start(on_device)).float().cpu().numpy()
+    return vectors
 
 
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file; whatever its content makes fail becomes an `ArtefactError` naming `path`."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except CaptionerError as error:
+        if str(path) in str(error):
+            raise
+        raise ArtefactError(f"{path}: {error}") from error
+    except (SafetensorError, OSError, LookupError, ValueError, TypeError, ArithmeticError, RuntimeError) as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise ArtefactError(f"{path}: not a model file of captioner: {reason}; train again with `dvc repro`") from error
+
+
+def _unallocated_decoder(metadata: ModelMetadata, vocabulary: int, path: Path) -> Decoder:
+    """The decoder that the metadata describes, without memory for its weights."""
+    sizes = {"regions": metadata.regions, "channels": metadata.channels}
+    try:
+        with torch.device("meta"):
+            return make_decoder(metadata.decoder, vocabulary=vocabulary, **sizes)
+    except ValidationError as error:
+        raise wrong_metadata(path, error, "decoder") from error
+
+
+def _check_sizes(file: Any, decoder: Decoder, path: Path) -> None:
+    """Compare the header of the file with the decoder's tensors. Raises `ArtefactError`."""
+    expected = {f"decoder.{name}": tuple(tensor.shape) for name, tensor in decoder.state_dict().items()}
+    names = set(file.keys())
+    missing = sorted(expected.keys() - names)
+    others = names - expected.keys()
+    unknown = sorted(name for name in others if not name.startswith(("encoder.", "reranker.")))
+    for problem, which in (("missing", missing), ("unknown", unknown)):
+        if which:
+            raise ArtefactError(f"{path}: {problem} tensor {which[0][:80]}; train again")
+    for name, shape in expected.items():
+        tensor = file.get_slice(name)
+        found = tuple(tensor.get_shape())
+        if found != shape or tensor.get_dtype() != "F32":
+            raise ArtefactError(
+                f"{path}: tensor {name} is {tensor.get_dtype()} {found}, the metadata describe F32 {shape}; train again"
+            )
+
+
+def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise ArtefactError(f"{path}: tensor {name} has values that are not finite; train again")
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,281 +1,310 @@
-"""Of the captions that a search found, the one that agrees best with what people said of pictures alike.
+"""Re-rank beam hypotheses by CIDEr-D against the captions of the k nearest training images.
 
-Reranker re-ranking (J. Devlin et al., "Exploring Nearest Neighbor Approaches for Image BaseCaptioner", 2015; J. Mao et
-al., "Learning like a Child", ICCV 2015). Alike are the training pictures of which the decoder knows nearly the same,
-and agreement is CIDEr-D with one change: an n-gram is as rare as its words are on average, so that a word's rarity is
-all that has to be kept; with the n-grams' own the captions are as good (docs/training.md).
+J. Devlin et al., "Exploring Nearest Neighbor Approaches for Image Captioning", 2015 ("consensus caption"); J. Mao et
+al., "Learning like a Child", ICCV 2015. The image vector is the decoder's, before the first token. One difference from
+CIDEr-D: the weight of an n-gram is the mean idf of its tokens, so that one number per token is stored instead of one
+per n-gram. Captions are as good (docs/ablations.md).
 
-This module knows arrays only, so that every runtime can use it.
+This module works on numpy arrays, so that the torch and the ONNX runtime share it.
 
-N training pictures, M captions of them, W words of these one after another, H width of what a decoder knows of a
-picture, V tokens, B pictures to caption.
+N training images, M captions of them, W tokens of these, H hidden size, V vocabulary, B images to caption,
+K hypotheses of an image, R captions of its neighbors, G distinct n-grams of its hypotheses, P matching n-grams.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ArtefactError
+from pipeline.decoders.search import Hypothesis
+from pipeline.errors import ArtefactError, ParamsError
+from pipeline.metrics.cider import ORDERS, extend_ngrams, join_ids, length_penalty, split_ids
 
-ORDERS = 4
-SIGMA = 6.0
-"""Width of the penalty for another length, in tokens, as in CIDEr-D."""
-WARMTH = 0.15
-"""By how much the cosine of a neighbour falls while its weight falls to a third."""
+TEMPERATURE = 0.15
+"""Of the softmax over cosine similarities that weights the neighbors."""
 
 Array = NDArray[Any]
 
-_KINDS = {
-    "vectors": (np.dtype(np.float16), 2),
-    "mean": (np.dtype(np.float32), 1),
-    "scale": (np.dtype(np.float32), 1),
-    "words": (np.dtype(np.int32), 1),
-    "captions": (np.dtype(np.int64), 1),
-    "pictures": (np.dtype(np.int64), 1),
-    "norms": (np.dtype(np.float32), 2),
-    "rarity": (np.dtype(np.float32), 1),
+
+@dataclass(frozen=True)
+class RerankOptions:
+    """Options of re-ranking. Raises `ValueError` for impossible values."""
+
+    neighbors: int = 0
+    """Training images to compare with; 0 turns re-ranking off."""
+    weight: float = 4.0
+    """Weight of the agreement (0 to 10) beside the hypothesis' score."""
+
+    def __post_init__(self) -> None:
+        if self.neighbors < 0 or not self.weight >= 0:
+            raise ValueError(f"neighbors {self.neighbors} and weight {self.weight} must not be negative")
+
+
+NO_RERANKING = RerankOptions()
+
+_TYPES = {
+    "vectors": (np.float16, 2),
+    "mean": (np.float32, 1),
+    "scale": (np.float32, 1),
+    "tokens": (np.int32, 1),
+    "caption_starts": (np.int64, 1),
+    "image_starts": (np.int64, 1),
+    "norms": (np.float32, 2),
+    "idf": (np.float32, 1),
 }
-"""The type and the number of dimensions of each part."""
-
-
-class Hypothesis(Protocol):
-    """A caption that a search found."""
-
-    @property
-    def tokens(self) -> tuple[int, ...]: ...
-
-    @property
-    def score(self) -> float: ...
-
-    @property
-    def agreement(self) -> float | None: ...
-
-
-Found = TypeVar("Found", bound=Hypothesis)
+"""The dtype and the number of dimensions of each array."""
 
 
 @dataclass(frozen=True)
 class Reranker:
-    """The training captions, and what a decoder knows of their pictures."""
+    """The training captions with the decoder's vectors of their images."""
 
     vectors: Array
-    """(N, H) float16: standardised, of length 1."""
+    """(N, H) float16: normalized to zero mean, unit variance, then unit length."""
     mean: Array
-    """(H,) float32."""
+    """(H,) float32: mean of the image vectors."""
     scale: Array
-    """(H,) float32: one over the deviation."""
-    words: Array
-    """(W,) int32: token numbers of all captions, without begin and end."""
-    captions: Array
-    """(M + 1,) int64: where in `words` each caption begins, and the last one ends."""
-    pictures: Array
-    """(N + 1,) int64: where in the captions those of each picture begin."""
+    """(H,) float32: one over their standard deviation."""
+    tokens: Array
+    """(W,) int32: the token ids of all captions, without begin and end."""
+    caption_starts: Array
+    """(M + 1,) int64: index in `tokens` of each caption's first token, and W."""
+    image_starts: Array
+    """(N + 1,) int64: index of each image's first caption, and M."""
     norms: Array
-    """(M, 4) float32: of each caption's vector of n-grams, n from 1."""
-    rarity: Array
-    """(V,) float32: the logarithm of one over the share of the pictures that have the word in a caption."""
+    """(M, 4) float32: norm of each caption's n-gram vector for n = 1 to 4."""
+    idf: Array
+    """(V,) float32: log of N over the number of images with the token in a caption."""
 
     @classmethod
-    def store_captions(cls, known: Array, captions: Sequence[Sequence[Sequence[int]]], *, vocabulary: int) -> Self:
-        """From what the decoder knows of each training picture (N, H), and the token numbers of its captions."""
-        known = np.asarray(known, np.float32)
-        mean, deviation = known.mean(0), known.std(0)
-        floor = deviation.mean() * 1e-3 + 1e-12  # what is the same everywhere tells no picture from another
+    def build(cls, vectors: Array, captions: Sequence[Sequence[Sequence[int]]], *, vocabulary: int) -> Self:
+        """From the image vectors (N, H) and the token ids of each image's captions."""
+        vectors = np.asarray(vectors, np.float32)
+        mean, deviation = vectors.mean(0), vectors.std(0)
+        floor = deviation.mean() * 1e-3 + 1e-12  # a constant dimension is ignored
         scale = np.where(deviation > floor, 1 / np.maximum(deviation, floor), 0).astype(np.float32)
-        every = [caption for of_picture in captions for caption in of_picture]
-        words = np.fromiter((word for caption in every for word in caption), np.int32)
-        starts = np.cumsum([0, *map(len, every)], dtype=np.int64)
+        flat = [caption for of_image in captions for caption in of_image]
+        tokens = np.fromiter((token for caption in flat for token in caption), np.int32)
+        caption_starts = np.cumsum([0, *map(len, flat)], dtype=np.int64)
         frequency = np.zeros(vocabulary, np.int64)
-        for of_picture in captions:
-            frequency[list({word for caption in of_picture for word in caption})] += 1
-        rarity = np.log(len(captions) / np.maximum(frequency, 1)).astype(np.float32)
+        for of_image in captions:
+            frequency[list({token for caption in of_image for token in caption})] += 1
+        idf = np.log(len(captions) / np.maximum(frequency, 1)).astype(np.float32)
         return cls(
-            vectors=_directions((known - mean) * scale).astype(np.float16),
+            vectors=_unit_length((vectors - mean) * scale).astype(np.float16),
             mean=mean,
             scale=scale,
-            words=words,
-            captions=starts,
-            pictures=np.cumsum([0, *map(len, captions)], dtype=np.int64),
-            norms=_norms(words, starts, rarity),
-            rarity=rarity,
+            tokens=tokens,
+            caption_starts=caption_starts,
+            image_starts=np.cumsum([0, *map(len, captions)], dtype=np.int64),
+            norms=_caption_norms(tokens, caption_starts, idf),
+            idf=idf,
         )
 
     def arrays(self) -> dict[str, Array]:
-        """Everything, by name."""
+        """All arrays by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Array], place: str, *, vocabulary: int, width: int) -> Self:
-        """What `arrays` gave, for a decoder that is so wide (H). Raises `ArtefactError` naming `place` when a part is
-        missing, not of its type, or does not fit the others."""
-        if {name: (array.dtype, array.ndim) for name, array in arrays.items()} != _KINDS:
-            raise ArtefactError(f"{place}: not what a model remembers; train again")
-        made = cls(**arrays)
-        pictures, captions, words = len(made.vectors), len(made.norms), len(made.words)
+    def from_arrays(cls, arrays: Mapping[str, Array], place: str, *, vocabulary: int, hidden: int) -> Self:
+        """The inverse of `arrays`. Raises `ArtefactError` naming `place` when an array is missing, has another dtype
+        or does not fit the others."""
+        expected = {name: (np.dtype(dtype), dimensions) for name, (dtype, dimensions) in _TYPES.items()}
+        if {name: (array.dtype, array.ndim) for name, array in arrays.items()} != expected:
+            raise ArtefactError(f"{place}: the arrays of the re-ranker are not those of this version; train again")
+        reranker = cls(**arrays)
+        if not reranker._is_consistent(vocabulary, hidden):
+            raise ArtefactError(f"{place}: the arrays of the re-ranker do not fit each other; train again")
+        return reranker
+
+    def _is_consistent(self, vocabulary: int, hidden: int) -> bool:
+        images, captions, tokens = len(self.vectors), len(self.norms), len(self.tokens)
         shapes = (
-            made.vectors.shape == (pictures, width)
-            and made.mean.shape == made.scale.shape == (width,)
-            and made.captions.shape == (captions + 1,)
-            and made.pictures.shape == (pictures + 1,)
-            and made.norms.shape == (captions, ORDERS)
-            and made.rarity.shape == (vocabulary,)
+            self.vectors.shape == (images, hidden)
+            and self.mean.shape == self.scale.shape == (hidden,)
+            and self.caption_starts.shape == (captions + 1,)
+            and self.image_starts.shape == (images + 1,)
+            and self.norms.shape == (captions, ORDERS)
+            and self.idf.shape == (vocabulary,)
         )
-        finite = all(np.isfinite(array).all() for array in arrays.values() if array.dtype.kind == "f")
-        if not (
+        return (
             shapes
-            and pictures
-            and finite
-            and bool((made.norms >= 0).all())
-            and _parts(made.pictures, captions)
-            and _parts(made.captions, words)
-            and bool(((made.words >= 0) & (made.words < vocabulary)).all())
-        ):
-            raise ArtefactError(f"{place}: the parts of what the model remembers do not fit each other; train again")
-        return made
+            and images > 0
+            and all(np.isfinite(array).all() for array in self.arrays().values() if array.dtype.kind == "f")
+            and bool((self.norms >= 0).all())
+            and _is_partition(self.image_starts, captions)
+            and _is_partition(self.caption_starts, tokens)
+            and bool(((self.tokens >= 0) & (self.tokens < vocabulary)).all())
+        )
 
-    def ranked(
-        self, known: Array, found: Sequence[Sequence[Found]], *, neighbours: int, weight: float
-    ) -> list[list[Found]]:
-        """The captions `found` for pictures of which the decoder knows `known` (B, H), best first, each with its
-        agreement with what people said of so many `neighbours`: best is what has the highest score and `weight` times
-        the agreement together.
+    def rerank(
+        self, vectors: Array, hypotheses: Sequence[Sequence[Hypothesis]], options: RerankOptions
+    ) -> list[list[Hypothesis]]:
+        """The hypotheses of images with decoder vectors (B, H), each with its agreement, best first.
+
+        The agreement of a hypothesis is its weighted mean CIDEr-D against the captions of the nearest training images.
+        The order is by score + weight * agreement.
         """
-        near, alike = self._near(known, neighbours)
-        answer = []
-        for captions, pictures, shares in zip(found, near, alike, strict=True):
-            agreement = self._agreement([one.tokens for one in captions], pictures, shares).tolist()
-            judged = [replace(one, agreement=more) for one, more in zip(captions, agreement, strict=True)]  # type: ignore[type-var]
-            answer.append(sorted(judged, key=lambda one: -one.score - weight * (one.agreement or 0.0)))
-        return answer
+        neighbors, weights = self._nearest(vectors, options.neighbors)
+        reranked = []
+        for candidates, images, shares in zip(hypotheses, neighbors, weights, strict=True):
+            agreement = self._agreement([one.tokens for one in candidates], images, shares)
+            judged = [replace(one, agreement=float(value)) for one, value in zip(candidates, agreement, strict=True)]
+            order = np.argsort([-one.score for one in judged] - options.weight * agreement, kind="stable")
+            reranked.append([judged[place] for place in order])
+        return reranked
 
-    def _near(self, known: Array, neighbours: int) -> tuple[Array, Array]:
-        """The training pictures most alike (B, K), nearest first, and the weight of each (B, K), 1 in all."""
-        wanted = _directions((np.asarray(known, np.float32) - self.mean) * self.scale)
-        cosine = wanted @ self._vectors.T  # (B, N)
-        count = min(neighbours, cosine.shape[1])
-        near = np.sort(np.argpartition(-cosine, count - 1, axis=1)[:, :count], axis=1)
-        cosine = np.take_along_axis(cosine, near, 1)
+    def _nearest(self, vectors: Array, count: int) -> tuple[Array, Array]:
+        """The nearest training images by cosine (B, k), nearest first, and their softmax weights (B, k)."""
+        queries = _unit_length((np.asarray(vectors, np.float32) - self.mean) * self.scale)
+        cosine = queries @ self._float_vectors.T  # (B, N)
+        count = min(count, cosine.shape[1])
+        nearest = np.sort(np.argpartition(-cosine, count - 1, axis=1)[:, :count], axis=1)
+        cosine = np.take_along_axis(cosine, nearest, 1)
         order = np.argsort(-cosine, axis=1, kind="stable")
-        near, cosine = np.take_along_axis(near, order, 1), np.take_along_axis(cosine, order, 1)
-        weights = np.exp((cosine - cosine[:, :1]) / WARMTH)
-        return near, weights / weights.sum(1, keepdims=True)
+        nearest, cosine = np.take_along_axis(nearest, order, 1), np.take_along_axis(cosine, order, 1)
+        weights = np.exp((cosine - cosine[:, :1]) / TEMPERATURE)
+        return nearest, weights / weights.sum(1, keepdims=True)
 
     @cached_property
-    def _vectors(self) -> Array:
+    def _float_vectors(self) -> Array:
         return self.vectors.astype(np.float32)
 
-    def _agreement(self, candidates: Sequence[Sequence[int]], pictures: Array, shares: Array) -> Array:
-        """Of each candidate (K,), between 0 and 10."""
-        words, lengths, norms, weights = self._said_of(pictures, shares)
-        said = np.fromiter((word for one in candidates for word in one), np.int64)
-        sizes = np.array([len(one) for one in candidates], np.int64)
-        # Only what some candidate says can agree: its words get small numbers, so that an n-gram is one of them too.
-        spoken, local = np.unique(said, return_inverse=True)
-        place = np.full(len(self.rarity), -1, np.int64)
-        place[spoken] = np.arange(len(spoken))
-        rarity = self.rarity[spoken].astype(np.float64)
-        penalty = weights[:, None] * np.exp(-((lengths[:, None] - sizes) ** 2) / (2 * SIGMA**2))  # (R, K)
-        total = np.zeros(len(candidates))
-        both = zip(_grams(local, sizes, len(spoken)), _grams(place[words], lengths, len(spoken)), strict=True)
-        for order, (ours, theirs) in enumerate(both):
-            keys, ngram = np.unique(ours.key, return_inverse=True)
+    def _agreement(self, hypotheses: Sequence[Sequence[int]], images: Array, shares: Array) -> Array:
+        """The agreement (K,) of the hypotheses with the captions of `images` weighted by `shares`."""
+        tokens, lengths, norms, weights = self._captions_of(images, shares)
+        ours = np.fromiter((token for one in hypotheses for token in one), np.int64)
+        our_lengths = np.array([len(one) for one in hypotheses], np.int64)
+        penalty = weights[:, None] * length_penalty(lengths[:, None] - our_lengths)  # (R, K)
+        total = np.zeros(len(hypotheses))
+        our_ngrams, their_ngrams = _Ngrams.unigrams(ours, our_lengths), _Ngrams.unigrams(tokens, lengths)
+        for order in range(1, ORDERS + 1):
+            if order > 1:
+                our_ngrams, their_ngrams = our_ngrams.extended(), their_ngrams.extended()
+            keys, our_ngrams = our_ngrams.numbered()
             if not len(keys):
                 break
-            weight = _means(ours, rarity)
-            table = np.zeros((len(candidates), len(keys)))
-            np.add.at(table, (ours.caption, ngram), weight)  # (K, G): how often a candidate says it, times its rarity
-            norm = np.sqrt((table**2).sum(1))
-            caption, gram, known = _counted(theirs, keys, rarity)
-            divisor = norms[caption, order]
-            unit = np.divide(known, divisor, out=np.zeros(len(known)), where=divisor > 0)
-            shared = np.minimum(table[:, gram], known) * unit * penalty[caption].T  # (K, P)
-            total += np.divide(shared.sum(1), norm, out=np.zeros(len(candidates)), where=norm > 0)
+            their_ngrams = their_ngrams.restricted_to(keys)
+            weighted = our_ngrams.mean_idf(self.idf)
+            vectors = np.zeros((len(hypotheses), len(keys)))  # (K, G) count times idf
+            np.add.at(vectors, (our_ngrams.caption, our_ngrams.ngram), weighted)
+            our_norms = np.sqrt((vectors**2).sum(1))
+            caption, ngram, weight = their_ngrams.weighted_counts(self.idf)  # (P,)
+            unit = _divide(weight, norms[caption, order - 1])
+            products = np.minimum(vectors[:, ngram], weight) * unit * penalty[caption].T  # (K, P)
+            total += _divide(products.sum(1), our_norms)
         return np.clip(10 * total / ORDERS, 0, 10)
 
-    def _said_of(self, pictures: Array, shares: Array) -> tuple[Array, Array, Array, Array]:
-        """The R captions of `pictures`: all their words, and of each its length, norms (R, 4) and weight."""
-        counts = self.pictures[pictures + 1] - self.pictures[pictures]
-        rows = _ranges(self.pictures[pictures], counts)
-        lengths = self.captions[rows + 1] - self.captions[rows]
-        words = self.words[_ranges(self.captions[rows], lengths)]
-        return words, lengths, self.norms[rows], np.repeat(shares / np.maximum(counts, 1), counts)
+    def _captions_of(self, images: Array, shares: Array) -> tuple[Array, Array, Array, Array]:
+        """Of the R captions of `images`: all tokens, lengths (R,), norms (R, 4) and weights (R,)."""
+        counts = self.image_starts[images + 1] - self.image_starts[images]
+        rows = _ranges(self.image_starts[images], counts)
+        lengths = self.caption_starts[rows + 1] - self.caption_starts[rows]
+        tokens = self.tokens[_ranges(self.caption_starts[rows], lengths)].astype(np.int64)
+        return tokens, lengths, self.norms[rows], np.repeat(shares / np.maximum(counts, 1), counts)
+
+
+def require_reranker(reranker: Reranker | None, options: RerankOptions) -> Reranker:
+    """The re-ranker of a model. Raises `ParamsError` when the model does not store its training captions."""
+    if reranker is None:
+        raise ParamsError(
+            f"neighbors: {options.neighbors}, but this model does not store its training captions; use 0, or train "
+            "with params.train.store_captions: true"
+        )
+    return reranker
 
 
 @dataclass(frozen=True)
-class _Order:
-    """All n-grams of one n in some captions."""
+class _Ngrams:
+    """The n-grams of one order in some captions, one entry per occurrence."""
 
-    size: int
-    caption: Array
-    place: Array
-    """Of the first word, among all words."""
-    key: Array
-    words: Array
-    """All words."""
+    order: int
+    start: Array
+    """Index of the first token in `tokens`."""
+    ngram: Array
+    """A number that identifies the n-gram."""
+    tokens: Array
+    """All tokens of all captions."""
+    captions: Array
+    """The caption of each token."""
+
+    @classmethod
+    def unigrams(cls, tokens: Array, lengths: Array) -> Self:
+        """The tokens of captions with these lengths."""
+        return cls(1, np.arange(len(tokens)), tokens, tokens, np.repeat(np.arange(len(lengths)), lengths))
+
+    @property
+    def caption(self) -> Array:
+        """The caption of each occurrence."""
+        caption: Array = self.captions[self.start]
+        return caption
+
+    def extended(self) -> "_Ngrams":
+        """The occurrences that are followed by another token of the same caption, with that token."""
+        start, ngram = extend_ngrams(self.start, self.ngram, self.order, self.captions, self.tokens)
+        return replace(self, order=self.order + 1, start=start, ngram=ngram)
+
+    def numbered(self) -> "tuple[Array, _Ngrams]":
+        """The distinct n-grams in order, and the occurrences with indices among them."""
+        keys, ngram = np.unique(self.ngram, return_inverse=True)
+        return keys, replace(self, ngram=ngram)
+
+    def restricted_to(self, keys: Array) -> "_Ngrams":
+        """The occurrences of the n-grams `keys`, with indices among them."""
+        place = np.minimum(np.searchsorted(keys, self.ngram), len(keys) - 1)
+        kept = keys[place] == self.ngram
+        return replace(self, start=self.start[kept], ngram=place[kept])
+
+    def mean_idf(self, idf: Array) -> Array:
+        """The mean idf of each occurrence's tokens."""
+        total: Array = sum(idf[self.tokens[self.start + offset]].astype(np.float64) for offset in range(self.order))
+        return total / self.order
+
+    def weighted_counts(self, idf: Array) -> tuple[Array, Array, Array]:
+        """The caption and number of each distinct n-gram of a caption, and its count times its mean idf."""
+        pairs = join_ids(self.caption, self.ngram)
+        pairs, first, count = np.unique(pairs, return_index=True, return_counts=True)
+        return *split_ids(pairs), self.mean_idf(idf)[first] * count
 
 
-def _grams(words: Array, lengths: Array, different: int) -> Iterator[_Order]:
-    """The n-grams of captions, n from 1 on, whose words have numbers from 0 to `different`; none has a word below 0.
-
-    The keys are exact up to 55,000 different words; more would have to be very unlucky to give two n-grams one key.
-    """
-    caption = np.repeat(np.arange(len(lengths)), lengths)
-    place = np.flatnonzero(words >= 0)
-    key = words[place]
-    yield _Order(1, caption[place], place, key, words)
-    for size in range(2, ORDERS + 1):
-        inside = place + size - 1 < len(words)
-        place, key = place[inside], key[inside]
-        last = place + size - 1
-        inside = (caption[place] == caption[last]) & (words[last] >= 0)
-        place, key = place[inside], key[inside] * different + words[last[inside]]
-        yield _Order(size, caption[place], place, key, words)
-
-
-def _means(order: _Order, rarity: Array) -> Array:
-    """The mean rarity of each n-gram's words."""
-    mean: Array = sum(rarity[order.words[order.place + offset]] for offset in range(order.size)) / order.size
-    return mean
-
-
-def _counted(theirs: _Order, keys: Array, rarity: Array) -> tuple[Array, Array, Array]:
-    """Each caption and n-gram of `keys` in it, with its number there times its rarity."""
-    at = np.minimum(np.searchsorted(keys, theirs.key), len(keys) - 1)
-    same = keys[at] == theirs.key
-    pair, first, count = np.unique(theirs.caption[same] * len(keys) + at[same], return_index=True, return_counts=True)
-    weight = _means(theirs, rarity)[same][first]
-    return pair // len(keys), pair % len(keys), weight * count
-
-
-def _norms(words: Array, starts: Array, rarity: Array) -> Array:
-    """(M, 4) of captions' vectors of n-grams."""
+def _caption_norms(tokens: Array, starts: Array, idf: Array) -> Array:
+    """(M, 4) norms of the captions' n-gram vectors."""
     norms = np.zeros((len(starts) - 1, ORDERS), np.float32)
-    for place, order in enumerate(_grams(words.astype(np.int64), np.diff(starts), len(rarity))):
-        kinds, kind = np.unique(order.key, return_inverse=True)
-        _, first, count = np.unique(order.caption * len(kinds) + kind, return_index=True, return_counts=True)
-        squares = (_means(order, rarity.astype(np.float64))[first] * count) ** 2
-        norms[:, place] = np.sqrt(np.bincount(order.caption[first], squares, len(norms)))
+    for column, ngrams in enumerate(_orders(_Ngrams.unigrams(tokens.astype(np.int64), np.diff(starts)))):
+        caption, _, weight = ngrams.weighted_counts(idf)
+        norms[:, column] = np.sqrt(np.bincount(caption, weight**2, len(norms)))
     return norms
 
 
-def _directions(vectors: Array) -> Array:
-    """Of length 1."""
+def _orders(ngrams: _Ngrams) -> Iterator[_Ngrams]:
+    """The n-grams of order 1 to 4, numbered."""
+    for _ in range(ORDERS):
+        _, ngrams = ngrams.numbered()
+        yield ngrams
+        ngrams = ngrams.extended()
+
+
+def _unit_length(vectors: Array) -> Array:
     length = np.sqrt((vectors**2).sum(1, keepdims=True))
-    directions: Array = vectors / np.maximum(length, 1e-12)
-    return directions
+    scaled: Array = vectors / np.maximum(length, 1e-12)
+    return scaled
+
+
+def _divide(values: Array, divisors: Array) -> Array:
+    """0 where a divisor is 0."""
+    return np.divide(values, divisors, out=np.zeros(len(values)), where=divisors > 0)
 
 
 def _ranges(starts: Array, counts: Array) -> Array:
-    """The numbers of all ranges, one after another."""
+    """The integers of all ranges [start, start + count), one range after another."""
     ends = np.cumsum(counts)
     numbers: Array = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + counts, counts)
     return numbers
 
 
-def _parts(starts: Array, whole: int) -> bool:
-    """Whether `starts` cuts so many things into parts, in order."""
-    return bool(starts[0] == 0 and starts[-1] == whole and (starts[1:] >= starts[:-1]).all())
+def _is_partition(starts: Array, total: int) -> bool:
+    """Whether `starts` divides `total` items into consecutive parts."""
+    return bool(starts[0] == 0 and starts[-1] == total and (starts[1:] >= starts[:-1]).all())

@@ -1,9 +1,8 @@
-"""BLEU-1 to BLEU-4 of a whole split (Papineni et al. 2002), counted by sacrebleu and equal to coco-caption.
+"""BLEU-1 to BLEU-4 (Papineni et al. 2002), counted by sacrebleu and equal to coco-caption.
 
-sacrebleu counts n-grams and picks the closest reference length, as coco-caption does. The two differ in the
-last step only: where an order has no match, or no n-gram at all, sacrebleu gives 0 and coco-caption a small
-number, because it adds `TINY` to every numerator and `SMALL` to every denominator. `bleu_from_statistics`
-does as coco-caption does.
+sacrebleu counts n-grams and picks the closest reference length, as coco-caption does. They differ in the last step:
+where an order has no match or no n-gram at all, sacrebleu gives 0 and coco-caption a small number, because it adds
+`TINY` to every numerator and `SMALL` to every denominator. `bleu_scores` follows coco-caption.
 """
 
 from collections.abc import Sequence
@@ -11,12 +10,12 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.metrics.input_checks import check_pairs
+from pipeline.metrics.metric import Floats, Metric
 
 if TYPE_CHECKING:
-    from sacrebleu.metrics.bleu import BLEU, BLEUScore
+    from sacrebleu.metrics.bleu import BLEU as SacreBleu
 
 ORDERS = 4
 TINY, SMALL = 1e-15, 1e-9
@@ -24,59 +23,47 @@ COLUMNS = 2 * ORDERS + 2
 """Matches of orders 1-4, n-grams of orders 1-4, length of the hypothesis, closest length of a reference."""
 
 
-def corpus_bleu(
-    hypotheses: Sequence[str],
-    references: Sequence[Sequence[str]],
-) -> tuple[NDArray[np.float64], str]:
-    """BLEU-1..4 of the whole set, (4,) between 0 and 1, and sacrebleu's signature for it.
+def bleu_statistics(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Floats:
+    """The counts that BLEU is made of, for each image: (N, 10), in the order of `COLUMNS`.
 
-    Raises `ValueError` when the two do not have one entry per picture or a picture has no reference.
+    Raises `ValueError` unless there is one hypothesis and at least one reference per image.
     """
     check_pairs(hypotheses, references)
-    metric = _metric()
-    # sacrebleu takes streams (all first references, all second ones, ...). A picture with fewer references is
-    # padded with None: "" would be a reference of length 0 and spoil the brevity penalty.
-    streams = list(zip_longest(*references))
-    # sacrebleu scores a wrong shape silently.
-    assert all(len(stream) == len(hypotheses) for stream in streams)
-    total = metric.corpus_score(hypotheses, streams)
-    return bleu_from_statistics(np.array(_columns(total), np.int64)), str(metric.get_signature())
+    # The effective order changes no count, only the score of a sentence, which is not used here.
+    metric = _sacrebleu(effective_order=True)
+    results = (metric.sentence_score(*pair) for pair in zip(hypotheses, references, strict=True))
+    return np.array([[*one.counts, *one.totals, one.sys_len, one.ref_len] for one in results], np.float64)
 
 
-def bleu_statistics(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> NDArray[np.int64]:
-    """What BLEU is made of, for each picture: (N, 10) counts, in the order of `COLUMNS`.
+def bleu_scores(sums: Floats, images: int = 1) -> Floats:
+    """BLEU-1..4 between 0 and 1, (..., 4), from summed statistics (..., 10); the number of images does not matter.
 
-    Their sum over any choice of pictures gives that choice's BLEU through `bleu_from_statistics`. Raises
-    `ValueError` as `corpus_bleu` does.
+    Raises `ValueError` for another number of columns.
     """
-    check_pairs(hypotheses, references)
-    # The effective order changes no count, only the sentence's own score, which is not used here.
-    metric = _metric(effective_order=True)
-    rows = (_columns(metric.sentence_score(*pair)) for pair in zip(hypotheses, references, strict=True))
-    return np.array(list(rows), np.int64)
-
-
-def bleu_from_statistics(statistics: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:
-    """BLEU-1..4 between 0 and 1, (..., 4), from summed statistics (..., 10).
-
-    The leading axes are free: one set, or many resamples of it. On the rows of single pictures it is
-    coco-caption's BLEU of each picture. Raises `ValueError` for another number of columns.
-    """
-    if statistics.shape[-1:] != (COLUMNS,):
-        raise ValueError(f"`statistics` must have {COLUMNS} columns, got shape {statistics.shape}")
-    matches, ngrams = statistics[..., :ORDERS], statistics[..., ORDERS : 2 * ORDERS]
+    if sums.shape[-1:] != (COLUMNS,):
+        raise ValueError(f"`sums` must have {COLUMNS} columns, got shape {sums.shape}")
+    matches, ngrams = sums[..., :ORDERS], sums[..., ORDERS : 2 * ORDERS]
     precisions = (matches + TINY) / (ngrams + SMALL)  # (..., 4)
     geometric_means = np.cumprod(precisions, axis=-1) ** (1 / np.arange(1, ORDERS + 1))
-    ratio = (statistics[..., -2] + TINY) / (statistics[..., -1] + SMALL)
+    ratio = (sums[..., -2] + TINY) / (sums[..., -1] + SMALL)
     brevity_penalty = np.exp(np.minimum(0, 1 - 1 / ratio))  # (...,)
     return np.asarray(geometric_means * brevity_penalty[..., None], np.float64)
 
 
-def _metric(*, effective_order: bool = False) -> "BLEU":
-    from sacrebleu.metrics.bleu import BLEU
+def bleu_signature(references: Sequence[Sequence[str]]) -> str:
+    """sacrebleu's signature of the BLEU of a set with these references."""
+    # It depends on the references through their number alone, so two images stand for all.
+    extremes = [min(references, key=len), max(references, key=len)]
+    metric = _sacrebleu()
+    # sacrebleu takes streams: all first references, all second ones, and so on. None pads a shorter list.
+    metric.corpus_score(["", ""], list(zip_longest(*extremes)))
+    return str(metric.get_signature())
 
-    return BLEU(tokenize="none", smooth_method="none", force=True, effective_order=effective_order)
+
+BLEU = Metric(bleu_statistics, bleu_scores, bleu_signature)
 
 
-def _columns(score: "BLEUScore") -> list[int]:
-    return [*score.counts, *score.totals, score.sys_len, score.ref_len]
+def _sacrebleu(*, effective_order: bool = False) -> "SacreBleu":
+    from sacrebleu.metrics.bleu import BLEU as SacreBleu
+
+    return SacreBleu(tokenize="none", smooth_method="none", force=True, effective_order=effective_order)

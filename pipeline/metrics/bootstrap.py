@@ -1,22 +1,22 @@
-"""How sure a score is: the bootstrap over pictures, and its paired form for two systems (Koehn 2004).
+"""Confidence intervals and p-values from the bootstrap over images, also paired for two systems (Koehn 2004).
 
-A score is a function of sums over pictures: the mean of a per-picture score, or BLEU of summed counts. Each
-resample draws as many pictures as there are, with replacement, and scores their sums. The draws depend on the
-seed and the number of pictures alone: all scores of one set, and both systems of a pair, see the same ones.
+A score is a function of statistics that are summed over images. Each resample draws N of the N images with replacement
+and scores the sums. The draws depend only on the seed and on N, so all scores of a set and both systems of a pair use
+the same resamples.
 
-    N pictures, K columns that are summed, B resamples, M scores
+    N images, K statistics, B resamples, M scores
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+
+from pipeline.metrics.metric import Floats
 
 RESAMPLES = 1000
 LEVEL = 0.95
 
-Floats = NDArray[np.float64]
 FromSums = Callable[[Floats], Floats]
 """Scores from sums: (..., K) to (..., M)."""
 
@@ -30,70 +30,59 @@ class Differences:
     """Lower end of the 95% interval."""
     high: Floats
     p_value: Floats
-    """Two-sided: how often chance alone gives at least so large a difference, in (0, 1]."""
+    """Two-sided, in (0, 1]."""
 
 
-def intervals(
-    rows: NDArray[np.number],
-    from_sums: FromSums,
-    *,
-    seed: int,
-    resamples: int = RESAMPLES,
-) -> Floats:
+def intervals(statistics: Floats, from_sums: FromSums, *, seed: int, resamples: int = RESAMPLES) -> Floats:
     """The 95% percentile interval of each score, (M, 2): low and high.
 
-    `rows` is (N, K), `from_sums` makes scores of summed rows. Raises `ValueError` without rows or resamples.
+    `statistics` is (N, K). Raises `ValueError` without images or resamples.
     """
-    return _percentiles(from_sums(resampled_sums(rows, seed=seed, resamples=resamples)))
+    return _percentiles(from_sums(resampled_sums(statistics, seed=seed, resamples=resamples)))
 
 
 def paired_differences(
-    first: NDArray[np.number],
-    second: NDArray[np.number],
+    first: Floats,
+    second: Floats,
     from_sums: FromSums,
     *,
     seed: int,
     resamples: int = RESAMPLES,
 ) -> Differences:
-    """How much better `second` is than `first`, two systems on the same pictures, both (N, K).
+    """The difference of `second` from `first`, two systems on the same images, both (N, K).
 
-    For the p-value the resampled differences are shifted to have no effect in the middle: it is the share of
-    them, counting the observed one, that is at least as far from 0 as the observed difference. Raises
-    `ValueError` when the shapes differ or there are no rows or resamples.
+    For the p-value the resampled differences are centered on zero. It is the share of them, the observed difference
+    included, that are at least as far from zero as the observed difference. Raises `ValueError` when the shapes differ
+    or there are no images or resamples.
     """
     if first.shape != second.shape:
-        raise ValueError(f"both systems must have the same pictures, got {first.shape} and {second.shape}")
-    observed = from_sums(_sums(second)) - from_sums(_sums(first))  # (M,)
-    of_first = from_sums(resampled_sums(first, seed=seed, resamples=resamples))
-    of_second = from_sums(resampled_sums(second, seed=seed, resamples=resamples))
-    resampled = of_second - of_first  # (B, M)
-    as_large = np.abs(resampled - observed) >= np.abs(observed)
+        raise ValueError(f"both systems must have the same images, got {first.shape} and {second.shape}")
+    observed = from_sums(second.sum(axis=0)) - from_sums(first.sum(axis=0))  # (M,)
+    first_scores = from_sums(resampled_sums(first, seed=seed, resamples=resamples))
+    second_scores = from_sums(resampled_sums(second, seed=seed, resamples=resamples))
+    resampled = second_scores - first_scores  # (B, M)
+    at_least_as_far = np.abs(resampled - observed) >= np.abs(observed)
     low, high = _percentiles(resampled).T
-    return Differences(observed, low, high, (as_large.sum(axis=0) + 1) / (resamples + 1))
+    return Differences(observed, low, high, (at_least_as_far.sum(axis=0) + 1) / (resamples + 1))
 
 
-def resampled_sums(rows: NDArray[np.number], *, seed: int, resamples: int = RESAMPLES) -> Floats:
-    """Column sums of `rows` (N, K) over each resample of pictures, (B, K).
+def resampled_sums(statistics: Floats, *, seed: int, resamples: int = RESAMPLES) -> Floats:
+    """Column sums of `statistics` (N, K) over each resample of images, (B, K).
 
-    Raises `ValueError` without rows or resamples.
+    Raises `ValueError` without images or resamples.
     """
-    if rows.ndim != 2 or not len(rows):
-        raise ValueError(f"`rows` must be (pictures, columns), one picture or more, got {rows.shape}")
+    if statistics.ndim != 2 or not len(statistics):
+        raise ValueError(f"`statistics` must be (images, columns) with at least one image, got {statistics.shape}")
     if resamples < 1:
         raise ValueError(f"`resamples` must be at least 1, got {resamples}")
-    pictures, values = len(rows), rows.astype(np.float64)
+    images = len(statistics)
     generator = np.random.default_rng(seed)
-    sums = np.empty((resamples, values.shape[1]))
+    sums = np.empty((resamples, statistics.shape[1]))
     for resample in sums:
-        times_drawn = np.bincount(generator.integers(pictures, size=pictures), minlength=pictures)
+        times_drawn = np.bincount(generator.integers(images, size=images), minlength=images)
         # einsum and not @: BLAS adds in another order with another number of threads.
-        resample[:] = np.einsum("n,nk->k", times_drawn, values)
+        resample[:] = np.einsum("n,nk->k", times_drawn, statistics)
     return sums
-
-
-def _sums(rows: NDArray[np.number]) -> Floats:
-    total: Floats = rows.astype(np.float64).sum(axis=0)
-    return total
 
 
 def _percentiles(resampled: Floats) -> Floats:

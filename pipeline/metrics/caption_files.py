@@ -1,117 +1,126 @@
-"""Captions that are to be scored, and the references they are scored against, as people keep them in files.
+"""Reads the captions of any captioner, and the references to score them against, from the usual files.
 
-Captions: COCO's results format (a JSON list of `image_id` and `caption`), the lines that `captioner predict --json`
-prints, or a CSV file with the columns image and caption. References: COCO's annotations file, a JSON object with a list
-of captions per picture, or a CSV file with one caption per row. A table with a column `references`, such as
-metrics/captions.csv, holds both.
+Captions: COCO's results format (a JSON list of `image_id` and `caption`), the lines of `captioner predict --json`, or a
+CSV table with the columns image and caption. References: COCO's annotations file, a JSON object with a list of captions
+per image, or a CSV table with one caption per row. A table with a column `references`, such as metrics/captions.csv,
+holds both.
 """
 
 import csv
 import io
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.errors import DataError
+from pipeline.files import allow_long_fields
 
 SEPARATOR = " | "
-"""Between the references in one field of a table; a stroke inside a caption is written with a backslash."""
+"""Separates the references in one field of a table; a `|` inside a caption is escaped with a backslash."""
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Results:
-    """One caption per picture."""
+class CaptionFile:
+    """One caption per image."""
 
-    place: str
-    """Where they were read, for messages."""
+    source: str
+    """The name of the file, for messages."""
     captions: Mapping[str, str]
-    """By picture: COCO's number as text, or a name."""
+    """By COCO image id (as text) or image name."""
     references: Mapping[str, tuple[str, ...]] | None = None
-    """Those beside the captions in the same table; None where there are none."""
+    """The references in the same table; None where it has none."""
 
 
 @dataclass(frozen=True)
-class References:
-    """Several captions per picture."""
+class ReferenceFile:
+    """One or more captions per image."""
 
-    place: str
+    source: str
     captions: Mapping[str, tuple[str, ...]]
-    names: Mapping[str, str] = field(default_factory=dict)
-    """The picture by its file's name, where the file gives both (COCO)."""
+    ids: Mapping[str, str] = field(default_factory=dict)
+    """The image id by file name, where the file has both (COCO)."""
 
-    def find(self, picture: str) -> str | None:
-        """The key of `picture` (a key, a file's name or a path that ends in either); None where there is none."""
-        for name in (picture, PurePosixPath(picture.replace("\\", "/")).name):
+    def find(self, image: str) -> str | None:
+        """The key of `image`, given as a key, a file name or a path that ends in either; None if there is none."""
+        for name in (image, PurePosixPath(image.replace("\\", "/")).name):
             if name in self.captions:
                 return name
-            if self.names.get(name) in self.captions:
-                return self.names[name]
+            if self.ids.get(name) in self.captions:
+                return self.ids[name]
         return None
 
 
-def read_results(path: Path) -> Results:
-    """Raises `DataError` naming what is wrong, and where."""
-    return parse_results(_text(path), str(path))
+def read_caption_file(path: Path) -> CaptionFile:
+    """Raises `DataError` naming the file, the place in it and the problem."""
+    return parse_captions(_read_text(path), str(path))
 
 
-def parse_results(text: str, place: str) -> Results:
-    """`read_results` of a file's contents. Raises `DataError` naming `place`."""
+def parse_captions(text: str, source: str) -> CaptionFile:
+    """The captions in the content of a file. Raises `DataError` naming `source`."""
     start = text.lstrip()[:1]
     if start == "[":
-        return Results(place, _unique(_from_list(_json(text, place), place), place))
+        return CaptionFile(source, _by_image(_coco_results(_parse_json(text, source), source), source))
     if start == "{":
-        return Results(place, _unique(_from_lines(text, place), place))
-    return _from_table(text, place)
+        return CaptionFile(source, _by_image(_predict_lines(text, source), source))
+    rows, header = _table(text, source)
+    failed = [row for row in rows if row.get("error")]  # written by `captioner predict --csv`
+    if failed:
+        raise DataError(
+            f"{source}: {len(failed)} images have an error and no caption, such as {failed[0]['image']}: "
+            f"{failed[0]['error']}; delete their rows or caption them again"
+        )
+    captions = _by_image([(row["image"], row["caption"]) for row in rows], source)
+    return CaptionFile(source, captions, _table_references(rows) if "references" in header else None)
 
 
-def read_references(path: Path) -> References:
-    """Raises `DataError` naming what is wrong, and where."""
-    text, place = _text(path), str(path)
-    if text.lstrip()[:1] == "{":
-        content = _json(text, place)
-        return _from_coco(content, place) if "annotations" in content else _from_object(content, place)
-    if text.lstrip()[:1] == "[":
-        raise DataError(f"{place}: looks like results (a list); references are COCO's annotations file or a CSV table")
-    rows, _ = _table(text, place)
-    return References(place, _references_of_table(rows))
+def read_reference_file(path: Path) -> ReferenceFile:
+    """Raises `DataError` naming the file, the place in it and the problem."""
+    text, source = _read_text(path), str(path)
+    start = text.lstrip()[:1]
+    if start == "[":
+        raise DataError(
+            f"{source}: a JSON list holds captions, not references; give COCO's annotations file, a JSON object or a "
+            "CSV table"
+        )
+    if start == "{":
+        content = _parse_json(text, source)
+        return _coco_annotations(content, source) if "annotations" in content else _caption_lists(content, source)
+    rows, _ = _table(text, source)
+    return ReferenceFile(source, _table_references(rows))
 
 
-def matched(
-    results: Results,
-    references: References,
-    *,
-    subset: bool = False,
+def match_captions(
+    captions: CaptionFile, references: ReferenceFile, *, subset: bool = False
 ) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
-    """The captions and the references of the same pictures, in the references' order.
+    """The captions and the references of the same images, in the order of the references.
 
-    Raises `DataError` for a caption without references, and, unless `subset`, for pictures without a caption: a
-    captioner that leaves out the hard pictures would score higher for it.
+    Raises `DataError` for a caption without references and, unless `subset`, for images without a caption: leaving out
+    hard images would raise the scores.
     """
-    found = {picture: references.find(picture) for picture in results.captions}
-    unknown = [picture for picture, key in found.items() if key is None]
+    keys = {image: references.find(image) for image in captions.captions}
+    unknown = [image for image, key in keys.items() if key is None]
     if unknown:
         raise DataError(
-            f"{results.place}: {len(unknown)} of {len(found)} pictures have no references in {references.place}: "
+            f"{captions.source}: {len(unknown)} of {len(keys)} images have no references in {references.source}: "
             f"{_some(unknown)}"
         )
-    captions: dict[str, str] = {}
-    for picture, key in found.items():
+    by_key: dict[str, str] = {}
+    for image, key in keys.items():
         assert key is not None
-        if key in captions:
-            raise DataError(f"{results.place}: two captions for {key} (the second as {picture}); keep one of them")
-        captions[key] = results.captions[picture]
-    missing = [picture for picture in references.captions if picture not in captions]
+        if key in by_key:
+            raise DataError(f"{captions.source}: two captions for {key} (the second one as {image}); keep one of them")
+        by_key[key] = captions.captions[image]
+    missing = [image for image in references.captions if image not in by_key]
     if missing and not subset:
         raise DataError(
-            f"{results.place}: no caption for {len(missing)} of the {len(references.captions)} pictures in "
-            f"{references.place}: {_some(missing)}; caption them too, or score the others alone with --subset"
+            f"{captions.source}: no caption for {len(missing)} of the {len(references.captions)} images in "
+            f"{references.source}: {_some(missing)}; caption them too, or score the others alone with --subset"
         )
-    kept = {picture: texts for picture, texts in references.captions.items() if picture in captions}
-    return {picture: captions[picture] for picture in kept}, kept
+    matched = {image: texts for image, texts in references.captions.items() if image in by_key}
+    return {image: by_key[image] for image in matched}, matched
 
 
 def join_references(captions: Sequence[str]) -> str:
@@ -120,7 +129,7 @@ def join_references(captions: Sequence[str]) -> str:
 
 
 def split_references(text: str) -> tuple[str, ...]:
-    """What `join_references` joined."""
+    """The inverse of `join_references`."""
     if "\\" not in text:
         return tuple(text.split(SEPARATOR))
     captions, escaped = [""], False
@@ -138,7 +147,7 @@ def split_references(text: str) -> tuple[str, ...]:
     return tuple(captions)
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -147,129 +156,116 @@ def _text(path: Path) -> str:
         raise DataError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
 
 
-def _json(text: str, place: str) -> Any:
+def _parse_json(text: str, source: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
-        raise DataError(f"{place}: not valid JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{source}: not valid JSON: {error}") from error
 
 
-def _from_list(content: Any, place: str) -> list[tuple[str, str]]:
-    """COCO's results: [{"image_id": 42, "caption": "..."}, ...]."""
-    pairs = []
-    for number, item in enumerate(content, start=1):
-        entry = item if isinstance(item, dict) else {}
-        picture, caption = entry.get("image_id", entry.get("image")), entry.get("caption")
-        if not isinstance(picture, int | str) or not isinstance(caption, str):
-            raise DataError(f"{place}, entry {number}: expected an object with image_id and caption, got {item!r:.80}")
-        pairs.append((str(picture), caption))
-    return pairs
+def _coco_entry(entry: Any, place: str) -> tuple[str, str]:
+    """The image id and caption of an entry of COCO's results or annotations."""
+    content = entry if isinstance(entry, dict) else {}
+    image, caption = content.get("image_id", content.get("image")), content.get("caption")
+    if not isinstance(image, int | str) or not isinstance(caption, str):
+        raise DataError(f"{place}: expected an object with image_id and caption, got {entry!r:.80}")
+    return str(image), caption
 
 
-def _from_lines(text: str, place: str) -> list[tuple[str, str]]:
-    """What `captioner predict --json` prints: {"image": "a.jpg", "captions": [{"caption": "..."}], ...}."""
+def _coco_results(content: Any, source: str) -> list[tuple[str, str]]:
+    """[{"image_id": 42, "caption": "..."}, ...]"""
+    return [_coco_entry(entry, f"{source}, entry {number}") for number, entry in enumerate(content, start=1)]
+
+
+def _coco_annotations(content: dict[str, Any], source: str) -> ReferenceFile:
+    annotations = content["annotations"]
+    captions: dict[str, list[str]] = {}
+    for number, annotation in enumerate(annotations if isinstance(annotations, list) else [annotations], start=1):
+        image, caption = _coco_entry(annotation, f"{source}, annotation {number}")
+        captions.setdefault(image, []).append(caption)
+    if not captions:
+        raise DataError(f"{source}: holds no annotations; COCO's test files have no captions to score against")
+    images = content.get("images")
+    ids = {
+        image["file_name"]: str(image["id"])
+        for image in (images if isinstance(images, list) else [])
+        if isinstance(image, dict) and isinstance(image.get("file_name"), str) and "id" in image
+    }
+    return ReferenceFile(source, {image: tuple(texts) for image, texts in captions.items()}, ids)
+
+
+def _caption_lists(content: dict[str, Any], source: str) -> ReferenceFile:
+    """{"a.jpg": ["...", "..."], ...}"""
+    for image, captions in content.items():
+        if not isinstance(captions, list) or not captions or not all(isinstance(text, str) for text in captions):
+            raise DataError(f"{source}, {image}: expected a list of captions, got {captions!r:.80}")
+    if not content:
+        raise DataError(f"{source}: holds no captions")
+    return ReferenceFile(source, {image: tuple(captions) for image, captions in content.items()})
+
+
+def _predict_lines(text: str, source: str) -> list[tuple[str, str]]:
+    """The lines of `captioner predict --json`: {"image": "a.jpg", "captions": [{"caption": "..."}], ...}"""
     pairs = []
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
-        entry = _json(line, f"{place}, line {number}")
+        entry = _parse_json(line, f"{source}, line {number}")
         if isinstance(entry, dict) and entry.get("error"):
-            raise DataError(f"{place}, line {number}: {entry.get('image')} was not captioned: {entry['error']}")
+            raise DataError(f"{source}, line {number}: {entry.get('image')} has no caption: {entry['error']}")
         try:
-            picture, caption = entry["image"], entry["captions"][0]["caption"]
+            image, caption = entry["image"], entry["captions"][0]["caption"]
         except (KeyError, IndexError, TypeError):
-            picture = caption = None
-        if not isinstance(picture, str) or not isinstance(caption, str):
+            image = caption = None
+        if not isinstance(image, str) or not isinstance(caption, str):
             raise DataError(
-                f"{place}, line {number}: expected COCO's results (a list of image_id and caption) or the lines of "
+                f"{source}, line {number}: expected COCO's results (a list of image_id and caption) or the lines of "
                 f"`captioner predict --json`, got {line:.80}"
             )
-        pairs.append((picture, caption))
+        pairs.append((image, caption))
     return pairs
 
 
-def _from_table(text: str, place: str) -> Results:
-    rows, header = _table(text, place)
-    failed = [row for row in rows if row.get("error")]
-    if failed:  # as `captioner predict --csv` writes them
-        raise DataError(
-            f"{place}: {len(failed)} pictures were not captioned, such as {failed[0]['image']}: {failed[0]['error']}; "
-            "take their rows out, or caption them again"
-        )
-    captions = _unique([(row["image"], row["caption"]) for row in rows], place)
-    return Results(place, captions, _references_of_table(rows) if "references" in header else None)
-
-
-def _table(text: str, place: str) -> tuple[list[dict[str, str]], list[str]]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+def _table(text: str, source: str) -> tuple[list[dict[str, str]], list[str]]:
+    """The rows of a CSV table by column, and its header."""
+    allow_long_fields()
     reader = csv.reader(io.StringIO(text, newline=""))
     rows: list[dict[str, str]] = []
     try:
         header = [name.strip().lower() for name in next(reader, [])]
         if not {"image", "caption"} <= set(header):
             raise DataError(
-                f"{place}: neither JSON nor a CSV table with the columns image and caption; it starts with "
+                f"{source}: neither JSON nor a CSV table with the columns image and caption; it starts with "
                 f"{text[:40].splitlines()[:1]}"
             )
         for values in reader:
             if values and len(values) != len(header):
-                raise DataError(f"{place}, line {reader.line_num}: {len(values)} fields, the header has {len(header)}")
+                raise DataError(f"{source}, line {reader.line_num}: {len(values)} fields, the header has {len(header)}")
             if values:
                 rows.append(dict(zip(header, values, strict=True)))
     except csv.Error as error:
-        raise DataError(f"{place}, line {reader.line_num}: not valid CSV: {error}") from error
+        raise DataError(f"{source}, line {reader.line_num}: not valid CSV: {error}") from error
     if not rows:
-        raise DataError(f"{place}: holds no captions")
+        raise DataError(f"{source}: holds no captions")
     return rows, header
 
 
-def _references_of_table(rows: list[dict[str, str]]) -> dict[str, tuple[str, ...]]:
+def _table_references(rows: list[dict[str, str]]) -> dict[str, tuple[str, ...]]:
     references: dict[str, list[str]] = {}
     for row in rows:
         captions = split_references(row["references"]) if "references" in row else (row["caption"],)
         references.setdefault(row["image"], []).extend(captions)
-    return {picture: tuple(captions) for picture, captions in references.items()}
+    return {image: tuple(captions) for image, captions in references.items()}
 
 
-def _from_coco(content: dict[str, Any], place: str) -> References:
-    captions: dict[str, list[str]] = {}
-    annotations = content["annotations"]
-    for number, annotation in enumerate(annotations if isinstance(annotations, list) else [annotations], start=1):
-        entry = annotation if isinstance(annotation, dict) else {}
-        if not isinstance(entry.get("image_id"), int | str) or not isinstance(entry.get("caption"), str):
-            raise DataError(
-                f"{place}, annotation {number}: expected an object with image_id and caption, got {annotation!r:.80}"
-            )
-        captions.setdefault(str(entry["image_id"]), []).append(entry["caption"])
-    if not captions:
-        raise DataError(f"{place}: holds no annotations; a test file without captions cannot be scored against")
-    images = content.get("images")
-    names = {
-        image["file_name"]: str(image["id"])
-        for image in (images if isinstance(images, list) else [])
-        if isinstance(image, dict) and isinstance(image.get("file_name"), str) and "id" in image
-    }
-    return References(place, {picture: tuple(texts) for picture, texts in captions.items()}, names)
-
-
-def _from_object(content: dict[str, Any], place: str) -> References:
-    """{"a.jpg": ["...", "..."], ...}"""
-    for picture, captions in content.items():
-        if not isinstance(captions, list) or not captions or not all(isinstance(text, str) for text in captions):
-            raise DataError(f"{place}, {picture}: expected a list of captions, got {captions!r:.80}")
-    if not content:
-        raise DataError(f"{place}: holds no captions")
-    return References(place, {picture: tuple(captions) for picture, captions in content.items()})
-
-
-def _unique(pairs: list[tuple[str, str]], place: str) -> dict[str, str]:
+def _by_image(pairs: list[tuple[str, str]], source: str) -> dict[str, str]:
     captions = dict(pairs)
     if not captions:
-        raise DataError(f"{place}: holds no captions")
+        raise DataError(f"{source}: holds no captions")
     if len(captions) < len(pairs):
         seen: set[str] = set()
-        twice = [picture for picture, _ in pairs if picture in seen or seen.add(picture)]  # type: ignore[func-returns-value]
-        raise DataError(f"{place}: more than one caption for {_some(twice)}; a picture is scored with one caption")
+        repeated = [image for image, _ in pairs if image in seen or seen.add(image)]  # type: ignore[func-returns-value]
+        raise DataError(f"{source}: more than one caption for {_some(repeated)}; keep one caption per image")
     return captions
 
 

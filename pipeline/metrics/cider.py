@@ -1,10 +1,10 @@
-"""CIDEr-D (Vedantam et al. 2015): n-grams shared with the references, weighted by rarity; as coco-caption.
+"""CIDEr-D (Vedantam et al. 2015): n-grams shared with the references, weighted by tf-idf; equal to coco-caption.
 
-Document frequencies come from the references themselves, so a score belongs to its set: score a split whole.
-One picture alone scores 0.
+Document frequencies come from the references themselves, so a score belongs to its set: score a split as a whole. A
+single image scores 0.
 
-    H hypotheses, N pictures, R references of all pictures together, G distinct n-grams of one order,
-    P pairs of a reference and an n-gram in it
+    H hypotheses, N images, R references of all images together, G distinct n-grams of one order,
+    P postings: pairs of a reference and an n-gram in it
 """
 
 from collections.abc import Sequence
@@ -13,95 +13,101 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.metrics.input_checks import check_lengths, check_references
+from pipeline.metrics.input_checks import check_lengths, check_pairs, check_references
+from pipeline.metrics.metric import Floats, mean_metric
 
 ORDERS = 4
 SIGMA = 6.0
-"""Width of the penalty for another length than the reference's, in tokens."""
+"""Standard deviation of the length penalty, in tokens."""
 
 Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+
+
+def length_penalty(difference: NDArray[np.number]) -> Floats:
+    """The Gaussian penalty for captions that are so many tokens longer or shorter than their reference."""
+    penalty: Floats = np.exp(-(difference.astype(np.float64) ** 2) / (2 * SIGMA**2))
+    return penalty
 
 
 @dataclass(frozen=True)
-class _Order:
-    """The references' n-grams of one order, each with its tf-idf weight, sorted by picture and n-gram."""
+class _ReferenceNgrams:
+    """The references' n-grams of one order with their tf-idf weights, sorted by image and n-gram."""
 
-    keys: Ints  # (G,) sorted: the n-gram without its last word, and that word
-    idf: Floats  # (G + 1,) the last is that of every n-gram no reference has
-    posted: Ints  # (P,) sorted: picture and n-gram
+    keys: Ints  # (G,) sorted: the number of the n-gram without its last word, joined with that word
+    idf: Floats  # (G + 1,) the last one is for n-grams that no reference has
+    posting: Ints  # (P,) sorted: image joined with n-gram
     reference: Ints  # (P,)
     weight: Floats  # (P,)
-    unit: Floats  # (P,) the weight over the norm of its reference's vector
+    unit_weight: Floats  # (P,) the weight divided by the norm of its reference's vector
 
 
 class CiderD:
     """CIDEr-D against fixed references, which are counted and weighted once.
 
-    `references` holds the captions of each picture, (N,) with one to many each. Raises `ValueError` when
-    there are no pictures or one has no reference.
+    `references` holds the captions of each image, (N,) with one to many each. Raises `ValueError` when there are no
+    images or one has no reference.
     """
 
     def __init__(self, references: Sequence[Sequence[str]]) -> None:
         check_references(references)
-        self._references_of = np.array([len(captions) for captions in references])  # (N,)
-        picture = np.repeat(np.arange(len(references)), self._references_of)  # (R,)
+        self._reference_counts = np.array([len(captions) for captions in references])  # (N,)
+        image = np.repeat(np.arange(len(references)), self._reference_counts)  # (R,)
         self._words: dict[str, int] = {}
         tokens = [caption.split() for captions in references for caption in captions]
         words = np.array([self._words.setdefault(w, len(self._words)) for c in tokens for w in c], np.int64)
         self._lengths = np.array([len(caption) for caption in tokens], np.int64)  # (R,)
-        self._rarest = float(np.log(len(references)))
-        self._orders: list[_Order] = []
+        self._log_images = float(np.log(len(references)))
+        self._orders: list[_ReferenceNgrams] = []
         caption = np.repeat(np.arange(len(tokens)), self._lengths)
-        place, ngram = np.arange(len(words)), np.zeros(len(words), np.int64)
+        start, ngram = np.arange(len(words)), np.zeros(len(words), np.int64)
         for order in range(ORDERS):
-            place, ngram = _longer(place, ngram, order, caption, words)
+            start, ngram = extend_ngrams(start, ngram, order, caption, words)
             keys, ngram = np.unique(ngram, return_inverse=True)
-            self._orders.append(self._weighted(keys, caption[place], ngram, picture))
+            self._orders.append(self._weighted(keys, caption[start], ngram, image))
 
     def score(self, hypotheses: Sequence[str]) -> Floats:
-        """CIDEr-D of each picture, (N,) between 0 and 10; the score of the set is their mean.
+        """CIDEr-D of each image, (N,) between 0 and 10; the score of the set is their mean.
 
-        Raises `ValueError` unless there is one hypothesis per picture.
+        Raises `ValueError` unless there is one hypothesis per image.
         """
-        check_lengths(len(hypotheses), len(self._references_of))
+        check_lengths(len(hypotheses), len(self._reference_counts))
         return self.score_many(np.arange(len(hypotheses)), hypotheses)
 
     def score_many(self, indices: Sequence[int] | Ints, hypotheses: Sequence[str]) -> Floats:
-        """CIDEr-D of hypotheses for the pictures `indices`, (H,): any of them, in any order, also repeatedly.
+        """CIDEr-D of hypotheses for the images `indices`, (H,), which may repeat and come in any order.
 
-        Document frequencies stay those of all references. Raises `ValueError` unless there is one index per
-        hypothesis and each is that of a picture.
+        Document frequencies stay those of all references. Raises `ValueError` unless there is one index per hypothesis
+        and each is the index of an image.
         """
-        pictures = np.asarray(indices, np.int64)
-        check_lengths(len(hypotheses), len(pictures))
-        if pictures.size and not 0 <= pictures.min() <= pictures.max() < len(self._references_of):
-            raise ValueError(f"`indices` must be in [0, {len(self._references_of)}), got {pictures.tolist()}")
+        images = np.asarray(indices, np.int64)
+        check_lengths(len(hypotheses), len(images))
+        if images.size and not 0 <= images.min() <= images.max() < len(self._reference_counts):
+            raise ValueError(f"`indices` must be in [0, {len(self._reference_counts)}), got {images.tolist()}")
         tokens = [caption.split() for caption in hypotheses]
         unknown: dict[str, int] = {}
         words = np.array([self._number(word, unknown) for caption in tokens for word in caption], np.int64)
         lengths = np.array([len(caption) for caption in tokens], np.int64)  # (H,)
         caption = np.repeat(np.arange(len(tokens)), lengths)
-        place, ngram = np.arange(len(words)), np.zeros(len(words), np.int64)
+        start, ngram = np.arange(len(words)), np.zeros(len(words), np.int64)
         total = np.zeros(len(tokens))  # (H,)
         for number, order in enumerate(self._orders):
-            place, ngram = _longer(place, ngram, number, caption, words)
+            start, ngram = extend_ngrams(start, ngram, number, caption, words)
             ngram = _numbered(ngram, order.keys)
-            total += self._similarity(order, caption[place], ngram, pictures=pictures, lengths=lengths)
-        scores: Floats = 10 * total / ORDERS / self._references_of[pictures]
+            total += self._similarity(order, caption[start], ngram, images=images, lengths=lengths)
+        scores: Floats = 10 * total / ORDERS / self._reference_counts[images]
         return scores
 
-    def _weighted(self, keys: Ints, caption: Ints, ngram: Ints, picture: Ints) -> _Order:
-        """One order of the references, from each n-gram's caption and number in `keys`."""
-        frequency = np.bincount(_split(np.unique(_joined(picture[caption], ngram)))[1], minlength=len(keys))
-        idf = self._rarest - np.log(np.append(frequency, 1))
-        reference, ngram, weight, norm = _vectors(caption, ngram, idf, len(picture))
-        kept = weight > 0  # an n-gram of every picture weighs nothing, and its reference's norm may be 0
+    def _weighted(self, keys: Ints, caption: Ints, ngram: Ints, image: Ints) -> _ReferenceNgrams:
+        """The references' n-grams of one order, from the caption of each n-gram and its number in `keys`."""
+        frequency = np.bincount(split_ids(np.unique(join_ids(image[caption], ngram)))[1], minlength=len(keys))
+        idf = self._log_images - np.log(np.append(frequency, 1))
+        reference, ngram, weight, norm = _vectors(caption, ngram, idf, len(image))
+        kept = weight > 0  # an n-gram of every image has weight 0, and then its reference's norm may be 0
         reference, ngram, weight = reference[kept], ngram[kept], weight[kept]
-        posted = _joined(picture[reference], ngram)
-        order = np.argsort(posted, kind="stable")
+        posting = join_ids(image[reference], ngram)
+        order = np.argsort(posting, kind="stable")
         reference, weight = reference[order], weight[order]
-        return _Order(keys, idf, posted[order], reference, weight, weight / norm[reference])
+        return _ReferenceNgrams(keys, idf, posting[order], reference, weight, weight / norm[reference])
 
     def _number(self, word: str, unknown: dict[str, int]) -> int:
         known = self._words.get(word)
@@ -109,39 +115,47 @@ class CiderD:
 
     def _similarity(
         self,
-        order: _Order,
+        order: _ReferenceNgrams,
         caption: Ints,
         ngram: Ints,
         *,
-        pictures: Ints,
+        images: Ints,
         lengths: Ints,
     ) -> Floats:
-        """Clipped and length-penalised cosine with each reference of the picture, summed over them, (H,)."""
-        hypothesis, ngram, weight, norm = _vectors(caption, ngram, order.idf, len(pictures))
-        wanted = _joined(pictures[hypothesis], ngram)
-        first, past = (np.searchsorted(order.posted, wanted, side) for side in ("left", "right"))
-        found = past - first  # how many references of the picture have the n-gram
+        """Clipped and length-penalized cosine with each reference of the image, summed over them, (H,)."""
+        hypothesis, ngram, weight, norm = _vectors(caption, ngram, order.idf, len(images))
+        wanted = join_ids(images[hypothesis], ngram)
+        first, past = (np.searchsorted(order.posting, wanted, side) for side in ("left", "right"))
+        found = past - first  # the number of the image's references that have the n-gram
         entry = np.repeat(np.arange(len(wanted)), found)
         posting = np.arange(len(entry)) + np.repeat(first - np.cumsum(found) + found, found)
         hypothesis, weight = hypothesis[entry], weight[entry]
-        longer = lengths[hypothesis] - self._lengths[order.reference[posting]]
-        penalty = np.exp(-(longer**2) / (2 * SIGMA**2))
-        shared = np.minimum(weight, order.weight[posting]) * order.unit[posting] * penalty
-        products = np.bincount(hypothesis, shared, len(pictures))
-        return np.divide(products, norm, out=np.zeros(len(pictures)), where=norm > 0)
+        penalty = length_penalty(lengths[hypothesis] - self._lengths[order.reference[posting]])
+        shared = np.minimum(weight, order.weight[posting]) * order.unit_weight[posting] * penalty
+        products = np.bincount(hypothesis, shared, len(images))
+        return np.divide(products, norm, out=np.zeros(len(images)), where=norm > 0)
 
 
-def _longer(place: Ints, ngram: Ints, order: int, caption: Ints, words: Ints) -> tuple[Ints, Ints]:
-    """Each n-gram joined with the word `order` places after its start, where the caption still has one."""
-    inside = place + order < len(words)
-    place, ngram = place[inside], ngram[inside]
-    inside = caption[place] == caption[place + order]
-    place, ngram = place[inside], ngram[inside]
-    return place, _joined(ngram, words[place + order])
+def cider_d(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Floats:
+    """CIDEr-D of each image, (N,). Raises `ValueError` as `CiderD` does."""
+    check_pairs(hypotheses, references)
+    return CiderD(references).score(hypotheses)
+
+
+CIDER_D = mean_metric(cider_d)
+
+
+def extend_ngrams(start: Ints, ngram: Ints, order: int, caption: Ints, words: Ints) -> tuple[Ints, Ints]:
+    """Each n-gram joined with the word `order` positions after its start, where the caption still has one."""
+    inside = start + order < len(words)
+    start, ngram = start[inside], ngram[inside]
+    inside = caption[start] == caption[start + order]
+    start, ngram = start[inside], ngram[inside]
+    return start, join_ids(ngram, words[start + order])
 
 
 def _numbered(ngram: Ints, keys: Ints) -> Ints:
-    """The place of each n-gram in the sorted `keys`; those not there get numbers of their own after them."""
+    """The index of each n-gram in the sorted `keys`; unknown n-grams are numbered after them."""
     number = np.searchsorted(keys, ngram)
     missing = np.append(keys, -1)[number] != ngram
     number[missing] = len(keys) + np.unique(ngram[missing], return_inverse=True)[1]
@@ -150,16 +164,16 @@ def _numbered(ngram: Ints, keys: Ints) -> Ints:
 
 def _vectors(caption: Ints, ngram: Ints, idf: Floats, captions: int) -> tuple[Ints, Ints, Floats, Floats]:
     """tf-idf vectors as (caption, n-gram, weight) for every n-gram that occurs, and the norms (captions,)."""
-    occurring, frequency = np.unique(_joined(caption, ngram), return_counts=True)
-    caption, ngram = _split(occurring)
+    occurring, frequency = np.unique(join_ids(caption, ngram), return_counts=True)
+    caption, ngram = split_ids(occurring)
     weight = frequency * idf[np.minimum(ngram, len(idf) - 1)]
     return caption, ngram, weight, np.sqrt(np.bincount(caption, weight**2, captions))
 
 
-def _joined(high: Ints, low: Ints) -> Ints:
-    """Two numbers below 2**31 in one, which sorts as the pair does."""
+def join_ids(high: Ints, low: Ints) -> Ints:
+    """Two numbers below 2**31 in one, which sorts like the pair."""
     return high << 32 | low
 
 
-def _split(joined: Ints) -> tuple[Ints, Ints]:
+def split_ids(joined: Ints) -> tuple[Ints, Ints]:
     return joined >> 32, joined & 0xFFFFFFFF

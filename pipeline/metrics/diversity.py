@@ -1,7 +1,7 @@
-"""Signs that a captioner has learned the language and not the pictures: it repeats itself, or stops early.
+"""Statistics that show whether a captioner describes its images or repeats safe sentences.
 
-No score shows them: one safe sentence for every picture can have a fair BLEU. AdditiveAttention at them beside those of captions
-that people wrote for the same pictures.
+Scores do not show it: one sentence for every image can reach a fair BLEU. Compare these statistics with those of the
+references.
 """
 
 from collections import Counter
@@ -18,28 +18,42 @@ FUNCTION_WORDS = frozenset(
     )
     for word in words.split()
 )
-"""Words that leave an English caption unfinished when they end it."""
+"""An English caption that ends in one of these words is unfinished."""
 
 
-def diversity(hypotheses: Sequence[str], vocabulary_size: int | None) -> dict[str, float]:
-    """Shares are between 0 and 1, lengths in tokens; captions are tokens between spaces.
+TITLES = {
+    "distinct_captions": "distinct captions",
+    "most_common_caption": "images with the most common caption",
+    "ends_in_function_word": "captions that end in a function word",
+    "repeated_word": "captions with a word twice in a row",
+    "repeated_phrase": "captions with a repeated phrase of three words",
+    "empty_captions": "empty captions",
+    "vocabulary_used": "vocabulary used",
+    "distinct_words": "distinct words",
+    "mean_length": "words per caption",
+}
+"""The title of each statistic, in the order in which they are shown."""
 
-    `vocabulary_used` is left out when `vocabulary_size` is None: a file of captions has no vocabulary. Raises
-    `ValueError` without captions or for a vocabulary without words.
+
+def diversity(hypotheses: Sequence[str], vocabulary_size: int | None = None) -> dict[str, float]:
+    """The statistics of `TITLES` for captions given as tokens joined with spaces.
+
+    `distinct_words` is a number, `mean_length` is in tokens, all others are shares between 0 and 1. Without a
+    `vocabulary_size`, `vocabulary_used` is left out. Raises `ValueError` without captions or for an empty vocabulary.
     """
     if not hypotheses:
-        raise ValueError("there are no captions to look at: `hypotheses` is empty")
+        raise ValueError("there are no captions: `hypotheses` is empty")
     if vocabulary_size is not None and vocabulary_size < 1:
         raise ValueError(f"`vocabulary_size` must be at least 1, got {vocabulary_size}")
     captions = [tuple(caption.split()) for caption in hypotheses]
-    times = Counter(captions)
+    counts = Counter(captions)
     words = {word for caption in captions for word in caption}
-    share_used = {} if vocabulary_size is None else {"vocabulary_used": len(words) / vocabulary_size}
+    vocabulary_used = {} if vocabulary_size is None else {"vocabulary_used": len(words) / vocabulary_size}
     return {
-        "distinct_captions": len(times) / len(captions),
-        "most_common_caption": times.most_common(1)[0][1] / len(captions),
+        "distinct_captions": len(counts) / len(captions),
+        "most_common_caption": counts.most_common(1)[0][1] / len(captions),
         "distinct_words": float(len(words)),
-        **share_used,
+        **vocabulary_used,
         "mean_length": sum(map(len, captions)) / len(captions),
         "empty_captions": captions.count(()) / len(captions),
         "ends_in_function_word": sum(map(ends_in_function_word, captions)) / len(captions),
@@ -48,24 +62,29 @@ def diversity(hypotheses: Sequence[str], vocabulary_size: int | None) -> dict[st
     }
 
 
+def formatted(name: str, value: float) -> str:
+    """A statistic of `TITLES` as text: a number of words or a percentage."""
+    return {"distinct_words": f"{value:,.0f}", "mean_length": f"{value:.1f}"}.get(name, f"{value:.1%}")
+
+
 def ends_in_function_word(tokens: Sequence[str]) -> bool:
-    """`a dog on a`."""
+    """Whether the caption stops early, as in `a dog on a`."""
     return bool(tokens) and tokens[-1] in FUNCTION_WORDS
 
 
 def repeats_a_word(tokens: Sequence[str]) -> bool:
-    """`a dog dog runs`."""
+    """Whether a word stands twice in a row, as in `a dog dog runs`."""
     return any(first == second for first, second in pairwise(tokens))
 
 
 def repeats_a_phrase(tokens: Sequence[str]) -> bool:
-    """`a man with a red shirt and a red shirt`: three words or more, of which one is no function word, said again.
+    """Whether three words, not all function words, occur twice, as in `a man with a red shirt and a red shirt`.
 
-    Two words would be too few: people write `a boy and a girl in a field`, and `a red ball left of a red ring`.
+    Two words would be too few: people write `a boy and a girl in a field`.
     """
     seen: set[tuple[str, ...]] = set()
-    for place in range(len(tokens) - 2):
-        phrase = tuple(tokens[place : place + 3])
+    for start in range(len(tokens) - 2):
+        phrase = tuple(tokens[start : start + 3])
         if phrase in seen and not FUNCTION_WORDS.issuperset(phrase):
             return True
         seen.add(phrase)

@@ -1,8 +1,7 @@
-"""METEOR 1.5 (Denkowski and Lavie 2014), with the Java program that pycocoevalcap brings.
+"""METEOR 1.5 (Denkowski and Lavie 2014), with the Java program that comes with pycocoevalcap.
 
-It matches stems, synonyms and paraphrases from its own tables, so the alignment is left to the jar: one line of 23
-counts per picture. What follows from the counts is computed here, which gives the score of any choice of pictures, and
-so an interval, without asking Java again. A test holds the result to pycocoevalcap's.
+The program aligns words by its own tables of stems, synonyms and paraphrases, and prints 23 counts per image. The score
+follows from the counts here, so that the bootstrap does not start Java again.
 """
 
 import importlib.util
@@ -12,27 +11,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.errors import ParamsError
 from pipeline.metrics.input_checks import check_pairs
+from pipeline.metrics.metric import Floats, Metric
 
 COLUMNS = 23
-"""Lengths of both sides, their function words, four matchers with four counts each, chunks, matched words of both."""
+"""Lengths of hypothesis and reference, their function words, four counts for each of four matchers, chunks, matched
+words of hypothesis and reference."""
 ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75
-"""Recall against precision, the shape and weight of the penalty for broken order, content against function words."""
+"""Weight of recall, exponent and weight of the fragmentation penalty, weight of content words (English)."""
 MATCHERS = (1.0, 0.6, 0.8, 0.6)
-"""Weights of equal words, equal stems, synonyms and paraphrases, for English."""
-
-Floats = NDArray[np.float64]
+"""Weights of exact matches, stems, synonyms and paraphrases (English)."""
 
 
 def find_jar() -> Path:
-    """The jar of pycocoevalcap. Raises `ParamsError` that says plainly what is missing."""
+    """The path of METEOR's jar. Raises `ParamsError` naming what is not installed."""
     if shutil.which("java") is None:
         raise ParamsError(
-            "METEOR needs Java, and there is no `java` on the PATH; install a Java runtime, or leave METEOR out: "
-            "all other scores need none"
+            "METEOR needs Java, and there is no `java` on the PATH; install a Java runtime, or leave METEOR out"
         )
     found = importlib.util.find_spec("pycocoevalcap")
     for folder in (found and found.submodule_search_locations) or ():
@@ -40,16 +37,16 @@ def find_jar() -> Path:
         if jar.is_file():
             return jar
     raise ParamsError(
-        "METEOR needs the program that pycocoevalcap brings; install it with `pip install -e '.[meteor]'`, or leave "
-        "METEOR out"
+        "METEOR needs the program that comes with pycocoevalcap; install it with `pip install -e '.[meteor]'`, or "
+        "leave METEOR out"
     )
 
 
 def meteor_statistics(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Floats:
-    """What METEOR is made of, for each picture: (N, 23). Captions are tokens between spaces.
+    """The counts that METEOR is made of, for each image: (N, 23), in the order of `COLUMNS`.
 
-    Raises `ValueError` when the two do not have one entry per picture or a picture has no reference, `ParamsError`
-    where there is no Java or it fails.
+    Raises `ValueError` unless there is one hypothesis and at least one reference per image; `ParamsError` when Java or
+    the jar is not installed, or the program fails.
     """
     check_pairs(hypotheses, references)
     jar = find_jar()
@@ -66,18 +63,18 @@ def meteor_statistics(hypotheses: Sequence[str], references: Sequence[Sequence[s
     except ValueError:
         rows = np.empty((0, COLUMNS))
     if len(rows) != len(lines):
-        reason = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise ParamsError(f"METEOR: the Java program failed: {reason}")
-    # As in the jar's sum over pictures: a caption that matches wholly and in order has nothing to be broken.
-    whole = (rows[:, 20] == 1) & (rows[:, 21] == rows[:, 0]) & (rows[:, 22] == rows[:, 1])
-    rows[whole, 20] = 0
+    # As in the jar's own sum over images: a caption that matches completely and in order has no fragments.
+    complete = (rows[:, 20] == 1) & (rows[:, 21] == rows[:, 0]) & (rows[:, 22] == rows[:, 1])
+    rows[complete, 20] = 0
     return rows
 
 
-def meteor_from_statistics(statistics: Floats) -> Floats:
-    """METEOR between 0 and 1, (...), from summed statistics (..., 23); on single rows that of each picture."""
-    length, reference_length, function, reference_function = np.moveaxis(statistics[..., :4], -1, 0)
-    matches = statistics[..., 4:20].reshape(*statistics.shape[:-1], 4, 4)  # (..., matcher, side and kind)
+def meteor_scores(sums: Floats, images: int = 1) -> Floats:
+    """METEOR between 0 and 1, (..., 1), from summed statistics (..., 23); the number of images does not matter."""
+    length, reference_length, function, reference_function = np.moveaxis(sums[..., :4], -1, 0)
+    matches = sums[..., 4:20].reshape(*sums.shape[:-1], 4, 4)  # (..., matcher, side and kind)
     kinds = np.array([DELTA, DELTA, 1 - DELTA, 1 - DELTA])
     weighted = np.einsum("...mk,m,k->...k", matches, np.array(MATCHERS), kinds)
     precision = _ratio(weighted[..., 0] + weighted[..., 2], DELTA * (length - function) + (1 - DELTA) * function)
@@ -86,16 +83,19 @@ def meteor_from_statistics(statistics: Floats) -> Floats:
         DELTA * (reference_length - reference_function) + (1 - DELTA) * reference_function,
     )
     mean = _ratio(precision * recall, ALPHA * precision + (1 - ALPHA) * recall)
-    chunks, words = statistics[..., 20], (statistics[..., 21] + statistics[..., 22]) / 2
+    chunks, words = sums[..., 20], (sums[..., 21] + sums[..., 22]) / 2
     score: Floats = mean * (1 - GAMMA * _ratio(chunks, words) ** BETA)
-    return score
+    return score[..., None]
+
+
+METEOR = Metric(meteor_statistics, meteor_scores)
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:
-    """0 where nothing is divided by nothing."""
+    """The quotient, 0 where the divisor is 0."""
     return np.divide(above, below, out=np.zeros_like(above, np.float64), where=below > 0)
 
 
 def _field(caption: str) -> str:
-    """The program's own separator cannot be part of a caption."""
+    """A caption without the program's separator."""
     return caption.replace("|||", "").replace("  ", " ")

@@ -1,37 +1,40 @@
-"""ROUGE-L (Lin 2004): how much of a caption and its references is one common subsequence; as coco-caption."""
+"""ROUGE-L (Lin 2004): the longest common subsequence of a caption and its references; equal to coco-caption."""
 
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.metrics.input_checks import check_pairs
+from pipeline.metrics.metric import Floats, mean_metric
 
 BETA = 1.2
-"""Weight of recall against precision in coco-caption."""
+"""Weight of recall against precision, as in coco-caption."""
 
 
-def rouge_l(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> NDArray[np.float64]:
-    """ROUGE-L of each picture, (N,) between 0 and 1; the score of a set is their mean.
+def rouge_l(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Floats:
+    """ROUGE-L of each image, (N,) between 0 and 1; the score of a set is their mean.
 
-    Precision and recall are the best over the references, each by itself, as in coco-caption. Raises
-    `ValueError` when the two do not have one entry per picture or a picture has no reference.
+    Precision and recall are each the maximum over the references, as in coco-caption. Raises `ValueError` unless there
+    is one hypothesis and at least one reference per image.
     """
     check_pairs(hypotheses, references)
     return np.array([_score(*pair) for pair in zip(hypotheses, references, strict=True)])
 
 
+ROUGE_L = mean_metric(rouge_l)
+
+
 def _score(hypothesis: str, references: Sequence[str]) -> float:
-    # Splitting at " " makes "" a caption of one empty token, as in coco-caption: no division by zero, and an
-    # empty hypothesis scores 0 unless a reference is empty as well.
+    # As in coco-caption, splitting at " " makes "" a caption of one empty token. That avoids a division by zero, and
+    # an empty hypothesis scores 0 unless a reference is empty as well.
     tokens = hypothesis.split(" ")
-    places: dict[str, int] = {}  # token -> bit set of its places in the hypothesis
-    for place, token in enumerate(tokens):
-        places[token] = places.get(token, 0) | 1 << place
+    positions: dict[str, int] = {}  # token -> bit set of its positions in the hypothesis
+    for position, token in enumerate(tokens):
+        positions[token] = positions.get(token, 0) | 1 << position
     precision = recall = 0.0
     for reference in references:
         reference_tokens = reference.split(" ")
-        common = _common_subsequence(places, len(tokens), reference_tokens)
+        common = _common_subsequence(positions, len(tokens), reference_tokens)
         precision = max(precision, common / len(tokens))
         recall = max(recall, common / len(reference_tokens))
     if not precision or not recall:
@@ -39,14 +42,14 @@ def _score(hypothesis: str, references: Sequence[str]) -> float:
     return (1 + BETA**2) * precision * recall / (recall + BETA**2 * precision)
 
 
-def _common_subsequence(places: dict[str, int], length: int, tokens: Sequence[str]) -> int:
-    """Length of the longest common subsequence, one addition per token (bit-parallel: Hyyrö 2004).
+def _common_subsequence(positions: dict[str, int], length: int, tokens: Sequence[str]) -> int:
+    """Length of the longest common subsequence, with one addition per token (bit-parallel; Hyyrö 2004).
 
-    A cleared bit of `open_places` is a place of the hypothesis where the subsequence so far grows by one.
+    A cleared bit of `unmatched` is a position of the hypothesis at which the subsequence so far grows by one.
     """
     full = (1 << length) - 1
-    open_places = full
+    unmatched = full
     for token in tokens:
-        matched = open_places & places.get(token, 0)
-        open_places = ((open_places + matched) | (open_places - matched)) & full
-    return length - open_places.bit_count()
+        matched = unmatched & positions.get(token, 0)
+        unmatched = ((unmatched + matched) | (unmatched - matched)) & full
+    return length - unmatched.bit_count()

@@ -1,51 +1,30 @@
-"""All scores of one set of captions, and how sure each is."""
+"""All scores of one set of captions with their confidence intervals, and the comparison of two such sets."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pipeline.metrics.bleu import COLUMNS, bleu_from_statistics, bleu_statistics, corpus_bleu
 from pipeline.metrics.bootstrap import RESAMPLES, intervals, paired_differences
-from pipeline.metrics.cider import CiderD
-from pipeline.metrics.meteor import meteor_from_statistics, meteor_statistics
-from pipeline.metrics.rouge import rouge_l
-
-SCORES = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "cider_d", "rouge_l")
-METEOR = "meteor"
-"""The score that comes last, where it is asked for: it needs Java."""
-NAMES = {
-    "bleu_1": "BLEU-1",
-    "bleu_2": "BLEU-2",
-    "bleu_3": "BLEU-3",
-    "bleu_4": "BLEU-4",
-    "cider_d": "CIDEr-D",
-    "rouge_l": "ROUGE-L",
-    METEOR: "METEOR",
-}
-"""How people write them."""
-
-Floats = NDArray[np.float64]
+from pipeline.metrics.metric import Floats, Metric
+from pipeline.metrics.registry import METRICS, selected_metrics
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """The scores of one hypothesis per picture, all times 100. Compare them only over the same references."""
+    """The scores of one hypothesis per image, all times 100. Compare them only over the same references."""
 
-    pictures: int
-    scores: dict[str, float]
-    """The score of the whole set, in the order of `SCORES`."""
+    images: int
+    corpus: dict[str, float]
+    """Each score of the whole set, in the order of the metrics' registry."""
     intervals: dict[str, tuple[float, float]]
-    """Low and high of the 95% bootstrap interval of each score."""
+    """Low and high end of each score's 95% bootstrap interval."""
     per_image: dict[str, Floats]
-    """`bleu_4`, `cider_d`, `rouge_l` and, with it, `meteor` of each picture, (N,). BLEU and METEOR of a set are not the
-    means of these."""
-    signature: str
-    """sacrebleu's signature of BLEU."""
-    rows: Floats
-    """What the scores are made of, (N, 12): BLEU's ten counts, CIDEr-D and ROUGE-L of each picture. With METEOR,
-    (N, 35): its 23 counts follow."""
+    """One score of each metric for every image, (N,). The BLEU and METEOR of a set are not the means of these."""
+    signatures: dict[str, str]
+    """By metric, where it has one: a line that identifies its implementation."""
+    statistics: dict[str, Floats]
+    """By metric: its statistics of each image, (N, K)."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +36,7 @@ class Difference:
     """Lower end of the 95% interval."""
     high: float
     p_value: float
-    """Two-sided, by the paired bootstrap (Koehn 2004)."""
+    """Two-sided, from the paired bootstrap (Koehn 2004)."""
 
 
 def score(
@@ -68,63 +47,58 @@ def score(
     resamples: int = RESAMPLES,
     meteor: bool = False,
 ) -> Scores:
-    """Score a whole split: one hypothesis and one to many references per picture, as tokens between spaces.
+    """Score a whole split: one hypothesis and at least one reference per image, as tokens joined with spaces.
 
-    Raises `ValueError` when the two do not have one entry per picture, a picture has no reference, or there
-    are no pictures or no resamples; `ParamsError` when METEOR is asked for and cannot be had.
+    Raises `ValueError` unless there is one hypothesis and at least one reference per image, one image and one resample;
+    `ParamsError` when METEOR is requested and not installed.
     """
-    bleu, signature = corpus_bleu(hypotheses, references)
-    counts = bleu_statistics(hypotheses, references)
-    cider = CiderD(references).score(hypotheses)
-    rouge = rouge_l(hypotheses, references)
-    per_image = {"bleu_4": bleu_from_statistics(counts)[:, 3], "cider_d": cider, "rouge_l": rouge}
-    corpus = [*bleu, cider.mean(), rouge.mean()]
-    columns = [counts, cider, rouge]
-    names = list(SCORES)
-    if meteor:
-        alignments = meteor_statistics(hypotheses, references)
-        names.append(METEOR)
-        columns.append(alignments)
-        per_image[METEOR] = meteor_from_statistics(alignments)
-        corpus.append(meteor_from_statistics(alignments.sum(axis=0)))
-    rows = np.column_stack(columns).astype(np.float64)
-    bounds = intervals(rows, lambda sums: _from_sums(sums, len(rows)), seed=seed, resamples=resamples)
+    entries = selected_metrics(meteor=meteor)
+    metrics = {name: entry.load() for name, entry in entries.items()}
+    statistics = {name: metric.statistics(hypotheses, references) for name, metric in metrics.items()}
+    images = len(hypotheses)
+    names = [score for entry in entries.values() for score in entry.titles]
+    scorer = _Scorer(metrics, {name: values.shape[1] for name, values in statistics.items()}, images)
+    columns = np.column_stack(list(statistics.values()))
+    corpus = scorer(columns.sum(axis=0))
+    bounds = intervals(columns, scorer, seed=seed, resamples=resamples)
     return Scores(
-        pictures=len(rows),
-        scores={name: 100 * float(value) for name, value in zip(names, corpus, strict=True)},
-        intervals={name: (float(low), float(high)) for name, (low, high) in zip(names, bounds, strict=True)},
-        per_image={name: 100 * values for name, values in per_image.items()},
-        signature=signature,
-        rows=rows,
+        images=images,
+        corpus=dict(zip(names, corpus.tolist(), strict=True)),
+        intervals={name: (low, high) for name, (low, high) in zip(names, bounds.tolist(), strict=True)},
+        per_image={
+            list(entry.titles)[-1]: 100 * metrics[name].scores(statistics[name], 1)[:, -1]
+            for name, entry in entries.items()
+        },
+        signatures={name: metric.signature(references) for name, metric in metrics.items() if metric.signature},
+        statistics=statistics,
     )
 
 
-def compare(
-    first: Scores,
-    second: Scores,
-    *,
-    seed: int,
-    resamples: int = RESAMPLES,
-) -> dict[str, Difference]:
-    """`second` minus `first` in each score; picture i of both must be the same, with the same references.
+def compare(first: Scores, second: Scores, *, seed: int, resamples: int = RESAMPLES) -> dict[str, Difference]:
+    """`second` minus `first` in each score; image i of both must be the same, with the same references.
 
-    Raises `ValueError` when the numbers of pictures differ.
+    Raises `ValueError` when the numbers of images differ.
     """
-    found = paired_differences(
-        first.rows,
-        second.rows,
-        lambda sums: _from_sums(sums, first.pictures),
-        seed=seed,
-        resamples=resamples,
-    )
-    columns = np.column_stack([found.difference, found.low, found.high, found.p_value])  # (M, 4)
-    return {name: Difference(*values) for name, values in zip(first.scores, columns.tolist(), strict=True)}
+    metrics = {name: METRICS[name].load() for name in first.statistics}
+    scorer = _Scorer(metrics, {name: values.shape[1] for name, values in first.statistics.items()}, first.images)
+    one, other = (np.column_stack([scores.statistics[name] for name in metrics]) for scores in (first, second))
+    found = paired_differences(one, other, scorer, seed=seed, resamples=resamples)
+    rows = np.column_stack([found.difference, found.low, found.high, found.p_value])  # (M, 4)
+    return {name: Difference(*values) for name, values in zip(first.corpus, rows.tolist(), strict=True)}
 
 
-def _from_sums(sums: Floats, pictures: int) -> Floats:
-    """The scores in their order, times 100, (..., M), from sums of `Scores.rows` (..., K)."""
-    means = sums[..., COLUMNS : COLUMNS + 2] / pictures
-    parts = [bleu_from_statistics(sums[..., :COLUMNS]), means]
-    if sums.shape[-1] > COLUMNS + 2:
-        parts.append(meteor_from_statistics(sums[..., COLUMNS + 2 :])[..., None])
-    return 100 * np.concatenate(parts, axis=-1)
+@dataclass(frozen=True)
+class _Scorer:
+    """Computes the scores of several metrics from their summed statistics side by side."""
+
+    metrics: Mapping[str, Metric]
+    widths: Mapping[str, int]
+    """The number of statistics of each metric."""
+    images: int
+
+    def __call__(self, sums: Floats) -> Floats:
+        """(..., K of all metrics) to scores times 100, (..., M of all metrics)."""
+        ends = np.cumsum([self.widths[name] for name in self.metrics])
+        parts = np.split(sums, ends[:-1], axis=-1)
+        scores = [metric.scores(part, self.images) for metric, part in zip(self.metrics.values(), parts, strict=True)]
+        return 100 * np.concatenate(scores, axis=-1)

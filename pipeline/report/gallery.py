@@ -1,94 +1,98 @@
-"""The pictures of the report: which of them it holds, and what is to be seen of each."""
+"""The cards of the report: one per captioned image, with a thumbnail and attention weights for the examples."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from pipeline.archives import read_image_bytes
-from pipeline.decoders.beam_search import Hypothesis
-from pipeline.encoders.images import ImageError, thumbnail
-from pipeline.encoders.spec import EncoderSpec, Preprocessing
-from pipeline.metrics.diversity import ends_in_function_word, repeats_a_phrase, repeats_a_word
-from pipeline.metrics.evaluation import Evaluation
-from pipeline.metrics.scores import NAMES
-from pipeline.report import Card, Looks, Picture
+from pipeline.encoders.images import ImageError, thumbnail, visible_region
+from pipeline.encoders.spec import EncoderSpec
+from pipeline.metrics.evaluation_file import EvaluationFile, ImageRecord
 
-EACH = 60
-"""Pictures in the page: this many of the best, of the worst, and twice as many at random; of a small split all."""
 SIDE = 280
-"""Of the small pictures, in pixels."""
-NOTHING_SHARED = 0.1
-"""A caption of four words or more with less BLEU-4 has no four of them in a row that a reference has."""
+"""Longest side of a thumbnail, in pixels."""
+LEVELS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_"
+"""A region's attention weight is one character: its share of the word's largest weight, in 64 levels. static/report.js
+reads them."""
+FILTERS = {
+    "shared": "of several images",
+    "unfinished": "end in a function word",
+    "repeats": "repeat themselves",
+    "no_match": "share no four words in a row with a reference",
+}
+"""The titles of `caption_flags`."""
 
 
-def make_cards(
-    found: Mapping[str, Hypothesis],
-    evaluation: Evaluation,
-    files: Mapping[str, Path],
-    spec: EncoderSpec,
-    *,
-    seed: int,
-) -> list[Card]:
-    """One per picture, in the order of the scores."""
-    images = list(evaluation.captions)
-    scores = {NAMES[name]: values.tolist() for name, values in evaluation.scores.per_image.items()}
-    chance = np.random.default_rng(seed).permutation(len(images)).tolist()
-    shown = _shown(scores[NAMES["cider_d"]], chance)
-    times = Counter(evaluation.tokens)
-    cards = []
-    for place, image in enumerate(images):
-        picture = _picture(files[image]) if place in shown else None
-        tokens = evaluation.tokens[place]
-        cards.append(
-            Card(
-                image=image,
-                caption=evaluation.captions[image],
-                references=evaluation.references[image],
-                scores={name: values[place] for name, values in scores.items()},
-                chance=chance[place],
-                signs=_signs(tokens, times[tokens], scores[NAMES["bleu_4"]][place]),
-                picture=picture,
-                looks=_looks(found[image], picture, spec),
-            )
-        )
-    return cards
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small copy of an image."""
+
+    uri: str
+    """A `data:` URL."""
+    width: int
+    height: int
 
 
-def _shown(scores: Sequence[float], chance: Sequence[int]) -> set[int]:
-    order = sorted(range(len(scores)), key=lambda place: (scores[place], place))
-    return {*order[:EACH], *order[-EACH:], *(place for place, rank in enumerate(chance) if rank < 2 * EACH)}
+@dataclass(frozen=True)
+class AttentionMap:
+    """The attention weights of a caption's words."""
+
+    levels: str
+    """For each word one character per region, row by row from the top left; words are separated by spaces."""
+    grid: int
+    region: tuple[float, float, float, float]
+    """What the encoder sees of the image: left, top, right, bottom, as shares of its sides."""
 
 
-def _signs(tokens: Sequence[str], times: int, bleu_4: float) -> tuple[str, ...]:
-    """By the names of `report.page.FILTERS`."""
-    signs = {
-        "shared": times > 1,
-        "unfinished": ends_in_function_word(tokens),
-        "repeats": repeats_a_word(tokens) or repeats_a_phrase(tokens),
-        "none": len(tokens) < 4 or bleu_4 < NOTHING_SHARED,
-    }
-    return tuple(name for name, seen in signs.items() if seen)
+@dataclass(frozen=True)
+class Card:
+    """A captioned image as the report shows it."""
+
+    record: ImageRecord
+    thumbnail: Thumbnail | None = None
+    """None when the image is no example, or its file cannot be read any more."""
+    attention: AttentionMap | None = None
+
+    @property
+    def frame_share(self) -> float:
+        """The width of the thumbnail in a frame of 4:3, in percent."""
+        assert self.thumbnail
+        return round(min(100.0, 75 * self.thumbnail.width / self.thumbnail.height), 2)
 
 
-def _picture(path: Path) -> Picture | None:
+def make_cards(evaluation: EvaluationFile, files: Mapping[str, Path], spec: EncoderSpec) -> list[Card]:
+    """One card per image of the evaluation, in its order; `files` holds the path of each image."""
+    return [_card(record, files.get(record.image), spec) for record in evaluation.images]
+
+
+def filters(evaluation: EvaluationFile) -> list[tuple[str, str, int]]:
+    """Each flag with its title and the number of captions that have it."""
+    counts = Counter(flag for record in evaluation.images for flag in record.flags)
+    return [(flag, title, counts[flag]) for flag, title in FILTERS.items()]
+
+
+def attention_levels(weights: Sequence[Sequence[float]]) -> str:
+    """Attention weights (T, R) in the form of `AttentionMap.levels`."""
+    return " ".join(map(_levels, weights))
+
+
+def _card(record: ImageRecord, file: Path | None, spec: EncoderSpec) -> Card:
+    if not record.example or file is None:
+        return Card(record)
     try:
-        return Picture(*thumbnail(read_image_bytes(path), SIDE))
+        small = Thumbnail(*thumbnail(read_image_bytes(file), SIDE))
     except (OSError, ImageError):
-        return None  # gone since it was encoded: its caption is shown all the same
+        return Card(record)  # the file is gone since it was encoded; its caption is shown anyway
+    weights = record.attention
+    words = len(record.caption.split())
+    if not weights or len(weights) != words or len(weights[0]) != spec.grid**2:
+        return Card(record, small)
+    left, top, right, bottom = visible_region(spec.preprocessing, small.width, small.height)
+    region = (round(left, 4), round(top, 4), round(right, 4), round(bottom, 4))
+    return Card(record, small, AttentionMap(attention_levels(weights), spec.grid, region))
 
 
-def _looks(hypothesis: Hypothesis, picture: Picture | None, spec: EncoderSpec) -> Looks | None:
-    if picture is None or not hypothesis.attention or len(hypothesis.attention[0]) != spec.grid**2:
-        return None
-    weights = hypothesis.attention[: len(hypothesis.tokens)]
-    return Looks(weights, spec.grid, seen_by(spec.transform, picture.width, picture.height))
-
-
-def seen_by(transform: Preprocessing, width: int, height: int) -> tuple[float, float, float, float]:
-    """The part of a picture that the encoder sees, as shares of it: left, top, width, height."""
-    if transform.shorter_side is None:
-        return 0.0, 0.0, 1.0, 1.0
-    side = min(1.0, transform.size / transform.shorter_side) * min(width, height)
-    return (1 - side / width) / 2, (1 - side / height) / 2, side / width, side / height
+def _levels(weights: Sequence[float]) -> str:
+    largest = max(weights) or 1.0
+    return "".join(LEVELS[round(63 * max(weight, 0.0) / largest)] for weight in weights)

@@ -1,172 +1,183 @@
-"""The whole page, put together from its sections."""
+"""metrics/report.html: one page that needs no other file and works offline."""
 
 from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import dataclass
+from math import ceil
 
 from pipeline.datasets.statistics import DatasetStatistics
-from pipeline.metrics.evaluation import Evaluation
-from pipeline.metrics.scores import NAMES
-from pipeline.report.cards import Card, render_card
-from pipeline.report.charts import bar_chart, facts, interval_bar, line_chart, table
-from pipeline.report.dataset import render_dataset
-from pipeline.report.script import SCRIPT
-from pipeline.report.style import STYLE
+from pipeline.encoders.spec import EncoderSpec
+from pipeline.metrics import diversity
+from pipeline.metrics.evaluation_file import EvaluationFile
+from pipeline.metrics.registry import TITLES
+from pipeline.report.charts import Chart, bar_chart, line_chart
+from pipeline.report.dataset_section import dataset_section
+from pipeline.report.gallery import Card, filters
+from pipeline.report.templating import render, static_file
 
 Curves = Mapping[str, Sequence[float]]
 """The columns of training.csv, without the epoch."""
-
-SIGNS = {
-    "distinct_captions": "distinct captions",
-    "most_common_caption": "pictures with the most common caption",
-    "ends_in_function_word": "captions that end in a function word",
-    "repeated_word": "captions with a word twice in a row",
-    "repeated_phrase": "captions with three words said twice",
-    "empty_captions": "empty captions",
-    "vocabulary_used": "vocabulary used",
-}
-FILTERS = {
-    "": "all captions",
-    "shared": "said of several pictures",
-    "unfinished": "end in a function word",
-    "repeats": "repeat themselves",
-    "none": "share no four words in a row with a reference",
-}
-"""Signs of single captions, as `Card.signs` names them."""
-_SUSPICIOUS = 0.2
-"""A caption that more of the pictures get is pointed at."""
+SUSPICIOUS = 0.2
+"""The page warns when more of the images than this have the same caption."""
 
 
 def render_report(
+    evaluation: EvaluationFile,
     *,
-    title: str,
-    lead: str,
-    evaluation: Evaluation,
-    exploration: DatasetStatistics,
+    spec: EncoderSpec,
+    statistics: DatasetStatistics,
     curves: Curves,
     cards: Sequence[Card],
-    made_from: Mapping[str, Mapping[str, str]],
 ) -> str:
-    """The page. `made_from` holds rows of names and values by heading."""
-    sections = {
-        "scores": ("Scores", _scores(evaluation)),
-        "captions": ("Captions", _gallery(cards)),
-        "signs": ("Is it more than one sentence?", _signs(evaluation)),
-        "learning": ("Learning", _learning(curves)),
-        "data": ("Data", render_dataset(exploration)),
-        "made-from": (
-            "Made from",
-            f'<div class="charts">{"".join(_made_from(*part) for part in made_from.items())}</div>',
-        ),
-    }
-    links = "".join(f'<a href="#{name}">{escape(heading)}</a>' for name, (heading, _) in sections.items())
-    body = "".join(
-        f'<section><h2 id="{name}">{escape(heading)}</h2>{content}</section>'
-        for name, (heading, content) in sections.items()
-    )
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        # Nothing may be fetched, whatever a caption holds.
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
-        "style-src 'unsafe-inline'; script-src 'unsafe-inline'\">"
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>"
-        f'<header><h1>{escape(title)}</h1><p class="lead">{escape(lead)}</p><nav>{links}</nav></header>'
-        f"<main>{body}<footer>Written by <code>captioner score</code>. This file stands alone.</footer></main>"
-        f"\n<script>{SCRIPT}</script></body></html>\n"
+    """The HTML page."""
+    return render(
+        "page.html.j2",
+        css=static_file("report.css"),
+        script=static_file("report.js"),
+        title=f"Captions of the {evaluation.split} split",
+        lead=_lead(evaluation, spec),
+        common_caption=_common_caption(evaluation),
+        tiles=[ScoreTile(TITLES[name], one.value, one.low, one.high) for name, one in evaluation.scores.items()],
+        cards=cards,
+        card_scores=[TITLES[name] for name in cards[0].record.scores] if cards else [],
+        titles=TITLES,
+        filters=filters(evaluation),
+        diversity=diversity_rows(evaluation),
+        lengths=_length_chart(evaluation),
+        curves=_curve_charts(curves),
+        dataset=dataset_section(statistics),
+        sources=_sources(evaluation, spec),
     )
 
 
-def _scores(evaluation: Evaluation) -> str:
-    card = evaluation.scores
-    tiles = []
-    for name, value in card.scores.items():
-        low, high = card.intervals[name]
-        tiles.append(
-            f'<div class="tile"><div>{NAMES[name]}</div><div class="value">{value:.1f}</div>'
-            f'<div class="interval">95%: {low:.1f} to {high:.1f}</div>{interval_bar(value, low, high)}</div>'
+@dataclass(frozen=True)
+class ScoreTile:
+    """A score with its interval, drawn on a scale that starts at 0; positions are in percent of the scale."""
+
+    title: str
+    value: float
+    low: float
+    high: float
+
+    @property
+    def scale(self) -> int:
+        """The end of the scale: 100, or more for a CIDEr-D above it."""
+        return 100 * max(1, ceil(self.high / 100))
+
+    @property
+    def position(self) -> float:
+        return self._share(self.value)
+
+    @property
+    def start(self) -> float:
+        return self._share(self.low)
+
+    @property
+    def width(self) -> float:
+        """The width of the interval, large enough to be visible."""
+        return round(max(self._share(self.high) - self.start, 0.6), 2)
+
+    def _share(self, value: float) -> float:
+        return round(100 * min(max(value, 0), self.scale) / self.scale, 2)
+
+
+def diversity_rows(evaluation: EvaluationFile) -> list[tuple[str, str, str]]:
+    """Each diversity statistic of the captions and, where there is one, of the references."""
+    ours, theirs = evaluation.diversity, evaluation.reference_diversity
+    return [
+        (
+            title,
+            diversity.formatted(name, ours[name]),
+            diversity.formatted(name, theirs[name]) if name in theirs else "",
         )
-    worst = evaluation.diversity["most_common_caption"]
-    note = (
-        f'<p class="note">One caption was given to {worst:.0%} of the pictures. AdditiveAttention at the captions before you '
-        "believe a score.</p>"
-        if worst > _SUSPICIOUS and worst > 2 * evaluation.of_references["most_common_caption"]
-        else ""
-    )
-    return f'{note}<div class="tiles">{"".join(tiles)}</div>'
-
-
-def _gallery(cards: Sequence[Card]) -> str:
-    tabs = "".join(
-        f'<button type="button" data-view="{view}">{view.capitalize()}</button>'
-        for view in ("worst", "best", "random", "all")
-    )
-    names = list(cards[0].scores) if cards else []
-    first = names.index(NAMES["cider_d"]) if NAMES["cider_d"] in names else 0
-    scores = "".join(
-        f'<option value="{place}"{" selected" if place == first else ""}>by {escape(name)}'
-        for place, name in enumerate(names)
-    )
-    counts = {name: sum(name in card.signs for card in cards) for name in FILTERS}
-    signs = "".join(
-        f'<option value="{name}">{escape(text)}{f" ({counts[name]})" if name else ""}' for name, text in FILTERS.items()
-    )
-    hint = (
-        '<p class="soft">Point at a word, or tap it, to see where the decoder looked for it.</p>'
-        if any(card.looks for card in cards)
-        else ""
-    )
-    return (
-        f'{hint}<div class="bar"><div role="group" aria-label="Which captions">{tabs}</div>'
-        f'<select id="by" aria-label="Order">{scores}</select><select id="sign" aria-label="Filter">{signs}</select>'
-        '<input id="search" type="search" placeholder="SearchOptions" aria-label="SearchOptions">'
-        f'<output></output></div><div class="cards">{"".join(map(render_card, cards))}</div>'
-        '<button class="more" type="button">Show more</button>'
-    )
-
-
-def _signs(evaluation: Evaluation) -> str:
-    ours, theirs = evaluation.diversity, evaluation.of_references
-    rows = [
-        (text, f"{ours[name]:.1%}", f"{theirs[name]:.1%}" if name in theirs else "")
-        for name, text in SIGNS.items()
+        for name, title in diversity.TITLES.items()
         if name in ours
     ]
-    rows.append(("distinct words", f"{ours['distinct_words']:,.0f}", f"{theirs['distinct_words']:,.0f}"))
-    rows.append(("words per caption", f"{ours['mean_length']:.1f}", f"{theirs['mean_length']:.1f}"))
-    chart = bar_chart(
+
+
+def _lead(evaluation: EvaluationFile, spec: EncoderSpec) -> str:
+    weights = "random weights" if spec.weights.startswith("random") else spec.weights
+    return (
+        f"{len(evaluation.images):,} images, captioned by the {evaluation.model.decoder['kind']} decoder on "
+        f"{spec.name} ({weights}), beam size {evaluation.search['beam_size']}"
+    )
+
+
+def _common_caption(evaluation: EvaluationFile) -> str | None:
+    """The share of images with the most common caption, when it is suspiciously large."""
+    share = evaluation.diversity["most_common_caption"]
+    suspicious = share > max(SUSPICIOUS, 2 * evaluation.reference_diversity["most_common_caption"])
+    return f"{share:.0%}" if suspicious else None
+
+
+def _length_chart(evaluation: EvaluationFile) -> Chart | None:
+    return bar_chart(
         "Words per caption",
-        {"generated": shares(evaluation.lengths), "references": shares(evaluation.reference_lengths)},
+        {"generated": _percent(evaluation.lengths), "references": _percent(evaluation.reference_lengths)},
         x_label="words; % of captions",
     )
-    return (
-        f'<div class="charts"><div class="panel">{table(("", "generated", "references"), rows)}'
-        f'<p class="soft">References: the first one of each picture.</p></div>{chart}</div>'
-    )
 
 
-def shares(lengths: Mapping[int, int]) -> dict[int, float]:
-    """Of each length, in percent."""
-    total = sum(lengths.values())
-    return {length: 100 * count / total for length, count in sorted(lengths.items())}
+def _percent(counts: Mapping[int, int]) -> dict[int, float]:
+    total = sum(counts.values())
+    return {number: 100 * count / total for number, count in sorted(counts.items())}
 
 
-def _learning(curves: Curves) -> str:
-    losses = {name: _by_epoch(values) for name, values in curves.items() if name.endswith("loss")}
-    charts = [line_chart("Loss", {_plain(name): line for name, line in losses.items()}, x_label="epoch")]
+def _curve_charts(curves: Curves) -> list[Chart]:
+    losses = {_words(name): _by_epoch(values) for name, values in curves.items() if name.endswith("loss")}
+    charts = [line_chart("Loss", losses, x_label="epoch")]
     for name, values in curves.items():
         if name.startswith("val_") and not name.endswith("loss"):
-            title = f"{NAMES.get(name.removeprefix('val_'), _plain(name))} of the val captions"
-            charts.append(line_chart(title, {name: _by_epoch(values)}, x_label="epoch", mark=name))
-    return f'<div class="charts">{"".join(charts)}</div>'
+            score = name.removeprefix("val_")
+            title = f"{TITLES.get(score, _words(score))} of the val captions"
+            charts.append(line_chart(title, {name: _by_epoch(values)}, x_label="epoch", mark_best=True))
+    return [chart for chart in charts if chart]
 
 
 def _by_epoch(values: Sequence[float]) -> list[tuple[float, float]]:
     return [(float(epoch), value) for epoch, value in enumerate(values, start=1)]
 
 
-def _plain(name: str) -> str:
+def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _made_from(heading: str, rows: Mapping[str, str]) -> str:
-    return f'<div class="panel"><h3>{escape(heading)}</h3>{facts(rows)}</div>'
+def _sources(evaluation: EvaluationFile, spec: EncoderSpec) -> dict[str, dict[str, str]]:
+    """The params and digests behind the page, by heading."""
+    model = evaluation.model
+    sections: dict[str, dict[str, object]] = {
+        "Scores": {
+            "images": f"{len(evaluation.images):,}, and {evaluation.without_features:,} without features",
+            **{TITLES.get(name, name.upper()): text for name, text in evaluation.signatures.items()},
+            "seed of the bootstrap": evaluation.seed,
+            "score.split": evaluation.split,
+            **{f"score.{key}": value for key, value in evaluation.search.items()},
+        },
+        "Decoder": {
+            **{f"decoder.{key}": value for key, value in model.decoder.items()},
+            "vocabulary": f"{model.vocabulary:,} words",
+            "tokenizer": model.tokenizer,
+            "parameters": f"{model.parameters:,}",
+        },
+        "Training": {**model.trained_on, **training_params(evaluation)},
+        "Encoder": {
+            "network": spec.name,
+            "weights": f"{spec.weights}, sha256 {spec.weights_sha256}",
+            "layer": f"{spec.layer}, {model.regions} regions of {model.channels} channels",
+            "precision": f"{spec.precision}, stored as {spec.dtype}",
+            **{f"preprocessing.{key}": value for key, value in vars(spec.preprocessing).items()},
+            "digest": spec.digest,
+        },
+    }
+    return {heading: {key: str(value) for key, value in rows.items()} for heading, rows in sections.items()}
+
+
+def training_params(evaluation: EvaluationFile) -> dict[str, object]:
+    """The seed and the train section of the run's params; options of a subsection have dotted names."""
+    params = evaluation.model.params
+    rows: dict[str, object] = {"seed": params["seed"]} if "seed" in params else {}
+    for key, value in params.get("train", {}).items():
+        if isinstance(value, Mapping):
+            rows |= {f"train.{key}.{name}": option for name, option in value.items()}
+        else:
+            rows[f"train.{key}"] = value
+    return rows

@@ -1,7 +1,7 @@
-"""extract on a Ray cluster: the frozen encoder over every picture of a manifest, into a folder of shards.
+"""Stage `extract` on a Ray cluster: runs the frozen encoder on every image of a manifest, into a folder of shards.
 
-Reads the manifest (images.csv, or a table of paths and URLs), the pictures and prepare's skipped.csv. Writes the
-folder, encoder.safetensors and metrics/skipped.csv, as `extract` does on one machine; train and score read both alike.
+Reads the manifest (images.csv, or a table of paths and URLs), the images and prepare's skipped.csv. Writes the folder,
+encoder.safetensors and metrics/skipped.csv, as stage `extract` does on one machine. train and score read both.
 """
 
 import time
@@ -9,111 +9,137 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline import paths
 from pipeline.datasets.tables import SKIPPED_COLUMNS
 from pipeline.errors import DataError, ParamsError
-from pipeline.features.ray.jobs import Job, Plan
-from pipeline.features.ray.manifest import number_pictures
-from pipeline.features.shards import write_index
+from pipeline.features.shards import shard_path, write_index
 from pipeline.files import read_csv, write_bytes, write_csv
 from pipeline.progress import Progress, no_progress
 
 if TYPE_CHECKING:
-    from pipeline.params import EncoderParams, RunParams
+    from pipeline.features.ray.job import Job
+    from pipeline.params import Params
 
 SHARD_BYTES = 1 << 27
-"""Of a shard's rows: large enough to be read at the disk's rate, small enough for several in a machine's memory."""
+"""Of a shard's features: large enough to be read at the disk's rate, and several fit into a machine's memory."""
+SHARD_PIXEL_BYTES = 1 << 28
+"""Of a shard's preprocessed images, which are in memory together."""
 
 
 @dataclass(frozen=True)
-class ShardedExtraction:
-    """What an extraction on a cluster did."""
+class ExtractOnRayFiles:
+    """Inputs and outputs of the stage, beside the images."""
 
-    pictures: int
+    manifest: Path = paths.IMAGES
+    skipped_by_prepare: Path | None = paths.SKIPPED_ROWS
+    """None for a manifest that is not prepare's."""
+    features: Path = paths.FEATURES
+    """The folder of shards."""
+    encoder: Path = paths.ENCODER
+    skipped: Path = paths.SKIPPED
+
+
+@dataclass(frozen=True)
+class ExtractOnRayReport:
+    """What an extraction did."""
+
+    images: int
     from_shards: int
-    """In shards that an earlier run had finished."""
+    """Images in shards that an earlier run had finished, skipped ones included."""
     encoded: int
     seconds: float
+    """Time spent encoding."""
     shards: int
-    unreadable: int
-    remade: list[str]
-    """What was wrong with each shard that was made anew."""
+    skipped: int
+    remade: tuple[str, ...]
+    """The reason for each existing shard that was made again."""
 
 
 def extract_on_ray(
-    params: "EncoderParams",
-    run: "RunParams",
+    files: ExtractOnRayFiles,
+    params: "Params",
     *,
-    seed: int,
-    max_skipped: float,
-    manifest: Path,
-    skipped: Path | None,
-    features_out: Path,
-    encoder_out: Path,
-    skipped_out: Path,
-    shard_pictures: int | None = None,
     address: str | None = None,
+    shard_images: int | None = None,
     progress: Progress = no_progress,
-) -> ShardedExtraction:
-    """Raises `ParamsError` for the encoder or the cluster, `DataError` when more than `max_skipped` cannot be read."""
+) -> ExtractOnRayReport:
+    """Extract the features of all images of a manifest, making only the shards that do not exist yet.
+
+    `address` is that of a running cluster; without one, Ray is started on this machine. `shard_images` is the number
+    of images per shard; by default as many as fit 128 MiB. Reads the sections `encoder`, `data`, `run` and the seed.
+
+    Raises `ParamsError` for the encoder or the cluster, `DataError` for the manifest and when more than
+    `data.max_skipped` of the images cannot be decoded, `ArtefactError` for a folder begun with other settings,
+    `DiskError`, `NumericError`.
+    """
     try:
-        from pipeline.features.ray.cluster import cluster
-        from pipeline.features.ray.encoding import describe, encode_missing
+        from pipeline.features.ray.cluster import connect
+        from pipeline.features.ray.encoding import describe_encoder, encode_shards
+        from pipeline.features.ray.job import Job, locked_folder
+        from pipeline.features.ray.manifest import read_manifest
     except ImportError as error:
         raise ParamsError(f"--engine ray: {error}; run `pip install 'captioner[ray]'`") from error
 
-    job = Job(features_out)
-    with job.locked(), cluster(address, device=run.device, encoders=run.workers) as where:
-        numbered = number_pictures(manifest, job.manifest)
-        encoder = describe(where, _with_whole_path(params.model_dump()), seed)
+    manifest = read_manifest(files.manifest)
+    run = params.run
+    with locked_folder(files.features), connect(address, device=run.device, encoders=run.workers) as cluster:
+        encoder = describe_encoder(cluster, _with_absolute_weights(params.encoder.model_dump()), params.seed)
         row_bytes = encoder.shape[0] * encoder.shape[1] * 2
-        plan = Plan(
-            manifest=numbered.digest,
-            pictures=numbered.pictures,
-            shard_pictures=shard_pictures or max(1, SHARD_BYTES // row_bytes),
+        image_bytes = encoder.spec.preprocessing.size**2 * 3
+        job = Job(
+            folder=files.features.absolute(),
+            images=len(manifest),
+            shard_images=shard_images or max(1, min(SHARD_BYTES // row_bytes, SHARD_PIXEL_BYTES // image_bytes)),
             spec=encoder.spec,
             shape=encoder.shape,
             engine=encoder.engine,
         )
-        job.begin(plan)
-        job.settle(plan)
-        remade = job.forget_damaged(plan)
+        job.begin(manifest)
+        unfinished = job.unfinished()
+        from_shards = done = job.images - sum(job.size(number) for number in unfinished)
+        skipped_now = 0
         began = time.monotonic()
-        finished = job.finished(plan)
-        tried = encode_missing(job, plan, where, encoder.tensors, progress) if len(finished) < plan.shards else 0
+        if unfinished:
+            for images, skipped in encode_shards(job, list(unfinished), cluster, encoder.tensors):
+                done, skipped_now = done + images, skipped_now + skipped
+                progress(done, job.images, "images in shards")
+                if skipped_now > params.data.max_skipped * job.images:
+                    break  # a server that is down must not cost a run over all images
         seconds = time.monotonic() - began
-        job.settle(plan)
-        bad = [(number, *row) for number in range(plan.shards) for row in job.skipped(number)]
-        _refuse_too_many(bad, plan.pictures, max_skipped, job)
-        rows = write_index(features_out, plan.spec, plan.shape, (job.shard(number) for number in range(plan.shards)))
-    if rows != plan.pictures - len(bad):
-        raise RuntimeError(f"{features_out}: {rows} rows and {len(bad)} skipped of {plan.pictures} pictures")
-    write_bytes(encoder_out, encoder.to_embed)
-    listed = sorted(("extract", path, 0, image, reason) for _, image, path, reason in bad)
-    write_csv(skipped_out, SKIPPED_COLUMNS, [*(read_csv(skipped, SKIPPED_COLUMNS) if skipped else []), *listed])
-    return ShardedExtraction(
-        pictures=plan.pictures,
-        from_shards=plan.pictures - tried,
-        encoded=tried - sum(number not in finished for number, *_ in bad),
+        skipped_rows = [(number, *row) for number in range(job.shards) for row in job.skipped(number)]
+        _check_skipped(skipped_rows, params.data.max_skipped, job)
+        rows = write_index(job.folder, job.spec, job.shape, job.shards)
+    if rows != job.images - len(skipped_rows):
+        raise RuntimeError(f"{job.folder}: {rows} rows and {len(skipped_rows)} skipped of {job.images} images")
+    write_bytes(files.encoder, encoder.tensors_to_embed)
+    earlier = read_csv(files.skipped_by_prepare, SKIPPED_COLUMNS) if files.skipped_by_prepare else ()
+    listed = sorted(("extract", path, 0, image, reason) for _, image, path, reason in skipped_rows)
+    write_csv(files.skipped, SKIPPED_COLUMNS, [*earlier, *listed])
+    return ExtractOnRayReport(
+        images=job.images,
+        from_shards=from_shards,
+        encoded=job.images - from_shards - skipped_now,
         seconds=seconds,
-        shards=plan.shards,
-        unreadable=len(bad),
-        remade=remade,
+        shards=job.shards,
+        skipped=len(skipped_rows),
+        remade=tuple(reason for reason in unfinished.values() if reason),
     )
 
 
-def _with_whole_path(params: dict[str, object]) -> dict[str, object]:
-    """A file of weights is named from the root, since the machines that read it run elsewhere."""
+def _with_absolute_weights(params: dict[str, object]) -> dict[str, object]:
+    """Encoder params whose weights file, if they name one, is found from any working folder."""
     weights = Path(str(params["weights"]))
     return params | {"weights": str(weights.absolute())} if weights.is_file() else params
 
 
-def _refuse_too_many(bad: list[tuple[int, str, str, str]], pictures: int, max_skipped: float, job: Job) -> None:
-    if len(bad) > max_skipped * pictures:
-        shown = "\n".join(f"  {path}: {reason}" for _, _, path, reason in bad[:5])
-        shards = sorted({number for number, *_ in bad})
-        names = ", ".join(f"{number:06d}" for number in shards[:5]) + (", ..." if len(shards) > 5 else "")
-        raise DataError(
-            f"{len(bad)} of {pictures} pictures cannot be read, more than params.data.max_skipped = {max_skipped} allows:\n"
-            f"{shown}\nmend them, delete the shards that are to be made anew ({names} in {job.shards}), and run again; "
-            "or raise params.data.max_skipped"
-        )
+def _check_skipped(rows: list[tuple[int, str, str, str]], max_skipped: float, job: "Job") -> None:
+    if len(rows) <= max_skipped * job.images:
+        return
+    shown = "\n".join(f"  {path}: {reason}" for _, _, path, reason in rows[:5])
+    shards = sorted({number for number, *_ in rows})
+    names = ", ".join(shard_path(job.folder, number).name for number in shards[:5]) + (", ..." if shards[5:] else "")
+    raise DataError(
+        f"{len(rows)} of {job.images} images cannot be decoded, more than params.data.max_skipped = {max_skipped} "
+        f"allows:\n{shown}\nrepair them, delete their shards ({names} in {shard_path(job.folder, 0).parent}) and run "
+        "the same command again, or raise params.data.max_skipped"
+    )

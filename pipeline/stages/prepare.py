@@ -1,23 +1,25 @@
-"""prepare: a dataset in its own format becomes two plain tables.
+"""Stage `prepare`: turns a dataset in any format into plain tables.
 
-Reads the captions and the pictures' bytes. Writes captions.csv (image, caption, split), images.csv (image, path,
-sha256, split) and skipped.csv (stage, file, line, image, reason), each in the order of the pictures' ids. A picture's
-path is a file's, or a place in an archive (see `pipeline.archives`).
+Reads the captions and the bytes of the images. Writes captions.csv (image, caption, split), images.csv (image, path,
+sha256, split) and skipped.csv (stage, file, line, image, reason), in the byte order of the image names. An image's path
+is that of a file, or leads into an archive (see `pipeline.archives`).
 """
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.datasets.entries import SPLITS, Captions, Entry, Row, Skipped, skip
-from pipeline.datasets.formats import DetectedFormat, detect_format, read_captions
-from pipeline.datasets.image_hashes import HashCache, hash_images
+from pipeline import paths
+from pipeline.datasets.caption_markers import strip_markers
+from pipeline.datasets.detection import DetectedFormat, detect_format, read_dataset
+from pipeline.datasets.entries import SPLITS, CaptionEntry, DatasetEntries, ReadOptions, SkippedEntry, skip_entry
+from pipeline.datasets.image_hashes import HashCache, ImageHashes, hash_images
 from pipeline.datasets.image_index import ImageIndex
-from pipeline.datasets.splits import drawn_splits, splits_of
-from pipeline.datasets.table import Columns
+from pipeline.datasets.image_root import find_image_root, likely_image_roots
+from pipeline.datasets.splits import assign_splits, describe_drawn_splits
 from pipeline.datasets.tables import CAPTION_COLUMNS, IMAGE_COLUMNS, SKIPPED_COLUMNS
 from pipeline.errors import DataError
 from pipeline.files import write_csv
@@ -25,210 +27,224 @@ from pipeline.progress import Progress, no_progress
 from pipeline.text.writing_systems import share_without_spaces
 
 if TYPE_CHECKING:
-    from pipeline.params import DataParams
+    from pipeline.params import DataParams, Params
 
-SHOWN = 10
-"""Pictures that a message names of many."""
+_SHOWN = 10
+"""Duplicates or folders that an error lists."""
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """What was found."""
+class PrepareFiles:
+    """Outputs of the stage; its inputs are `params.data.captions` and `params.data.images`."""
+
+    captions: Path = paths.CAPTIONS
+    images: Path = paths.IMAGES
+    skipped: Path = paths.SKIPPED_ROWS
+    hash_cache: Path | None = None
+    """Keeps the sha256 of unchanged images between runs. It is no output: without it, all images are hashed."""
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """What the dataset holds."""
 
     format: str
-    saw: str
-    """What the format was recognised by; empty where params.yaml names it."""
-    pictures: dict[str, int]
+    evidence: str
+    """What the format was recognized by; empty where the params name it."""
+    images: dict[str, int]
     """By split."""
     captions: int
-    skipped: tuple[Skipped, ...]
-    images: Path
-    """The folder that the pictures were found in."""
+    skipped: tuple[SkippedEntry, ...]
+    image_root: Path
+    """The folder or archive in which the images were found."""
     hashed: int
-    """Pictures whose bytes were read; the others are as they were."""
+    """Images that were read, because the hash cache did not have them."""
     notes: tuple[str, ...]
-    """What was taken for granted."""
+    """Assumptions about the dataset."""
     without_captions: int
-    """Pictures beside the others that no caption names."""
-    copies: int
-    """Pictures with the same bytes as another one of their split."""
-    known_captions: dict[str, int]
-    """Captions of val and of test that stand word for word among the training captions."""
+    """Images in `image_root` that no caption names."""
+    duplicates: int
+    """Images with the same bytes as another one of their split."""
+    seen_in_training: dict[str, int]
+    """Captions of val and of test that are also, word for word, training captions."""
     share_without_spaces: float
-    """The share of captions in a script without spaces between words."""
+    """The share of captions in a writing system without spaces between words."""
 
 
-def prepare(
-    params: "DataParams",
-    *,
-    seed: int,
-    captions_out: Path,
-    images_out: Path,
-    skipped_out: Path,
-    memory: Path | None = None,
-    progress: Progress = no_progress,
-) -> Prepared:
-    """`memory`: a file outside the outputs in which pictures' digests are remembered.
+def prepare(files: PrepareFiles, params: "Params", *, progress: Progress = no_progress) -> PrepareReport:
+    """Read a dataset, find and hash its images, assign splits, and write the tables.
 
-    Raises `DataError` when nothing, or less than `max_skipped` allows, can be used, and when a picture is in two splits.
+    Raises `DataError` when no caption can be used, when more is skipped than `params.data.max_skipped` allows, and when
+    an image is in two splits.
     """
-    source = Path(params.captions)
-    columns = Columns(params.image_column, params.caption_column, params.split_column)
-    dataset = DetectedFormat(params.format, source, "")
-    if params.format == "auto":
-        dataset = detect_format(source, encoding=params.encoding, columns=columns)
-    entries = read_captions(dataset.format, dataset.captions, encoding=params.encoding, columns=columns)
-    found = Captions.of(_counted(entries, progress))
-    if not found.rows:
-        raise DataError(_nothing(source, found))
-    pictures = _picture_folder(Path(params.images), dataset.captions, found.rows)
-    places, rows, lost = _locate(pictures, found.rows, progress)
-    digests = hash_images(list(places.values()), HashCache(memory), progress)
-    sha256 = {image: digests.sha256[path] for image, path in places.items() if path in digests.sha256}
-    unreadable = {image: digests.unreadable[path] for image, path in places.items() if path in digests.unreadable}
-    first = {row.image: row for row in reversed(rows)}
-    lost += [skip(image, reason, first[image].file, first[image].line) for image, reason in sorted(unreadable.items())]
-    rows = [row for row in rows if row.image in sha256]
-    skipped = [*found.skipped, *lost]
-    _refuse_too_many("pictures", len(lost), len(sha256) + len(lost), params.max_skipped, lost)
-    read = len(found.skipped) + len(found.rows)
-    _refuse_too_many("caption rows", len(found.skipped), read, params.max_skipped, found.skipped)
-    splits = splits_of(rows, sha256, seed)
-    drawn = drawn_splits(rows, sha256)
+    data = params.data
+    dataset, found = _read_entries(data, progress)
+    index = _index_images(Path(data.images), dataset.captions, found.captions)
+    image_paths, captions, missing = _locate_images(index, found.captions, progress)
+    hashes = hash_images(list(image_paths.values()), HashCache(files.hash_cache), progress)
+    missing += _unreadable_images(hashes, image_paths, captions)
+    sha256 = {image: hashes.sha256[path] for image, path in image_paths.items() if path in hashes.sha256}
+    captions = [entry for entry in captions if entry.image in sha256]
+    _check_skipped("images", missing, len(sha256) + len(missing), data.max_skipped)
+    _check_skipped("captions", found.skipped, len(found.skipped) + len(found.captions), data.max_skipped)
+    splits = assign_splits(captions, sha256, params.seed)
     _refuse_leaks(sha256, splits)
-    _refuse_empty(splits, source)
+    _refuse_empty_splits(splits, data.captions)
 
+    skipped = (*found.skipped, *missing)
     names = sorted(sha256, key=str.encode)
-    rows.sort(key=lambda row: row.image.encode())  # stable: a picture's captions stay in the dataset's order
-    write_csv(captions_out, CAPTION_COLUMNS, ((row.image, row.caption, splits[row.image]) for row in rows))
-    write_csv(images_out, IMAGE_COLUMNS, ((image, places[image], sha256[image], splits[image]) for image in names))
-    write_csv(skipped_out, SKIPPED_COLUMNS, (("prepare", one.file, one.line, one.image, one.reason) for one in skipped))
+    captions.sort(key=lambda entry: entry.image.encode())  # stable: an image's captions keep their order
+    write_csv(files.captions, CAPTION_COLUMNS, ((one.image, one.caption, splits[one.image]) for one in captions))
+    write_csv(files.images, IMAGE_COLUMNS, ((name, image_paths[name], sha256[name], splits[name]) for name in names))
+    write_csv(files.skipped, SKIPPED_COLUMNS, (("prepare", *astuple(entry)) for entry in skipped))
     counts = Counter(splits.values())
-    return Prepared(
+    return PrepareReport(
         format=dataset.format,
-        saw=dataset.saw,
-        pictures={split: counts[split] for split in SPLITS},
-        captions=len(rows),
-        skipped=tuple(skipped),
-        images=pictures.root,
-        hashed=digests.hashed,
-        notes=(*found.notes, *filter(None, [drawn])),
-        without_captions=_unnamed(pictures, set(places.values()), found.skipped),
-        copies=len(sha256) - len(set(sha256.values())),
-        known_captions=_known_captions(rows, splits),
-        share_without_spaces=share_without_spaces(row.caption for row in rows),
+        evidence=dataset.evidence,
+        images={split: counts[split] for split in SPLITS},
+        captions=len(captions),
+        skipped=skipped,
+        image_root=index.root,
+        hashed=hashes.hashed,
+        notes=(*found.notes, *filter(None, [describe_drawn_splits(captions, sha256)])),
+        without_captions=_count_without_captions(index, set(image_paths.values()), found.skipped),
+        duplicates=len(sha256) - len(set(sha256.values())),
+        seen_in_training=_count_seen_in_training(captions, splits),
+        share_without_spaces=share_without_spaces(entry.caption for entry in captions),
     )
 
 
-def _counted(entries: Iterable[Entry], progress: Progress) -> Iterable[Entry]:
-    for number, entry in enumerate(entries, start=1):
-        if number % 1000 == 0:
-            progress(number, 0, "captions read")
-        yield entry
+def _read_entries(data: "DataParams", progress: Progress) -> tuple[DetectedFormat, DatasetEntries]:
+    source = Path(data.captions)
+    options = ReadOptions(data.encoding, data.image_column, data.caption_column, data.split_column)
+    dataset = DetectedFormat(data.format, source, "")
+    if data.format == "auto":
+        dataset = detect_format(source, options)
+    found = DatasetEntries.collect(read_dataset(dataset.format, dataset.captions, options), progress)
+    if not found.captions:
+        if not found.skipped:
+            raise DataError(f"{source}: holds no captions; check params.data.captions and params.data.format")
+        first = found.skipped[0]
+        raise DataError(
+            f"{source}: no usable caption; {len(found.skipped)} were skipped, the first in line {first.line}: "
+            f"{first.reason}"
+        )
+    found.captions, note = strip_markers(found.captions)
+    found.notes += [note] if note else []
+    return dataset, found
 
 
-def _nothing(source: Path, found: Captions) -> str:
-    if not found.skipped:
-        return f"{source}: holds no captions; check params.data.captions and params.data.format"
-    first = found.skipped[0]
-    return f"{source}: no usable caption; the first of {len(found.skipped)} refused: line {first.line}: {first.reason}"
+def _index_images(folder: Path, source: Path, captions: Sequence[CaptionEntry]) -> ImageIndex:
+    """The index of `folder` if it holds some of the images, otherwise of a place near the captions that does."""
+    names = list(dict.fromkeys(entry.image for entry in captions))
+    index = ImageIndex(folder)
+    if folder.exists() and any(index.find(name) for name in names):
+        return index
+    places = likely_image_roots(source, source, names)
+    root = find_image_root(places, names)
+    if root is None:
+        shown = ", ".join(map(str, places[:_SHOWN]))
+        raise DataError(
+            f"{folder}: holds none of the {len(names)} images that {source} names, such as {names[0]}; nor do {shown}; "
+            "set params.data.images"
+        )
+    return ImageIndex(root.path)
 
 
-def _picture_folder(folder: Path, source: Path, rows: list[Row]) -> ImageIndex:
-    """`folder` where it holds some of the pictures; else the place beside the captions where the formats have them."""
-    names = list(dict.fromkeys(row.image for row in rows))
-    asked = ImageIndex(folder)
-    if folder.exists() and any(asked.find(name) for name in names):
-        return asked
-    beside = source if source.is_dir() else source.parent
-    places = [beside / "Images", beside / "images", beside / "Flicker8k_Dataset", beside, beside.parent]
-    for place in places:
-        if any((place / name).is_file() for name in names):
-            return ImageIndex(place)
-    shown = ", ".join(dict.fromkeys(str(place) for place in [folder, *places]))
-    raise DataError(
-        f"{folder}: holds none of the {len(names)} pictures that {source} names, such as {names[0]}; "
-        f"looked in {shown}; set params.data.images"
-    )
+def _locate_images(
+    index: ImageIndex, captions: Sequence[CaptionEntry], progress: Progress
+) -> tuple[dict[str, str], list[CaptionEntry], list[SkippedEntry]]:
+    """The path of each image, the captions of those images, and the images that cannot be used.
 
-
-def _locate(
-    pictures: ImageIndex, rows: list[Row], progress: Progress
-) -> tuple[dict[str, str], list[Row], list[Skipped]]:
-    """The path of each picture, the rows with one name for each picture, and the pictures that are not there.
-
-    Two names of one file (in upper and lower case, say) become the first in the order of names.
+    Where several names mean one file, such as two that differ in case, all its captions get the first name.
     """
-    first: dict[str, Row] = {}
-    for row in rows:
-        first.setdefault(row.image, row)
+    first = _first_entries(captions)
     names: dict[str, str] = {}
     by_path: dict[str, str] = {}
-    lost = []
+    missing = []
     for number, image in enumerate(sorted(first, key=str.encode), start=1):
-        path = pictures.find(image)
-        if path is None or pictures.leaves(path):
-            there = os.path.exists(pictures.root / image)
-            reason = (
-                "the picture's path leaves the image folder" if path else "not a file" if there else "no such picture"
-            )
-            lost.append(skip(image, reason, first[image].file, first[image].line))
+        path = index.find(image)
+        if path is None:
+            reason = "not a file" if os.path.exists(index.root / image) else "the image does not exist"
+            missing.append(skip_entry(image, reason, first[image].file, first[image].line))
+        elif index.escapes(path):
+            reason = "the image path leads outside the image folder"
+            missing.append(skip_entry(image, reason, first[image].file, first[image].line))
         else:
             names[image] = by_path.setdefault(path, image)
         if number % 1000 == 0:
-            progress(number, len(first), "pictures found")
-    kept = [
-        row if names[row.image] == row.image else replace(row, image=names[row.image])
-        for row in rows
-        if row.image in names
+            progress(number, len(first), "images found")
+    located = [
+        entry if names[entry.image] == entry.image else replace(entry, image=names[entry.image])
+        for entry in captions
+        if entry.image in names
     ]
-    return {image: path for path, image in by_path.items()}, kept, lost
+    return {image: path for path, image in by_path.items()}, located, missing
 
 
-def _unnamed(pictures: ImageIndex, used: Collection[str], skipped: Sequence[Skipped]) -> int:
-    """Pictures that no row names, as far as the reader has not reported them already."""
-    reported = {one.image for one in skipped}
-    listing = pictures.listing()
-    return sum(listing[name] not in used and name not in reported for name in pictures.names())
+def _first_entries(captions: Sequence[CaptionEntry]) -> dict[str, CaptionEntry]:
+    """The first caption of each image, whose place in the file stands for the image in messages."""
+    return {entry.image: entry for entry in reversed(captions)}
 
 
-def _refuse_too_many(what: str, bad: int, total: int, allowed: float, skipped: Sequence[Skipped]) -> None:
-    if bad > allowed * total:
+def _unreadable_images(
+    hashes: ImageHashes, image_paths: Mapping[str, str], captions: Sequence[CaptionEntry]
+) -> list[SkippedEntry]:
+    if not hashes.unreadable:
+        return []
+    first = _first_entries(captions)
+    return [
+        skip_entry(image, hashes.unreadable[path], first[image].file, first[image].line)
+        for image, path in sorted(image_paths.items())
+        if path in hashes.unreadable
+    ]
+
+
+def _check_skipped(what: str, skipped: Sequence[SkippedEntry], total: int, max_skipped: float) -> None:
+    if len(skipped) > max_skipped * total:
         shown = "\n".join(f"  {one.file}, line {one.line}: {one.image}: {one.reason}" for one in skipped[:5])
         raise DataError(
-            f"{bad} of {total} {what} are unusable, more than params.data.max_skipped = {allowed} allows:\n{shown}\n"
-            "mend them or raise params.data.max_skipped"
+            f"{len(skipped)} of {total} {what} are unusable, more than params.data.max_skipped = {max_skipped} allows:"
+            f"\n{shown}\ncorrect them or raise params.data.max_skipped"
         )
 
 
 def _refuse_leaks(sha256: Mapping[str, str], splits: Mapping[str, str]) -> None:
-    """A picture that is scored and trained on, under whatever name, makes every score a lie."""
-    same: dict[str, list[str]] = defaultdict(list)
+    """An image that is both trained on and scored, under whatever name, makes the scores meaningless."""
+    copies: dict[str, list[str]] = defaultdict(list)
     for image in sorted(sha256, key=str.encode):
-        same[sha256[image]].append(image)
+        copies[sha256[image]].append(image)
     pairs = [
-        (images[0], other) for images in same.values() for other in images[1:] if splits[other] != splits[images[0]]
+        (images[0], other) for images in copies.values() for other in images[1:] if splits[other] != splits[images[0]]
     ]
     if pairs:
-        shown = "\n".join(f"  {one} ({splits[one]}) and {two} ({splits[two]})" for one, two in pairs[:SHOWN])
-        more = f"\n  and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else ""
+        shown = "\n".join(f"  {one} ({splits[one]}) and {two} ({splits[two]})" for one, two in pairs[:_SHOWN])
+        more = f"\n  and {len(pairs) - _SHOWN} more" if len(pairs) > _SHOWN else ""
         raise DataError(
-            f"{len(pairs)} pairs of pictures are the same picture in two splits:\n{shown}{more}\n"
-            "keep one of each pair, or put both into one split"
+            f"{len(pairs)} pairs of images are identical and in two splits:\n{shown}{more}\n"
+            "keep one image of each pair, or assign both to one split"
         )
 
 
-def _refuse_empty(splits: Mapping[str, str], source: Path) -> None:
+def _refuse_empty_splits(splits: Mapping[str, str], source: str) -> None:
     counts = Counter(splits.values())
     for split in ("train", "val"):
         if not counts[split]:
+            shown = ", ".join(f"{counts[one]} {one}" for one in SPLITS)
             raise DataError(
-                f"{source}: no picture is in the {split} split ({dict(counts)}), and training needs both; give the "
-                "pictures splits, or more pictures"
+                f"{source}: no image is in the {split} split ({shown}), and training needs train and val images; "
+                "assign splits to the images, or add images"
             )
 
 
-def _known_captions(rows: Sequence[Row], splits: Mapping[str, str]) -> dict[str, int]:
-    train = {row.caption for row in rows if splits[row.image] == "train"}
-    known = Counter(splits[row.image] for row in rows if row.caption in train)
-    return {split: known[split] for split in SPLITS[1:]}
+def _count_without_captions(index: ImageIndex, used: Collection[str], skipped: Sequence[SkippedEntry]) -> int:
+    """The images that no caption names, except those that the reader has listed as skipped."""
+    listed = {entry.image for entry in skipped}
+    files = index.files()
+    return sum(files[name] not in used and name not in listed for name in index.names())
+
+
+def _count_seen_in_training(captions: Sequence[CaptionEntry], splits: Mapping[str, str]) -> dict[str, int]:
+    train = {entry.caption for entry in captions if splits[entry.image] == "train"}
+    seen = Counter(splits[entry.image] for entry in captions if entry.caption in train)
+    return {split: seen[split] for split in ("val", "test")}

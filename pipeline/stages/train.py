@@ -1,13 +1,10 @@
-"""train: a decoder on the cached features.
+"""train: trains the decoder on the cached features and writes the model file.
 
-Reads captions.csv, features.h5, vocab.json and encoder.safetensors. Writes captioner.safetensors, the one
-file that captions pictures, and metrics/training.csv, one row per epoch as soon as it is over.
+Reads captions.csv, features.h5, vocab.json and encoder.safetensors. Writes captioner.safetensors and
+metrics/training.csv, which is replaced after each epoch.
 """
 
-import csv
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,218 +12,242 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from pipeline import paths
 from pipeline.datasets.tables import read_captions
-from pipeline.decoders import make_decoder
+from pipeline.decoders.decoder import Decoder
+from pipeline.decoders.registry import make_decoder
 from pipeline.device import engine
 from pipeline.encoders.spec import EncoderSpec, sha256_of_tensors
-from pipeline.errors import ArtefactError, DataError, DiskError, NumericError
+from pipeline.errors import ArtefactError, DataError, NumericError
 from pipeline.features.feature_file import FeatureFile
-from pipeline.files import read_json, sha256_of
+from pipeline.files import read_json, sha256_of, write_csv
+from pipeline.fingerprint import fingerprint
 from pipeline.inference.model_file import TrainedModel
 from pipeline.metrics.cider import CiderD
-from pipeline.startup import without_compiler
 from pipeline.text.tokenizers import MAX_TOKENS, get_tokenizer, join_tokens
-from pipeline.text.vocabulary import EOS, Vocabulary
+from pipeline.text.vocabulary import Vocabulary
+from pipeline.tokens import EOS
 from pipeline.training.batches import Batches
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.determinism import deterministic
-from pipeline.training.distributed import ALONE, ProcessGroup
-from pipeline.training.loop import Trained, train_decoder
+from pipeline.training.distributed import SINGLE_PROCESS, ProcessGroup
+from pipeline.training.feature_source import FeatureSource, StreamedFeatures, chunks, open_features
+from pipeline.training.history import EpochMetrics
 from pipeline.training.losses import Reward
-from pipeline.training.trainer import Epoch
+from pipeline.training.trainer import TrainingData, TrainingResult, train_decoder
 from pipeline.training.validation import Validation
 
 if TYPE_CHECKING:
-    from pipeline.params import DecoderParams, RunParams, TrainParams
+    from pipeline.params import Params
 
-UNSTEADY = {"seconds", "tokens_per_second"}
-"""Columns that differ from run to run stay out of the table: an output has the same bytes on every rerun."""
+NOT_IN_TABLE = {"seconds", "tokens_per_second"}
+"""Metrics that differ between equal runs; outputs must not."""
 
 
 @dataclass(frozen=True)
-class Report:
-    """How training went."""
+class TrainFiles:
+    """Inputs and outputs of the stage."""
 
-    trained: Trained
-    pictures: int
+    captions: Path = paths.CAPTIONS
+    features: Path = paths.FEATURES
+    vocabulary: Path = paths.VOCABULARY
+    encoder: Path = paths.ENCODER
+    model: Path = paths.MODEL
+    metrics: Path = paths.TRAINING
+    checkpoints: Path = Path(".cache/training")
+    """A folder that outlives the outputs."""
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """How training ended, and the number of training images, training captions and decoder parameters."""
+
+    result: TrainingResult
+    images: int
     captions: int
     parameters: int
 
 
 def train(
-    params: "TrainParams",
-    decoder_params: "DecoderParams",
-    run: "RunParams",
+    files: TrainFiles,
+    params: "Params",
     *,
-    seed: int,
-    captions: Path,
-    features: Path,
-    vocabulary: Path,
-    encoder: Path,
-    model_out: Path,
-    curve_out: Path,
-    checkpoints: Path,
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    on_epoch: Callable[[EpochMetrics], None] = lambda metrics: None,
     on_resume: Callable[[int], None] = lambda epochs: None,
-    processes: ProcessGroup = ALONE,
-) -> Report:
-    """Train, or go on where an interrupted run with the same params and data stopped, by its file in `checkpoints`.
+    processes: ProcessGroup = SINGLE_PROCESS,
+) -> TrainReport:
+    """Train the decoder, or resume an interrupted run with the same params, inputs and code.
 
-    Of several `processes` the first one alone writes. Raises `DataError`, `ArtefactError`, `PeerError`; `NumericError`
-    after saving the best model until then.
+    Of several `processes` only the first one writes. Raises `DataError`, `ArtefactError`, `ParamsError`, `PeerError`;
+    `NumericError` if the loss is not finite, after writing the best model so far.
     """
-    cache = FeatureFile.open(features)
-    words = Vocabulary.from_json(read_json(vocabulary), str(vocabulary))
-    tokenize = get_tokenizer(words.tokenizer, str(vocabulary))
-    known = cache.index()
-    train_captions, val_captions = (
-        {image: texts for image, texts in read_captions(captions, split).items() if image in known}
-        for split in ("train", "val")
-    )
-    if not train_captions or not val_captions:
-        raise DataError(f"{features}: holds no pictures of the train or val split; run `dvc repro`")
-
-    images = list(train_captions)
-    rows = torch.from_numpy(cache.load(images))
-    limit = MAX_TOKENS[words.tokenizer]
-    encoded, val_encoded = (
-        [words.encode(tokenize(text)[:limit] for text in texts) for texts in captions_of.values()]
-        for captions_of in (train_captions, val_captions)
-    )
-    batches = _batches(encoded, params.batch_size, seed)
-    validation = Validation(
-        torch.from_numpy(cache.load(list(val_captions))),
-        [[join_tokens(tokenize(text)) for text in texts] for texts in val_captions.values()],
-        _batches(val_encoded, params.batch_size, seed),
-    )
-    device = processes.device(run.device)
-    subject = {
-        "params": [params.model_dump(), decoder_params.model_dump(), seed],
-        "inputs": [sha256_of(captions), sha256_of(vocabulary), cache.digest()],
-    }
-    processes.expect_equal(subject)
-    together = [processes.count] if processes.count > 1 else []
+    inputs = _Inputs.read(files)
+    sections = {"seed": params.seed, "decoder": params.decoder.model_dump(), "train": params.train.model_dump()}
+    hashes = [sha256_of(files.captions), sha256_of(files.vocabulary), inputs.features.digest()]
+    processes.expect_equal([sections, hashes])
+    computed_by = [engine(processes.device), params.run.threads or torch.get_num_threads(), processes.count]
     checkpoint = Checkpoint(
-        checkpoints, {**subject, "engine": [engine(device), run.threads or torch.get_num_threads(), *together]}
+        files.checkpoints,
+        {"params": sections, "inputs": hashes, "engine": computed_by, "code": fingerprint("train")},
     )
-    with deterministic(run.threads), without_compiler():
-        torch.manual_seed(seed)
+    with deterministic(params.run.threads):
+        torch.manual_seed(params.seed)
         decoder = make_decoder(
-            decoder_params.model_dump(), vocabulary=len(words), regions=cache.regions, channels=cache.channels
+            params.decoder.model_dump(),
+            vocabulary=len(inputs.vocabulary),
+            regions=inputs.features.regions,
+            channels=inputs.features.channels,
         )
-        decoder.standardise.fit(rows)
-        done: list[Epoch] = []
+        decoder.normalize.fit(inputs.stream(inputs.train))
+        decoder.to(processes.device)
+        data, validation = inputs.prepare(decoder, params, processes)
+        history: list[EpochMetrics] = []
+
+        def record(metrics: EpochMetrics) -> None:
+            history.append(metrics)
+            if processes.rank == 0:
+                _write_metrics(files.metrics, history)
+            on_epoch(metrics)
 
         def save() -> None:
-            if not processes.first:
-                return
-            best = max(done, key=lambda epoch: epoch.selection_key)
-            model = TrainedModel(
-                decoder=decoder,
-                decoder_params=decoder_params.model_dump(),
-                vocabulary=words,
-                spec=cache.spec,
-                regions=cache.regions,
-                channels=cache.channels,
-                encoder_tensors=_encoder_tensors(encoder, cache.spec),
-                trained_on={
-                    "captions_sha256": sha256_of(captions),
-                    "pictures": len(images),
-                    "best_epoch": best.epoch,
-                    "seed": seed,
-                    "train": params.model_dump(),
-                },
-            )
-            if params.store_captions:
-                said = [[caption[1:-1] for caption in texts] for texts in encoded]
-                model = model.remembering(rows, said)
-            model.save(model_out)
+            if processes.rank == 0:
+                best = max(history, key=lambda metrics: metrics.selection_key)
+                _model(files, params, inputs, decoder, sections, best.epoch).save(files.model)
 
-        with _curve(curve_out if processes.first else Path(os.devnull), on_epoch, done) as add:
-            try:
-                trained = train_decoder(
-                    decoder,
-                    rows,
-                    batches,
-                    validation,
-                    words,
-                    params,
-                    seed=seed,
-                    device=device,
-                    on_epoch=add,
-                    on_resume=on_resume,
-                    reward=_reward(train_captions, words) if params.scst.epochs else None,
-                    checkpoint=checkpoint,
-                    processes=processes,
-                )
-            except NumericError as error:
-                if not done:
-                    raise
-                save()
-                raise NumericError(f"{error}; the best model until then is kept in {model_out}") from error
-        save()
-        if processes.first:
-            checkpoint.remove()
-    return Report(trained, len(images), sum(map(len, encoded)), sum(part.numel() for part in decoder.parameters()))
-
-
-def _batches(encoded: Sequence[Sequence[Sequence[int]]], size: int, seed: int) -> Batches:
-    """The captions of each picture, as token numbers, in batches."""
-    rows = [row for row, texts in enumerate(encoded) for _ in texts]
-    return Batches([caption for texts in encoded for caption in texts], rows, batch_size=size, seed=seed)
-
-
-def _reward(train_captions: Mapping[str, Sequence[str]], words: Vocabulary) -> Reward:
-    """CIDEr-D against the captions of each training picture; the end counts as a word, so that ending is learnt."""
-    end = words.tokens[EOS]
-    tokenize = get_tokenizer(words.tokenizer, "the vocabulary")
-    references = [[f"{join_tokens(tokenize(text))} {end}" for text in texts] for texts in train_captions.values()]
-    cider = CiderD(references)
-
-    def reward(rows: Tensor, captions: Sequence[Sequence[int]]) -> Tensor:
-        return torch.from_numpy(
-            cider.score_many(rows.numpy(), [f"{words.for_metrics(words.decode(one))} {end}" for one in captions])
-        )
-
-    return reward
-
-
-@contextmanager
-def _curve(path: Path, listener: Callable[[Epoch], None], done: list[Epoch]) -> Iterator[Callable[[Epoch], None]]:
-    """Adds epochs to `done` and to the table at `path`, each readable as soon as it is over."""
-    names = [field.name for field in fields(Epoch) if field.name not in UNSTEADY]
-
-    def write(cells: Sequence[str]) -> None:
         try:
-            csv.writer(file, lineterminator="\n").writerow(cells)
-            file.flush()
-        except OSError as error:
-            raise DiskError(f"{path}: cannot be written: {error.strerror}") from error
+            result = train_decoder(
+                decoder,
+                data,
+                validation,
+                params.train,
+                seed=params.seed,
+                processes=processes,
+                checkpoint=checkpoint,
+                on_epoch=record,
+                on_resume=on_resume,
+            )
+        except NumericError as error:
+            if not history:
+                raise
+            save()
+            raise NumericError(f"{error}; {files.model} has the best model so far") from error
+        save()
+        if processes.rank == 0:
+            checkpoint.remove()
+    captions = sum(map(len, inputs.train.values()))
+    return TrainReport(result, len(inputs.train), captions, sum(part.numel() for part in decoder.parameters()))
 
-    def add(epoch: Epoch) -> None:
-        done.append(epoch)
-        write([f"{getattr(epoch, name):.6g}" for name in names])
-        listener(epoch)
 
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w", newline="", encoding="utf-8")
-    except OSError as error:
-        raise DiskError(f"{path}: cannot be written: {error.strerror}") from error
-    with file:
-        write(names)
-        yield add
+@dataclass(frozen=True)
+class _Inputs:
+    """What the stage reads."""
+
+    features: FeatureFile
+    vocabulary: Vocabulary
+    train: Mapping[str, Sequence[str]]
+    """The captions of each image of the train split that has features."""
+    val: Mapping[str, Sequence[str]]
+
+    @classmethod
+    def read(cls, files: TrainFiles) -> "_Inputs":
+        features = FeatureFile.open(files.features)
+        with_features = features.index()
+        train, val = (
+            {image: texts for image, texts in read_captions(files.captions, split).items() if image in with_features}
+            for split in ("train", "val")
+        )
+        if not train or not val:
+            split = "val" if train else "train"
+            raise DataError(f"{files.features}: has no features of images of the {split} split; run `dvc repro`")
+        return cls(features, Vocabulary.from_json(read_json(files.vocabulary), str(files.vocabulary)), train, val)
+
+    def prepare(self, decoder: Decoder, params: "Params", processes: ProcessGroup) -> tuple[TrainingData, Validation]:
+        """The train and the val split as the trainer needs them."""
+        batch_size = params.train.batch_size
+
+        def batches(split: Mapping[str, Sequence[str]]) -> Batches:
+            encoded = self.encoded(split)
+            captions = [caption for of_image in encoded for caption in of_image]
+            images = [index for index, of_image in enumerate(encoded) for _ in of_image]
+            return Batches(captions, images, batch_size=batch_size, seed=params.seed)
+
+        def features(split: Mapping[str, Sequence[str]]) -> FeatureSource:
+            return open_features(self.features, list(split), decoder.pool, processes.device)
+
+        reward = self.reward() if params.train.scst.epochs else None
+        references = [[join_tokens(tokens) for tokens in of_image] for of_image in self.tokenized(self.val)]
+        validation = Validation(
+            features(self.val), batches(self.val), references, self.vocabulary, device=processes.device
+        )
+        return TrainingData(features(self.train), batches(self.train), reward), validation
+
+    def stream(self, split: Mapping[str, Sequence[str]]) -> Iterator[Tensor]:
+        """The features of a split in chunks (n, R, C) float16."""
+        return StreamedFeatures(self.features, list(split), torch.device("cpu")).read(chunks(len(split)))
+
+    def tokenized(self, split: Mapping[str, Sequence[str]]) -> list[list[list[str]]]:
+        """The tokens of each image's captions."""
+        tokenize = get_tokenizer(self.vocabulary.tokenizer, "the vocabulary")
+        return [[tokenize(text) for text in texts] for texts in split.values()]
+
+    def encoded(self, split: Mapping[str, Sequence[str]]) -> list[list[list[int]]]:
+        """The token ids of each image's captions, from BOS to EOS, cut to the longest length that is trained on."""
+        limit = MAX_TOKENS[self.vocabulary.tokenizer]
+        return [self.vocabulary.encode(tokens[:limit] for tokens in of_image) for of_image in self.tokenized(split)]
+
+    def reward(self) -> Reward:
+        """CIDEr-D against the captions of each training image; EOS counts as a token, so that ending is learned."""
+        end = self.vocabulary.tokens[EOS]
+        cider = CiderD([[f"{join_tokens(tokens)} {end}" for tokens in texts] for texts in self.tokenized(self.train)])
+
+        def reward(images: Tensor, captions: Sequence[Sequence[int]]) -> Tensor:
+            texts = [self.vocabulary.for_metrics(self.vocabulary.decode(caption)) for caption in captions]
+            return torch.from_numpy(cider.score_many(images.numpy(), [f"{text} {end}" for text in texts]))
+
+        return reward
+
+
+def _model(
+    files: TrainFiles, params: "Params", inputs: _Inputs, decoder: Decoder, sections: Mapping[str, object], epoch: int
+) -> TrainedModel:
+    model = TrainedModel(
+        decoder=decoder,
+        decoder_params=params.decoder.model_dump(),
+        vocabulary=inputs.vocabulary,
+        spec=inputs.features.spec,
+        regions=inputs.features.regions,
+        channels=inputs.features.channels,
+        encoder_tensors=_encoder_tensors(files.encoder, inputs.features.spec),
+        params=sections,
+        trained_on={
+            "captions_sha256": sha256_of(files.captions),
+            "features_digest": inputs.features.digest(),
+            "images": len(inputs.train),
+            "captions": sum(map(len, inputs.train.values())),
+            "best_epoch": epoch,
+        },
+    )
+    if not params.train.store_captions:
+        return model
+    captions = [[caption[1:-1] for caption in of_image] for of_image in inputs.encoded(inputs.train)]
+    return model.with_reranker(inputs.stream(inputs.train), captions)
+
+
+def _write_metrics(path: Path, history: Sequence[EpochMetrics]) -> None:
+    """Replace the table of metrics: one row per epoch. Raises `DiskError`."""
+    names = [field.name for field in fields(EpochMetrics) if field.name not in NOT_IN_TABLE]
+    write_csv(path, names, [[f"{getattr(metrics, name):.6g}" for name in names] for metrics in history])
 
 
 def _encoder_tensors(path: Path, spec: EncoderSpec) -> dict[str, Tensor] | None:
-    """The weights to embed, None when torchvision can fetch them. Raises `ArtefactError`."""
+    """The encoder's weights; None if torchvision can download them by name. Raises `ArtefactError`."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise ArtefactError(f"{path}: not the encoder's weights: {error}; run `dvc repro -f extract`") from error
+        raise ArtefactError(f"{path}: not an encoder file: {error}; run `dvc repro -f extract`") from error
     if tensors and sha256_of_tensors(tensors) != spec.weights_sha256:
-        raise ArtefactError(f"{path}: not the weights that made the features; run `dvc repro -f extract`")
+        raise ArtefactError(f"{path}: not the weights that computed the features; run `dvc repro -f extract`")
     return tensors or None

@@ -1,43 +1,66 @@
-"""vocab: the words that the decoder will know.
+"""Stage `vocab`: counts the tokens of the training captions.
 
-Reads captions.csv, its train split. Writes vocab.json.
+Reads captions.csv. Writes vocab.json.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline import paths
 from pipeline.datasets.entries import SPLITS
 from pipeline.datasets.tables import read_captions
+from pipeline.errors import ParamsError
 from pipeline.files import write_json
 from pipeline.text.tokenizers import UNITS, get_tokenizer
 from pipeline.text.vocabulary import Vocabulary
+from pipeline.tokens import SPECIAL_TOKENS
 
 if TYPE_CHECKING:
-    from pipeline.params import VocabParams
+    from pipeline.params import Params
 
 
 @dataclass(frozen=True)
-class Built:
-    """The vocabulary's size and how much of the other splits' captions it covers."""
+class VocabFiles:
+    """Input and output of the stage."""
+
+    captions: Path = paths.CAPTIONS
+    vocabulary: Path = paths.VOCABULARY
+
+
+@dataclass(frozen=True)
+class VocabReport:
+    """The vocabulary's size, and how much of the other splits it covers."""
 
     tokens: int
     unit: str
     coverage: dict[str, float]
-    """By split, as far as there are captions: the share of their tokens that are known."""
+    """By split, where it has captions: the share of its tokens that are in the vocabulary."""
 
 
-def build_vocabulary(params: "VocabParams", *, captions: Path, vocabulary_out: Path) -> Built:
-    """Raises `DataError`."""
-    name = UNITS[params.unit]
-    tokenize = get_tokenizer(name, str(captions))
-    held = {split: read_captions(captions, split) for split in SPLITS}
+def vocab(files: VocabFiles, params: "Params") -> VocabReport:
+    """Build and write the vocabulary.
+
+    Raises `DataError` for the table, and `ParamsError` when no token is frequent enough.
+    """
+    unit, min_count = params.vocab.unit, params.vocab.min_count
+    tokenizer = UNITS[unit]
+    tokenize = get_tokenizer(tokenizer, str(files.captions))
+    captions = {split: read_captions(files.captions, split) for split in SPLITS}
 
     def tokens(split: str) -> Iterator[list[str]]:
-        return (tokenize(text) for texts in held[split].values() for text in texts)
+        return (tokenize(caption) for of_image in captions[split].values() for caption in of_image)
 
-    vocabulary = Vocabulary.build(tokens("train"), min_count=params.min_count, tokenizer=name)
-    write_json(vocabulary_out, vocabulary.to_json())
-    coverage = {split: vocabulary.coverage(tokens(split)) for split in SPLITS if split != "train" and held[split]}
-    return Built(len(vocabulary), params.unit, coverage)
+    vocabulary = Vocabulary.build(tokens("train"), min_count=min_count, tokenizer=tokenizer)
+    if len(vocabulary) == len(SPECIAL_TOKENS):
+        highest = max(Counter(chain.from_iterable(tokens("train"))).values(), default=0)
+        raise ParamsError(
+            f"params.vocab.min_count: the vocabulary is empty, because no {unit} occurs {min_count} times in the "
+            f"training captions; the most frequent one occurs {highest} times; lower params.vocab.min_count"
+        )
+    write_json(files.vocabulary, vocabulary.to_json())
+    coverage = {split: vocabulary.coverage(tokens(split)) for split in ("val", "test") if captions[split]}
+    return VocabReport(len(vocabulary), unit, coverage)

@@ -1,7 +1,7 @@
-"""Captions to characters, for languages that do not part words with spaces, and any other.
+"""Splits captions into characters, for any language, with or without spaces between words.
 
-A token is what a reader sees as one character: a letter with the marks on it, an emoji with its modifiers. Case and
-punctuation are dropped as they are from words. A space is a token between letters of scripts that have spaces.
+A token is what a reader sees as one character: a letter with its combining marks, an emoji with its modifiers.
+Punctuation is dropped. A space is a token between letters of writing systems that have spaces.
 """
 
 import unicodedata
@@ -13,7 +13,7 @@ _JOINER = "\u200d"
 
 
 def tokenize(text: str) -> list[str]:
-    """The lower-case characters of one caption; `" "` between words, never at an edge."""
+    """The lower-case characters of a caption, with `" "` between words."""
     tokens: list[str] = []
     for character in text.lower():
         if tokens and (_extends(character) or tokens[-1].endswith(_JOINER)):
@@ -31,7 +31,7 @@ def tokenize(text: str) -> list[str]:
 
 
 def _extends(character: str) -> bool:
-    """Whether it belongs to the character before: a mark, a joiner, a skin tone."""
+    """Whether the character belongs to the one before: a combining mark, a joiner, a skin tone."""
     if character.isascii():
         return False
     return (

@@ -1,26 +1,26 @@
-r"""Captions to tokens: the Stanford PTB tokenizer and coco-caption's punctuation list, without Java.
+r"""The Stanford PTB tokenizer with coco-caption's punctuation list, without Java.
 
-`tokenize` follows `edu.stanford.nlp.process.PTBTokenizer -preserveLines -lowerCase` (CoreNLP 3.4.1, the
-version in coco-caption and pycocoevalcap 1.2) and then drops the tokens that coco-caption drops. The
-conventions are those of the Penn Treebank (Marcus, Santorini and Marcinkiewicz 1993): `can't` is `ca n't`,
-`it's` is `it 's`, `cannot` is `can not`, brackets have names (`-lrb-`). The rules were written from what the
-tokenizer does, asked as a black box; `tests/captions/make_tokenizer_fixture.py` asks it again.
+`tokenize` follows `edu.stanford.nlp.process.PTBTokenizer -preserveLines -lowerCase` (CoreNLP 3.4.1, the version in
+coco-caption and pycocoevalcap 1.2) and then drops the tokens that coco-caption drops. The conventions are those of the
+Penn Treebank (Marcus, Santorini and Marcinkiewicz 1993): `can't` is `ca n't`, `it's` is `it 's`, `cannot` is `can not`,
+brackets have names (`-lrb-`). The rules were derived from the tokenizer's output alone, as a black box;
+`tests/text/make_tokenizer_fixture.py` runs it again.
 
-Like any lexer it takes, at each position, the longest match of all rules, and the first rule among equals;
-what must follow a token counts towards the length. A token may hold a no-break space: `1 1/2`, telephone
-numbers and tags are one token each. Characters that no rule knows (emoji outside the basic plane, control
-characters) are dropped, and part words. American spelling is not imposed.
+Like any lexer it takes, at each position, the longest match of all rules, and the first rule among equals; text that
+must follow a token counts towards the length. A token may hold a no-break space: `1 1/2`, telephone numbers and tags
+are one token each. Characters that no rule matches (emoji outside the basic plane, control characters) are dropped and
+separate words. American spelling is not imposed.
 
-What is known to differ:
+Known differences:
 
-- The jar reads past the line end: `no.` at the end of one caption is an abbreviation if the next caption
-  begins with a number, `b.` loses its full stop if the next one begins with `The`, and the last caption of a
-  file has no neighbour. Here every text stands alone; a line break inside one is a space.
-- Letters that Unicode gained after version 6 are letters here; the jar drops them.
-- Soft hyphens at the edge of a word or beside digits, where the jar sometimes splits.
+- The original reads past the end of a line: `no.` at the end of one caption is an abbreviation if the next caption
+  begins with a number, `b.` loses its full stop if the next one begins with `The`. Here every text stands alone; a line
+  break inside one is a space.
+- Letters added to Unicode after version 6 are letters here; the original drops them.
+- Soft hyphens at the edge of a word or beside digits, where the original sometimes splits.
 
-Of 80,000 random lines of such words, numbers, quotes, faces and addresses glued together, 25 differed, all
-over a soft hyphen or over a no-break space at the end of an address.
+Of 80,000 random lines of such words, numbers, quotes, emoticons and addresses, 25 differed, all in a soft hyphen or a
+no-break space at the end of an address.
 """
 
 import re
@@ -108,7 +108,7 @@ _OPENER = (
     "there|these|while)"
 )
 
-# Addresses, tags and faces.
+# Addresses, tags and emoticons.
 _URL = r'[^ \t\n\f\r"<>|(){}]+[^ \t\n\f\r"<>|.!?(){},-]'
 _PATH = r'(?:/[^ \t\n\f\r"<>|()]+[^ \t\n\f\r"<>|.!?(){},-])?'
 _HOST = r"[#%&*+~a-z\u0080-\U0010ffff]+\."
@@ -139,8 +139,8 @@ _CLIPPED = (
     f"c{_APOS}mon|e{_APOS}er|s{_APOS}mores|ev{_APOS}ry|li{_APOS}l|nat{_APOS}l|cap{_APOS}n|o{_ANY_APOS}o"
 )
 
-# Every rule is a class, which says how the token is written (see `_written`), and a pattern: the group that
-# took part is the token, and what stands outside it must follow.
+# Every rule is a class, which decides how the token is written (see `_normalize`), and a pattern: the group that
+# matched is the token, and text outside it must follow.
 _RULES = tuple(
     (name, re.compile(pattern))
     for name, pattern in (
@@ -174,8 +174,8 @@ _RULES = tuple(
         ("word", f"({_DOTTED})"),
         ("word", rf"({_SIDES}(?:\\?/{_SIDES}){{1,2}})"),
         # 1 1/2; 555-123 4567
-        ("join_tokens", r"((?:\d{1,4}[- \u00a0])?\d{1,4}(?:\\?/|\u2044)\d{1,4})"),
-        ("join_tokens", f"({_PHONE})"),
+        ("compound", r"((?:\d{1,4}[- \u00a0])?\d{1,4}(?:\\?/|\u2044)\d{1,4})"),
+        ("compound", f"({_PHONE})"),
         # U.S.; 4.jpg; the B of "plan B. The next"
         ("word", r"([A-Za-z](?:\.[A-Za-z])*\.)"),
         ("word", rf"({_LD}+(?:\.{_LD}+)*\.{_FILE_TYPE})[\s,.?!]"),
@@ -185,8 +185,8 @@ _RULES = tuple(
         ("word", rf"({_NUMBERED}\.)[^\S\n]?\d"),
         ("word", rf"((?:{_WORD}|{_HYPHENED}|{_DOTTED}|{_COMPANY})\.)[,;:\u3001]"),
         # :-) and ^_^
-        ("join_tokens", r"([<>]?[:;=][-o'*]?[()DPdpO\\{@|\[\]])[^A-Za-z0-9]"),
-        ("join_tokens", rf"({_EYE}_{_EYE}|\({_EYE}(?:[_.]?{_EYE}|-[-^x=~<>'`])\))"),
+        ("compound", r"([<>]?[:;=][-o'*]?[()DPdpO\\{@|\[\]])[^A-Za-z0-9]"),
+        ("compound", rf"({_EYE}_{_EYE}|\({_EYE}(?:[_.]?{_EYE}|-[-^x=~<>'`])\))"),
         # -lrb-, US$, C++, AT&T
         ("word", rf"((?i:-[LR][RSC]B-)|[A-Z]+\$|[cCfF]#|[cC]\+\+|\\\*|{_COMPANY})"),
         # entities, runs of one mark, quotes, and what is left
@@ -205,26 +205,26 @@ _SYMBOLS = {
     **dict.fromkeys("\x80\u00a4\u20a0\u20ac", "$"),
     **{"\u00bc": "1/4", "\u00bd": "1/2", "\u00be": "3/4", "\u2153": "1/3", "\u2154": "2/3"},
 }
-# Most of a caption is plain words and the stops between them; these need none of the rules above.
+# Fast path: most of a caption is plain words and the punctuation between them, which need none of the rules above.
 _PLAIN = re.compile(
     rf"(?!(?i:cannot|gonna|gotta|wanna|lemme|gimme|(?:[a-z]|{_TITLE}|{_ENDING})\.)(?![A-Za-z]))"
     r"([A-Za-z]+)(?=[ \n]|[,;][ \n]|\.\n)|[ \t][ \t\u00a0]*|[.,;](?=\n| [^.])"
 )
 
-# Many captions are nothing but such words, with a full stop at the end or none: their words are their tokens.
+# Many captions are such words only, with or without a final full stop: their words are their tokens.
 _ALL_PLAIN = re.compile(r"([A-Za-z]+(?: +[A-Za-z]+)*)( *)\.? *")
 _IN_PARTS = frozenset({"cannot", "gonna", "gotta", "wanna", "lemme", "gimme"})
 _ABBREVIATION = re.compile(rf"(?i:[a-z]|{_TITLE}|{_ENDING})")
 
 
 def tokenize(text: str) -> list[str]:
-    """The lower-case tokens of one caption, punctuation dropped."""
+    """The lower-case tokens of one caption, without punctuation."""
     plain = _ALL_PLAIN.fullmatch(text)
     if plain is not None:
         words = plain[1].lower().split()
         if _IN_PARTS.isdisjoint(words) and (plain[2] or not _ABBREVIATION.fullmatch(words[-1])):
             return words
-    # Two line ends stand for the next caption, which some rules look at.
+    # Two line ends stand for the next caption, which some rules read.
     text = text.replace("\n", " ") + "\n\n"
     tokens: list[str] = []
     position, end = 0, len(text) - 2
@@ -235,16 +235,16 @@ def tokenize(text: str) -> list[str]:
             if plain[1]:
                 tokens.append(plain[1].lower())
             continue
-        token, name = _longest(text, position)
+        token, name = _longest_match(text, position)
         position += max(len(token), 1)
-        written = _written(token, name)
-        if written and written not in _PUNCTUATION:
-            tokens.append(written)
+        normalized = _normalize(token, name)
+        if normalized and normalized not in _PUNCTUATION:
+            tokens.append(normalized)
     return tokens
 
 
-def _longest(text: str, position: int) -> tuple[str, str]:
-    """The token that begins at `position` and its class; an empty token where no rule matches."""
+def _longest_match(text: str, position: int) -> tuple[str, str]:
+    """The token at `position` and its class; an empty token where no rule matches."""
     token, name, furthest = "", "", position
     for rule, pattern in _RULES:
         found = pattern.match(text, position)
@@ -253,15 +253,15 @@ def _longest(text: str, position: int) -> tuple[str, str]:
     return token, name
 
 
-def _written(token: str, name: str) -> str:
-    """How the treebank writes a token of class `name`."""
+def _normalize(token: str, name: str) -> str:
+    """The Penn Treebank's form of a token of class `name`."""
     if name == "symbol":
         token = _SYMBOLS.get(token.lower(), token if len(token) == 1 else "")
     elif name == "quotes":
         token = "".join(_QUOTES[character] for character in token)
     elif name == "suffix":
         token = re.sub("[\u2019\x92]|&apos;", "'", re.sub("[\u2018\u201b\x91]", "`", token))
-    elif name == "join_tokens":
+    elif name == "compound":
         token = token.replace(" ", "\u00a0").replace("(", "-lrb-").replace(")", "-rrb-").replace("\u00ad", "")
     elif name == "tag":
         token = token.replace(" ", "\u00a0")

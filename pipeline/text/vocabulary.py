@@ -1,4 +1,4 @@
-"""The words that a decoder knows, from the training captions alone, in an order that depends on nothing else."""
+"""The vocabulary of the decoder. It depends on the training captions alone, not on their order."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -6,73 +6,74 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from pipeline.errors import ArtefactError
-from pipeline.text import character_tokenizer as characters
+from pipeline.text import character_tokenizer
 from pipeline.text.tokenizers import join_tokens
+from pipeline.tokens import BOS, EOS, SPECIAL_TOKENS, UNK
 
-SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
-BOS, EOS, UNK = 1, 2, 3
-SELDOM = 0.05
-"""The share of captions up to which something is what people do not say."""
-LONGEST_REPEATED = 4
-"""Tokens of the longest sequences that are looked for twice in a caption."""
+RARE_SHARE = 0.05
+"""Captions that repeat an n-gram are rare up to this share of all."""
+MAX_NGRAM = 4
+"""The longest n-grams that are checked for repetition."""
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Tokens by number. The first four are `SPECIAL_TOKENS`; the others are sorted by (-count, token)."""
+    """Tokens by index: `SPECIAL_TOKENS`, then the others in the order of (-count, token)."""
 
     tokens: tuple[str, ...]
     counts: tuple[int, ...]
-    """In the training captions; the count of <unk> is that of all the words left out."""
+    """Occurrences in the training captions; that of <unk> is the sum over all tokens left out."""
     tokenizer: str
     no_repeat_ngram: int = 0
-    """The least n, from 2 on, for which people seldom say a sequence of n tokens twice in a caption: what a search need
-    not say either. 0 where they do so up to `LONGEST_REPEATED` tokens."""
+    """The smallest n >= 2 for which training captions rarely repeat an n-gram: the default for a search that forbids
+    repetition. 0 where even n-grams of `MAX_NGRAM` tokens are often repeated."""
 
     @classmethod
     def build(cls, captions: Iterable[Sequence[str]], *, min_count: int, tokenizer: str) -> Self:
-        """From tokenised captions, gone through once."""
+        """Build the vocabulary from tokenized captions, in one pass. Rarer tokens than `min_count` become <unk>."""
         counts: Counter[str] = Counter()
-        total, repeating = 0, Counter(dict.fromkeys(range(2, LONGEST_REPEATED + 1), 0))
+        total, repeating = 0, dict.fromkeys(range(2, MAX_NGRAM + 1), 0)
         for caption in captions:
             counts.update(caption)
             total += 1
             for size in repeating:
-                sequences = list(zip(*(caption[start:] for start in range(size)), strict=False))
-                if len(set(sequences)) == len(sequences):
-                    break  # and so it is with longer ones
+                ngrams = list(zip(*(caption[start:] for start in range(size)), strict=False))
+                if len(set(ngrams)) == len(ngrams):
+                    break  # longer n-grams are not repeated either
                 repeating[size] += 1
-        unrepeated = [size for size, number in repeating.items() if total and number <= SELDOM * total]
+        rare = [size for size, number in repeating.items() if total and number <= RARE_SHARE * total]
         kept = sorted(
             (token for token, count in counts.items() if count >= min_count and token not in SPECIAL_TOKENS),
             key=lambda token: (-counts[token], token),
         )
-        unknown = sum(counts.values()) - sum(counts[token] for token in kept)
-        of_each = (0, 0, 0, unknown, *(counts[token] for token in kept))
-        return cls((*SPECIAL_TOKENS, *kept), of_each, tokenizer, unrepeated[0] if unrepeated else 0)
+        unknown = counts.total() - sum(counts[token] for token in kept)
+        of_tokens = (0, 0, 0, unknown, *(counts[token] for token in kept))
+        return cls((*SPECIAL_TOKENS, *kept), of_tokens, tokenizer, rare[0] if rare else 0)
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def encode(self, captions: Iterable[Sequence[str]]) -> list[list[int]]:
-        """Token numbers between BOS and EOS. One of the four special tokens, spelt in a caption, is unknown."""
-        number = {token: place for place, token in enumerate(self.tokens) if place >= len(SPECIAL_TOKENS)}
-        return [[BOS, *(number.get(token, UNK) for token in caption), EOS] for caption in captions]
+        """Token indices between BOS and EOS. The name of a special token in a caption becomes UNK."""
+        indices = {token: index for index, token in enumerate(self.tokens) if index >= len(SPECIAL_TOKENS)}
+        return [[BOS, *(indices.get(token, UNK) for token in caption), EOS] for caption in captions]
 
-    def decode(self, numbers: Iterable[int]) -> str:
-        """The caption as it is read: words with single spaces between, or characters."""
-        between = "" if self.tokenizer == characters.NAME else " "
-        return between.join(self.tokens[number] for number in numbers).strip()
+    def decode(self, indices: Iterable[int]) -> str:
+        """The caption as text: words with single spaces between, or characters."""
+        separator = "" if self.tokenizer == character_tokenizer.NAME else " "
+        return separator.join(self.tokens[index] for index in indices).strip()
 
     def for_metrics(self, caption: str) -> str:
-        """A caption that `decode` gave, as the metrics take it: tokens with single spaces between."""
-        return join_tokens(characters.tokenize(caption)) if self.tokenizer == characters.NAME else caption
+        """A caption from `decode` as the metrics take it: tokens with single spaces between."""
+        if self.tokenizer == character_tokenizer.NAME:
+            return join_tokens(character_tokenizer.tokenize(caption))
+        return caption
 
     def coverage(self, captions: Iterable[Sequence[str]]) -> float:
-        """The share of the captions' words that are known."""
+        """The share of the captions' tokens that are in the vocabulary."""
         known = set(self.tokens[len(SPECIAL_TOKENS) :])
-        words = [token for caption in captions for token in caption]
-        return sum(token in known for token in words) / len(words) if words else 1.0
+        tokens = [token for caption in captions for token in caption]
+        return sum(token in known for token in tokens) / len(tokens) if tokens else 1.0
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -84,13 +85,14 @@ class Vocabulary:
 
     @classmethod
     def from_json(cls, content: Any, place: str) -> Self:
-        """Raises `ArtefactError` naming `place`."""
+        """Rebuild a vocabulary stored in the file `place`. Raises `ArtefactError`."""
         try:
-            repeated = content["no_repeat_ngram"]
-            vocabulary = cls(tuple(content["tokens"]), tuple(content["counts"]), content["tokenizer"], repeated)
+            ngram = content["no_repeat_ngram"]
+            vocabulary = cls(tuple(content["tokens"]), tuple(content["counts"]), content["tokenizer"], ngram)
         except (TypeError, KeyError, AttributeError) as error:
             raise ArtefactError(f"{place}: not a vocabulary; run `dvc repro -f vocab`") from error
-        whole = vocabulary.tokens[: len(SPECIAL_TOKENS)] == SPECIAL_TOKENS and len(vocabulary.tokens) == len(vocabulary.counts)
-        if not whole or type(repeated) is not int or repeated < 0:
+        special = vocabulary.tokens[: len(SPECIAL_TOKENS)]
+        sizes_match = len(vocabulary.tokens) == len(vocabulary.counts)
+        if special != SPECIAL_TOKENS or not sizes_match or type(ngram) is not int or ngram < 0:
             raise ArtefactError(f"{place}: not a vocabulary of this version; run `dvc repro -f vocab`")
         return vocabulary

@@ -1,91 +1,96 @@
-"""Captions in batches of nearly equal length, in an order that depends on (seed, epoch) alone.
+"""Batches of captions of similar length, in an order that depends on (seed, epoch) alone.
 
-B captions, T steps.
+Shapes: N captions, B captions of a batch, T steps, n real (non-padding) tokens of a batch.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from pipeline.training.distributed import ALONE, ProcessGroup
-
-PAD = 0
+from pipeline.tokens import PAD
+from pipeline.training.distributed import SINGLE_PROCESS, ProcessGroup
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
-    """What all randomness of an epoch follows from: a run that is resumed draws the same as one that was not."""
+    """The seed of everything random in one epoch, so that a resumed run draws the same numbers."""
     return seed * 1_000_003 + epoch
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Captions shifted by one: the decoder reads `inputs` and is to say `targets`."""
+    """Captions for teacher forcing: `targets` are `inputs` shifted by one."""
 
     images: Tensor
-    """(B,) rows of the features."""
+    """(B,) index of each caption's image."""
     inputs: Tensor
-    """(B, T), from BOS on."""
+    """(B, T) tokens from BOS on, padded."""
     targets: Tensor
-    """(B, T), up to EOS."""
-    places: Tensor
-    """(n,) where the real tokens are among the B T, row by row; the others are padding."""
+    """(B, T) tokens up to EOS, padded."""
+    positions: Tensor | None
+    """(n,) indices of the real tokens among the flattened B T; None: all are projected, and padding is masked."""
+    tokens: int
+    """Number of real tokens of the whole batch, over all processes."""
+    weights: Tensor | None = None
+    """(n,) factor of each real token's negative log-likelihood; None: 1."""
 
-    @property
-    def tokens(self) -> int:
-        """The number of real tokens."""
-        return len(self.places)
+    def to(self, device: torch.device) -> "Batch":
+        """Copy to `device`; a copy to a GPU does not wait for it."""
+        if device.type == "cpu":
+            return self
+
+        def move(tensor: Tensor | None) -> Tensor | None:
+            if tensor is None or tensor.device == device:
+                return tensor
+            return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+        names = ("images", "inputs", "targets", "positions", "weights")
+        moved = {name: move(getattr(self, name)) for name in names}
+        return replace(self, **moved)  # type: ignore[arg-type]
 
 
 class Batches:
-    """The training captions, resident on the device as one table of tokens."""
+    """The captions of a split as one padded table of tokens in host memory."""
 
     def __init__(self, captions: Sequence[Sequence[int]], images: Sequence[int], *, batch_size: int, seed: int) -> None:
-        """`captions` are token numbers from BOS to EOS; `images[i]` is the feature row of caption i.
-
-        As `tokens` (N, longest) and `images` (N,) they are there for others.
-        """
-        self._lengths = torch.tensor([len(caption) for caption in captions])
-        self.tokens = torch.full((len(captions), int(self._lengths.max())), PAD)
+        """`captions` are tokens from BOS to EOS; `images[i]` is the index of caption i's image."""
+        self.lengths = torch.tensor([len(caption) for caption in captions])  # (N,)
+        self.captions = torch.full((len(captions), int(self.lengths.max())), PAD)  # (N, longest)
         for row, caption in enumerate(captions):
-            self.tokens[row, : len(caption)] = torch.tensor(caption)
-        self.images = torch.tensor(images)
-        self._batch_size = batch_size
+            self.captions[row, : len(caption)] = torch.tensor(caption)
+        self.images = torch.tensor(images)  # (N,)
+        self.batch_size = min(batch_size, len(captions))
         self._seed = seed
 
     def __len__(self) -> int:
-        return -(-len(self._lengths) // self._batch_size)
+        """Number of batches of an epoch."""
+        return -(-len(self.lengths) // self.batch_size)
 
-    def to(self, device: torch.device) -> None:
-        """Move the captions to where they are used."""
-        self.tokens, self.images = self.tokens.to(device), self.images.to(device)
+    def epoch(self, number: int, processes: ProcessGroup = SINGLE_PROCESS) -> Iterator[Batch]:
+        """Yield this process's share of each batch.
 
-    def epoch(self, number: int, processes: ProcessGroup = ALONE) -> Iterator[Batch]:
-        """Each caption once: shuffled, sorted by length, cut into batches, and the batches shuffled.
-
-        Of each batch the share of one of `processes`, which may be empty.
+        Captions are shuffled, sorted by length and cut into batches, and the batches are shuffled. A process without a
+        share of a small batch gets one caption without real tokens, because every process must compute a gradient.
         """
         generator = torch.Generator().manual_seed(epoch_seed(self._seed, number))
-        order = torch.randperm(len(self._lengths), generator=generator)
-        order = order[self._lengths[order].argsort(stable=True)]
-        chunks = order.split(self._batch_size)
-        for chunk in torch.randperm(len(chunks), generator=generator).tolist():
-            share = processes.share(chunks[chunk])
-            lengths = self._lengths[share]  # all that decides on sizes stays here: asking a GPU would wait for it
-            longest = int(lengths[-1]) if len(share) else 1
-            real = torch.arange(longest - 1) < (lengths - 1).unsqueeze(1)
-            chosen, places = self._sent(share), self._sent(real.flatten().nonzero().squeeze(1))
-            tokens = self.tokens[chosen, :longest]
-            yield Batch(self.images[chosen], tokens[:, :-1], tokens[:, 1:], places)
+        order = torch.randperm(len(self.lengths), generator=generator)
+        order = order[self.lengths[order].argsort(stable=True)]
+        chunks = order.split(self.batch_size)
+        for index in torch.randperm(len(chunks), generator=generator).tolist():
+            chunk = chunks[index]
+            tokens = int((self.lengths[chunk] - 1).sum())
+            share = processes.share(chunk)
+            yield self._batch(share, tokens) if len(share) else self._batch(chunk[:1], tokens, masked=True)
 
-    def _sent(self, values: Tensor) -> Tensor:
-        """On the device, without waiting for it."""
-        device = self.tokens.device
-        return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
+    def _batch(self, rows: Tensor, tokens: int, *, masked: bool = False) -> Batch:
+        captions = self.captions[rows, : self.lengths[rows].max()]  # (B, T + 1)
+        targets = torch.full_like(captions[:, 1:], PAD) if masked else captions[:, 1:]
+        positions = (targets != PAD).flatten().nonzero().squeeze(1)
+        return Batch(self.images[rows], captions[:, :-1], targets, positions, tokens)
 
-    def pictures(self, number: int, size: int) -> Iterator[Tensor]:
-        """The feature rows that have captions, each once, in batches of `size`."""
+    def image_epoch(self, number: int, size: int) -> Iterator[Tensor]:
+        """Yield the indices of the images that have captions, each once, in shuffled batches of `size`."""
         generator = torch.Generator().manual_seed(epoch_seed(self._seed, number))
-        rows = self.images.unique().cpu()
-        yield from rows[torch.randperm(len(rows), generator=generator)].split(size)
+        images = self.images.unique()
+        yield from images[torch.randperm(len(images), generator=generator)].split(size)

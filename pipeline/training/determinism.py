@@ -1,4 +1,4 @@
-"""The same bits each time."""
+"""Deterministic computation in torch."""
 
 import os
 from collections.abc import Iterator
@@ -9,21 +9,20 @@ import torch
 
 @contextmanager
 def deterministic(threads: int) -> Iterator[None]:
-    """Within, torch chooses algorithms that give the same bits each time, on `threads` threads (0: all cores)."""
-    before = torch.get_num_threads()
-    _fill_fresh_memory(False)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    """Within the block torch computes the same bits on every run, on `threads` CPU threads (0: unchanged).
+
+    The result depends on the number of threads. The settings before the block are restored.
+    """
+    threads_before = torch.get_num_threads()
+    fill_before = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when CUDA starts
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, for debugging only
     if threads:
         torch.set_num_threads(threads)
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(False)
-        _fill_fresh_memory(True)
-        torch.set_num_threads(before)
-
-
-def _fill_fresh_memory(fill: bool) -> None:
-    """Whether torch fills, while it is deterministic, memory that is about to be written anyway: its default."""
-    torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+        torch.utils.deterministic.fill_uninitialized_memory = fill_before  # type: ignore[attr-defined]
+        torch.set_num_threads(threads_before)

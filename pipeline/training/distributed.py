@@ -1,170 +1,141 @@
-"""Several processes that train one decoder together, as `torchrun` starts them: who takes what, and how they agree.
+"""Data-parallel training in several processes that `torchrun` starts.
 
-Every batch is dealt out caption by caption, so `train.batch_size` is that of all processes together, and the loss curve
-is one process's but for rounding and the draws of dropout. What a process adds to the gradient is weighed by its real
-tokens: the sum is the gradient of the whole batch.
-
-The gradients are added up here, in one flat tensor after the backward pass, and not by torch's
-DistributedDataParallel. That one averages over processes instead of tokens, waits for ever for a process whose share of
-a batch is empty, and sees only calls of the wrapped network's `forward`, where our decoders are also stepped.
+Each batch is divided caption by caption, so `train.batch_size` is that of all processes together and the loss curve is
+that of one process, except for rounding and dropout: each process divides the loss of its own tokens by the number of
+tokens of the whole batch, and `DistributedDataParallel` adds up the gradients.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
-from itertools import zip_longest
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.device import choose_device
 from pipeline.errors import ArtefactError, CaptionerError, NumericError, ParamsError, PeerError
 
-PATIENCE = 600.0
-"""Seconds to wait for a process that neither answers nor has ended."""
+TIMEOUT_SECONDS = 600.0
+"""How long to wait for a process that is alive but does not answer."""
 
 
+@dataclass(frozen=True)
 class ProcessGroup:
-    """One of `count` processes; the first one alone writes files."""
+    """One of `count` processes that train together. Every method is called by all of them at the same point."""
 
-    def __init__(self, rank: int = 0, count: int = 1, local: int = 0) -> None:
-        """`local` is the number of the process on its machine."""
-        self.rank, self.count, self.local = rank, count, local
-        self._device = torch.device("cpu")
-
-    @property
-    def first(self) -> bool:
-        return self.rank == 0
-
-    def device(self, name: str) -> torch.device:
-        """What `params.run.device` means for this process: each has a GPU of its own. Raises `ParamsError`."""
-        device = choose_device(name)
-        if self.count == 1 or device.type == "cpu":
-            return device
-        if device.type != "cuda" or device.index is not None:
-            raise ParamsError(f"params.run.device: {self.count} processes cannot share {name}; use auto, cuda or cpu")
-        if self.local >= torch.cuda.device_count():
-            raise ParamsError(
-                f"this machine has {torch.cuda.device_count()} GPUs, too few for process {self.local + 1} on it; "
-                "lower --nproc-per-layer"
-            )
-        return torch.device("cuda", self.local)
-
-    def join(self, name: str, patience: float) -> None:
-        """Meet the other processes. Raises `PeerError`, `ParamsError`."""
-        self._device = self.device(name)
-        if self._device.type == "cuda":
-            torch.cuda.set_device(self._device)
-        self._together(
-            dist.init_process_group,
-            "nccl" if self._device.type == "cuda" else "gloo",
-            timeout=timedelta(seconds=patience),
-            rank=self.rank,
-            world_size=self.count,
-        )
+    device: torch.device
+    rank: int = 0
+    count: int = 1
 
     def share(self, rows: Tensor) -> Tensor:
-        """Every `count`-th row; none when there are too few."""
-        return rows if self.count == 1 else rows[self.rank :: self.count]
+        """Every `count`-th row, starting at `rank`; may be empty."""
+        return rows[self.rank :: self.count]
 
-    def total(self, *values: float) -> Sequence[float]:
-        """Each value's sum over the processes."""
+    def parallel(self, network: nn.Module) -> nn.Module:
+        """`network` with the first process's weights; its backward pass averages gradients over the processes.
+
+        Called once per epoch: after its first backward pass DistributedDataParallel adds up gradients in another order,
+        and a resumed run must compute the same bits as one that was not interrupted.
+        """
+        if self.count == 1:
+            return network
+        with self.collective(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch 2.15 renames broadcast_buffers
+            return DistributedDataParallel(network, broadcast_buffers=False)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of `values` over the processes."""
         if self.count == 1:
             return values
-        sums = torch.tensor(values, dtype=torch.float64, device=self._device)
-        self._together(dist.all_reduce, sums)
-        found: list[float] = sums.tolist()
-        return found
+        total = values.detach().clone()
+        with self.collective():
+            dist.all_reduce(total)
+        return total
 
-    def sum_gradients(self, network: nn.Module, loss: Tensor) -> Tensor:
-        """Leave the sum of the gradients in every process's network; the sum of the losses."""
-        if self.count == 1:
-            return loss
-        parameters = list(network.parameters())
-        gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in parameters]
-        flat = torch.cat([*(one.flatten() for one in gradients), loss.view(1).to(gradients[0].dtype)])
-        self._together(dist.all_reduce, flat)
-        sums = flat[:-1].split([one.numel() for one in parameters])
-        for parameter, one in zip(parameters, sums, strict=True):
-            parameter.grad = one.view_as(parameter)
-        return flat[-1].clone()  # a view would keep the gradients
-
-    def align(self, network: nn.Module) -> None:
-        """Give every process the first one's weights: unlike processors round differently."""
-        if self.count > 1:
-            for tensor in network.state_dict().values():
-                self._together(dist.broadcast, tensor, 0)
-
-    def from_first(self, content: Any) -> Any:
-        """What the first process has."""
-        if self.count == 1:
-            return content
-        holder = [content]
-        self._together(dist.broadcast_object_list, holder, 0, device=self._device)
-        return holder[0]
-
-    def gather(self, shares: list[str]) -> list[str]:
-        """What the processes made of their shares, in the order of the whole."""
-        return [one for row in zip_longest(*self._each(shares)) for one in row if one is not None]
-
-    def expect_equal(self, content: Any) -> None:
-        """Raises `ArtefactError` in every process when another one has read other params or data than the first."""
-        first, *others = self._each(content)
-        for number, other in enumerate(others, 1):
-            if other != first:
-                raise ArtefactError(
-                    f"process {number} of {self.count} has other params, captions, vocabulary or features than the "
-                    "first one; give all machines the same files (docs/scale.md)"
-                )
-
-    def _each(self, content: Any) -> list[Any]:
+    def gather(self, content: Any) -> list[Any]:
+        """The `content` of every process, by rank."""
         if self.count == 1:
             return [content]
-        holders = [None] * self.count
-        self._together(dist.all_gather_object, holders, content)
-        return holders
+        contents = [None] * self.count
+        with self.collective():
+            dist.all_gather_object(contents, content)
+        return contents
 
-    def _together(self, collective: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+    def from_first(self, content: Any) -> Any:
+        """The `content` of the first process."""
+        return self.gather(content if self.rank == 0 else None)[0]
+
+    def expect_equal(self, content: Any) -> None:
+        """Raise `ArtefactError` in every process if the processes do not have equal `content`."""
+        contents = self.gather(content)
+        for rank, other in enumerate(contents):
+            if other != contents[0]:
+                raise ArtefactError(
+                    f"process {rank} of {self.count} has other params, captions, vocabulary or features than process "
+                    "0; give all machines the same files (docs/scale.md)"
+                )
+
+    @contextmanager
+    def collective(self) -> Iterator[None]:
+        """Within the block, a failure of torch.distributed raises `PeerError`."""
         try:
-            collective(*arguments, **options)
-        except (RuntimeError, ValueError) as error:  # torch's are of these two, whatever the connection died of
+            yield
+        except (RuntimeError, ValueError) as error:  # torch raises one of these when a connection breaks
+            if self.count == 1 or isinstance(error, torch.OutOfMemoryError):
+                raise
             raise PeerError(
-                f"another of the {self.count} processes that train together has ended or does not answer; see what it "
-                "said, and start all again: they go on after the last whole epoch"
+                f"another of the {self.count} processes has ended or does not answer; read its error message, then "
+                f"start all of them again: training resumes after the last complete epoch ({str(error)[:200]})"
             ) from error
 
 
-ALONE = ProcessGroup()
+SINGLE_PROCESS = ProcessGroup(torch.device("cpu"))
 
 
 @contextmanager
-def joined(environment: Mapping[str, str], device: str, *, patience: float = PATIENCE) -> Iterator[ProcessGroup]:
-    """Within, the processes that `torchrun` started work together; without it one works alone.
+def process_group(device: str, *, timeout: float = TIMEOUT_SECONDS) -> Iterator[ProcessGroup]:
+    """The processes that `torchrun` started, or a single one. `device` is `run.device`.
 
-    `device` is `params.run.device`. Raises `ParamsError`, `PeerError`.
+    Raises `ParamsError`, `PeerError`. Errors within the block get the number of the process as a prefix.
     """
-    try:
-        count = int(environment.get("WORLD_SIZE", 1))
-        processes = ProcessGroup(int(environment["RANK"]), count, int(environment["LOCAL_RANK"])) if count > 1 else ALONE
-        if count > 1:
-            environment["MASTER_ADDR"], environment["MASTER_PORT"]
-    except (KeyError, ValueError) as error:
-        raise ParamsError(
-            f"WORLD_SIZE is set in the environment, but {error} is not as it should be; unset it, or start several "
-            "processes with `torchrun --nproc-per-layer=2 -m pipeline train`"
-        ) from error
+    count = int(os.environ.get("WORLD_SIZE", 1))
     if count == 1:
-        yield processes
+        yield ProcessGroup(choose_device(device))
         return
     try:
-        processes.join(device, patience)
+        rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    except KeyError as error:
+        raise ParamsError(
+            f"WORLD_SIZE is set in the environment, but {error} is not; unset WORLD_SIZE, or start several processes "
+            "with `torchrun --nproc-per-node=2 -m pipeline train`"
+        ) from error
+    try:
+        processes = ProcessGroup(own_device(device, local_rank), rank, count)
+        with processes.collective():
+            backend = "nccl" if processes.device.type == "cuda" else "gloo"
+            dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
         yield processes
-    except NumericError:  # met by all of them at once
+    except NumericError:  # all processes raise it in the same step
         raise
     except CaptionerError as error:
-        raise type(error)(f"process {processes.rank}: {error}") from error
+        raise type(error)(f"process {rank}: {error}") from error
     finally:
-        with suppress(RuntimeError, ValueError, AssertionError):  # it may never have come to be
-            dist.destroy_process_group()  # else its threads abort the process when it ends
+        if dist.is_initialized():
+            dist.destroy_process_group()  # its threads would abort the process on exit
+
+
+def own_device(name: str, local_rank: int) -> torch.device:
+    """The device of one of several processes: on CUDA the GPU with its local rank. Raises `ParamsError`."""
+    device = choose_device(name)
+    if device.type == "cuda":
+        if local_rank >= torch.cuda.device_count():
+            raise ParamsError(f"process {local_rank + 1} of this machine has no GPU of its own; lower --nproc-per-node")
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+    return device

@@ -1,122 +1,138 @@
-"""What a decoder is taught by: the captions of people, or the score of its own captions.
+"""Training objectives: cross-entropy, bag of words, scheduled sampling and self-critical training.
 
-B captions, T steps, V tokens, N pictures, S samples of each.
+Shapes: B captions of a batch, T steps, n real tokens, V vocabulary, H hidden state, R regions, C channels, M images,
+W distinct words of an image's captions, S samples per image.
 """
 
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.accel.linear import Linear
-from pipeline.decoders import BOS, EOS, PAD, UNK, Decoder
-from pipeline.decoders.beam_search import SamplingOptions, sample
+from pipeline.decoders.decoder import Decoder
+from pipeline.decoders.sampling import sample
+from pipeline.decoders.search import SamplingOptions
+from pipeline.tokens import BOS, EOS, PAD, UNK
 from pipeline.training.batches import Batch
 
 Reward = Callable[[Tensor, Sequence[Sequence[int]]], Tensor]
-"""From the feature rows of pictures (M,) and a caption for each, as token numbers, to the score of each (M,)."""
+"""From image indices (B,) and one caption for each, as tokens, to the score of each caption (B,)."""
 
 
 class BagOfWords(nn.Module):
-    """The picture alone has to say the words of its captions, in no order; the rarer, the more a word counts.
+    """Predict the words of an image's captions, in no order, from the decoder's image vector alone.
 
-    S. Ma et al., "Bag-of-Words as Target for Neural Machine Translation", ACL 2018; words are weighted by tf-idf, as
-    CIDEr does. A layer of its own says them; it is not part of the model.
+    S. Ma et al., "Bag-of-Words as Target for Neural Machine Translation", ACL 2018. Unlike there, words are weighted by
+    tf-idf over the images, and the output layer is separate from the decoder's; it is discarded after training.
     """
 
     words: Tensor
-    shares: Tensor
+    """(M, W) the words of each image's captions, padded."""
+    weights: Tensor
+    """(M, W) their tf-idf weights, normalized to a sum of 1; 0 for padding."""
 
     def __init__(self, hidden: int, vocabulary: int, captions: Tensor, images: Tensor) -> None:
-        """`captions` (N, T) are token numbers, `images` (N,) the feature row of each."""
+        """`captions` (N, T) are tokens, `images` (N,) the index of each caption's image."""
         super().__init__()
-        self.say = Linear(hidden, vocabulary)
+        self.output = nn.Linear(hidden, vocabulary)
         counts: dict[int, Counter[int]] = defaultdict(Counter)
         for caption, image in zip(captions.tolist(), images.tolist(), strict=True):
             counts[image].update(set(caption) - {PAD, BOS, EOS, UNK})
-        pictures = Counter(word for count in counts.values() for word in count)
-        rarity = {word: math.log(len(counts) / number) for word, number in pictures.items()}
+        frequency = Counter(word for count in counts.values() for word in count)
+        idf = {word: math.log(len(counts) / number) for word, number in frequency.items()}
         size = (max(counts) + 1, max(map(len, counts.values())))
-        words, shares = torch.zeros(size, dtype=torch.long), torch.zeros(size)
+        words, weights = torch.zeros(size, dtype=torch.long), torch.zeros(size)
         for image, count in counts.items():
-            weights = torch.tensor([number * rarity[word] for word, number in count.items()])
+            tf_idf = torch.tensor([number * idf[word] for word, number in count.items()])
             words[image, : len(count)] = torch.tensor(list(count), dtype=torch.long)
-            shares[image, : len(count)] = weights / weights.sum().clamp_min(1e-6)
-        self.register_buffer("words", words, persistent=False)  # (M, W) of each picture
-        self.register_buffer("shares", shares, persistent=False)  # (M, W) of each word, 1 in all; or 0
+            weights[image, : len(count)] = tf_idf / tf_idf.sum().clamp_min(1e-6)
+        self.register_buffer("words", words, persistent=False)
+        self.register_buffer("weights", weights, persistent=False)
 
-    def forward(self, known: Tensor, images: Tensor) -> Tensor:
-        """Cross-entropy of each picture (B,), from what the decoder knows of it (B, H); `images` are feature rows."""
-        said = self.say(known).float().log_softmax(-1)
-        of_each: Tensor = -(said.gather(1, self.words[images]) * self.shares[images]).sum(1)
-        return of_each
+    def forward(self, image_vectors: Tensor, images: Tensor) -> Tensor:
+        """Weighted cross-entropy (B,) of each image's words, from image vectors (B, H) and image indices (B,)."""
+        log_probabilities = self.output(image_vectors).float().log_softmax(-1)  # (B, V)
+        losses: Tensor = -(log_probabilities.gather(1, self.words[images]) * self.weights[images]).sum(1)
+        return losses
 
 
-def cross_entropy(
-    decoder: Decoder,
-    features: Tensor,
-    batch: Batch,
-    *,
-    label_smoothing: float,
-    own_words: float = 0.0,
-    bag: BagOfWords | None = None,
-    bag_weight: float = 0.0,
-) -> Tensor:
-    """Mean over the real tokens, in nats.
+class CaptionLoss(nn.Module):
+    """Negative log-likelihood of captions given image features, in nats, summed over the real tokens of a batch."""
 
-    `own_words` is the probability with which an input word is replaced by one that the decoder itself would say there
-    (S. Bengio et al., "Scheduled SamplingOptions", NeurIPS 2015; all steps at once as T. Mihaylova and A. Martins, 2019).
-    With a `bag`, `bag_weight` times its loss is added, in which a caption counts by its tokens too.
-    """
-    inputs = batch.inputs
-    if own_words:
-        inputs = _with_own_words(decoder, features, inputs, own_words)
-    words, state = decoder.words(inputs), decoder.start(features)
-    logits = decoder.follow(state, words, batch.places)
-    targets = batch.targets.flatten()[batch.places]
-    loss = functional.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
-    if bag is None:
-        return loss
-    of_each = bag(decoder.output_dropout(decoder.picture(state)), batch.images)
-    of_tokens: Tensor = of_each[batch.places // batch.targets.shape[1]]
-    return loss + bag_weight * of_tokens.mean()
+    def __init__(
+        self, decoder: Decoder, *, label_smoothing: float = 0.0, bag: BagOfWords | None = None, bag_weight: float = 0.0
+    ) -> None:
+        """With a `bag`, `bag_weight` times its loss is added for each token."""
+        super().__init__()
+        self.decoder, self.bag = decoder, bag
+        self._label_smoothing, self._bag_weight = label_smoothing, bag_weight
+
+    def forward(self, features: Tensor, batch: Batch) -> Tensor:
+        """The sum (), from features (B, R, C). A batch with weights has neither label smoothing nor a bag of words."""
+        state = self.decoder.start(features)
+        logits = self.decoder.follow(state, self.decoder.embed(batch.inputs), batch.positions)  # (n, V) or (B, T, V)
+        logits, targets = logits.flatten(0, -2).float(), batch.targets.flatten()
+        if batch.positions is not None:
+            targets = targets[batch.positions]  # (n,)
+        if batch.weights is not None:
+            losses: Tensor = functional.cross_entropy(logits, targets, reduction="none")  # (n,)
+            weighted: Tensor = batch.weights * losses
+            return weighted.sum()
+        loss: Tensor = functional.cross_entropy(
+            logits, targets, ignore_index=PAD, label_smoothing=self._label_smoothing, reduction="sum"
+        )
+        if self.bag is None:
+            return loss
+        image_vectors = self.decoder.output_dropout(self.decoder.image_vector(state))  # (B, H)
+        bag_losses: Tensor = self.bag(image_vectors, batch.images)  # (B,)
+        return loss + self._bag_weight * (bag_losses * (batch.targets != PAD).sum(1)).sum()
 
 
 @torch.no_grad()
-def _with_own_words(decoder: Decoder, features: Tensor, inputs: Tensor, share: float) -> Tensor:
-    probabilities = decoder(features, inputs).float().softmax(-1)  # (B, T, V)
-    own = torch.multinomial(probabilities[:, :-1].flatten(0, 1), 1).view(len(inputs), -1)
-    replace = (torch.rand(own.shape, device=own.device) < share) & (inputs[:, 1:] != PAD)
-    return torch.cat([inputs[:, :1], torch.where(replace, own, inputs[:, 1:])], 1)
+def scheduled_sampling(decoder: Decoder, features: Tensor, batch: Batch, probability: float) -> Batch:
+    """Replace each input token with `probability` by one sampled from the decoder's prediction for it.
+
+    S. Bengio et al., "Scheduled Sampling", NeurIPS 2015; all steps at once as in T. Mihaylova and A. Martins,
+    "Scheduled Sampling for Transformers", 2019: the predictions are those for the original inputs.
+    """
+    inputs = batch.inputs
+    predictions = decoder(features, inputs).float().softmax(-1)[:, :-1]  # (B, T - 1, V)
+    sampled = torch.multinomial(predictions.flatten(0, 1), 1).view(len(inputs), -1)  # (B, T - 1)
+    replaced = (torch.rand(sampled.shape, device=sampled.device) < probability) & (inputs[:, 1:] != PAD)
+    return replace(batch, inputs=torch.cat([inputs[:, :1], torch.where(replaced, sampled, inputs[:, 1:])], 1))
 
 
-def self_critical(
-    decoder: Decoder, features: Tensor, rows: Tensor, reward: Reward, *, samples: int, max_length: int, seed: int
-) -> tuple[Tensor, float, int]:
-    """The loss whose gradient makes samples better than their picture's other ones likelier; their mean reward; tokens.
+def self_critical_batch(
+    decoder: Decoder, features: Tensor, images: Tensor, reward: Reward, *, samples: int, max_length: int, seed: int
+) -> tuple[Batch, float]:
+    """Sample captions and weight each by its advantage; return them as a batch (M S captions) and their mean reward.
 
+    The gradient of the batch's loss makes samples that score better than the other ones of their image more likely:
     S. Rennie et al., "Self-critical Sequence Training", CVPR 2017, with the mean of the other samples as the baseline
-    (R. Luo, "A Better Variant of Self-Critical Sequence Training", 2020). `features` (N, R, C) are those of `rows`.
+    (R. Luo, "A Better Variant of Self-Critical Sequence Training", 2020). `features` (M, R, C) belong to `images` (M,).
     """
     generator = torch.Generator(features.device).manual_seed(seed)
-    decoder.eval()  # what is scored is what the decoder says, not what dropout leaves of it
-    drawn = sample(decoder, features, SamplingOptions(max_length=max_length), captions=samples, generator=generator)
-    decoder.train()
-    captions = [one.tokens for found in drawn for one in found]  # (N S)
-    scores = reward(rows.repeat_interleave(samples), captions).view(-1, samples)
-    baseline = (scores.sum(1, keepdim=True) - scores) / (samples - 1)
-    advantage = (scores - baseline).flatten().to(features.device)  # (N S)
+    was_training = decoder.training
+    decoder.eval()  # samples come from the model without dropout
+    options = SamplingOptions(max_length=max_length)
+    hypotheses = sample(decoder, features, options, captions=samples, generator=generator)
+    decoder.train(was_training)
+    captions = [hypothesis.tokens for of_image in hypotheses for hypothesis in of_image]
+    scores = reward(images.repeat_interleave(samples), captions).view(-1, samples)  # (M, S)
+    baselines = (scores.sum(1, keepdim=True) - scores) / (samples - 1)
+    advantages = (scores - baselines).flatten().float()  # (M S,)
 
-    length = max(len(caption) for caption in captions) + 1
-    tokens = torch.full((len(captions), length + 1), PAD, device=features.device)
-    for place, caption in enumerate(captions):
-        tokens[place, : len(caption) + 2] = torch.tensor([BOS, *caption, EOS], device=features.device)
+    longest = max(len(caption) for caption in captions)
+    tokens = torch.full((len(captions), longest + 2), PAD)
+    for row, caption in enumerate(captions):
+        tokens[row, : len(caption) + 2] = torch.tensor([BOS, *caption, EOS])
     targets = tokens[:, 1:]
-    places = (targets != PAD).flatten().nonzero().squeeze(1)
-    logits = decoder(features.repeat_interleave(samples, 0), tokens[:, :-1], places)
-    said = -functional.cross_entropy(logits.float(), targets.flatten()[places], reduction="none")
-    weight = advantage.unsqueeze(1).expand_as(targets).flatten()[places]
-    return -(weight * said).sum() / len(places), float(scores.mean()), len(places)
+    positions = (targets != PAD).flatten().nonzero().squeeze(1)
+    weights = advantages.unsqueeze(1).expand_as(targets).flatten()[positions]
+    images = images.repeat_interleave(samples)
+    batch = Batch(images, tokens[:, :-1], targets, positions, tokens=len(positions), weights=weights)
+    return batch, float(scores.mean())

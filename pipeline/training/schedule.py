@@ -1,45 +1,46 @@
-"""How the learning rate goes, as a factor of `train.lr`."""
+"""Learning-rate schedules as factors of `train.lr`."""
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.params import TrainParams
 
-FINAL = 0.1
-"""Where the cosine ends."""
+FINAL_FACTOR = 0.1
+"""Factor at the end of the cosine."""
 PLATEAU_EPOCHS = 2
-"""Epochs without a better score after which a plateau halves the rate."""
+"""Epochs without improvement after which `plateau` halves the learning rate."""
 
 
 class Schedule:
-    """The factor at each step; `cosine` falls along half a wave, `plateau` halves when the val score stands still."""
+    """Linear warm-up, then `cosine` (down to a tenth), `plateau` (halved when validation stalls) or `constant`."""
 
     def __init__(self, params: "TrainParams", steps_per_epoch: int) -> None:
         self._kind = params.schedule
-        self._total = params.epochs * steps_per_epoch
-        self._warmup = max(1, round(params.warmup * self._total))
-        self.reduced = 1.0
-        self._waited = 0
+        self._total_steps = params.epochs * steps_per_epoch
+        self._warmup_steps = max(1, round(params.warmup * self._total_steps))
+        self._plateau_factor = 1.0
+        self._epochs_waited = 0
 
     def factor(self, step: int) -> float:
-        """For steps counted from 0: up from near zero during the warm-up, then as the kind says."""
-        if step < self._warmup:
-            return (step + 1) / self._warmup
+        """Factor of step `step`, counted from 0 over all epochs."""
+        if step < self._warmup_steps:
+            return (step + 1) / self._warmup_steps
         if self._kind == "cosine":
-            progress = min(1.0, (step - self._warmup) / max(1, self._total - self._warmup))
-            return FINAL + (1 - FINAL) * (1 + math.cos(math.pi * progress)) / 2
-        return self.reduced
+            progress = min(1.0, (step - self._warmup_steps) / max(1, self._total_steps - self._warmup_steps))
+            return FINAL_FACTOR + (1 - FINAL_FACTOR) * (1 + math.cos(math.pi * progress)) / 2
+        return self._plateau_factor
 
     def end_epoch(self, *, improved: bool) -> None:
-        """Tell whether the epoch's score was the best so far."""
-        self._waited = 0 if improved else self._waited + 1
-        if self._kind == "plateau" and self._waited >= PLATEAU_EPOCHS:
-            self.reduced *= 0.5
-            self._waited = 0
+        """Record whether the epoch improved the validation score."""
+        self._epochs_waited = 0 if improved else self._epochs_waited + 1
+        if self._kind == "plateau" and self._epochs_waited >= PLATEAU_EPOCHS:
+            self._plateau_factor *= 0.5
+            self._epochs_waited = 0
 
-    def state(self) -> dict[str, float]:
-        return {"reduced": self.reduced, "waited": self._waited}
+    def state_dict(self) -> dict[str, float]:
+        return {"plateau_factor": self._plateau_factor, "epochs_waited": self._epochs_waited}
 
-    def restore(self, state: dict[str, float]) -> None:
-        self.reduced, self._waited = state["reduced"], int(state["waited"])
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        self._plateau_factor, self._epochs_waited = state["plateau_factor"], int(state["epochs_waited"])

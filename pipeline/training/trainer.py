@@ -1,292 +1,314 @@
-"""Everything that changes while a decoder is trained."""
+"""The training loop: cross-entropy epochs, then self-critical ones if asked for, with early stopping.
+
+Shapes: B captions of a batch, M images, S samples per image, R regions, C channels.
+"""
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.decoders import Decoder
+from pipeline.accel.cuda_graphs import CaptureError
+from pipeline.decoders.decoder import Decoder
 from pipeline.device import resolve_precision
-from pipeline.errors import NumericError
-from pipeline.metrics.cider import CiderD
-from pipeline.text.vocabulary import Vocabulary
+from pipeline.errors import NumericError, ParamsError
 from pipeline.training.batches import Batch, Batches, epoch_seed
-from pipeline.training.distributed import ALONE, ProcessGroup
-from pipeline.training.losses import BagOfWords, Reward, cross_entropy, self_critical
+from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.distributed import SINGLE_PROCESS, ProcessGroup
+from pipeline.training.feature_source import FeatureSource, with_features
+from pipeline.training.graphed_step import GraphedStep, static_shape
+from pipeline.training.history import EpochMetrics, History
+from pipeline.training.losses import BagOfWords, CaptionLoss, Reward, scheduled_sampling, self_critical_batch
 from pipeline.training.schedule import Schedule
-from pipeline.training.validation import Validation, greedy_captions
-from pipeline.training.weight_averaging import MovingAverage, Weights, copied, mean
+from pipeline.training.validation import Validation
+from pipeline.training.weight_averaging import exponential_moving_average
 
 if TYPE_CHECKING:
     from pipeline.params import TrainParams
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """One row of metrics/training.csv."""
+class TrainingData:
+    """The images of the train split with their captions."""
 
-    epoch: int
-    train_loss: float
-    """What is minimised, mean per token: cross-entropy in nats with dropout, label smoothing and the bag of words; in
-    self-critical epochs their loss."""
-    val_loss: float
-    """Cross-entropy of people's captions of the val pictures in nats per token, without dropout and smoothing."""
-    val_cider_d: float
-    """CIDEr-D of greedy captions of the val pictures, times 100."""
-    lr: float
-    """Of the epoch's last step."""
-    reward: float
-    """Mean CIDEr-D of the sampled captions in self-critical epochs, times 100; else 0."""
-    seconds: float
-    tokens_per_second: float
+    features: FeatureSource
+    batches: Batches
+    reward: Reward | None = None
+    """Required for self-critical training."""
 
-    @property
-    def selection_key(self) -> tuple[float, float]:
-        """What is compared: the score. While nothing that the decoder says is right yet, every score is 0, and the val
-        loss decides."""
-        return self.val_cider_d, 0.0 if self.val_cider_d else -self.val_loss
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How training ended."""
+
+    best: EpochMetrics
+    epochs: int
+    resumed_after: int
+    """Epochs of an earlier, interrupted run."""
+
+
+def train_decoder(
+    decoder: Decoder,
+    data: TrainingData,
+    validation: Validation,
+    params: "TrainParams",
+    *,
+    seed: int,
+    processes: ProcessGroup = SINGLE_PROCESS,
+    checkpoint: Checkpoint | None = None,
+    on_epoch: Callable[[EpochMetrics], None] = lambda metrics: None,
+    on_resume: Callable[[int], None] = lambda epochs: None,
+) -> TrainingResult:
+    """Train `decoder` in place; it ends with the mean of the weights of the best epochs.
+
+    If `checkpoint` holds the state of an interrupted run, training resumes after that run's last epoch; `on_resume`
+    gets the number of epochs, and `on_epoch` their metrics. Raises `NumericError` if the loss is not finite (the
+    decoder then has the best weights so far), `ParamsError` if the device's memory is too small, `PeerError` if another
+    one of the `processes` is lost.
+    """
+    trainer = Trainer(decoder, data, validation, params, seed=seed, processes=processes)
+    state = processes.from_first(checkpoint.load() if checkpoint and processes.rank == 0 else None)
+    if state:
+        trainer.load_state_dict(state)
+        on_resume(len(trainer.history))
+        for metrics in trainer.history.epochs:
+            on_epoch(metrics)
+    resumed_after = len(trainer.history)
+    try:
+        while trainer.start_epoch():
+            metrics = trainer.run_epoch()
+            if checkpoint and processes.rank == 0:
+                checkpoint.save(trainer.state_dict())
+            on_epoch(metrics)
+    except torch.OutOfMemoryError as error:
+        raise ParamsError(
+            "the device's memory is too small: lower params.train.batch_size, params.decoder.hidden or "
+            f"params.encoder.grid ({str(error).splitlines()[0]})"
+        ) from error
+    finally:
+        trainer.history.load_best_weights(trainer.decoder)
+    return TrainingResult(trainer.history.best, len(trainer.history), resumed_after)
 
 
 class Trainer:
-    """Everything that changes while a decoder is trained, and one epoch of it."""
+    """Everything that changes during training, and one epoch of it."""
 
     def __init__(
         self,
         decoder: Decoder,
-        features: Tensor,
-        batches: Batches,
-        vocabulary: Vocabulary,
+        data: TrainingData,
+        validation: Validation,
         params: "TrainParams",
         *,
         seed: int,
-        device: torch.device,
-        reward: Reward | None,
-        longest: int,
-        processes: ProcessGroup = ALONE,
+        processes: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
-        self.decoder = decoder.to(device)
-        self.features = decoder.condense(features).to(device)
-        batches.to(device)
-        self.batches, self.vocabulary, self.params = batches, vocabulary, params
-        self.seed, self.device, self.reward, self.longest, self.processes = seed, device, reward, longest, processes
-        self.bag: BagOfWords | None = None
+        self.device = processes.device
+        self.data, self.validation, self.params, self.seed, self.processes = data, validation, params, seed, processes
+        self.decoder = decoder
+        bag = None
         if params.bag_of_words:
-            self.bag = BagOfWords(decoder.hidden, len(vocabulary), batches.tokens, batches.images).to(device)
-        self.taught = nn.ModuleList([decoder] if self.bag is None else [decoder, self.bag])
+            vocabulary = decoder.embedding.num_embeddings
+            bag = BagOfWords(decoder.hidden, vocabulary, data.batches.captions, data.batches.images)
+        self.loss = CaptionLoss(
+            decoder, label_smoothing=params.label_smoothing, bag=bag, bag_weight=params.bag_of_words
+        ).to(self.device)
+        on_gpu = self.device.type == "cuda"
         self.optimizer = torch.optim.AdamW(
-            self.taught.parameters(), lr=params.lr, weight_decay=params.weight_decay, fused=True
+            self.loss.parameters(), lr=params.lr, weight_decay=params.weight_decay, fused=True, capturable=on_gpu
         )
-        self.schedule = Schedule(params, len(batches))
-        self._half = resolve_precision(params.precision, device, "params.train.precision") == "bfloat16"
-        self.average = MovingAverage(decoder, params.ema) if params.ema else None
-        self.rows: list[Epoch] = []
-        self.kept: list[tuple[int, Weights]] = []
-        """The best epochs and their weights, best first."""
-        self.switched_after = 0
-        """Epochs on people's captions, once the self-critical ones have begun."""
+        self.lr = params.lr
+        self.schedule = Schedule(params, len(data.batches))
+        self.ema = exponential_moving_average(decoder, params.ema) if params.ema else None
+        self.bfloat16 = resolve_precision(params.precision, self.device, "params.train.precision") == "bfloat16"
+        self.graphed_step: GraphedStep | None = None
+        if on_gpu and processes.count == 1 and not params.scheduled_sampling:
+            self.use_cuda_graphs()
+        self.history = History(keep=params.average_best)
+        self.cross_entropy_epochs = 0
+        """Epochs before self-critical training; 0 until it starts."""
 
-    @property
-    def best(self) -> Epoch:
-        return self._row(0)
+    def use_cuda_graphs(self) -> None:
+        """Compute the steps of cross-entropy epochs as CUDA graphs, as long as they can be captured."""
+        self.graphed_step = GraphedStep(
+            self.loss,
+            self.optimizer,
+            self.ema,
+            clip=self.params.clip,
+            ema_decay=self.params.ema,
+            bfloat16=self.bfloat16,
+        )
 
-    def epoch(self, number: int) -> tuple[float, float, int]:
-        """Mean loss per token, mean reward, and the number of tokens. Raises `NumericError`."""
-        torch.manual_seed(self._seed_of(number))  # dropout; a resumed run draws the same
-        self.processes.align(self.taught)
-        self.decoder.train()
-        if self.switched_after:
-            return self._self_critical_epoch(number)
+    def start_epoch(self) -> bool:
+        """Whether another epoch is due; starts self-critical training after the last cross-entropy epoch."""
+        done, params = len(self.history), self.params
+        waited = self.history.epochs_without_progress
+        if self.cross_entropy_epochs:
+            self_critical_epochs = done - self.cross_entropy_epochs
+            return self_critical_epochs < params.scst.epochs and min(waited, self_critical_epochs) < params.patience
+        if done < params.epochs and waited < params.patience:
+            return True
+        if params.scst.epochs:
+            self.cross_entropy_epochs = done
+            self.history.load_best_weights(self.decoder)
+            if self.ema:
+                self.ema.module.load_state_dict(self.decoder.state_dict())
+            self.optimizer.state.clear()  # its momentum belongs to the other loss
+        return bool(params.scst.epochs)
+
+    def run_epoch(self) -> EpochMetrics:
+        """Train for one epoch, validate, and keep the weights if they are among the best. Raises `NumericError`."""
+        number = len(self.history) + 1
+        began = time.monotonic()
+        torch.manual_seed(self._process_seed(number))  # dropout and scheduled sampling
+        if self.loss.bag:  # DistributedDataParallel waits for the gradient of every parameter that requires one
+            self.loss.bag.requires_grad_(not self.cross_entropy_epochs or self.params.scst.cross_entropy > 0)
+        loss = self.processes.parallel(self.loss).train()
+        epoch = self._self_critical_epoch if self.cross_entropy_epochs else self._cross_entropy_epoch
+        train_loss, reward, tokens = epoch(number, loss)
+        tokens_per_second = tokens / (time.monotonic() - began)
+        decoder = cast(Decoder, self.ema.module) if self.ema else self.decoder
+        metrics: EpochMetrics | None = None
+        if self.processes.rank == 0:
+            val_cider_d = self.validation.cider_d(decoder)
+            with self._autocast():
+                val_loss = self.validation.loss(decoder)
+            seconds = time.monotonic() - began
+            metrics = EpochMetrics(
+                number, train_loss, val_loss, val_cider_d, self.lr, reward, seconds, tokens_per_second
+            )
+        metrics = cast(EpochMetrics, self.processes.from_first(metrics))
+        self.history.add(metrics, decoder)
+        self.schedule.end_epoch(improved=not self.history.epochs_without_progress)
+        return metrics
+
+    def _cross_entropy_epoch(self, number: int, loss: nn.Module) -> tuple[float, float, int]:
+        """Mean loss per token, 0, and the number of tokens."""
+        sampling_probability = self.params.scheduled_sampling * (number - 1) / max(1, self.params.epochs - 1)
         total, tokens = torch.zeros((), device=self.device), 0
-        losses: list[Tensor] = []
-        own_words = self.params.scheduled_sampling * (number - 1) / max(1, self.params.epochs - 1)
-        for step, batch in enumerate(self.batches.epoch(number, self.processes)):
-            with self._precision():
-                loss, ours = self._taught(batch, own_words)
-            (read,) = self.processes.total(ours)
-            done = (number - 1) * len(self.batches) + step
-            loss = self._descend(_part(loss, ours, read), self.params.lr * self.schedule.factor(done))
-            losses.append(loss)
-            if own_words or self.device.type == "cpu":  # a GPU is asked once, at the end: each answer waits for it
-                _refuse_infinite([loss], number, step)
-            total += loss * read
-            tokens += int(read)
-        _refuse_infinite(losses, number)
+        batch_losses: list[Tensor] = []
+        for step, (batch, features) in enumerate(self._batches(number)):
+            if sampling_probability:
+                with self._autocast():
+                    batch = scheduled_sampling(self.decoder, features, batch, sampling_probability)
+            self.lr = self.params.lr * self.schedule.factor((number - 1) * len(self.data.batches) + step)
+            batch_losses.append(self._step(loss, features, batch))
+            if self.device.type == "cpu":  # to read a value from a GPU is to wait for it: there it is done at the end
+                check_finite(batch_losses[-1:], number, step)
+            total += batch_losses[-1] * batch.tokens
+            tokens += batch.tokens
+        check_finite(batch_losses, number)
         return float(total) / tokens, 0.0, tokens
 
-    def _taught(self, batch: Batch, own_words: float = 0.0) -> tuple[Tensor, int]:
-        """The loss on people's captions, and its number of tokens; both zero where there is no caption."""
-        if not len(batch.images):
-            return torch.zeros((), device=self.device), 0
-        loss = cross_entropy(
-            self.decoder,
-            self.features[batch.images].float(),
-            batch,
-            label_smoothing=self.params.label_smoothing,
-            own_words=own_words,
-            bag=self.bag,
-            bag_weight=self.params.bag_of_words,
-        )
-        return loss, batch.tokens
-
-    def _self_critical_epoch(self, number: int) -> tuple[float, float, int]:
-        assert self.reward is not None
+    def _self_critical_epoch(self, number: int, loss: nn.Module) -> tuple[float, float, int]:
+        """Mean loss per image, mean reward, and the number of sampled tokens."""
+        assert self.data.reward is not None
         params = self.params.scst
-        total, rewarded, pictures = 0.0, 0.0, 0
-        # As many of people's captions as it takes, from the start again in another order.
-        people = chain.from_iterable(self.batches.epoch(number + again * 500_009, self.processes) for again in count())
-        for step, chosen in enumerate(self.batches.pictures(number, max(1, self.params.batch_size // params.samples))):
-            rows = self.processes.share(chosen)
-            with self._precision():
-                loss, reward, ours = torch.zeros((), device=self.device), 0.0, 0
-                if len(rows):
-                    loss, reward, ours = self_critical(
-                        self.decoder,
-                        self.features[rows.to(self.device)].float(),
-                        rows,
-                        self.reward,
-                        samples=params.samples,
-                        max_length=self.longest,
-                        seed=self._seed_of(number) + step,
-                    )
-                batch = next(people) if params.cross_entropy else None
-                taught, words = (loss, 0) if batch is None else self._taught(batch)
-            said, read, gained = self.processes.total(ours, words, reward * len(rows))
-            loss = _part(loss, ours, said)
-            if batch is not None:
-                loss = (1 - params.cross_entropy) * loss + params.cross_entropy * _part(taught, words, read)
-            loss = self._descend(loss, params.lr)
-            _refuse_infinite([loss], number, step)
-            total += float(loss) * len(chosen)
-            rewarded += gained
-            pictures += len(chosen)
-        return total / pictures, 100 * rewarded / pictures, pictures * params.samples
+        images = list(self.data.batches.image_epoch(number, max(1, self.params.batch_size // params.samples)))
+        shares = [self.processes.share(whole) for whole in images]
+        shares = [share if len(share) else whole[:1] for share, whole in zip(shares, images, strict=True)]
+        # Reference captions for the cross-entropy term, as many as it takes: one pass after another, in other orders.
+        references = chain.from_iterable(self._batches(number + again * 500_009) for again in count())
+        total, rewards, sampled_tokens = 0.0, 0.0, 0
+        for step, features in enumerate(self.data.features.batches(shares)):
+            with self._autocast():
+                samples, reward = self_critical_batch(
+                    self.decoder,
+                    features,
+                    shares[step],
+                    self.data.reward,
+                    samples=params.samples,
+                    max_length=self.validation.max_length,
+                    seed=self._process_seed(number) + step,
+                )
+                idle = self.processes.rank >= len(images[step])
+                own = [0.0, 0.0] if idle else [samples.tokens, reward * len(shares[step])]
+                tokens, step_reward = self.processes.sum(torch.tensor(own, device=self.device)).tolist()
+                sample_loss = loss(features.repeat_interleave(params.samples, 0), samples.to(self.device)) / tokens
+                batch_loss = sample_loss * (0.0 if idle else 1.0)
+                if params.cross_entropy:
+                    batch, batch_features = next(references)
+                    cross_entropy = loss(batch_features, batch) / batch.tokens
+                    batch_loss = (1 - params.cross_entropy) * batch_loss + params.cross_entropy * cross_entropy
+            self.lr = params.lr
+            batch_loss = self._update(batch_loss)
+            check_finite([batch_loss], number, step)
+            total += float(batch_loss) * len(images[step])
+            rewards += step_reward
+            sampled_tokens += int(tokens)
+        count_of_images = sum(map(len, images))
+        return total / count_of_images, 100 * rewards / count_of_images, sampled_tokens
 
-    def _seed_of(self, number: int) -> int:
-        """Of what a process draws in an epoch: not the same as another one."""
+    def _batches(self, number: int) -> Iterator[tuple[Batch, Tensor]]:
+        """This process's share of the batches of an epoch, with their features (B, R, C)."""
+        batches = self.data.batches.epoch(number, self.processes)
+        if self.graphed_step:
+            batches = (static_shape(batch, self.data.batches.batch_size) for batch in batches)
+        return with_features(batches, self.data.features, self.device)
+
+    def _step(self, loss: nn.Module, features: Tensor, batch: Batch) -> Tensor:
+        """One step on captions; return their loss per token."""
+        if self.graphed_step:
+            try:
+                return self.graphed_step(features, batch, self.lr)
+            except CaptureError as error:
+                self.graphed_step = None
+                warnings.warn(f"training without CUDA graphs, which is slower: {error}", stacklevel=2)
+        with self._autocast():
+            batch_loss = loss(features, batch) / batch.tokens
+        return self._update(batch_loss)
+
+    def _update(self, loss: Tensor) -> Tensor:
+        """One optimizer step; return the loss of all processes. `loss` is this process's part of it."""
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.processes.collective():
+            (loss * self.processes.count).backward()  # DistributedDataParallel averages the gradients
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr
+        nn.utils.clip_grad_norm_(self.loss.parameters(), self.params.clip)
+        self.optimizer.step()
+        if self.ema:
+            self.ema.update_parameters(self.decoder)
+        return self.processes.sum(loss.detach())
+
+    def _process_seed(self, number: int) -> int:
+        """The seed of an epoch; each process has its own."""
         return epoch_seed(self.seed, number) + 500_009 * self.processes.rank
 
-    def _descend(self, loss: Tensor, lr: float) -> Tensor:
-        """One step down the sum of the processes' losses, which is returned."""
-        self.optimizer.zero_grad(set_to_none=True)
-        if loss.requires_grad:  # a process without a share has nothing to add
-            loss.backward()
-        loss = self.processes.sum_gradients(self.taught, loss.detach())
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        nn.utils.clip_grad_norm_(self.taught.parameters(), self.params.clip)
-        self.optimizer.step()
-        if self.average:
-            self.average.update()
-        return loss
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
 
-    def _precision(self) -> "torch.autocast":
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._half)
-
-    def validate(self, validation: Validation, cider: CiderD) -> tuple[float, float]:
-        """CIDEr-D of greedy captions, times 100, and the cross-entropy of people's, in nats per token.
-
-        Both with the averaged weights where there are any.
-        """
-        if self.average:
-            self.average.swap()
-        features = self.processes.share(validation.features)
-        ours = greedy_captions(self.decoder, features, self.vocabulary, self.longest, self.device)
-        captions = self.processes.gather(ours)
-        score: float = self.processes.from_first(100 * float(cider.score(captions).mean()))
-        return score, self.processes.from_first(self._surprise(validation))
-
-    @torch.no_grad()
-    def _surprise(self, validation: Validation) -> float:
-        """The cross-entropy of people's captions of the val pictures, nats per token."""
-        self.decoder.eval()
-        total, tokens = torch.zeros((), device=self.device), 0
-        for batch in validation.batches.epoch(0, self.processes):
-            if len(batch.images):
-                features = validation.features[batch.images.cpu()].to(self.device).float()
-                with self._precision():
-                    loss = cross_entropy(self.decoder, features, batch, label_smoothing=0.0)
-                total += loss * batch.tokens
-                tokens += batch.tokens
-        whole, count = self.processes.total(float(total), tokens)
-        return whole / count
-
-    def keep(self, row: Epoch) -> bool:
-        """Note the epoch, and its weights if they are among the best; whether they are the very best."""
-        self.rows.append(row)
-        improved = not self.kept or row.selection_key > self.best.selection_key
-        if len(self.kept) < self.params.average or row.selection_key > self._row(-1).selection_key:
-            self.kept.append((row.epoch, copied(self.decoder)))
-            self.kept.sort(key=lambda one: self.rows[one[0] - 1].selection_key, reverse=True)  # the earlier of equal ones first
-            del self.kept[self.params.average :]
-        if self.average:
-            self.average.swap()  # back to the weights that are being trained
-        return improved
-
-    def _row(self, place: int) -> Epoch:
-        """The epoch that is kept at a place."""
-        return self.rows[self.kept[place][0] - 1]
-
-    def take_best(self) -> None:
-        """The decoder gets the weights of the best epoch, or the mean of those of the best ones."""
-        if self.kept:
-            self.decoder.load_state_dict(mean([weights for _, weights in self.kept]))
-
-    def goes_on(self) -> bool:
-        """Whether another epoch is due; turns to self-critical training where that comes next."""
-        done, params = len(self.rows), self.params
-        if self.switched_after:
-            waited = done - max(self.best.epoch, self.switched_after)
-            return done - self.switched_after < params.scst.epochs and waited < params.patience
-        if done < params.epochs and not (done and done - self.best.epoch >= params.patience):
-            return True
-        if not params.scst.epochs:
-            return False
-        self.switched_after = done
-        self.take_best()
-        if self.average:
-            self.average.restart()
-        self.optimizer.state.clear()  # its momentum belongs to another loss
-        return True
-
-    def state(self) -> dict[str, Any]:
-        """All of it, for a checkpoint."""
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a checkpoint holds."""
         return {
-            "taught": self.taught.state_dict(),
+            "loss": self.loss.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state(),
-            "average": [self.average.state(), self.average.steps] if self.average else None,
-            "rows": [asdict(row) for row in self.rows],
-            "kept": [list(one) for one in self.kept],
-            "switched_after": self.switched_after,
+            "schedule": self.schedule.state_dict(),
+            "ema": self.ema.state_dict() if self.ema else None,
+            "history": self.history.state_dict(),
+            "cross_entropy_epochs": self.cross_entropy_epochs,
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        self.taught.load_state_dict(state["taught"])
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.loss.load_state_dict(state["loss"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.restore(state["schedule"])
-        if self.average:
-            self.average.restore(*state["average"])
-        self.rows = [Epoch(**row) for row in state["rows"]]
-        self.kept = [
-            (epoch, {name: weight.to(self.device) for name, weight in weights.items()})
-            for epoch, weights in state["kept"]
-        ]
-        self.switched_after = state["switched_after"]
+        self.schedule.load_state_dict(state["schedule"])
+        if self.ema:
+            self.ema.load_state_dict(state["ema"])
+        self.history.load_state_dict(state["history"], self.device)
+        self.cross_entropy_epochs = state["cross_entropy_epochs"]
 
 
-def _refuse_infinite(losses: Sequence[Tensor], epoch: int, first: int = 0) -> None:
-    """`losses` are those of an epoch's steps from `first` on. Raises `NumericError`."""
-    for step, value in enumerate(torch.stack(list(losses)).tolist(), first + 1):
-        if not math.isfinite(value):
+def check_finite(losses: Sequence[Tensor], epoch: int, first_step: int = 0) -> None:
+    """Raise `NumericError` for the first loss that is not finite; the losses are those of successive steps."""
+    for step, loss in enumerate(torch.stack(list(losses)).tolist(), first_step + 1):
+        if not math.isfinite(loss):
             raise NumericError(
-                f"the loss is {value} in epoch {epoch}, step {step}; lower params.train.lr or params.train.clip"
+                f"the loss is {loss} in epoch {epoch}, step {step}; lower params.train.lr or params.train.clip"
             )
-
-
-def _part(loss: Tensor, ours: float, whole: float) -> Tensor:
-    """A mean over `ours` tokens as its part of the mean over `whole` ones, which the processes have together."""
-    return loss if ours == whole else loss * (ours / whole)

@@ -1,4 +1,4 @@
-"""What every answer and every request has to do with browsers: headers, and pages of others that must stay outside."""
+"""Protection of browsers and local servers: response headers, and checks of the host and the origin of requests."""
 
 from collections.abc import Collection
 
@@ -21,10 +21,10 @@ _HEADERS = {
 
 
 class Guard:
-    """Middleware: security headers on each answer; requests for other hosts, and from other sites, are refused.
+    """Middleware: adds security headers to each response, and refuses requests for other hosts or from other sites.
 
-    A page of another site could otherwise make a visitor's browser send pictures to a server on the visitor's own
-    machine, or read its answers through a name that resolves to it.
+    Otherwise a page of another site could make a visitor's browser send images to a server on the visitor's own
+    machine, or read its responses through a host name that resolves to it.
     """
 
     def __init__(self, app: ASGIApp, *, hosts: Collection[str] | None) -> None:
@@ -36,7 +36,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
-        async def guarded(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
@@ -45,15 +45,15 @@ class Guard:
             await send(message)
 
         refusal = self._refusal(Headers(scope=scope))
-        answer = JSONResponse({"error": refusal}, 403, {"Connection": "close"}) if refusal else self._app
-        await answer(scope, receive, guarded)
+        app = JSONResponse({"error": refusal}, 403, {"Connection": "close"}) if refusal else self._app
+        await app(scope, receive, send_with_headers)
 
     def _refusal(self, headers: Headers) -> str | None:
         if self._hosts is not None and _host(headers.get("host", "")) not in self._hosts:
-            return "this server does not answer for that host; see --allow-host"
+            return "requests for this host are refused; see --allow-host"
         if headers.get("sec-fetch-site", "none") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
             return "requests from pages of other sites are refused"
-        origin = headers.get("origin", "").partition("://")[2].lower()  # for browsers that do not say which site asks
+        origin = headers.get("origin", "").partition("://")[2].lower()  # for browsers without sec-fetch-site
         if "sec-fetch-site" not in headers and origin and origin != headers.get("host", "").strip().lower():
             return "requests from pages of other sites are refused"
         return None

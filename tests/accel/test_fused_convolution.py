@@ -1,4 +1,4 @@
-"""The rewritten network gives what torchvision's own gives, but for rounding."""
+"""The fused network computes what torchvision's own computes, up to rounding."""
 
 import pytest
 import torch
@@ -6,24 +6,30 @@ from torch import nn
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from pipeline.accel import fused_convolution as fusion
-from pipeline.accel.fused_convolution import PackedConvolution, fused
+from pipeline.accel import fused_convolution
+from pipeline.accel.fused_convolution import PackedConvolution, fuse_convolutions
 
 CPU = torch.device("cpu")
+
+
+def slow(name, layer):
+    return pytest.param(name, layer, 224, marks=pytest.mark.slow)
+
+
 NETWORKS = [
-    ("alexnet", "features"),
-    ("resnet18", "layer4"),
-    ("vgg11", "classifier.4"),
-    ("efficientnet_b0", "features"),
-    ("convnext_tiny", "features"),
-    ("regnet_y_400mf", "trunk_output"),
-    ("mobilenet_v3_small", "features"),
-    ("swin_t", "features"),
-    ("vit_b_16", "encoder.ln"),
-    ("densenet121", "features"),
-    ("shufflenet_v2_x0_5", "conv5"),
-    ("squeezenet1_1", "features"),
-    ("googlenet", "inception5b"),
+    slow("alexnet", "features"),
+    ("resnet18", "layer4", 128),
+    slow("vgg11", "classifier.4"),
+    slow("efficientnet_b0", "features"),
+    slow("convnext_tiny", "features"),
+    slow("regnet_y_400mf", "trunk_output"),
+    ("mobilenet_v3_small", "features", 128),
+    slow("swin_t", "features"),
+    slow("vit_b_16", "encoder.ln"),
+    slow("densenet121", "features"),
+    ("shufflenet_v2_x0_5", "conv5", 128),
+    ("squeezenet1_1", "features", 128),
+    slow("googlenet", "inception5b"),
 ]
 
 
@@ -31,7 +37,8 @@ def network(name, layer):
     torch.manual_seed(3)
     options = {"init_weights": False} if name == "googlenet" else {}
     model = models.get_model(name, weights=None, **options).eval()
-    for module in model.modules():  # statistics as training leaves them: with the initial ones deep signals vanish
+    for module in model.modules():
+        # Statistics like those of trained networks: with the initial ones, deep signals vanish.
         if isinstance(module, nn.BatchNorm2d):
             module.weight.data.uniform_(0.8, 1.2)
             module.bias.data.uniform_(-0.2, 0.5)
@@ -43,55 +50,55 @@ def cosine(first, second):
     return torch.cosine_similarity(first.flatten().double(), second.flatten().double(), 0).item()
 
 
-@pytest.mark.parametrize(("name", "layer"), NETWORKS)
+@pytest.mark.parametrize(("name", "layer", "size"), NETWORKS)
 @torch.inference_mode()
-def test_every_family_gives_the_same_features(name, layer):
+def test_every_family_computes_the_same_features(name, layer, size):
     plain = network(name, layer)
-    picture = torch.rand(1, 3, 224, 224).contiguous(memory_format=torch.channels_last) * 4 - 2
-    expected = plain(picture)["layer"]
-    again = fused(plain, 224, torch.float32, CPU)(picture)["layer"]
+    image = torch.rand(1, 3, size, size).contiguous(memory_format=torch.channels_last) * 4 - 2
+    expected = plain(image)["layer"]
+    again = fuse_convolutions(plain, size, torch.float32, CPU)(image)["layer"]
     assert again.shape == expected.shape
     assert cosine(expected, again) > 1 - 1e-7
-    half = fused(plain, 224, torch.bfloat16, CPU)(picture.bfloat16())["layer"].float()
+    half = fuse_convolutions(plain, size, torch.bfloat16, CPU)(image.bfloat16())["layer"].float()
     assert (
         cosine(expected, half) > 0.97
-    )  # the made-up statistics amplify rounding; with real weights it is above 0.9999
+    )  # invented statistics amplify rounding; with trained weights it is above 0.9999
 
 
 def test_the_convolutions_of_a_resnet_are_packed_with_what_follows_them():
-    if not fusion._can_pack(torch.float32):
+    if not fused_convolution._can_pack(torch.float32):
         pytest.skip("this torch has no oneDNN")
-    graph = fused(network("resnet18", "layer4"), 64, torch.float32, CPU)
+    graph = fuse_convolutions(network("resnet18", "layer4"), 64, torch.float32, CPU)
     kinds = [type(graph.get_submodule(str(layer.target))) for layer in graph.graph.nodes if layer.op == "call_module"]
     assert set(kinds) == {PackedConvolution, nn.MaxPool2d}
     assert not [layer for layer in graph.graph.nodes if layer.op == "call_function"]
 
 
 @torch.inference_mode()
-def test_a_torch_without_the_calls_runs_the_network_as_it_is(monkeypatch):
+def test_without_onednn_the_network_runs_unpacked(monkeypatch):
     plain = network("resnet18", "layer4")
-    picture = torch.rand(1, 3, 64, 64)
-    monkeypatch.setattr(fusion, "_can_pack", lambda dtype: False)
-    assert cosine(plain(picture)["layer"], fused(plain, 64, torch.float32, CPU)(picture)["layer"]) > 1 - 1e-7
+    image = torch.rand(1, 3, 64, 64)
+    monkeypatch.setattr(fused_convolution, "_can_pack", lambda dtype: False)
+    assert cosine(plain(image)["layer"], fuse_convolutions(plain, 64, torch.float32, CPU)(image)["layer"]) > 1 - 1e-7
 
 
 @torch.inference_mode()
-def test_a_network_that_cannot_be_traced_runs_as_it_is():
+def test_a_network_that_cannot_be_traced_runs_unchanged():
     class Branching(nn.Module):
         def __init__(self):
             super().__init__()
             self.convolution = nn.Conv2d(3, 4, 3)
 
-        def forward(self, pictures):
-            return {"layer": self.convolution(pictures) if pictures.sum() > 0 else pictures}
+        def forward(self, images):
+            return {"layer": self.convolution(images) if images.sum() > 0 else images}
 
-    picture = torch.rand(1, 3, 16, 16)
+    image = torch.rand(1, 3, 16, 16)
     plain = Branching().eval()
-    assert cosine(plain(picture)["layer"], fused(plain, 16, torch.float32, CPU)(picture)["layer"]) > 1 - 1e-7
+    assert cosine(plain(image)["layer"], fuse_convolutions(plain, 16, torch.float32, CPU)(image)["layer"]) > 1 - 1e-7
 
 
-def test_the_network_that_was_given_is_not_changed():
+def test_the_original_network_is_not_changed():
     plain = network("resnet18", "layer4")
     before = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
-    fused(plain, 64, torch.bfloat16, CPU)
+    fuse_convolutions(plain, 64, torch.bfloat16, CPU)
     assert all(torch.equal(before[name], tensor) for name, tensor in plain.state_dict().items())

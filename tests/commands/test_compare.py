@@ -5,7 +5,7 @@ import shutil
 import subprocess
 
 import pytest
-from conftest import run_command
+from support import run_command
 
 from pipeline import paths
 
@@ -35,21 +35,23 @@ def folder(tmp_path):
 
 
 def test_the_better_of_two_files_is_named_with_its_p_value(folder):
-    code, out, said = run_command("compare", "bad.csv", "good.csv", "--top", "2", cwd=folder)
-    assert (code, said) == (0, "")
+    code, out, err = run_command("compare", "bad.csv", "good.csv", "--top", "2", cwd=folder)
+    assert (code, err) == (0, "")
     lines = out.splitlines()
-    assert lines[0] == "10 pictures; A: bad.csv, B: good.csv"
+    assert lines[0] == "10 images; A: bad.csv, B: good.csv"
     cider = next(line for line in lines if line.startswith("CIDEr-D"))
     assert cider.endswith("0.001  B is better")
-    assert "8 of 10 captions changed: by CIDEr-D 8 for the better, 0 for the worse" in out
+    assert "8 of 10 captions changed; CIDEr-D is higher for 8 and lower for 0 of them" in out
     assert sum(line.startswith("  A ") for line in lines) == 2
     assert "  B " in out
 
 
-def test_two_equal_files_are_not_told_apart(folder):
+def test_equal_files_do_not_differ(folder):
     code, out, _ = run_command("compare", "good.csv", "good.csv", cwd=folder)
     assert code == 0
-    assert out.count("not told apart") == 6
+    table = out.split("\n\n")[1].splitlines()[1:]
+    assert all(line.endswith("no clear difference") for line in table)
+    assert "-0.0" not in out
     assert "0 of 10 captions changed" in out
 
 
@@ -60,16 +62,17 @@ def test_json_holds_every_change(folder):
     assert found["differences"]["bleu_4"]["difference"] < 0
     low, high = found["differences"]["bleu_4"]["interval"]
     assert low < found["differences"]["bleu_4"]["difference"] < high < 0
+    assert found["images"] == 10
     assert len(found["changed"]) == 8
     assert {one["second"] for one in found["changed"]} == {"a man on a"}
 
 
-def test_results_in_cocos_format_need_references(folder):
+def test_captions_in_coco_format_need_references(folder):
     captions = [{"image_id": f"{word}.png", "caption": good(word)} for word in WORDS]
     (folder / "coco.json").write_text(json.dumps(captions))
-    code, _, said = run_command("compare", "coco.json", "good.csv", cwd=folder)
+    code, _, err = run_command("compare", "coco.json", "good.csv", cwd=folder)
     assert code == 2
-    assert said == "error: coco.json: holds no references; name their file with --references\n"
+    assert err == "error: coco.json: holds no references; name their file with --references\n"
     code, out, _ = run_command("compare", "coco.json", "good.csv", "--references", "good.csv", cwd=folder)
     assert code == 0
     assert "0 of 10 captions changed" in out
@@ -77,26 +80,46 @@ def test_results_in_cocos_format_need_references(folder):
 
 def test_other_references_are_refused(folder):
     (folder / "other.csv").write_text(table(good).replace("near a river | the dog", "far away | the dog"))
-    code, _, said = run_command("compare", "good.csv", "other.csv", cwd=folder)
+    code, _, err = run_command("compare", "good.csv", "other.csv", cwd=folder)
     assert code == 3
-    assert "were scored with other references for 1 pictures, such as dog.png" in said
+    assert "hold different references for 1 images, such as dog.png" in err
 
 
-def test_pictures_that_one_side_lacks_are_left_out_with_a_warning(folder):
+def test_images_that_one_side_lacks_are_left_out_with_a_warning(folder):
     rows = (folder / "good.csv").read_text().splitlines()
     (folder / "fewer.csv").write_text("\n".join(rows[:-3]) + "\n")
-    code, out, said = run_command("compare", "good.csv", "fewer.csv", cwd=folder)
+    code, out, err = run_command("compare", "good.csv", "fewer.csv", cwd=folder)
     assert code == 0
-    assert said == "warning: 3 pictures that only one of the two has are left out\n"
-    assert out.startswith("7 pictures")
+    assert err == "warning: 3 images that only one of the two has are left out\n"
+    assert out.startswith("7 images")
 
 
-def test_what_is_neither_file_nor_revision_ends_with_two(folder):
-    code, _, said = run_command("compare", "nothing", "good.csv", cwd=folder)
+def test_neither_a_file_nor_a_revision_ends_with_two(folder):
+    code, _, err = run_command("compare", "nothing", "good.csv", cwd=folder)
     assert code == 2
-    assert said.startswith("error: nothing: no such file, and this folder is no git repository")
-    code, _, said = run_command("compare", "nothing.csv", "good.csv", cwd=folder)
-    assert (code, said) == (3, "error: nothing.csv: no such file\n")
+    assert err.startswith("error: nothing: no such file, and this folder is not in a git repository")
+    code, _, err = run_command("compare", "nothing.csv", "good.csv", cwd=folder)
+    assert (code, err) == (3, "error: nothing.csv: no such file\n")
+
+
+def test_scores_that_are_equal_as_printed_name_no_winner(folder):
+    """BLEU-4 of both is 0.0, though one of the two tiny numbers is always larger."""
+    (folder / "short.csv").write_text(table(lambda word: "a man"))
+    (folder / "shorter.csv").write_text(table(lambda word: "a"))
+    code, out, _ = run_command("compare", "short.csv", "shorter.csv", cwd=folder)
+    assert code == 0
+    bleu = next(line for line in out.splitlines() if line.startswith("BLEU-4"))
+    assert bleu.split()[1:4] == ["0.0", "0.0", "+0.0"]
+    assert bleu.endswith("no clear difference")
+    assert "-0.0" not in out
+
+
+def test_control_characters_of_captions_are_escaped(folder):
+    (folder / "escape.csv").write_text(table(lambda word: f"a \x1b[31m{word}"))
+    code, out, _ = run_command("compare", "good.csv", "escape.csv", "--top", "1", cwd=folder)
+    assert code == 0
+    assert "\x1b" not in out
+    assert "a \\x1b[31m" in out
 
 
 @pytest.fixture
@@ -124,25 +147,25 @@ def repository(tmp_path):
 
 
 def test_revisions_are_compared_with_each_other_and_with_the_workspace(repository):
-    code, out, said = run_command("compare", "first", "second", cwd=repository)
-    assert (code, said) == (0, "")
-    assert "8 of 10 captions changed: by CIDEr-D 8 for the better" in out
+    code, out, err = run_command("compare", "first", "second", cwd=repository)
+    assert (code, err) == (0, "")
+    assert "8 of 10 captions changed; CIDEr-D is higher for 8" in out
     code, out, _ = run_command("compare", "HEAD", cwd=repository)
     assert code == 0
-    assert out.startswith("10 pictures; A: HEAD, B: workspace")
+    assert out.startswith("10 images; A: HEAD, B: workspace")
     assert "1 of 10 captions changed" in out
     assert "a tree\n" in out
 
 
 def test_a_revision_that_is_not_there_or_has_no_captions_is_named(repository):
-    code, _, said = run_command("compare", "nothing", "second", cwd=repository)
+    code, _, err = run_command("compare", "nothing", "second", cwd=repository)
     assert code == 2
-    assert said.startswith("error: nothing: neither a file nor a revision; give a file, a commit, a branch")
+    assert err.startswith("error: nothing: neither a file nor a revision; give a file, a commit, a branch")
     subprocess.run(["git", "checkout", "-q", "--orphan", "empty"], cwd=repository, check=True)
     subprocess.run(["git", "rm", "-rfq", "."], cwd=repository, check=True)
     identity = ("-c", "user.name=test", "-c", "user.email=test@example.org")
     subprocess.run(["git", *identity, "commit", "-qm", "x", "--allow-empty"], cwd=repository, check=True)
     (repository / ".dvc").mkdir(exist_ok=True)
-    code, _, said = run_command("compare", "empty", "second", cwd=repository)
+    code, _, err = run_command("compare", "empty", "second", cwd=repository)
     assert code == 3
-    assert said == "error: metrics/captions.csv: not in revision empty; was it scored there?\n"
+    assert err == "error: metrics/captions.csv: not in revision empty; run `dvc repro score` there and commit it\n"

@@ -1,55 +1,53 @@
-"""`captioner extract`: the engines and what each of them takes."""
+"""`captioner extract`: the engines and their options."""
 
 import sys
 
 import pytest
-from conftest import run_command, small_params
-
-from pipeline.errors import ParamsError
+from support import run_command, set_param
 
 
 @pytest.mark.parametrize(
     "option",
-    [("--address", "auto"), ("--manifest", "x.csv"), ("--out", "folder"), ("--shard-pictures", "10")],
+    [("--address", "auto"), ("--manifest", "x.csv"), ("--out", "folder"), ("--shard-images", "10")],
     ids=lambda option: option[0],
 )
 def test_options_of_ray_are_refused_by_the_local_engine(project, option):
-    code, out, said = run_command("extract", *option, cwd=project)
-    assert (code, out, said) == (2, "", f"error: {option[0]}: only with --engine ray\n")
+    code, out, err = run_command("extract", *option)
+    assert (code, out, err) == (2, "", f"error: {option[0]}: only with --engine ray\n")
 
 
 def test_an_unknown_engine_is_refused(project):
-    code, _, said = run_command("extract", "--engine", "spark", cwd=project)
+    code, _, err = run_command("extract", "--engine", "spark")
     assert code == 2
-    assert "spark" in said
-    assert "ray" in said
+    assert "spark" in err
+    assert "ray" in err
 
 
-def test_without_ray_the_extra_is_named(project, monkeypatch):
-    from pipeline.stages.extract_on_ray import extract_on_ray
-
-    for name in ("encoding", "joining", "steps"):
-        monkeypatch.delitem(sys.modules, f"pipeline.features.cluster.{name}", raising=False)
+def test_without_ray_the_error_names_the_extra(project, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("pipeline.features.ray.")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "ray", None)
-    params = small_params()
-    with pytest.raises(ParamsError, match=r"--engine ray: .*pip install 'captioner\[ray\]'"):
-        extract_on_ray(
-            params.encoder,
-            params.run,
-            seed=params.seed,
-            max_skipped=0.0,
-            manifest=project / "images.csv",
-            skipped=None,
-            features_out=project / "features.h5",
-            encoder_out=project / "encoder.safetensors",
-            skipped_out=project / "skipped.csv",
-        )
-    assert not (project / "features.h5").exists()
+    code, _, err = run_command("extract", "--engine", "ray")
+    assert code == 2
+    assert "error: --engine ray: " in err
+    assert "pip install 'captioner[ray]'" in err
+    assert not (project / "data/interim/features.h5").exists()
 
 
-@pytest.mark.slow
-def test_an_address_where_no_cluster_answers_is_refused(project):
-    pytest.importorskip("ray", reason="extraction on a cluster needs the extra `ray`")
-    code, _, said = run_command("extract", "--engine", "ray", "--address", "127.0.0.1:1", cwd=project)
-    assert code == 2, said
-    assert "error: --address 127.0.0.1:1: no Ray cluster to work on" in said
+def test_unreadable_images_are_reported_and_too_many_stop_the_run(project):
+    assert run_command("prepare")[0] == 0
+    for name in ("000.png", "001.png"):
+        (project / "data/tiny/images" / name).write_bytes(b"no longer an image")
+    code, _, err = run_command("extract")
+    assert code == 3
+    assert "2 of 18 images cannot be decoded, more than params.data.max_skipped" in err
+    assert "data/tiny/images/000.png: changed since `prepare` read it; run `dvc repro` again" in err
+    set_param(project, "data.max_skipped", 0.5)
+    code, out, err = run_command("extract")
+    assert (code, out) == (0, "")
+    assert "skipped: 001.png: changed since `prepare` read it" in err
+    assert "extract: 18 images, 16 from the store, 0 encoded in" in err
+    assert "2 skipped (see metrics/skipped.csv)" in err
+    assert (
+        (project / "metrics/skipped.csv").read_text().splitlines()[1].startswith("extract,data/tiny/images/000.png,0,")
+    )

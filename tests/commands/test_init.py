@@ -1,4 +1,4 @@
-"""`captioner init`: from a dataset's folder to a params.yaml that runs."""
+"""`captioner init`: params.yaml for a dataset."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import sys
 import zipfile
 
 import pytest
-from conftest import ROOT, run_command, set_param
+from support import ROOT, run_command, set_param
 
 from pipeline.params import read_params
 
@@ -17,15 +17,15 @@ def data_of(project):
     return read_params(project / "params.yaml").data
 
 
-def test_it_finds_captions_and_pictures_and_says_so(project):
+def test_captions_and_images_are_found_and_printed(project):
     set_param(project, "data.captions", "elsewhere.csv")
     set_param(project, "data.images", "elsewhere")
-    code, out, said = run_command("init", "data/tiny", cwd=project)
+    code, out, err = run_command("init", "data/tiny", cwd=project)
     assert (code, out) == (0, "")
-    assert said.splitlines() == [
+    assert err.splitlines() == [
         "format: table: captions.csv, a table",
-        "captions: 36 of 18 pictures; 3 test, 12 train, 3 val",
-        "pictures: data/tiny/images",
+        "captions: 36 of 18 images; 3 test, 12 train, 3 val",
+        "images: data/tiny/images",
         "params.yaml: data.format: table",
         "params.yaml: data.captions: data/tiny/captions.csv",
         "params.yaml: data.images: data/tiny/images",
@@ -35,7 +35,7 @@ def test_it_finds_captions_and_pictures_and_says_so(project):
     assert run_command("prepare", cwd=project)[0] == 0
 
 
-def test_it_changes_nothing_else_in_the_file(project):
+def test_nothing_else_in_the_file_changes(project):
     text = (ROOT / "params.yaml").read_text()
     (project / "params.yaml").write_text(text)
     assert run_command("init", "data/tiny", cwd=project)[0] == 0
@@ -44,115 +44,137 @@ def test_it_changes_nothing_else_in_the_file(project):
     assert changed == ["  captions: data/tiny/captions.csv", "  images: data/tiny/images"]
 
 
-def test_pictures_in_an_archive_are_found(project):
+def test_images_in_an_archive_are_found(project):
     images = project / "data/tiny/images"
-    with zipfile.ZipFile(project / "data/tiny/pictures.zip", "w") as archive:
+    with zipfile.ZipFile(project / "data/tiny/images.zip", "w") as archive:
         for path in images.iterdir():
             archive.write(path, f"deep/{path.name}")
             path.unlink()
     images.rmdir()
-    said = run_command("init", "data/tiny", cwd=project)[2]
-    assert "pictures: data/tiny" in said
+    err = run_command("init", "data/tiny", cwd=project)[2]
+    assert "images: data/tiny" in err
     assert run_command("prepare", cwd=project)[2].endswith("18 hashed\n")
 
 
-def test_a_script_without_spaces_brings_a_warning(project):
+def test_a_language_without_spaces_causes_a_warning(project):
     rows = [{"image": f"{n:03d}.png", "caption": "\u4e00\u53ea\u72d7\u5728\u8dd1"} for n in range(18)]
     (project / "data/tiny/captions.csv").unlink()
     (project / "data/tiny/rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    said = run_command("init", "data/tiny", cwd=project)[2]
-    assert "warning: 100% of the captions are in a script that does not part words with spaces" in said
-    assert "score.max_length, which counts characters then, to 60 or so, and params.score.neighbours to 0" in said
+    err = run_command("init", "data/tiny", cwd=project)[2]
+    assert "warning: 100% of the captions are in a script without spaces between words" in err
+    assert "score.max_length to about 60 (it then counts characters), and params.score.rerank.neighbors to 0" in err
     assert "set params.vocab.unit to character" in run_command("prepare", cwd=project)[2]
 
 
-def test_one_table_for_each_split_is_one_dataset(project):
+def test_one_table_per_split_is_one_dataset(project):
     folder = project / "data/tiny"
     header, *rows = (folder / "captions.csv").read_text().splitlines()
     for split in ("train", "val", "test"):
         own = [row.removesuffix(f",{split}") for row in rows if row.endswith(f",{split}")]
         (folder / f"{split}.csv").write_text("\n".join([header.removesuffix(",split"), *own]))
     (folder / "captions.csv").unlink()
-    said = run_command("init", "data/tiny", cwd=project)[2]
-    assert "format: table: train.csv, val.csv, test.csv, a table for each split\n" in said
-    assert "captions: 36 of 18 pictures; 3 test, 12 train, 3 val\n" in said
+    err = run_command("init", "data/tiny", cwd=project)[2]
+    assert "format: table: train.csv, val.csv, test.csv, one table per split\n" in err
+    assert "captions: 36 of 18 images; 3 test, 12 train, 3 val\n" in err
     assert (data_of(project).captions, data_of(project).images) == ("data/tiny", "data/tiny/images")
     assert "18 images (12 train, 3 val, 3 test), 36 captions" in run_command("prepare", cwd=project)[2]
 
 
-def test_what_params_say_of_columns_and_encoding_is_used_and_kept(project):
+def test_columns_and_encoding_in_the_params_are_used_and_kept(project):
     table = project / "data/tiny/captions.csv"
     text = table.read_text().replace("image,caption", "Photo,\u00dcberschrift").replace("red", "r\u00f6t")
     table.write_bytes(text.encode("cp1252"))
-    code, _, said = run_command("init", "data/tiny/captions.csv", cwd=project)
-    assert (code, "name the columns with params.data.image_column and caption_column" in said) == (3, True), said
+    code, _, err = run_command("init", "data/tiny/captions.csv", cwd=project)
+    assert (code, "name the columns with params.data.image_column and caption_column" in err) == (3, True), err
     given = {"encoding": "cp1252", "image_column": "photo", "caption_column": "\u00dcberschrift"}
     for key, value in given.items():
         set_param(project, f"data.{key}", value)
-    code, _, said = run_command("init", "data/tiny/captions.csv", cwd=project)
-    assert code == 0, said
-    assert "captions: 36 of 18 pictures" in said
+    code, _, err = run_command("init", "data/tiny/captions.csv", cwd=project)
+    assert code == 0, err
+    assert "captions: 36 of 18 images" in err
     for key, value in given.items():
-        assert f"params.yaml: data.{key}: {value} (as it was)\n" in said
+        assert f"params.yaml: data.{key}: {value} (unchanged)\n" in err
         assert getattr(data_of(project), key) == value
     set_param(project, "data.format", "auto")
-    said = run_command("prepare", cwd=project)[2]
-    assert "format: table: captions.csv, a table\n" in said
-    assert "36 captions, 0 skipped" in said
+    err = run_command("prepare", cwd=project)[2]
+    assert "format: table: captions.csv, a table\n" in err
+    assert "36 captions, 0 skipped" in err
 
 
 dvc = shutil.which("dvc", path=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]))
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of dvc
 @pytest.mark.skipif(not (dvc and shutil.which("git")), reason="needs dvc and git")
-def test_what_copies_of_the_project_would_lack_is_said(project):
-    def lacking(dataset="data/tiny"):
-        said = run_command("init", dataset, cwd=project)[2].splitlines()
-        return [line.removeprefix("note: ").partition(": ")[0] for line in said if line.startswith("note: ")]
+def test_data_missing_in_copies_of_the_project_is_noted(project):
+    def missing(dataset="data/tiny"):
+        err = run_command("init", dataset, cwd=project)[2].splitlines()
+        return [line.removeprefix("note: ").partition(": ")[0] for line in err if line.startswith("note: ")]
 
     def run(*command):
         environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
         subprocess.run(command, cwd=project, env=environment, check=True, capture_output=True)
 
     captions, images = "data/tiny/captions.csv", "data/tiny/images"
-    assert lacking() == []  # without a repository there are no copies
+    assert missing() == []  # without a repository there are no copies
     run("git", "init", "-q")
     run(dvc, "init", "-q")
     run("git", "add", "params.yaml")
-    assert lacking() == [f"{captions} and {images}"]
+    assert missing() == [f"{captions} and {images}"]
     run("git", "add", captions)
-    assert lacking() == [images]
+    assert missing() == [images]
     run(dvc, "add", "-q", images)
-    assert lacking() == [images]
+    assert missing() == [images]
     run("git", "add", "data/tiny/images.dvc")
-    assert lacking() == []
+    assert missing() == []
     shutil.copytree(project / "data/tiny", project / "data/parts")
     for split in ("train", "val"):
         shutil.copy(project / "data/tiny/captions.csv", project / f"data/parts/{split}.csv")
     (project / "data/parts/captions.csv").unlink()
     (project / "data/parts/images.dvc").unlink(missing_ok=True)
-    assert lacking("data/parts") == ["data/parts"]
+    assert missing("data/parts") == ["data/parts"]
     (project / "data/tiny").rename(project.parent / f"{project.name}-tiny")
     set_param(project, "data.images", "elsewhere")
-    said = run_command("init", f"../{project.name}-tiny", cwd=project)[2]
-    assert "note: " not in said
-    assert f"params.yaml: data.images: {project}-tiny/images\n" in said
+    err = run_command("init", f"../{project.name}-tiny", cwd=project)[2]
+    assert "note: " not in err
+    assert f"params.yaml: data.images: {project}-tiny/images\n" in err
 
 
-def test_what_cannot_be_used_leaves_params_alone(project):
+def test_an_unusable_dataset_leaves_the_params_unchanged(project):
     before = (project / "params.yaml").read_bytes()
     (project / "empty").mkdir()
     (project / "lonely").mkdir()
-    (project / "lonely/captions.csv").write_text("image,caption\nnowhere.jpg,x\n")
+    (project / "lonely/captions.csv").write_text("image,caption\nnowhere.jpg,x\ngone.jpg,x\nno.jpg,x\n")
     (project / "header.csv").write_text("image,caption\n")
     (project / "absolute.csv").write_text(f"image,caption\n{project}/data/tiny/images/000.png,x\n")
     for name, words in (
         ("gone", "gone: no such file or folder"),
-        ("empty", "no captions were recognised"),
-        ("lonely", "holds none of the pictures, such as nowhere.jpg; give their place with --images"),
+        ("empty", "no captions were recognized"),
+        ("lonely", "holds none of the images, such as gone.jpg; give their folder with --images"),
         ("header.csv", "header.csv: holds a header and no rows"),
-        ("absolute.csv", "the picture's path is absolute; give it relative to params.data.images"),
+        ("absolute.csv", "the image path is absolute; make it relative to params.data.images"),
     ):
-        code, _, said = run_command("init", name, cwd=project)
-        assert (code, words in said, "Traceback" in said) == (3, True, False), said
+        code, _, err = run_command("init", name, cwd=project)
+        assert (code, words in err, "Traceback" in err) == (3, True, False), err
     assert (project / "params.yaml").read_bytes() == before
+
+
+def test_too_few_images_for_splits_are_refused(project):
+    (project / "data/tiny/two.csv").write_text("image,caption\n000.png,red\n001.png,green\n")
+    code, _, err = run_command("init", "data/tiny/two.csv", cwd=project)
+    assert code == 3
+    assert "error: 2 images are too few: without splits of its own a dataset needs at least 3" in err
+
+
+def test_images_in_a_folder_of_the_same_name_below_the_captions_are_found(project):
+    """Kaggle's archive of Flickr30k unpacks so."""
+    folder = project / "data/kaggle/flickr30k_images"
+    shutil.copytree(project / "data/tiny/images", folder / "flickr30k_images")
+    lines = [f"{n:03d}.png| {k}| a caption" for n in range(18) for k in range(2)]
+    (folder / "results.csv").write_text("\n".join(["image_name| comment_number| comment", *lines]))
+    code, _, err = run_command("init", "data/kaggle", cwd=project)
+    assert code == 0, err
+    data = data_of(project)
+    assert (data.format, data.captions) == ("flickr30k", "data/kaggle/flickr30k_images/results.csv")
+    assert data.images == "data/kaggle/flickr30k_images/flickr30k_images"

@@ -1,55 +1,55 @@
-"""`captioner stats`: a dataset before training."""
+"""`captioner stats`."""
 
 import json
 
 import numpy as np
-from conftest import run_command, write_dataset
 from PIL import Image
+from support import run_command, write_dataset
 
 
-def test_a_dataset_is_explored_without_writing_anything(project):
+def test_statistics_are_printed_and_nothing_is_written(project):
     before = sorted(project.rglob("*"))
-    code, out, said = run_command("stats", cwd=project)
-    assert (code, said) == (0, "")
+    code, out, err = run_command("stats", cwd=project)
+    assert (code, err) == (0, "")
     assert sorted(project.rglob("*")) == before
-    assert "pictures     12    3     3   18" in out
+    assert "images       12    3     3   18" in out
     assert "words per caption: mean 5.0, longest 6" in out
     assert "most frequent: all 18, picture 18" in out or "most frequent: a 18, all 18" in out
     assert "50 x 40 (18)" in out
-    assert "pictures that cannot be used: 0" in out
+    assert "images that cannot be used: 0" in out
 
 
-def test_everything_is_in_the_json(project):
+def test_json_has_everything(project):
     images = project / "data/tiny/images"
-    (images / "004.png").write_bytes((images / "004.png").read_bytes()[:-2000])  # only its header is whole
+    (images / "004.png").write_bytes((images / "004.png").read_bytes()[:-2000])  # only its header is intact
     (images / "005.png").write_bytes((images / "002.png").read_bytes())
     Image.fromarray(np.zeros((30, 20), np.uint8)).save(images / "006.png")
     with (project / "data/tiny/captions.csv").open("a") as file:
-        file.write("gone.png,a picture that is not there,train\n")
+        file.write("gone.png,an image that does not exist,train\n")
     code, out, _ = run_command("stats", "--json", cwd=project)
     assert code == 0
     found = json.loads(out)
-    assert found["captions"]["pictures"] == {"train": 12, "val": 3, "test": 3}
+    assert found["captions"]["images"] == {"train": 12, "val": 3, "test": 3}
     assert found["duplicates"] == [["002.png", "005.png"]]
     assert found["images"]["modes"] == {"RGB": 16, "L": 1}
     assert found["images"]["widths"] == [20, 50, 50]
-    ((name, reason),) = found["images"]["bad"]
+    ((name, reason),) = found["images"]["unusable"]
     assert name == "004.png"
     assert reason.startswith("damaged: ")
     assert found["skipped"][0]["image"] == "gone.png"
-    assert found["captions"]["coverage"][0]["of_split"]["val"] == 1.0
+    assert found["captions"]["coverage"][0]["by_split"]["val"] == 1.0
 
 
-def test_another_dataset_than_that_of_the_params_is_explored(project):
-    write_dataset(project / "other", pictures=36)
+def test_options_select_another_dataset(project):
+    write_dataset(project / "other", images=36)
     code, out, _ = run_command("stats", "--captions", "other/captions.csv", "--images", "other/images", cwd=project)
     assert code == 0
     assert "36" in out.splitlines()[1]
 
 
-def test_an_unknown_format_ends_with_two(project):
-    code, _, said = run_command("stats", "--format", "xml", cwd=project)
+def test_an_unknown_format_is_refused(project):
+    code, _, err = run_command("stats", "--format", "xml", cwd=project)
     assert code == 2
-    assert said.startswith(
-        "error: params.data.format: must be 'auto', 'table', 'flickr8k', 'flickr30k', 'coco', 'karpathy' or 'folder'"
+    assert err.startswith(
+        "error: params.data.format: must be 'auto', 'karpathy', 'coco', 'flickr30k', 'flickr8k', 'table' or 'folder'"
     )

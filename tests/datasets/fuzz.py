@@ -1,7 +1,7 @@
-"""Damages datasets of every format for a while and looks at what the readers do: `python tests/captions/fuzz.py 60`.
+"""Fuzzes the readers with damaged files of every format: `python tests/datasets/fuzz.py SECONDS [SEED]`.
 
-A reader may refuse a file with a `CaptionerError`, and nothing else may come out of it; every row it gives can be
-written and leads nowhere outside. The first input that breaks this is kept in a file, and the seed repeats it.
+A reader may raise a `CaptionerError` and nothing else; every entry can be encoded and leads nowhere outside the image
+folder. The first input that violates this is kept in a file, and the seed repeats it.
 """
 
 import io
@@ -15,50 +15,36 @@ import zipfile
 from pathlib import Path
 
 from pipeline.archives import inside, open_archive, read_image_bytes
-from pipeline.datasets.entries import Captions, name_refusal
-from pipeline.datasets.formats import detect_format, read_captions
+from pipeline.datasets.detection import detect_format, read_dataset
+from pipeline.datasets.entries import DatasetEntries, check_image_name
 from pipeline.errors import CaptionerError
-from pipeline.text import character_tokenizer as characters
-from pipeline.text import ptb_tokenizer as tokenizer
+from pipeline.text import character_tokenizer, ptb_tokenizer
 
 SLOW_SECONDS = 10.0
-"""For one input of some kilobytes; a sound one takes a millisecond."""
-PIECES = [
-    b'"',
-    b'""',
-    b",",
-    b"\t",
-    b"|",
-    b";",
-    b"\n",
-    b"\r",
-    b"\0",
-    b"\xff",
-    b"\xef\xbb\xbf",
-    b"\xff\xfe",
-    b"\xe2\x80\xa8",
-]
-PIECES += [
-    b"{",
-    b"}",
-    b"[",
-    b"]",
-    b":",
-    b"null",
-    b"1e999",
-    b"-",
-    b"\\ud800",
-    b"../",
-    b"..\\",
-    b"/",
-    b"::",
-    b".zip::",
+"""The limit for one input of some kilobytes; an undamaged one takes a millisecond."""
+PIECES = (
+    *(
+        b'"',
+        b'""',
+        b",",
+        b"\t",
+        b"|",
+        b";",
+        b"\n",
+        b"\r",
+        b"\0",
+        b"\xff",
+        b"\xef\xbb\xbf",
+        b"\xff\xfe",
+        b"\xe2\x80\xa8",
+    ),
+    *(b"{", b"}", b"[", b"]", b":", b"null", b"1e999", b"-", b"\\ud800", b"../", b"..\\", b"/", b"::", b".zip::"),
     b"a" * 999,
-]
+)
 
 
 def seeds() -> dict[str, tuple[str, str, bytes]]:
-    """A sound file of each format: its name for the report, the format, the file's name, its bytes."""
+    """A valid file of each format: format, file name and bytes, by a name for the report."""
     rows = [
         (f"{n % 7}.jpg", text) for n, text in enumerate(["a dog, running", 'a "cat"', "caf\u00e9 \u4e00\u53ea"] * 9)
     ]
@@ -84,7 +70,7 @@ def _zip() -> bytes:
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         for number in range(5):
             archive.writestr(f"x/{number}.jpg", bytes(200))
-            archive.writestr(f"x/{number}.txt", f"picture {number}")
+            archive.writestr(f"x/{number}.txt", f"image {number}")
     return content.getvalue()
 
 
@@ -92,39 +78,39 @@ def _tar() -> bytes:
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for number in range(5):
-            for suffix, data in (("jpg", bytes(200)), ("txt", b"picture")):
+            for suffix, data in (("jpg", bytes(200)), ("txt", b"image")):
                 entry = tarfile.TarInfo(f"x\u00e9/{number}.{suffix}")
                 entry.size = len(data)
                 archive.addfile(entry, io.BytesIO(data))
     return content.getvalue()
 
 
-def damage(content: bytes, chance: random.Random) -> bytes:
-    """One to eight bytes changed, pieces put in, parts taken out, repeated or moved."""
+def damage(content: bytes, rng: random.Random) -> bytes:
+    """Change, insert, delete, repeat or move one to eight parts."""
     data = bytearray(content)
-    for _ in range(chance.randint(1, 8)):
-        start = chance.randrange(len(data) + 1)
-        stop = min(len(data), start + chance.choice([1, 2, 8, 64, 512]))
-        what = chance.randrange(6)
+    for _ in range(rng.randint(1, 8)):
+        start = rng.randrange(len(data) + 1)
+        stop = min(len(data), start + rng.choice([1, 2, 8, 64, 512]))
+        what = rng.randrange(6)
         if what == 0 and start < len(data):
-            data[start] = chance.randrange(256)
+            data[start] = rng.randrange(256)
         elif what == 1:
-            data[start:start] = chance.choice(PIECES)
+            data[start:start] = rng.choice(PIECES)
         elif what == 2:
             del data[start:stop]
         elif what == 3:
-            data[start:start] = data[start:stop] * chance.choice([1, 2, 20])
+            data[start:start] = data[start:stop] * rng.choice([1, 2, 20])
         elif what == 4:
-            place = chance.randrange(len(data) + 1)
+            place = rng.randrange(len(data) + 1)
             data[place:place] = data[start:stop]
-        elif chance.random() < 0.2:
+        elif rng.random() < 0.2:
             del data[start:]
     return bytes(data)
 
 
 def check(format: str, path: Path) -> int:
-    """Read the file every way that the pipeline does; the number of rows. Raises what must not be raised."""
-    captions = Captions()
+    """Read the file in every way the pipeline does; returns the number of captions. Raises what must not be raised."""
+    entries = DatasetEntries()
     try:
         if path.suffix in {".zip", ".tar"}:
             for name in open_archive(path).members:
@@ -136,39 +122,39 @@ def check(format: str, path: Path) -> int:
     except (CaptionerError, OSError):
         pass
     try:
-        captions = Captions.of(read_captions(format, path))
+        entries = DatasetEntries.collect(read_dataset(format, path))
     except CaptionerError as error:
         str(error).encode()
-    for row in captions.rows:
+    for row in entries.captions:
         (row.image + row.caption).encode()
-        assert name_refusal(row.image) is None, row
+        assert check_image_name(row.image) is None, row
         assert row.caption == " ".join(row.caption.split()), row
-        tokenizer.tokenize(row.caption)
-        characters.tokenize(row.caption)
-    for one in captions.skipped:
+        ptb_tokenizer.tokenize(row.caption)
+        character_tokenizer.tokenize(row.caption)
+    for one in entries.skipped:
         (one.image + one.file + one.reason).encode()
-    return len(captions.rows)
+    return len(entries.captions)
 
 
 def fuzz(seconds: float, seed: int, most: int | None = None) -> tuple[int, int]:
-    """The inputs tried and the rows read. Raises `AssertionError` with the place of the input that broke a rule."""
-    chance = random.Random(seed)
-    sound = seeds()
+    """Returns the number of inputs and of captions. Raises `AssertionError` with the place of the failing input."""
+    rng = random.Random(seed)
+    valid = seeds()
     deadline = time.monotonic() + seconds
     tried = rows = 0
     with tempfile.TemporaryDirectory() as folder:
         while time.monotonic() < deadline and (most is None or tried < most):
-            kind = chance.choice(list(sound))
-            format, name, content = sound[kind]
+            kind = rng.choice(list(valid))
+            format, name, content = valid[kind]
             path = Path(folder) / f"{tried}" / name
             path.parent.mkdir()
-            path.write_bytes(damage(content, chance))
+            path.write_bytes(damage(content, rng))
             began = time.monotonic()
             try:
                 rows += check(format, path)
                 assert time.monotonic() - began < SLOW_SECONDS, "too slow"
             except Exception as error:
-                kept = Path(tempfile.gettempdir()) / f"broken-{seed}-{tried}-{name}"
+                kept = Path(tempfile.gettempdir()) / f"fuzz-{seed}-{tried}-{name}"
                 kept.write_bytes(path.read_bytes())
                 raise AssertionError(f"{kind}, seed {seed}, input {tried}: {error!r}; kept as {kept}") from error
             path.unlink()
@@ -180,4 +166,4 @@ if __name__ == "__main__":
     duration = float(sys.argv[1]) if len(sys.argv) > 1 else 60.0
     start = int(sys.argv[2]) if len(sys.argv) > 2 else random.SystemRandom().randrange(2**32)
     print(f"seed {start}, {duration:.0f} s")
-    print("{:,} inputs, {:,} rows read, nothing broke".format(*fuzz(duration, start)))
+    print("{:,} inputs, {:,} rows read, no failure".format(*fuzz(duration, start)))

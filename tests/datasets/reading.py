@@ -1,23 +1,27 @@
-"""How the tests of the readers look at what was read."""
+"""Helpers of the reader tests: write a file, read a dataset, and list what was kept and skipped."""
 
-from pipeline.datasets.entries import Captions
-from pipeline.datasets.formats import read_captions
+from pipeline.datasets.detection import detect_format, read_dataset
+from pipeline.datasets.entries import DatasetEntries, ReadOptions
 
 
 def read(format, path, **options):
-    return Captions.of(read_captions(format, path, **options))
+    return DatasetEntries.collect(read_dataset(format, path, ReadOptions(**options)))
 
 
-def kept(captions):
-    return [(row.image, row.caption, row.split) for row in captions.rows]
+def detect(path, **options):
+    return detect_format(path, ReadOptions(**options))
 
 
-def refused(captions):
-    return [(one.line, one.image, one.reason) for one in captions.skipped]
+def kept(entries):
+    return [(entry.image, entry.caption, entry.split) for entry in entries.captions]
 
 
-def written(folder, text, name="captions.csv", encoding="utf-8"):
+def skipped(entries):
+    return [(entry.line, entry.image, entry.reason) for entry in entries.skipped]
+
+
+def write(folder, content, name="captions.csv", encoding="utf-8"):
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text if isinstance(text, bytes) else text.encode(encoding))
+    path.write_bytes(content if isinstance(content, bytes) else content.encode(encoding))
     return path

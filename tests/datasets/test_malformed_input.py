@@ -1,51 +1,50 @@
-"""The mess inside datasets: each case with all that is kept and all that is reported, so that nothing can vanish.
+"""Malformed datasets: each case with all captions that are kept and all entries that are skipped.
 
-docs/datasets/mess.md has the same cases as a table.
+docs/datasets.md lists the same cases in a table.
 """
 
 import json
 import unicodedata
 
 import pytest
-from reading import kept, read, refused, written
+from reading import detect, kept, read, skipped, write
 
-from pipeline.datasets.formats import detect_format
 from pipeline.errors import DataError, ParamsError
 
 HEADER = "image,caption\n"
 
 
 def table(folder, text, name="captions.csv", encoding="utf-8"):
-    return read("table", written(folder, text, name, encoding))
+    return read("table", write(folder, text, name, encoding))
 
 
-def captions_of(captions):
-    return [row.caption for row in captions.rows]
+def captions_of(entries):
+    return [row.caption for row in entries.captions]
 
 
-# quotes and delimiters
+# Quotes and delimiters
 
 
 def test_quotes_inside_captions_are_kept(tmp_path):
-    captions = table(
+    entries = table(
         tmp_path,
         HEADER
         + 'a.jpg,a "big" dog\nb.jpg,"big" dogs\nc.jpg,\'single\' and \u201ccurly\u201d and \u00abguillemets\u00bb\n'
         'd.jpg,a 12" ruler\ne.jpg,"doubled ""quotes"""\n',
     )
-    assert captions_of(captions) == [
+    assert captions_of(entries) == [
         'a "big" dog',
         '"big" dogs',
         "'single' and \u201ccurly\u201d and \u00abguillemets\u00bb",
         'a 12" ruler',
         'doubled "quotes"',
     ]
-    assert captions.skipped == []
+    assert entries.skipped == []
 
 
-def test_a_quote_that_is_never_closed_takes_no_other_row_along(tmp_path):
-    captions = table(tmp_path, HEADER + 'a.jpg,"a dog\nb.jpg,a cat\nc.jpg,"a fox"\nd.jpg,"a hen\n')
-    assert kept(captions) == [
+def test_an_unclosed_quote_affects_no_other_row(tmp_path):
+    entries = table(tmp_path, HEADER + 'a.jpg,"a dog\nb.jpg,a cat\nc.jpg,"a fox"\nd.jpg,"a hen\n')
+    assert kept(entries) == [
         ("a.jpg", '"a dog', None),
         ("b.jpg", "a cat", None),
         ("c.jpg", "a fox", None),
@@ -53,228 +52,225 @@ def test_a_quote_that_is_never_closed_takes_no_other_row_along(tmp_path):
     ]
 
 
-def test_a_stray_quote_and_another_one_later_do_not_join_their_rows(tmp_path):
-    captions = table(tmp_path, HEADER + 'a.jpg,"a dog\nb.jpg,a cat",too many\nc.jpg,a fox\n')
-    assert kept(captions) == [("a.jpg", '"a dog', None), ("c.jpg", "a fox", None)]
-    assert refused(captions) == [(3, "b.jpg", "1 fields too many; quote captions with commas")]
+def test_two_stray_quotes_do_not_join_their_rows(tmp_path):
+    entries = table(tmp_path, HEADER + 'a.jpg,"a dog\nb.jpg,a cat",too many\nc.jpg,a fox\n')
+    assert kept(entries) == [("a.jpg", '"a dog', None), ("c.jpg", "a fox", None)]
+    assert skipped(entries) == [(3, "b.jpg", "1 fields too many; quote captions with commas")]
 
 
-def test_a_thousand_quotes_that_are_never_closed_cost_nothing_else(tmp_path):
-    captions = table(tmp_path, HEADER + "".join(f'{n}.jpg,"a dog {n}\n' for n in range(1000)))
-    assert captions_of(captions) == [f'"a dog {n}' for n in range(1000)]
+def test_a_thousand_unclosed_quotes_are_kept(tmp_path):
+    entries = table(tmp_path, HEADER + "".join(f'{n}.jpg,"a dog {n}\n' for n in range(1000)))
+    assert captions_of(entries) == [f'"a dog {n}' for n in range(1000)]
 
 
-def test_a_quoted_caption_may_go_on_over_lines(tmp_path):
-    captions = table(tmp_path, HEADER + 'a.jpg,"a dog\nand a ""cat""\n\nrun"\nb.jpg,x\n')
-    assert kept(captions) == [("a.jpg", 'a dog and a "cat" run', None), ("b.jpg", "x", None)]
-    assert captions.rows[1].line == 6
+def test_a_quoted_caption_over_several_lines(tmp_path):
+    entries = table(tmp_path, HEADER + 'a.jpg,"a dog\nand a ""cat""\n\nrun"\nb.jpg,x\n')
+    assert kept(entries) == [("a.jpg", 'a dog and a "cat" run', None), ("b.jpg", "x", None)]
+    assert entries.captions[1].line == 6
 
 
-def test_blanks_before_a_quoted_field_are_skipped(tmp_path):
-    captions = table(
-        tmp_path, 'image, caption, split\na.jpg, "a dog, running", val\n"b.jpg",  "a ""cat""\nruns", val\n'
-    )
-    assert kept(captions) == [("a.jpg", "a dog, running", "val"), ("b.jpg", 'a "cat" runs', "val")]
-    assert captions.skipped == []
+def test_spaces_before_a_quoted_field_are_skipped(tmp_path):
+    entries = table(tmp_path, 'image, caption, split\na.jpg, "a dog, running", val\n"b.jpg",  "a ""cat""\nruns", val\n')
+    assert kept(entries) == [("a.jpg", "a dog, running", "val"), ("b.jpg", 'a "cat" runs', "val")]
+    assert entries.skipped == []
 
 
-def test_a_quote_after_a_blank_that_is_never_closed_takes_no_other_row_along(tmp_path):
-    captions = table(tmp_path, HEADER + 'a.jpg, "a dog\nb.jpg, a cat\nc.jpg, "big" dogs\nd.jpg, "a hen"\n')
-    assert captions_of(captions) == ['"a dog', "a cat", '"big" dogs', "a hen"]
+def test_an_unclosed_quote_after_a_space_affects_no_other_row(tmp_path):
+    entries = table(tmp_path, HEADER + 'a.jpg, "a dog\nb.jpg, a cat\nc.jpg, "big" dogs\nd.jpg, "a hen"\n')
+    assert captions_of(entries) == ['"a dog', "a cat", '"big" dogs', "a hen"]
 
 
-def test_unquoted_commas_belong_to_a_caption_that_stands_last(tmp_path):
-    captions = table(tmp_path, HEADER + "a.jpg,one, two, three\nb.jpg,four\n")
-    assert captions_of(captions) == ["one, two, three", "four"]
-    assert [note.partition(": ")[2] for note in captions.notes] == [
+def test_unquoted_commas_are_kept_in_the_last_column(tmp_path):
+    entries = table(tmp_path, HEADER + "a.jpg,one, two, three\nb.jpg,four\n")
+    assert captions_of(entries) == ["one, two, three", "four"]
+    assert [note.partition(": ")[2] for note in entries.notes] == [
         "1 captions with an unquoted ',' were read to the end of the line"
     ]
 
 
-def test_unquoted_commas_before_another_column_are_reported(tmp_path):
-    captions = table(tmp_path, "image,caption,split\na.jpg,one, two,train\nb.jpg,x,train\n")
-    assert captions_of(captions) == ["x"]
-    assert refused(captions) == [(2, "a.jpg", "1 fields too many; quote captions with commas")]
+def test_unquoted_commas_before_another_column_are_skipped(tmp_path):
+    entries = table(tmp_path, "image,caption,split\na.jpg,one, two,train\nb.jpg,x,train\n")
+    assert captions_of(entries) == ["x"]
+    assert skipped(entries) == [(2, "a.jpg", "1 fields too many; quote captions with commas")]
 
 
-def test_ragged_rows_are_reported_with_their_line(tmp_path):
-    captions = table(tmp_path, "image,caption,split\na.jpg,x,train\nb.jpg\n\nc.jpg,y\nd.jpg,z,val,,\n")
-    assert captions_of(captions) == ["x"]
-    assert refused(captions) == [
+def test_rows_with_too_few_or_too_many_fields_are_skipped(tmp_path):
+    entries = table(tmp_path, "image,caption,split\na.jpg,x,train\nb.jpg\n\nc.jpg,y\nd.jpg,z,val,,\n")
+    assert captions_of(entries) == ["x"]
+    assert skipped(entries) == [
         (3, "b.jpg", "2 fields too few"),
         (5, "c.jpg", "1 fields too few"),
         (6, "d.jpg", "2 fields too many; quote captions with commas"),
     ]
 
 
-# headers
+# Headers
 
 
-def test_a_file_without_header_is_read_and_said_so(tmp_path):
-    captions = table(tmp_path, "a.jpg,a dog, running; fast\nb.jpg,a cat\n")
-    assert kept(captions) == [("a.jpg", "a dog, running; fast", None), ("b.jpg", "a cat", None)]
-    assert "has no header; its columns are read as image, caption" in captions.notes[0]
+def test_a_file_without_header_is_read_with_a_note(tmp_path):
+    entries = table(tmp_path, "a.jpg,a dog, running; fast\nb.jpg,a cat\n")
+    assert kept(entries) == [("a.jpg", "a dog, running; fast", None), ("b.jpg", "a cat", None)]
+    assert "has no header; its columns are read as image, caption" in entries.notes[0]
 
 
 def test_a_file_without_header_may_have_splits(tmp_path):
-    captions = table(tmp_path, "a.jpg\ta dog\ttrain\nb.jpg\ta cat\tval\n", "c.tsv")
-    assert kept(captions) == [("a.jpg", "a dog", "train"), ("b.jpg", "a cat", "val")]
+    entries = table(tmp_path, "a.jpg\ta dog\ttrain\nb.jpg\ta cat\tval\n", "c.tsv")
+    assert kept(entries) == [("a.jpg", "a dog", "train"), ("b.jpg", "a cat", "val")]
 
 
-def test_a_header_with_its_names_swapped_is_refused(tmp_path):
+def test_a_header_with_swapped_names_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"captions.csv, line 1: the header's names are swapped"):
         table(tmp_path, "caption,image\na.jpg,a dog\nb.jpg,a cat\n")
 
 
-def test_a_header_without_the_columns_is_refused_with_what_it_has(tmp_path):
+def test_a_header_without_the_columns_is_refused_with_its_names(tmp_path):
     with pytest.raises(DataError, match=r"captions.csv, line 1: no column caption; the header is \['image', 'words'\]"):
         table(tmp_path, "image,words\na.jpg,x\n")
 
 
-def test_a_column_that_was_asked_for_must_be_there(tmp_path):
-    from pipeline.datasets.table import Columns
+def test_columns_from_the_params_must_exist(tmp_path):
 
-    said = r"no column photo and part; .*; name the columns with params.data.image_column and split_column \(auto: "
-    with pytest.raises(DataError, match=said):
-        read("table", written(tmp_path, HEADER + "a,b\n"), columns=Columns(image="photo", split="part"))
+    message = r"no column photo and part; .*; name the columns with params.data.image_column and split_column \(auto: "
+    with pytest.raises(DataError, match=message):
+        read("table", write(tmp_path, HEADER + "a,b\n"), image_column="photo", split_column="part")
 
 
-# encodings
+# Encodings
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
-def test_unicode_files_are_read_whatever_their_form(tmp_path, encoding):
-    captions = table(tmp_path, HEADER + "a.jpg,un caf\u00e9 \U0001f415\nb.jpg,\u4e00\u53ea\u72d7\n", encoding=encoding)
-    assert captions_of(captions) == ["un caf\u00e9 \U0001f415", "\u4e00\u53ea\u72d7"]
+def test_every_unicode_encoding_is_detected(tmp_path, encoding):
+    entries = table(tmp_path, HEADER + "a.jpg,un caf\u00e9 \U0001f415\nb.jpg,\u4e00\u53ea\u72d7\n", encoding=encoding)
+    assert captions_of(entries) == ["un caf\u00e9 \U0001f415", "\u4e00\u53ea\u72d7"]
 
 
-def test_a_latin_1_row_is_reported_and_read_when_the_encoding_is_given(tmp_path):
-    path = written(tmp_path, HEADER + "a.jpg,un caf\u00e9\nb.jpg,a dog\n", encoding="latin-1")
-    captions = read("table", path)
-    assert captions_of(captions) == ["a dog"]
-    assert refused(captions) == [
+def test_a_latin_1_row_is_skipped_unless_the_encoding_is_given(tmp_path):
+    path = write(tmp_path, HEADER + "a.jpg,un caf\u00e9\nb.jpg,a dog\n", encoding="latin-1")
+    entries = read("table", path)
+    assert captions_of(entries) == ["a dog"]
+    assert skipped(entries) == [
         (2, "a.jpg", "not UTF-8: byte 0xe9; save the file as UTF-8 or set params.data.encoding")
     ]
     assert captions_of(read("table", path, encoding="latin-1")) == ["un caf\u00e9", "a dog"]
 
 
-def test_an_unknown_encoding_is_refused_by_name(tmp_path):
-    path = written(tmp_path, HEADER)
+def test_an_unknown_encoding_is_refused(tmp_path):
+    path = write(tmp_path, HEADER)
     for name in ("klingon", "rot13"):
         with pytest.raises(ParamsError, match=r"params.data.encoding"):
             read("table", path, encoding=name)
 
 
-def test_invalid_bytes_cost_their_own_row(tmp_path):
+def test_invalid_bytes_affect_their_own_row_only(tmp_path):
     text = b"image,caption\na.jpg,one\nb.jpg,t\xffwo\nc\xfe.jpg,three\nd.jpg,\xe2\x82\ne.jpg,five\n"
-    captions = table(tmp_path, text)
-    assert captions_of(captions) == ["one", "five"]
-    assert [(line, reason[:20]) for line, _, reason in refused(captions)] == [
+    entries = table(tmp_path, text)
+    assert captions_of(entries) == ["one", "five"]
+    assert [(line, reason[:20]) for line, _, reason in skipped(entries)] == [
         (3, "not UTF-8: byte 0xff"),
         (4, "not UTF-8: byte 0xfe"),
         (5, "not UTF-8: byte 0xe2"),
     ]
 
 
-def test_a_nul_is_reported(tmp_path):
-    captions = table(tmp_path, HEADER + "a.jpg,one\nb.jpg,tw\0o\nc\0.jpg,three\n")
-    assert captions_of(captions) == ["one"]
-    assert refused(captions) == [
+def test_a_nul_character_is_skipped(tmp_path):
+    entries = table(tmp_path, HEADER + "a.jpg,one\nb.jpg,tw\0o\nc\0.jpg,three\n")
+    assert captions_of(entries) == ["one"]
+    assert skipped(entries) == [
         (3, "b.jpg", "the caption holds a NUL character"),
-        (4, "c\ufffd.jpg", "the picture's name holds a control character"),
+        (4, "c\ufffd.jpg", "the image name holds a control character"),
     ]
 
 
-def test_half_a_surrogate_pair_in_json_is_reported(tmp_path):
-    captions = table(
+def test_half_a_surrogate_pair_in_json_is_skipped(tmp_path):
+    entries = table(
         tmp_path,
         '{"image": "a.jpg", "caption": "\\ud83d"}\n{"image": "b.jpg", "caption": "\\ud83d\\udc15 dog"}',
         "c.jsonl",
     )
-    assert captions_of(captions) == ["\U0001f415 dog"]
-    assert refused(captions) == [(1, "a.jpg", "half of a surrogate pair stands where a character should")]
+    assert captions_of(entries) == ["\U0001f415 dog"]
+    assert skipped(entries) == [(1, "a.jpg", "half of a surrogate pair stands for a character")]
 
 
-# line ends and white space
+# Line ends and white space
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_every_line_end_ends_a_row(tmp_path, end):
-    captions = table(tmp_path, end.join(["image,caption", "a.jpg,one", 'b.jpg,"two"', "", "c.jpg,three", ""]))
-    assert captions_of(captions) == ["one", "two", "three"]
-    assert [row.line for row in captions.rows] == [2, 3, 5]
-    token = written(tmp_path, end.join(["a.jpg#0\tone", "b.jpg#0\ttwo"]), "Flickr8k.token.txt")
+    entries = table(tmp_path, end.join(["image,caption", "a.jpg,one", 'b.jpg,"two"', "", "c.jpg,three", ""]))
+    assert captions_of(entries) == ["one", "two", "three"]
+    assert [row.line for row in entries.captions] == [2, 3, 5]
+    token = write(tmp_path, end.join(["a.jpg#0\tone", "b.jpg#0\ttwo"]), "Flickr8k.token.txt")
     assert captions_of(read("flickr8k", token)) == ["one", "two"]
 
 
-def test_separators_inside_captions_end_no_row(tmp_path):
-    captions = table(tmp_path, HEADER + "a.jpg,one\u2028two\x0cthree\x0bfour\u2029five\x85six\x1cseven\nb.jpg,x\n")
-    assert captions_of(captions) == ["one two three four five six seven", "x"]
+def test_unicode_separators_do_not_end_a_row(tmp_path):
+    entries = table(tmp_path, HEADER + "a.jpg,one\u2028two\x0cthree\x0bfour\u2029five\x85six\x1cseven\nb.jpg,x\n")
+    assert captions_of(entries) == ["one two three four five six seven", "x"]
 
 
 # Unicode
 
 
-def test_right_to_left_text_and_emoji_sequences_are_kept_as_they_are(tmp_path):
+def test_right_to_left_text_and_emoji_sequences_are_kept(tmp_path):
     arabic = "\u0643\u0644\u0628 \u064a\u062c\u0631\u064a"
     family = "a family \U0001f468\u200d\U0001f469\u200d\U0001f467 waves \U0001f44b\U0001f3fd"
-    captions = table(tmp_path, HEADER + f"a.jpg,{arabic}\nb.jpg,\u200f{arabic}\u202c\nc.jpg,{family}\n")
-    assert captions_of(captions) == [arabic, f"\u200f{arabic}\u202c", family]
+    entries = table(tmp_path, HEADER + f"a.jpg,{arabic}\nb.jpg,\u200f{arabic}\u202c\nc.jpg,{family}\n")
+    assert captions_of(entries) == [arabic, f"\u200f{arabic}\u202c", family]
 
 
-def test_what_looks_the_same_is_the_same_in_captions_and_names(tmp_path):
+def test_captions_and_names_are_normalized_to_nfc(tmp_path):
     composed, apart = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))
-    captions = table(tmp_path, HEADER + f"{composed}.jpg,{apart}\n{apart}.jpg,{composed}\n")
-    assert kept(captions) == [(f"{composed}.jpg", composed, None)] * 2
+    entries = table(tmp_path, HEADER + f"{composed}.jpg,{apart}\n{apart}.jpg,{composed}\n")
+    assert kept(entries) == [(f"{composed}.jpg", composed, None)] * 2
 
 
-# captions that look like something else
+# Unusual captions
 
 
-def test_words_that_look_like_missing_values_or_numbers_are_words(tmp_path):
+def test_missing_value_markers_and_numbers_are_words(tmp_path):
     words = ["NA", "None", "null", "NaN", "0012", "1e5", "TRUE", "-", "=1+1"]
-    captions = table(tmp_path, HEADER + "".join(f"{n}.jpg,{word}\n" for n, word in enumerate(words)))
-    assert captions_of(captions) == [word for word in words if word != "-"]
-    assert refused(captions) == [(9, "7.jpg", "the caption has no word")]
+    entries = table(tmp_path, HEADER + "".join(f"{n}.jpg,{word}\n" for n, word in enumerate(words)))
+    assert captions_of(entries) == [word for word in words if word != "-"]
+    assert skipped(entries) == [(9, "7.jpg", "the caption has no word")]
 
 
-def test_values_that_are_no_text_are_reported(tmp_path):
+def test_json_values_that_are_not_text_are_skipped(tmp_path):
     values = ["12", "null", "true", '{"a": 1}', "[]", '[["x"]]']
-    captions = table(tmp_path, "".join(f'{{"image": "a.jpg", "caption": {value}}}\n' for value in values), "c.jsonl")
-    assert captions.rows == []
-    reasons = [reason for _, _, reason in refused(captions)]
+    entries = table(tmp_path, "".join(f'{{"image": "a.jpg", "caption": {value}}}\n' for value in values), "c.jsonl")
+    assert entries.captions == []
+    reasons = [reason for _, _, reason in skipped(entries)]
     assert reasons == ["the caption is not text"] * 4 + ["the list of captions is empty", "the caption is not text"]
 
 
-def test_captions_without_a_word_are_reported(tmp_path):
+def test_captions_without_a_word_are_skipped(tmp_path):
     wordless = ["", "   ", "...", "?!", "\u3000", "\u3002", "\U0001f415", "_"]
-    captions = table(tmp_path, HEADER + "".join(f"{n}.jpg,{text}\n" for n, text in enumerate(wordless)))
-    assert captions.rows == []
-    reasons = [reason for _, _, reason in refused(captions)]
+    entries = table(tmp_path, HEADER + "".join(f"{n}.jpg,{text}\n" for n, text in enumerate(wordless)))
+    assert entries.captions == []
+    reasons = [reason for _, _, reason in skipped(entries)]
     empty, no_word = "the caption is empty", "the caption has no word"
     assert reasons == [empty, empty, no_word, no_word, empty, no_word, no_word, no_word]
 
 
-def test_very_long_captions_are_kept_whole(tmp_path):
+def test_very_long_captions_are_kept(tmp_path):
     words, letters = " ".join(["dog"] * 10_000), "a" * 200_000
-    captions = table(tmp_path, HEADER + f'a.jpg,{words}\nb.jpg,"{letters}"\n')
-    assert captions_of(captions) == [words, letters]
+    entries = table(tmp_path, HEADER + f'a.jpg,{words}\nb.jpg,"{letters}"\n')
+    assert captions_of(entries) == [words, letters]
     content = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "caption": letters}]}
-    assert captions_of(read("coco", written(tmp_path, json.dumps(content), "captions.json"))) == [letters]
+    assert captions_of(read("coco", write(tmp_path, json.dumps(content), "captions.json"))) == [letters]
 
 
-def test_duplicate_rows_are_captions_like_others(tmp_path):
-    """Two people may say the same of a picture, and the reference scores count both."""
-    captions = table(tmp_path, HEADER + "a.jpg,a dog\na.jpg,a dog\n")
-    assert kept(captions) == [("a.jpg", "a dog", None)] * 2
+def test_duplicate_rows_are_kept(tmp_path):
+    """Two people may describe an image in the same words, and the reference scores count both."""
+    entries = table(tmp_path, HEADER + "a.jpg,a dog\na.jpg,a dog\n")
+    assert kept(entries) == [("a.jpg", "a dog", None)] * 2
 
 
-# files
+# Files
 
 
-def test_an_empty_file_a_folder_and_nothing_are_refused_by_name(tmp_path):
+def test_an_empty_file_a_folder_and_a_missing_file_are_refused(tmp_path):
     (tmp_path / "folder.csv").mkdir()
-    for name, said in (
+    for name, message in (
         ("empty.csv", "the file is empty"),
         ("folder.csv", "Is a directory"),
         ("no.csv", "No such file"),
@@ -286,51 +282,53 @@ def test_an_empty_file_a_folder_and_nothing_are_refused_by_name(tmp_path):
             with pytest.raises(DataError) as error:
                 read(format, path)
             assert str(path) in str(error.value)
-            assert said in str(error.value) or "holds neither" in str(error.value)
+            assert message in str(error.value) or "holds neither" in str(error.value)
 
 
 def test_a_header_alone_is_refused(tmp_path):
-    path = written(tmp_path, HEADER)
+    path = write(tmp_path, HEADER)
     with pytest.raises(DataError, match=r"captions.csv: holds a header and no rows"):
         read("table", path)
     with pytest.raises(DataError, match=r"captions.csv: holds a header and no rows"):
-        detect_format(tmp_path)
+        detect(tmp_path)
 
 
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.9, 0.999])
-def test_truncated_json_is_refused_with_the_place(tmp_path, keep):
+def test_truncated_json_is_refused(tmp_path, keep):
     images = [{"id": n, "file_name": f"{n}.jpg"} for n in range(50)]
     text = json.dumps({"images": images, "annotations": [{"image_id": n, "caption": f"no {n}"} for n in range(50)]})
-    path = written(tmp_path, text[: int(len(text) * keep)], "captions.json")
-    with pytest.raises(DataError, match=r"captions.json: truncated: the file ends .*copy or download it again"):
+    path = write(tmp_path, text[: int(len(text) * keep)], "captions.json")
+    with pytest.raises(
+        DataError, match=r"captions.json, line 1, column \d+: the JSON ends too early; copy or download the file again"
+    ):
         read("coco", path)
 
 
-def test_broken_json_is_refused_with_the_place(tmp_path):
+def test_invalid_json_is_refused_with_the_place(tmp_path):
     text = '{"images": [{"id": 1, "file_name": "1.jpg"}, {"id": 2 "file_name": "2.jpg"}], "annotations": []' + " " * 100
-    with pytest.raises(
-        DataError, match=r"captions.json: not valid JSON in element 2 of 'images' .*Expecting ',' delim"
-    ):
-        read("coco", written(tmp_path, text + "}", "captions.json"))
+    with pytest.raises(DataError, match=r"captions.json, line 1, column 55: not valid JSON: Expecting ',' delim"):
+        read("coco", write(tmp_path, text + "}", "captions.json"))
     for text in ('{"images": [}', "[1, 2", '"text"', "{1: 2}", '{"images": [[' + "[" * 100_000, '{"images": []} x'):
-        with pytest.raises(DataError, match=r"captions.json: (not valid JSON|truncated)"):
-            read("coco", written(tmp_path, text, "captions.json"))
+        with pytest.raises(
+            DataError, match=r"captions.json.*: (not valid JSON|the JSON ends too early|not in COCO's layout)"
+        ):
+            read("coco", write(tmp_path, text, "captions.json"))
 
 
-def test_a_broken_json_line_costs_itself(tmp_path):
-    captions = table(tmp_path, '{"image": "a.jpg", "caption": "x"}\n{"image": \n[]\n{"image": "b.jpg"}\n', "c.jsonl")
-    assert kept(captions) == [("a.jpg", "x", None)]
-    assert [(line, reason.split(":")[0].split(";")[0]) for line, _, reason in refused(captions)] == [
+def test_an_invalid_json_line_affects_itself_only(tmp_path):
+    entries = table(tmp_path, '{"image": "a.jpg", "caption": "x"}\n{"image": \n[]\n{"image": "b.jpg"}\n', "c.jsonl")
+    assert kept(entries) == [("a.jpg", "x", None)]
+    assert [(line, reason.split(":")[0].split(";")[0]) for line, _, reason in skipped(entries)] == [
         (2, "not valid JSON"),
         (3, "not a JSON object"),
         (4, "no key caption"),
     ]
 
 
-# names
+# Names
 
-LEAVES = "the picture's path leaves the image folder"
-ABSOLUTE = "the picture's path is absolute; give it relative to params.data.images"
+LEAVES = "the image path leads outside the image folder"
+ABSOLUTE = "the image path is absolute; make it relative to params.data.images"
 OUTSIDE = {
     "../a.jpg": LEAVES,
     "x/../../a.jpg": LEAVES,
@@ -348,47 +346,47 @@ OUTSIDE = {
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
-def test_a_name_outside_the_image_folder_is_refused_by_every_reader(tmp_path, name):
+def test_a_name_outside_the_image_folder_is_skipped_by_every_reader(tmp_path, name):
     token = f"{name}#0\tx\n"
     image = {"id": 1, "file_name": name}
     files = {
-        "table": written(tmp_path, json.dumps({"image": name, "caption": "x"}), "c.jsonl"),
-        "flickr8k": written(tmp_path, token, "Flickr8k.token.txt"),
-        "flickr30k": written(tmp_path, f"image_name| comment_number| comment\n{name}| 0| x\n", "results.csv"),
-        "coco": written(
+        "table": write(tmp_path, json.dumps({"image": name, "caption": "x"}), "c.jsonl"),
+        "flickr8k": write(tmp_path, token, "Flickr8k.token.txt"),
+        "flickr30k": write(tmp_path, f"image_name| comment_number| comment\n{name}| 0| x\n", "results.csv"),
+        "coco": write(
             tmp_path, json.dumps({"images": [image], "annotations": [{"image_id": 1, "caption": "x"}]}), "captions.json"
         ),
-        "karpathy": written(
+        "karpathy": write(
             tmp_path,
             json.dumps({"images": [{"filename": name, "split": "val", "sentences": [{"raw": "x"}]}]}),
             "dataset_x.json",
         ),
-        "folder": written(tmp_path, json.dumps({"file_name": name, "text": "x"}), "hf/metadata.jsonl").parent,
+        "folder": write(tmp_path, json.dumps({"file_name": name, "text": "x"}), "hf/metadata.jsonl").parent,
     }
     for format, path in files.items():
-        captions = read(format, path)
-        assert captions.rows == [], format
-        assert [one.reason for one in captions.skipped] == [OUTSIDE[name]], format
+        entries = read(format, path)
+        assert entries.captions == [], format
+        assert [one.reason for one in entries.skipped] == [OUTSIDE[name]], format
 
 
-def test_a_name_that_would_be_read_out_of_an_archive_is_refused(tmp_path):
-    captions = table(tmp_path, HEADER + "secret.zip::a.jpg,x\n")
-    assert refused(captions) == [
-        (2, "secret.zip::a.jpg", "the picture's name is a place in an archive; name the member alone")
+def test_a_name_that_leads_into_an_archive_is_skipped(tmp_path):
+    entries = table(tmp_path, HEADER + "secret.zip::a.jpg,x\n")
+    assert skipped(entries) == [
+        (2, "secret.zip::a.jpg", "the image name is a path into an archive; use the name inside the archive alone")
     ]
 
 
-def test_windows_and_dotted_names_mean_the_same_file(tmp_path):
-    captions = table(tmp_path, HEADER + "sub\\a.jpg,x\n./sub/a.jpg,y\nsub//a.jpg,z\n")
-    assert {row.image for row in captions.rows} == {"sub/a.jpg"}
+def test_windows_and_dotted_names_are_normalized(tmp_path):
+    entries = table(tmp_path, HEADER + "sub\\a.jpg,x\n./sub/a.jpg,y\nsub//a.jpg,z\n")
+    assert {row.image for row in entries.captions} == {"sub/a.jpg"}
 
 
 @pytest.mark.parametrize("split", ["dev", "Validation", " VAL ", "valid"])
-def test_splits_go_by_their_usual_names(tmp_path, split):
+def test_usual_names_of_splits(tmp_path, split):
     assert kept(table(tmp_path, f"image,caption,split\na.jpg,x,{split}\n")) == [("a.jpg", "x", "val")]
 
 
-def test_an_unknown_split_is_reported(tmp_path):
-    captions = table(tmp_path, "image,caption,split\na.jpg,x,fold3\nb.jpg,y,\n")
-    assert kept(captions) == [("b.jpg", "y", None)]
-    assert refused(captions) == [(2, "a.jpg", "split must be one of train, val, test, got 'fold3'")]
+def test_an_unknown_split_is_skipped(tmp_path):
+    entries = table(tmp_path, "image,caption,split\na.jpg,x,fold3\nb.jpg,y,\n")
+    assert kept(entries) == [("b.jpg", "y", None)]
+    assert skipped(entries) == [(2, "a.jpg", "split must be one of train, val, test, got 'fold3'")]

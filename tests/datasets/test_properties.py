@@ -1,4 +1,4 @@
-"""What holds for every dataset, whatever is in it: readers against datasets that hypothesis makes up."""
+"""Properties of the readers that hold for every dataset, checked with generated ones."""
 
 import csv
 import io
@@ -12,9 +12,9 @@ import pytest
 from fuzz import fuzz
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reading import kept, read, written
+from reading import kept, read, write
 
-from pipeline.datasets.entries import SPLITS, Captions, Row, make_row
+from pipeline.datasets.entries import SPLITS, CaptionEntry, DatasetEntries, make_entry
 from pipeline.errors import DataError
 
 ANY_TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40)
@@ -40,129 +40,127 @@ READERS = {
 }
 
 
-def holds(**strategies):
-    """The test holds for everything that `strategies` give."""
+def for_all(**strategies):
+    """Run the test with 60 generated inputs."""
     return lambda test: settings(deadline=None, max_examples=60)(given(**strategies)(test))
 
 
 def expected(dataset):
-    """Rows that `make_row` would keep, as the reader must give them."""
-    rows = [make_row(image, caption, None, "f", 0) for image, caption in dataset]
-    return [(row.image, row.caption) for row in rows if isinstance(row, Row)]
+    """The captions that `make_entry` keeps."""
+    entries = [make_entry(image, caption, None, "f", 0) for image, caption in dataset]
+    return [(entry.image, entry.caption) for entry in entries if isinstance(entry, CaptionEntry)]
 
 
 def read_text(format, name, text):
     with tempfile.TemporaryDirectory() as folder:
-        return read(format, written(Path(folder), text, name))
+        return read(format, write(Path(folder), text, name))
 
 
-def agrees(format, name, text, dataset):
-    captions = read_text(format, name, text)
-    assert [(image, caption) for image, caption, _ in kept(captions)] == expected(dataset)
-    assert len(captions.rows) + len(captions.skipped) == len(dataset)
-    assert all(row.caption == " ".join(row.caption.split()) != "" for row in captions.rows)
-    assert all(unicodedata.is_normalized("NFC", row.caption) for row in captions.rows)
+def check_round_trip(format, name, text, dataset):
+    entries = read_text(format, name, text)
+    assert [(image, caption) for image, caption, _ in kept(entries)] == expected(dataset)
+    assert len(entries.captions) + len(entries.skipped) == len(dataset)
+    assert all(row.caption == " ".join(row.caption.split()) != "" for row in entries.captions)
+    assert all(unicodedata.is_normalized("NFC", row.caption) for row in entries.captions)
 
 
-@holds(dataset=DATASETS, delimiter=st.sampled_from(",\t;|"), end=st.sampled_from(["\n", "\r\n", "\r"]))
-def test_a_quoted_table_gives_back_what_was_written(dataset, delimiter, end):
+@for_all(dataset=DATASETS, delimiter=st.sampled_from(",\t;|"), end=st.sampled_from(["\n", "\r\n", "\r"]))
+def test_a_quoted_table_round_trips(dataset, delimiter, end):
     text = io.StringIO()
     writer = csv.writer(text, delimiter=delimiter, lineterminator=end, quoting=csv.QUOTE_ALL)
     writer.writerows([("image", "caption"), *dataset])
-    agrees("table", "c.csv", text.getvalue(), dataset)
+    check_round_trip("table", "c.csv", text.getvalue(), dataset)
 
 
-@holds(dataset=LINE_DATASETS)
-def test_a_table_without_quotes_gives_back_what_was_written(dataset):
+@for_all(dataset=LINE_DATASETS)
+def test_an_unquoted_table_round_trips(dataset):
     dataset = [(image, caption.replace('"', "'")) for image, caption in dataset]
     text = "image,caption\n" + "".join(f"{image},{caption}\n" for image, caption in dataset)
-    agrees("table", "c.csv", text, dataset)
+    check_round_trip("table", "c.csv", text, dataset)
 
 
-@holds(starts=st.lists(st.sampled_from(['"', "", '""', '"x" ', "'"]), min_size=1, max_size=8), ends=st.data())
-def test_no_quote_however_stray_makes_a_row_vanish(starts, ends):
+@for_all(starts=st.lists(st.sampled_from(['"', "", '""', '"x" ', "'"]), min_size=1, max_size=8), ends=st.data())
+def test_a_stray_quote_never_hides_a_row(starts, ends):
     rows = [f"{start}word{n}{ends.draw(st.sampled_from(['', QUOTE, ',x', ' y']))}" for n, start in enumerate(starts)]
-    captions = read_text(
-        "table", "c.csv", "image,caption\n" + "".join(f"{n}.jpg,{row}\n" for n, row in enumerate(rows))
-    )
-    said = " ".join(row.caption for row in captions.rows)
-    reported = {one.image for one in captions.skipped}
-    assert all(f"word{n}" in said or f"{n}.jpg" in reported for n in range(len(rows)))
+    entries = read_text("table", "c.csv", "image,caption\n" + "".join(f"{n}.jpg,{row}\n" for n, row in enumerate(rows)))
+    kept_text = " ".join(row.caption for row in entries.captions)
+    reported = {one.image for one in entries.skipped}
+    assert all(f"word{n}" in kept_text or f"{n}.jpg" in reported for n in range(len(rows)))
 
 
-@holds(dataset=DATASETS)
-def test_json_lines_give_back_what_was_written(dataset):
+@for_all(dataset=DATASETS)
+def test_json_lines_round_trip(dataset):
     rows = [{"image": image, "caption": caption} for image, caption in dataset]
-    agrees("table", "c.jsonl", "\n".join(map(json.dumps, rows)), dataset)
-    agrees("table", "c.json", json.dumps(rows, ensure_ascii=False, indent=1), dataset)
+    check_round_trip("table", "c.jsonl", "\n".join(map(json.dumps, rows)), dataset)
+    check_round_trip("table", "c.json", json.dumps(rows, ensure_ascii=False, indent=1), dataset)
 
 
-@holds(dataset=LINE_DATASETS)
-def test_token_lines_give_back_what_was_written(dataset):
+@for_all(dataset=LINE_DATASETS)
+def test_token_lines_round_trip(dataset):
     text = "0.jpg#0\tthe first\n" + "".join(f"{image}#1\t{caption}\n" for image, caption in dataset)
-    agrees("flickr8k", "Flickr8k.token.txt", text, [("0.jpg", "the first"), *dataset])
+    check_round_trip("flickr8k", "Flickr8k.token.txt", text, [("0.jpg", "the first"), *dataset])
 
 
-@holds(dataset=LINE_DATASETS)
-def test_flickr30k_lines_give_back_what_was_written(dataset):
+@for_all(dataset=LINE_DATASETS)
+def test_flickr30k_lines_round_trip(dataset):
     text = "image_name| comment_number| comment\n" + "".join(f"{image}| 0| {caption}\n" for image, caption in dataset)
-    agrees("flickr30k", "results.csv", text, dataset)
+    check_round_trip("flickr30k", "results.csv", text, dataset)
 
 
-@holds(dataset=DATASETS, annotations_first=st.booleans())
-def test_coco_gives_back_what_was_written(dataset, annotations_first):
+@for_all(dataset=DATASETS, annotations_first=st.booleans())
+def test_coco_round_trips(dataset, annotations_first):
     images = [{"id": number, "file_name": f"{number}.jpg"} for number in range(10)]
-    said = [{"image_id": int(image[0]), "caption": caption} for image, caption in dataset]
-    content = {"images": images, "annotations": said}
+    annotations = [{"image_id": int(image[0]), "caption": caption} for image, caption in dataset]
+    content = {"images": images, "annotations": annotations}
     if annotations_first:
         content = dict(reversed(content.items()))
-    agrees("coco", "captions.json", json.dumps(content), dataset)
+    check_round_trip("coco", "captions.json", json.dumps(content), dataset)
 
 
-@holds(dataset=DATASETS, split=st.sampled_from([*SPLITS, "restval"]))
-def test_karpathy_gives_back_what_was_written(dataset, split):
+@for_all(dataset=DATASETS, split=st.sampled_from([*SPLITS, "restval"]))
+def test_karpathy_round_trips(dataset, split):
     images = [{"filename": image, "split": split, "sentences": [{"raw": caption}]} for image, caption in dataset]
-    agrees("karpathy", "dataset_x.json", json.dumps({"images": images}), dataset)
+    check_round_trip("karpathy", "dataset_x.json", json.dumps({"images": images}), dataset)
 
 
-@holds(lines=st.lists(LINES, min_size=1, max_size=5))
-def test_texts_beside_pictures_give_back_what_was_written(lines):
+@for_all(lines=st.lists(LINES, min_size=1, max_size=5))
+def test_texts_beside_images_round_trip(lines):
     with tempfile.TemporaryDirectory() as folder:
-        written(Path(folder), b"picture", "a.jpg")
-        written(Path(folder), "\n".join(lines), "a.txt")
-        captions = read("folder", Path(folder))
-    assert [caption for _, caption, _ in kept(captions)] == [one for _, one in expected([("a.jpg", x) for x in lines])]
+        write(Path(folder), b"image", "a.jpg")
+        write(Path(folder), "\n".join(lines), "a.txt")
+        entries = read("folder", Path(folder))
+    assert [caption for _, caption, _ in kept(entries)] == [one for _, one in expected([("a.jpg", x) for x in lines])]
 
 
 @pytest.mark.parametrize("format", READERS)
-@holds(content=BYTES)
+@for_all(content=BYTES)
 def test_any_bytes_are_read_or_refused(format, content):
     for name in READERS[format]:
         with tempfile.TemporaryDirectory() as folder:
-            path = written(Path(folder), content, name)
+            path = write(Path(folder), content, name)
             try:
-                captions = read(format, path)
+                entries = read(format, path)
             except DataError as error:
-                captions, said = Captions(), str(error)
-                if not said.startswith(str(path)):
+                entries, message = DatasetEntries(), str(error)
+                if not message.startswith(str(path)):
                     raise
-        for row in captions.rows:
+        for row in entries.captions:
             (row.image + row.caption).encode()
             assert row.caption
             assert not row.image.startswith(("/", "../"))
-        for one in captions.skipped:
+        for one in entries.skipped:
             assert one.reason
             (one.image + one.file).encode()
 
 
-@holds(name=st.one_of(st.text(max_size=30), st.text(st.sampled_from("./\\:a~%2e\u2025\uff0e\uff0f"), max_size=12)))
-def test_no_name_leads_out_of_the_folder(name):
-    row = make_row(name, "a dog", None, "f", 1)
-    if isinstance(row, Row):
+@for_all(name=st.one_of(st.text(max_size=30), st.text(st.sampled_from("./\\:a~%2e\u2025\uff0e\uff0f"), max_size=12)))
+def test_no_name_leads_outside_the_folder(name):
+    row = make_entry(name, "a dog", None, "f", 1)
+    if isinstance(row, CaptionEntry):
         assert os.path.normpath(os.path.join("/images", row.image)).startswith("/images/")
 
 
-def test_a_short_fuzz_run_breaks_nothing():
-    """`python tests/captions/fuzz.py 600` runs longer."""
+def test_damaged_files_raise_nothing_but_our_errors():
+    """`python tests/datasets/fuzz.py 600` runs longer."""
     tried, rows = fuzz(seconds=60, seed=20, most=300)
     assert (tried, rows > 1000) == (300, True)

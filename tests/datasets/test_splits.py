@@ -1,17 +1,19 @@
-"""Which pictures are trained on, and which are kept for later."""
+"""Assignment of images to splits."""
 
 import pytest
 
-from pipeline.datasets.entries import Row
-from pipeline.datasets.splits import drawn_splits, splits_of
+from pipeline.datasets.entries import CaptionEntry
+from pipeline.datasets.splits import assign_splits, describe_drawn_splits
 from pipeline.errors import DataError
 
 
 def rows(**splits):
-    return [Row(image, caption, split, "f", 1) for image, split in splits.items() for caption in ("one", "two")]
+    return [
+        CaptionEntry(image, caption, split, "f", 1) for image, split in splits.items() for caption in ("one", "two")
+    ]
 
 
-def own_digests(found):
+def unique_digests(found):
     return {row.image: row.image for row in found}
 
 
@@ -19,52 +21,77 @@ def many(split, count=400, start=0):
     return rows(**{f"{number}.jpg": split for number in range(start, start + count)})
 
 
-def test_the_datasets_own_splits_stand():
+def test_splits_of_the_dataset_are_kept():
     found = rows(a="train", b="val", c="test")
-    assert splits_of(found, own_digests(found), 1) == {"a": "train", "b": "val", "c": "test"}
-    assert drawn_splits(found, own_digests(found)) is None
+    assert assign_splits(found, unique_digests(found), 1) == {"a": "train", "b": "val", "c": "test"}
+    assert describe_drawn_splits(found, unique_digests(found)) is None
 
 
-def test_the_split_of_a_picture_does_not_depend_on_the_others():
+def test_the_split_of_an_image_does_not_depend_on_the_others():
     found = many(None)
-    splits = splits_of(found, own_digests(found), 3)
-    alone = rows(**{"5.jpg": None})
-    assert splits_of(alone, {"5.jpg": "x"}, 3)["5.jpg"] == splits["5.jpg"]
+    splits = assign_splits(found, unique_digests(found), 3)
+    some = many(None, 100)
+    assert all(splits[image] == split for image, split in assign_splits(some, unique_digests(some), 3).items())
     assert 280 <= sum(split == "train" for split in splits.values()) <= 350
-    assert splits_of(found, own_digests(found), 4) != splits
+    assert assign_splits(found, unique_digests(found), 4) != splits
 
 
-def test_a_split_that_is_lacking_is_drawn_from_the_train_pictures():
+def test_a_missing_split_is_drawn_from_the_train_images():
     found = many("train") + many("test", 10, 1000)
-    splits = splits_of(found, own_digests(found), 1)
+    splits = assign_splits(found, unique_digests(found), 1)
     assert {split for image, split in splits.items() if int(image[:-4]) < 1000} == {"train", "val"}
     assert all(splits[f"{number}.jpg"] == "test" for number in range(1000, 1010))
-    assert "no val split" in drawn_splits(found, own_digests(found))
+    assert "no val split" in describe_drawn_splits(found, unique_digests(found))
 
 
-def test_copies_of_one_picture_are_drawn_together():
+def test_copies_of_an_image_are_drawn_together():
     found = many(None)
     digests = {row.image: str(int(row.image[:-4]) // 4) for row in found}
-    splits = splits_of(found, digests, 1)
+    splits = assign_splits(found, digests, 1)
     assert set(splits.values()) == {"train", "val", "test"}
     assert all(len({splits[image] for image in digests if digests[image] == one}) == 1 for one in digests.values())
 
 
-def test_copies_among_the_train_pictures_stay_together_when_val_is_drawn_from_them():
+def test_copies_among_the_train_images_are_drawn_together():
     found = many("train")
     digests = {row.image: str(int(row.image[:-4]) // 4) for row in found}
-    splits = splits_of(found, digests, 1)
+    splits = assign_splits(found, digests, 1)
     assert set(splits.values()) == {"train", "val", "test"}
     assert all(len({splits[image] for image in digests if digests[image] == one}) == 1 for one in digests.values())
 
 
-def test_a_copy_without_a_split_follows_the_one_that_has_one():
+def test_a_copy_without_a_split_follows_the_one_with_a_split():
     found = rows(**{"b": "test", "a": None}) + many("train", 5) + many("val", 5, 50)
-    digests = own_digests(found) | {"a": "same", "b": "same"}
-    assert splits_of(found, digests, 1)["a"] == "test"
+    digests = unique_digests(found) | {"a": "same", "b": "same"}
+    assert assign_splits(found, digests, 1)["a"] == "test"
 
 
-def test_a_picture_in_two_splits_is_refused_by_name():
-    found = [Row("a", "x", "train", "f.csv", 2), Row("a", "y", "test", "f.csv", 9)]
+def test_an_image_in_two_splits_is_refused():
+    found = [CaptionEntry("a", "x", "train", "f.csv", 2), CaptionEntry("a", "y", "test", "f.csv", 9)]
     with pytest.raises(DataError, match=r"f.csv, line 9: a is in test and also in train"):
-        splits_of(found, {"a": "1"}, 1)
+        assign_splits(found, {"a": "1"}, 1)
+
+
+@pytest.mark.parametrize("count", [3, 4, 8])
+def test_each_drawn_split_gets_an_image(count):
+    found = many(None, count)
+    for seed in range(20):
+        splits = assign_splits(found, unique_digests(found), seed)
+        assert set(splits.values()) == {"train", "val", "test"}
+        assert splits == assign_splits(found[::-1], unique_digests(found), seed)
+
+
+def test_a_missing_split_gets_a_train_image():
+    found = many("train", 3) + many("val", 2, 50)
+    splits = assign_splits(found, unique_digests(found), 1)
+    assert sorted(splits.values()) == ["test", "train", "train", "val", "val"]
+
+
+def test_train_keeps_an_image_and_copies_move_together():
+    found = many(None, 4)
+    digests = {image: "same" if image != "3.jpg" else "other" for image in unique_digests(found)}
+    for seed in range(20):
+        splits = assign_splits(found, digests, seed)
+        assert {"train", "val"} <= set(splits.values())
+        assert len({splits[image] for image in ("0.jpg", "1.jpg", "2.jpg")}) == 1
+    assert set(assign_splits(many(None, 1), {"0.jpg": "x"}, 2).values()) == {"train"}

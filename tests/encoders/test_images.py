@@ -1,4 +1,4 @@
-"""Any picture becomes upright RGB, or is refused with a reason."""
+"""Any image file is decoded to upright RGB, or refused with a reason."""
 
 import contextlib
 import io
@@ -8,100 +8,182 @@ import pytest
 from PIL import Image
 
 from pipeline.encoders import images
-from pipeline.encoders.images import ImageError, decode
+from pipeline.encoders.images import (
+    ImageError,
+    decode_image,
+    describe_image,
+    preprocess_image,
+    to_rgb_image,
+    visible_region,
+)
+from pipeline.encoders.spec import Preprocessing
 
 
-def saved(picture, form="PNG", **options):
+def encoded(image, form="PNG", **options):
     buffer = io.BytesIO()
-    picture.save(buffer, form, **options)
+    image.save(buffer, form, **options)
     return buffer.getvalue()
 
 
-def test_sixteen_bits_are_scaled_and_not_clipped_to_white():
+def preprocessing(size, shorter_side=None, interpolation="bilinear"):
+    return Preprocessing(size, shorter_side, interpolation, (0.5,) * 3, (0.2,) * 3, (255,) * 3)
+
+
+def test_sixteen_bit_values_are_scaled_not_clipped():
     ramp = np.linspace(0, 65535, 256, dtype=np.uint16).reshape(16, 16)
-    pixels = np.asarray(decode(saved(Image.fromarray(ramp))))
+    pixels = np.asarray(decode_image(encoded(Image.fromarray(ramp))))
     assert abs(pixels.mean() - 127) < 2
 
 
-def test_transparent_pixels_show_the_stated_background():
-    pixels = np.asarray(decode(saved(Image.new("RGBA", (4, 4), (255, 0, 0, 0)))))
+def test_transparent_pixels_show_the_background():
+    pixels = np.asarray(decode_image(encoded(Image.new("RGBA", (4, 4), (255, 0, 0, 0)))))
     assert (pixels == images.BACKGROUND).all()
 
 
-def test_a_palette_with_transparency_does_too():
-    picture = Image.new("P", (4, 4), 0)
-    picture.putpalette([10, 20, 30] * 256)
-    assert (np.asarray(decode(saved(picture, transparency=0))) == images.BACKGROUND).all()
+def test_transparent_palette_entries_show_the_background():
+    image = Image.new("P", (4, 4), 0)
+    image.putpalette([10, 20, 30] * 256)
+    assert (np.asarray(decode_image(encoded(image, transparency=0))) == images.BACKGROUND).all()
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "YCbCr", "RGB", "1"])
-def test_every_colour_mode_becomes_rgb(mode):
+def test_every_color_mode_becomes_rgb(mode):
     form = "PNG" if mode == "1" else "JPEG"
-    assert decode(saved(Image.new(mode, (5, 4)), form)).mode == "RGB"
+    assert decode_image(encoded(Image.new(mode, (5, 4)), form)).mode == "RGB"
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_picture_stands_upright_whatever_the_camera_said(orientation):
+def test_the_exif_orientation_is_applied(orientation):
     upright = Image.new("RGB", (8, 4), (0, 0, 0))
     upright.putpixel((0, 0), (255, 255, 255))
-    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Pillow's transpositions that store it as the camera would
-    stored = upright if orientation == 1 else upright.transpose(Image.Transpose(undo[orientation]))
+    inverse = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Pillow's transpositions that store it as a camera would
+    stored = upright if orientation == 1 else upright.transpose(Image.Transpose(inverse[orientation]))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    assert (np.asarray(decode(saved(stored, exif=exif))) == np.asarray(upright)).all()
+    assert (np.asarray(decode_image(encoded(stored, exif=exif))) == np.asarray(upright)).all()
 
 
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "TIFF", "BMP"])
-def test_the_usual_formats_are_read(form):
-    assert decode(saved(Image.new("RGB", (5, 4), (200, 0, 0)), form)).size == (5, 4)
+def test_the_common_formats_are_read(form):
+    assert decode_image(encoded(Image.new("RGB", (5, 4), (200, 0, 0)), form)).size == (5, 4)
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         (b"", "empty"),
-        (b"hello", "not a picture"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a picture"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 5\n", "not a picture"),
-        (b"%PDF-1.4\n", "not a picture"),
-        (saved(Image.new("RGB", (64, 64)), "JPEG")[:200], "damaged|not a picture"),
-        (saved(Image.effect_noise((64, 64), 50))[:1000], "damaged"),
+        (b"hello", "not an image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 5\n", "not an image"),
+        (b"%PDF-1.4\n", "not an image"),
+        (encoded(Image.new("RGB", (64, 64)), "JPEG")[:200], "damaged|not an image"),
+        (encoded(Image.effect_noise((64, 64), 50))[:1000], "damaged"),
     ],
 )
-def test_what_is_no_picture_is_refused_with_the_reason(content, reason):
+def test_files_that_are_no_image_are_refused_with_the_reason(content, reason):
     with pytest.raises(ImageError, match=reason):
-        decode(content)
+        decode_image(content)
 
 
-def test_a_bomb_is_refused_before_it_is_unpacked(monkeypatch):
+def test_a_decompression_bomb_is_refused_before_it_is_decompressed(monkeypatch):
     monkeypatch.setattr(images, "MAX_PIXELS", 100)
     with pytest.raises(ImageError, match="20 x 10 pixels, more than the limit"):
-        decode(saved(Image.new("RGB", (20, 10))))
+        decode_image(encoded(Image.new("RGB", (20, 10))))
 
 
-def test_no_flipped_byte_escapes_as_another_error():
-    content = saved(Image.effect_noise((24, 24), 60).convert("RGB"))
+def test_a_flipped_byte_raises_no_other_error():
+    content = encoded(Image.effect_noise((24, 24), 60).convert("RGB"))
     for place in range(0, len(content), 7):
         damaged = bytearray(content)
         damaged[place] ^= 0xFF
         with contextlib.suppress(ImageError):
-            decode(bytes(damaged))
+            decode_image(bytes(damaged))
 
 
-def test_crop_takes_the_middle_and_squash_the_whole():
+def test_a_description_from_the_header_does_not_decode_the_pixels():
+    content = encoded(Image.effect_noise((64, 64), 50))
+    described = describe_image(content)
+    assert (described.width, described.height, described.mode, described.format) == (64, 64, "L", "PNG")
+    assert describe_image(content[:1000], header_only=True) == described
+    with pytest.raises(ImageError, match="damaged"):
+        describe_image(content[:1000])
+
+
+@pytest.mark.parametrize("value", [np.zeros((4, 5), np.uint8), np.zeros((4, 5, 3), np.uint8), Image.new("L", (5, 4))])
+def test_images_in_memory_become_rgb(value):
+    image = to_rgb_image(value)
+    assert (image.mode, image.size) == ("RGB", (5, 4))
+
+
+@pytest.mark.parametrize("value", [np.zeros((4, 5)), np.zeros((4, 5, 4), np.uint8), 3])
+def test_other_values_in_memory_are_refused(value):
+    with pytest.raises(ImageError, match="must be"):
+        to_rgb_image(value)
+
+
+def test_crop_takes_the_center_and_stretch_the_whole_image():
     wide = Image.new("RGB", (300, 100), (0, 0, 0))
     wide.paste((255, 255, 255), (100, 0, 200, 100))
-    crop = images.resize(wide, size=10, shorter_side=10, interpolation="nearest")
-    squash = images.resize(wide, size=10, shorter_side=None, interpolation="nearest")
-    assert crop.mean() == 255
-    assert 50 < squash.mean() < 120
+    cropped = preprocess_image(wide, preprocessing(10, 10, "nearest"))
+    stretched = preprocess_image(wide, preprocessing(10, None, "nearest"))
+    assert cropped.mean() == 255
+    assert 50 < stretched.mean() < 120
 
 
-def test_crop_agrees_with_torchvision_but_for_rounding():
+def test_crop_equals_torchvisions_up_to_rounding():
     from torchvision.transforms import functional as reference
 
     noise = np.random.default_rng(0).integers(64, 192, (18, 25, 3), dtype=np.uint8)
-    picture = Image.fromarray(noise).resize((500, 360), Image.Resampling.BICUBIC)
-    theirs = np.asarray(reference.center_crop(reference.resize(picture, 256), 224)).astype(int)
-    ours = images.resize(picture, size=224, shorter_side=256, interpolation="bilinear").astype(int)
+    image = Image.fromarray(noise).resize((500, 360), Image.Resampling.BICUBIC)
+    theirs = np.asarray(reference.center_crop(reference.resize(image, 256), 224)).astype(int)
+    ours = preprocess_image(image, preprocessing(224, 256)).astype(int)
     assert np.abs(ours - theirs).mean() < 2
+
+
+def test_a_tall_image_is_scaled_horizontally_first_in_every_version_of_pillow():
+    pixels = (np.random.default_rng(0).integers(0, 2, (400, 100, 3)) * 255).astype(np.uint8)
+    image = Image.fromarray(pixels)
+    horizontally_first = image.resize((64, 400), Image.Resampling.BICUBIC).resize((64, 64), Image.Resampling.BICUBIC)
+    vertically_first = image.resize((100, 64), Image.Resampling.BICUBIC).resize((64, 64), Image.Resampling.BICUBIC)
+    ours = preprocess_image(image, preprocessing(64, None, "bicubic"))
+    assert np.array_equal(ours, np.asarray(horizontally_first))
+    assert not np.array_equal(ours, np.asarray(vertically_first))
+
+
+@pytest.mark.parametrize(
+    ("size", "shorter_side", "width", "height", "region"),
+    [
+        (224, None, 400, 300, (0, 0, 1, 1)),
+        (224, 256, 300, 300, (0.0625, 0.0625, 0.9375, 0.9375)),
+        (224, 224, 400, 200, (0.25, 0, 0.75, 1)),
+        (240, 224, 448, 224, (0.232142857, 0, 0.767857143, 1)),  # the crop is 240 x 240 of an image 224 high: clipped
+        (240, 224, 224, 224, (0, 0, 1, 1)),
+        (240, 224, 224, 448, (0, 0.232142857, 1, 0.767857143)),
+    ],
+)
+def test_the_visible_region_is_the_crop_clipped_to_the_image(size, shorter_side, width, height, region):
+    assert visible_region(preprocessing(size, shorter_side), width, height) == pytest.approx(region)
+
+
+@pytest.mark.parametrize("shorter_side", [None, 20, 24, 32])
+@pytest.mark.parametrize(("width", "height"), [(96, 48), (48, 96), (60, 60)])
+def test_pixels_outside_the_visible_region_do_not_change_the_input(shorter_side, width, height):
+    """With size 24, shorter side 20 is less than the size, 24 equal to it and 32 more."""
+    how = preprocessing(24, shorter_side)
+    left, top, right, bottom = visible_region(how, width, height)
+    inside = np.zeros((height, width), bool)
+    margin = 4  # the filter's radius
+    inside[
+        max(round(top * height) - margin, 0) : round(bottom * height) + margin,
+        max(round(left * width) - margin, 0) : round(right * width) + margin,
+    ] = True
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    outside_changed = np.where(inside[..., None], pixels, 255 - pixels)
+    expected = preprocess_image(Image.fromarray(pixels), how)
+    assert np.array_equal(preprocess_image(Image.fromarray(outside_changed), how), expected)
+    corners = pixels.copy()
+    corners[round(top * height), round(left * width)] ^= 255
+    corners[round(bottom * height) - 1, round(right * width) - 1] ^= 255
+    changed = (preprocess_image(Image.fromarray(corners), how) != expected).any(2)
+    assert changed[0, 0]
+    assert changed[-1, -1]

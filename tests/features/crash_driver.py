@@ -1,4 +1,4 @@
-"""Kills an extraction at each of its write points in turn, with SIGKILL, and lets another process finish it.
+"""Kills an extraction at each of its writes in turn, with SIGKILL, and lets another process finish it.
 
 Run as a program by test_crashes.py: `crash_driver.py FOLDER`. Prints one JSON object. It forks instead of starting an
 interpreter for each of the hundred or so runs.
@@ -13,23 +13,22 @@ from pathlib import Path
 
 from stand_in import StandIn, draw
 
-from pipeline.features import feature_file as cache
-from pipeline.features import store_segment as segment
+from pipeline.features import feature_file, store_segment
 from pipeline.features.extraction import extract_features
 
 WRITES = ("pwrite", "fsync", "fdatasync", "posix_fallocate", "replace")
-segment.SYNC_SECONDS = 0.0
-cache._SLAB_BYTES = 4 * StandIn.regions * StandIn.channels * 2
+store_segment.SYNC_SECONDS = 0.0
+feature_file.SLAB_BYTES = 4 * StandIn.regions * StandIn.channels * 2
 
 
-def extract(pictures, folder):
+def extract(images, folder):
     encoder = StandIn()
-    extract_features(pictures, encoder, folder / "features.h5", store=folder / "store", batch_size=3, workers=1)
+    extract_features(images, encoder, folder / "features.h5", store=folder / "store", batch_size=3, workers=1)
     return encoder.encoded
 
 
 def in_a_child(work):
-    """What `work` returns, from a process of its own; None when that was killed."""
+    """Return what `work` returns in a process of its own; None when that was killed."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -37,8 +36,8 @@ def in_a_child(work):
         os.write(writing, json.dumps(work()).encode())
         os._exit(0)
     os.close(writing)
-    with os.fdopen(reading) as said:
-        answer = said.read()
+    with os.fdopen(reading) as output:
+        answer = output.read()
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         assert os.WTERMSIG(status) == signal.SIGKILL
@@ -48,7 +47,7 @@ def in_a_child(work):
 
 
 def counting(work, *, die_at=None, torn=False):
-    """Run `work` with every write counted; die before number `die_at`, or in the middle of it."""
+    """Run `work` with every write counted; die before write number `die_at`, or in the middle of it."""
     count = 0
 
     def counted(name, real):
@@ -67,42 +66,39 @@ def counting(work, *, die_at=None, torn=False):
     for name in WRITES:
         setattr(os, name, counted(name, getattr(os, name)))
     opened = os.open
-    makes = counted("open", opened)
-    os.open = lambda path, flags, *rest: (makes if flags & os.O_CREAT else opened)(path, flags, *rest)
+    creates = counted("open", opened)
+    os.open = lambda path, flags, *rest: (creates if flags & os.O_CREAT else opened)(path, flags, *rest)
     work()
     return count
 
 
-def rows_kept(folder):
-    kept = 0
-    for path in folder.glob("store/*/*.segment"):
-        found = segment.Segment.open(path, path.parent.name)
-        kept += len(list(found.done())) if found else 0
-    return kept
+def stored_rows(folder):
+    segments = [store_segment.Segment.open(path, path.parent.name) for path in folder.glob("store/*/*.segment")]
+    return sum(len(segment.done()) for segment in segments if segment)
 
 
-def killed_and_resumed(pictures, place, expected, point, torn):
-    place.mkdir()
-    killed = in_a_child(lambda: counting(lambda: extract(pictures, place), die_at=point, torn=torn)) is None
+def killed_and_resumed(images, folder, expected, point, torn):
+    folder.mkdir()
+    killed = in_a_child(lambda: counting(lambda: extract(images, folder), die_at=point, torn=torn)) is None
     return {
         "killed": killed,
-        "kept": rows_kept(place),
-        "encoded": in_a_child(lambda: extract(pictures, place)),
-        "same": (place / "features.h5").read_bytes() == expected,
-        "left": [path.name for path in place.rglob(".*")],
+        "kept": stored_rows(folder),
+        "encoded": in_a_child(lambda: extract(images, folder)),
+        "same": (folder / "features.h5").read_bytes() == expected,
+        "leftovers": [path.name for path in folder.rglob(".*")],
     }
 
 
 def main(folder):
-    pictures = draw(folder / "pictures")
+    images = draw(folder / "images")
     whole = folder / "whole"
     whole.mkdir()
-    points = in_a_child(lambda: counting(lambda: extract(pictures, whole)))
+    points = in_a_child(lambda: counting(lambda: extract(images, whole)))
     expected = (whole / "features.h5").read_bytes()
     runs = []
     for point, torn in itertools.product(range(1, points + 1), (False, True)):
-        runs.append(killed_and_resumed(pictures, folder / f"{point}-{torn}", expected, point, torn))
-    print(json.dumps({"pictures": len(pictures), "points": points, "runs": runs}))
+        runs.append(killed_and_resumed(images, folder / f"{point}-{torn}", expected, point, torn))
+    print(json.dumps({"images": len(images), "points": points, "runs": runs}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Fills a small file system by extracting, frees it, and goes on. Run by test_crashes.py in a mount namespace."""
+"""Fills a small file system by an extraction, frees it, and continues. Run by test_crashes.py in a mount namespace."""
 
 import json
 import os
@@ -14,24 +14,24 @@ from pipeline.features.extraction import extract_features
 def main(disk):
     def extract():
         encoder = StandIn()
-        extract_features(pictures, encoder, disk / "features.h5", store=disk / "store", batch_size=3, workers=1)
+        extract_features(images, encoder, disk / "features.h5", store=disk / "store", batch_size=3, workers=1)
         return encoder.encoded
 
-    pictures = draw(disk / "pictures")
+    images = draw(disk / "images")
     old = disk / "features.h5"
     old.write_bytes(b"of an earlier run")
     room = os.statvfs(disk)
-    (disk / "ballast").write_bytes(bytes(room.f_bavail * room.f_frsize - 30_000))  # enough for the store alone
-    said = False
+    (disk / "ballast").write_bytes(bytes(room.f_bavail * room.f_frsize - 30_000))  # enough for the store only
+    refused = False
     try:
         extract()
     except DiskError as error:
-        said = "features.h5" in str(error) and "are missing" in str(error)
+        refused = "features.h5" in str(error) and "are missing" in str(error)
     untouched = old.read_bytes() == b"of an earlier run"
     (disk / "ballast").unlink()
     encoded_again = extract()
-    after = old.stat().st_size > 4000
-    print(json.dumps({"said": said, "old output": untouched, "after": after, "kept": encoded_again == 0}))
+    written = old.stat().st_size > 4000
+    print(json.dumps({"refused": refused, "old untouched": untouched, "written": written, "kept": encoded_again == 0}))
 
 
 if __name__ == "__main__":

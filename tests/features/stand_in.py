@@ -1,4 +1,4 @@
-"""An encoder without a network: rows follow from the pixels, and it notes every picture that it encodes."""
+"""An encoder without a network: features follow from the pixels, and it counts the images that it encodes."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # crash_driver runs this file without pytest
 
 from pipeline.encoders.spec import EncoderSpec, Preprocessing
-from pipeline.features.image_batches import Picture
+from pipeline.features.image_batches import ImageFile
 from pipeline.files import sha256_of
 
 SPEC = EncoderSpec(
@@ -19,13 +19,13 @@ SPEC = EncoderSpec(
     weights_sha256="0" * 64,
     layer="features",
     grid=2,
-    transform=Preprocessing(8, None, "bilinear", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), (255, 255, 255)),
+    preprocessing=Preprocessing(8, None, "bilinear", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), (255, 255, 255)),
     precision="float32",
 )
 
 
 class StandIn:
-    """What `extract_features` asks of an encoder."""
+    """What `extract_features` uses of an encoder."""
 
     spec = SPEC
     engine = "none"
@@ -35,8 +35,8 @@ class StandIn:
     def __init__(self):
         self.encoded = 0
 
-    def prepare(self, picture):
-        return np.asarray(picture.resize((8, 8)))
+    def preprocess(self, image):
+        return np.asarray(image.resize((8, 8)))
 
     def encode(self, pixels):
         self.encoded += len(pixels)
@@ -44,12 +44,12 @@ class StandIn:
 
 
 def draw(folder, count=11):
-    """`count` small pictures of noise."""
+    """`count` small images of noise."""
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = []
+    images = []
     for number in range(count):
         path = folder / f"{number:02d}.png"
         pixels = np.random.default_rng(number).integers(0, 256, (9, 12, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(path)
-        pictures.append(Picture(path.name, path, sha256_of(path)))
-    return pictures
+        images.append(ImageFile(path.name, path, sha256_of(path)))
+    return images

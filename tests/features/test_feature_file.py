@@ -1,13 +1,10 @@
-"""features.h5: the same bytes for the same pictures, and no trust in a damaged file."""
-
-import zlib
+"""features.h5: equal bytes for equal images, and an error for every damage."""
 
 import h5py
 import numpy as np
 import pytest
 from stand_in import SPEC
 
-from pipeline.encoders.spec import EncoderSpec
 from pipeline.errors import ArtefactError, DataError, DiskError
 from pipeline.features.feature_file import FeatureFile, write_feature_file
 
@@ -19,9 +16,8 @@ def row(image):
     return np.random.default_rng(len(image) + ord(image[0])).random(SHAPE).astype(np.float16)
 
 
-def read(images, rows):
-    rows[:] = np.stack([row(image) for image in images])
-    return np.array([zlib.crc32(one.tobytes()) for one in rows], np.uint32)
+def read(images):
+    return np.stack([row(image) for image in images])
 
 
 @pytest.fixture
@@ -30,14 +26,14 @@ def path(tmp_path):
     return tmp_path / "features.h5"
 
 
-def test_rows_are_found_by_name(path):
-    cache = FeatureFile.open(path)
-    assert cache.spec == SPEC
-    assert cache.images == ("Z.jpg", "a.jpg", "b.jpg", "z/é.jpg")
-    assert cache.load(["b.jpg", "a.jpg"]).tobytes() == row("b.jpg").tobytes() + row("a.jpg").tobytes()
+def test_features_are_loaded_by_image_id(path):
+    file = FeatureFile.open(path)
+    assert file.spec == SPEC
+    assert file.images == ("Z.jpg", "a.jpg", "b.jpg", "z/é.jpg")
+    assert file.load(["b.jpg", "a.jpg"]).tobytes() == row("b.jpg").tobytes() + row("a.jpg").tobytes()
 
 
-def test_anybody_can_read_it_with_h5py(path):
+def test_h5py_reads_the_file(path):
     with h5py.File(path) as file:
         assert file["features"].dtype == np.float16
         assert file["features"].chunks is None
@@ -49,8 +45,8 @@ def test_the_bytes_do_not_depend_on_the_order(path, tmp_path):
     assert (tmp_path / "other.h5").read_bytes() == path.read_bytes()
 
 
-def test_a_picture_without_features_is_named(path):
-    with pytest.raises(DataError, match=r"holds no features of new.jpg"):
+def test_an_image_without_features_is_named(path):
+    with pytest.raises(DataError, match=r"contains no features of new.jpg"):
         FeatureFile.open(path).load(["new.jpg"])
 
 
@@ -59,10 +55,10 @@ def test_a_flipped_bit_in_a_row_is_named(path):
     place = content.index(row("b.jpg").tobytes())
     content[place + 5] ^= 1
     path.write_bytes(bytes(content))
-    cache = FeatureFile.open(path)
-    assert cache.load(["a.jpg"]).shape == (1, *SHAPE)
+    file = FeatureFile.open(path)
+    assert file.load(["a.jpg"]).shape == (1, *SHAPE)
     with pytest.raises(ArtefactError, match=r"the row of b.jpg is damaged"):
-        cache.load(["b.jpg"])
+        file.load(["b.jpg"])
 
 
 def test_every_truncation_is_refused(path):
@@ -81,8 +77,8 @@ def test_a_flipped_byte_anywhere_is_refused_or_harmless(path):
         damaged[place] ^= 0xFF
         path.write_bytes(bytes(damaged))
         try:
-            cache = FeatureFile.open(path)
-            found = [part.tobytes() for part in cache.load(IMAGES)]
+            file = FeatureFile.open(path)
+            found = [part.tobytes() for part in file.load(IMAGES)]
         except (ArtefactError, DataError):
             continue
         assert found == expected
@@ -117,25 +113,19 @@ def test_a_text_file_is_refused(tmp_path):
 def test_the_old_file_stays_when_writing_fails(path):
     before = path.read_bytes()
 
-    def fails(images, rows):
+    def fails(images):
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(DiskError, match=r"features.h5: no space left: [0-9,]+ bytes are free; what stood there"):
+    with pytest.raises(DiskError, match=r"features.h5: no space left: [0-9,]+ bytes are free; the file that was there"):
         write_feature_file(path, SPEC, IMAGES, SHAPE, fails)
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == ["features.h5"]
 
 
-def test_a_folder_in_its_place_is_refused(tmp_path):
+def test_a_folder_in_place_of_the_file_is_refused(tmp_path):
     (tmp_path / "features.h5").mkdir()
-    with pytest.raises(DiskError, match="a folder stands where a file is to be written"):
+    with pytest.raises(DiskError, match="is a folder, but a file is to be written here"):
         write_feature_file(tmp_path / "features.h5", SPEC, IMAGES, SHAPE, read)
-
-
-def test_specs_that_differ_say_where():
-    other = EncoderSpec.from_json(SPEC.to_json().replace('"grid":2', '"grid":7'))
-    assert SPEC.differences(other) == ["grid: 2, 7"]
-    assert other.digest != SPEC.digest
 
 
 @pytest.mark.parametrize(
@@ -145,7 +135,9 @@ def test_specs_that_differ_say_where():
         ("features", np.zeros((4, 24), np.float16), r"\(4, 24\), expected float16 \(N, R, C\)"),
         ("features", np.zeros((3, *SHAPE), np.float16), "3 rows, 4 checksums, 4 ids"),
         ("crc32", np.zeros(4, np.int64), "expected"),
-        ("image", np.array([b"b", b"a", b"c", b"d"]), "the ids are not in order"),
+        ("image", np.array([b"b", b"a", b"c", b"d"]), "damaged: its spec, ids and checksums do not match"),
+        ("crc32", np.zeros(4, np.uint32), "damaged: its spec, ids and checksums do not match"),
+        ("sha256", np.bytes_(b"0" * 64), "damaged: its spec, ids and checksums do not match"),
         ("image", np.arange(4), "expected"),
     ],
 )
@@ -157,17 +149,19 @@ def test_another_shape_or_type_is_refused(path, name, content, words):
         FeatureFile.open(path)
 
 
-def test_rows_that_are_not_numbers_are_refused(tmp_path):
-    def broken(images, rows):
-        rows[:] = np.nan
-        return np.array([zlib.crc32(rows.tobytes())], np.uint32)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused(tmp_path, value):
+    def broken(images):
+        features = read(images)
+        features[0, 1, 2] = value
+        return features
 
     write_feature_file(tmp_path / "features.h5", SPEC, ["a.jpg"], SHAPE, broken)
-    with pytest.raises(ArtefactError, match=r"the row of a.jpg is not finite"):
+    with pytest.raises(ArtefactError, match=r"the row of a.jpg contains values that are not finite"):
         FeatureFile.open(tmp_path / "features.h5").load(["a.jpg"])
 
 
-def test_a_shape_larger_than_the_file_is_refused_before_memory_is_asked_for(path):
+def test_a_shape_larger_than_the_file_is_refused_before_memory_is_allocated(path):
     content = path.read_bytes()
     extent = b"".join(size.to_bytes(8, "little") for size in (4, *SHAPE))
     place = content.index(extent)
@@ -175,6 +169,45 @@ def test_a_shape_larger_than_the_file_is_refused_before_memory_is_asked_for(path
     path.write_bytes(content[:place] + larger + content[place + len(extent) :])
     with pytest.raises(ArtefactError):
         FeatureFile.open(path)
+
+
+def test_rows_are_read_by_number_and_checked(path):
+    file = FeatureFile.open(path)
+    assert file.read(np.array([2, 0, 2])).tobytes() == b"".join(
+        row(name).tobytes() for name in ("b.jpg", "Z.jpg", "b.jpg")
+    )
+    assert file.read(np.array([], np.int64)).shape == (0, *SHAPE)
+
+
+def test_another_spec_in_the_file_is_refused(path):
+    with h5py.File(path, "a") as file:
+        file.attrs["spec"] = SPEC.to_json().replace('"grid":2', '"grid":7')
+    with pytest.raises(ArtefactError, match=r"features.h5: damaged: its spec, ids .*; run `dvc repro -f extract`"):
+        FeatureFile.open(path)
+
+
+def test_a_spec_of_another_version_is_refused_with_the_path_and_a_remedy(path):
+    with h5py.File(path, "a") as file:
+        file.attrs["spec"] = '{"schema":2}'
+    with pytest.raises(
+        ArtefactError, match=r"features.h5: the encoder spec has schema 2.*; run `dvc repro -f extract`"
+    ):
+        FeatureFile.open(path)
+
+
+def test_a_file_of_version_0_1_is_refused_with_a_remedy(path):
+    with h5py.File(path, "a") as file:
+        file.attrs["schema"] = 1
+        del file["sha256"]
+    with pytest.raises(ArtefactError, match=r"schema 1, this version reads 2; run `dvc repro -f extract`"):
+        FeatureFile.open(path)
+
+
+def test_equal_features_have_equal_digests(path, tmp_path):
+    write_feature_file(tmp_path / "fewer.h5", SPEC, IMAGES[1:], SHAPE, read)
+    write_feature_file(tmp_path / "same.h5", SPEC, IMAGES, SHAPE, read)
+    digests = [FeatureFile.open(file).digest() for file in (path, tmp_path / "same.h5", tmp_path / "fewer.h5")]
+    assert digests[0] == digests[1] != digests[2]
 
 
 def test_an_empty_dataset_gives_an_empty_file(tmp_path):

@@ -1,4 +1,4 @@
-"""Encoding as an accelerator does it, on a CPU: the network sees the same pixels in whatever way they get there."""
+"""GPU extraction, run on a CPU: the network receives the same pixels as in extraction on a CPU."""
 
 import contextlib
 import hashlib
@@ -7,184 +7,177 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from conftest import small_encoder
 from PIL import Image
+from support import small_encoder
 
-from pipeline.encoders import images
-from pipeline.encoders.encoder import ACCELERATOR_BATCH
-from pipeline.features import extraction
-from pipeline.features import gpu_extraction as conveyor
+from pipeline.encoders.encoder import GPU_BATCH
+from pipeline.encoders.images import decode_image
+from pipeline.features import extraction, gpu_extraction
 from pipeline.features.feature_file import FeatureFile
-from pipeline.features.gpu_extraction import PIECE, GpuExtractor, on_device
-from pipeline.features.image_batches import Picture
+from pipeline.features.gpu_extraction import CHUNK, GpuExtractor, encode_on_gpu
+from pipeline.features.image_batches import Batch, ImageFile, split_into_batches
 
 
-@pytest.fixture(scope="module", params=["squash", "crop"])
+@pytest.fixture(scope="module", params=["stretch", "crop"])
 def encoder(request):
     return small_encoder(request.param)
 
 
-def saved(path, size, mode="RGB", **options):
-    """A smooth picture with some noise."""
+def save_image(path, size, mode="RGB", **options):
+    """A smooth image with some noise."""
     random = np.random.default_rng(zlib.crc32(path.name.encode()))
     coarse = Image.fromarray(random.integers(0, 256, (5, 7, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
     values = np.asarray(coarse).astype(int) + random.integers(-9, 9, (size[1], size[0], 3))
     Image.fromarray(values.clip(0, 255).astype(np.uint8)).convert(mode).save(path, **options)
-    return Picture(path.name, path, hashlib.sha256(path.read_bytes()).hexdigest())
+    return ImageFile(path.name, path, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """Thirteen: several of one shape, some of the network's own size, some that threads scale."""
-    made = [saved(tmp_path / f"a{n}.jpg", (90, 70), quality=90) for n in range(4)]
-    made += [saved(tmp_path / f"b{n}.jpg", (70, 90 + n)) for n in range(2)]
-    made += [saved(tmp_path / "grey.jpg", (90, 70), "L"), saved(tmp_path / "print.jpg", (90, 70), "CMYK")]
-    made += [saved(tmp_path / "own.png", (64, 64)), saved(tmp_path / "clear.png", (80, 64), "RGBA")]
-    made += [saved(tmp_path / "large.png", (120, 100)), saved(tmp_path / "wide.png", (9000, 1))]
-    turned = Image.Exif()
-    turned[0x0112] = 6
-    return [*made, saved(tmp_path / "turned.jpg", (90, 70), exif=turned)]
+def images(tmp_path):
+    """Thirteen images: several of one shape, one of the network's own size, some that the threads resize."""
+    made = [save_image(tmp_path / f"a{n}.jpg", (90, 70), quality=90) for n in range(4)]
+    made += [save_image(tmp_path / f"b{n}.jpg", (70, 90 + n)) for n in range(2)]
+    made += [save_image(tmp_path / "gray.jpg", (90, 70), "L"), save_image(tmp_path / "print.jpg", (90, 70), "CMYK")]
+    made += [save_image(tmp_path / "own.png", (64, 64)), save_image(tmp_path / "clear.png", (80, 64), "RGBA")]
+    made += [save_image(tmp_path / "large.png", (120, 100)), save_image(tmp_path / "wide.png", (9000, 1))]
+    rotated = Image.Exif()
+    rotated[0x0112] = 6
+    return [*made, save_image(tmp_path / "rotated.jpg", (90, 70), exif=rotated)]
 
 
 @pytest.fixture(autouse=True)
-def pictures_are_large_early(monkeypatch):
-    monkeypatch.setattr(conveyor, "LARGE", 11_000)
+def low_resize_limit(monkeypatch):
+    monkeypatch.setattr(gpu_extraction, "MAX_GPU_RESIZE_PIXELS", 11_000)
 
 
-def prepared(pictures, encoder):
-    return np.stack([encoder.prepare(images.decode(one.path.read_bytes())) for one in pictures])
+def preprocessed(images, encoder):
+    return np.stack([encoder.preprocess(decode_image(image.path.read_bytes())) for image in images])
 
 
-def pieces_of(pictures, size=PIECE):
-    return [(start, pictures[start : start + size]) for start in range(0, len(pictures), size)]
+def network_input(extractor, images, monkeypatch):
+    """Return what the network receives for each image."""
+    inputs = []
+    forward = extractor.encoder.forward
 
-
-def seen(line, pictures, monkeypatch):
-    """What the network gets for each picture."""
-    given = []
-    forward = line.encoder.forward
-
-    def noting(pixels):
-        given.append(pixels.numpy().copy())
+    def recording(pixels):
+        inputs.append(pixels.numpy().copy())
         return forward(pixels)
 
-    monkeypatch.setattr(line.encoder, "forward", noting)
-    flight = line.launch([line.open(piece) for piece in pieces_of(pictures, 5)])
-    line.land(flight)
-    (batch,) = given
-    assert batch.shape == (ACCELERATOR_BATCH, 64, 64, 3)
-    assert not batch[len(pictures) :].any()
-    return batch[np.argsort(flight.places)]
+    monkeypatch.setattr(extractor.encoder, "forward", recording)
+    pending = extractor.submit([extractor.decode(chunk) for chunk in split_into_batches(images, 5)])
+    extractor.collect(pending)
+    (batch,) = inputs
+    assert batch.shape == (GPU_BATCH, 64, 64, 3)
+    assert not batch[len(images) :].any()
+    return batch[np.argsort(pending.rows)]
 
 
-def test_the_network_sees_what_prepare_gives(pictures, encoder, monkeypatch):
-    line = GpuExtractor(encoder)
-    assert line.scales
-    opened = line.open((0, pictures))
-    scaled = {picture.image for picture, found in zip(pictures, opened.pictures, strict=True) if found.scaled}
-    # The whole of 9,000 x 1 pixels cannot be made square exactly; its centre can.
-    assert scaled == {"large.png"} | (set() if encoder.spec.transform.shorter_side else {"wide.png"})
-    assert np.array_equal(seen(line, pictures, monkeypatch), prepared(pictures, encoder))
+def test_the_network_receives_the_preprocessed_images(images, encoder, monkeypatch):
+    extractor = GpuExtractor(encoder)
+    assert extractor.resizes_on_device
+    decoded = extractor.decode(Batch(0, images)).decoded
+    resized = {image.image for image, found in zip(images, decoded, strict=True) if found.resized}
+    # 9,000 x 1 pixels cannot be stretched to a square exactly; their center can be cropped.
+    assert resized == {"large.png"} | (set() if encoder.spec.preprocessing.shorter_side else {"wide.png"})
+    assert np.array_equal(network_input(extractor, images, monkeypatch), preprocessed(images, encoder))
 
 
-def test_a_device_that_computes_with_fewer_bits_scales_nothing(pictures, encoder, monkeypatch):
-    monkeypatch.setattr(conveyor, "resample", lambda pixels, transform: torch.zeros(len(pixels), 64, 64, 3))
-    line = GpuExtractor(encoder)
-    assert not line.scales
-    assert all(picture.scaled for picture in line.open((0, pictures)).pictures)
-    assert np.array_equal(seen(line, pictures, monkeypatch), prepared(pictures, encoder))
+def test_a_device_that_computes_with_fewer_bits_resizes_nothing(images, encoder, monkeypatch):
+    monkeypatch.setattr(gpu_extraction, "resample", lambda pixels, _: torch.zeros(len(pixels), 64, 64, 3))
+    extractor = GpuExtractor(encoder)
+    assert not extractor.resizes_on_device
+    assert all(image.resized for image in extractor.decode(Batch(0, images)).decoded)
+    assert np.array_equal(network_input(extractor, images, monkeypatch), preprocessed(images, encoder))
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_every_picture_gets_its_own_row(pictures, encoder, workers):
-    many = [*pictures] * 20  # four batches, more than are under way at a time
-    found = list(on_device(iter(pieces_of(many)), encoder, workers))
-    places = [place for places, _, _ in found for place in places]
-    assert sorted(places) == list(range(len(many)))
-    rows = np.concatenate([rows for _, rows, _ in found])[np.argsort(places)]
-    expected = encoder.encode(prepared(pictures, encoder))
-    assert np.allclose(rows, np.tile(expected, (20, 1, 1)), atol=2e-3)
-    apart = np.abs(expected[:, None] - expected[None]).max((2, 3)) + np.eye(len(expected))
-    assert apart.min() > 0.01  # so that another one's row would be seen
+def test_every_image_gets_its_own_features(images, encoder, workers):
+    many = [*images] * 20  # more batches than are pending at a time
+    found = list(encode_on_gpu(many, encoder, batch_size=1, workers=workers))
+    rows = [row for batch in found for row in batch.rows]
+    assert sorted(rows) == list(range(len(many)))
+    features = np.concatenate([batch.features for batch in found])[np.argsort(rows)]
+    expected = encoder.encode(preprocessed(images, encoder))
+    assert np.allclose(features, np.tile(expected, (20, 1, 1)), atol=2e-3)
+    distance = np.abs(expected[:, None] - expected[None]).max((2, 3)) + np.eye(len(expected))
+    assert distance.min() > 0.01  # so that a swap would be noticed
 
 
-def test_bad_pictures_are_named_and_move_no_row(pictures, encoder):
-    damaged = pictures[1].path.read_bytes()[:600]
-    pictures[1].path.write_bytes(damaged)
-    pictures[1] = Picture("a1.jpg", pictures[1].path, hashlib.sha256(damaged).hexdigest())
-    pictures[3].path.unlink()
-    pictures[5].path.write_bytes(pictures[0].path.read_bytes())
-    line = GpuExtractor(encoder)
-    places, rows, bad = line.land(line.launch([line.open((100, pictures))]))
-    assert sorted(places) == [100, 102, 104, *range(106, 100 + len(pictures))]
-    kept = [pictures[place - 100] for place in places]
-    assert np.allclose(rows, encoder.encode(prepared(kept, encoder)), atol=2e-3)
-    assert bad[pictures[1].sha256].startswith("damaged")
-    assert "No such file" in bad[pictures[3].sha256]
-    assert bad[pictures[5].sha256].startswith("changed since")
-    assert len(bad) == 3
+def test_unreadable_images_are_listed_and_change_no_other_row(images, encoder):
+    damaged = images[1].path.read_bytes()[:600]
+    images[1].path.write_bytes(damaged)
+    images[1] = ImageFile("a1.jpg", images[1].path, hashlib.sha256(damaged).hexdigest())
+    images[3].path.unlink()
+    images[5].path.write_bytes(images[0].path.read_bytes())
+    extractor = GpuExtractor(encoder)
+    batch = extractor.collect(extractor.submit([extractor.decode(Batch(100, images))]))
+    assert sorted(batch.rows) == [100, 102, 104, *range(106, 100 + len(images))]
+    kept = [images[row - 100] for row in batch.rows]
+    assert np.allclose(batch.features, encoder.encode(preprocessed(kept, encoder)), atol=2e-3)
+    assert batch.unreadable[images[1].sha256].startswith("damaged")
+    assert "No such file" in batch.unreadable[images[3].sha256]
+    assert batch.unreadable[images[5].sha256].startswith("changed since")
+    assert len(batch.unreadable) == 3
 
 
-def test_a_batch_without_a_single_good_picture_has_no_rows(encoder, tmp_path):
+def test_a_batch_of_unreadable_images_has_no_rows(encoder, tmp_path):
     (tmp_path / "x.jpg").write_bytes(b"x")
-    picture = Picture("x.jpg", tmp_path / "x.jpg", hashlib.sha256(b"x").hexdigest())
-    (found,) = on_device(iter([(0, [picture])]), encoder, 2)
-    assert found[:2] == ([], None)
-    assert list(found[2]) == [picture.sha256]
+    image = ImageFile("x.jpg", tmp_path / "x.jpg", hashlib.sha256(b"x").hexdigest())
+    (batch,) = encode_on_gpu([image], encoder, batch_size=1, workers=2)
+    assert (batch.rows, len(batch.features)) == ([], 0)
+    assert list(batch.unreadable) == [image.sha256]
 
 
-def test_memory_is_used_again_only_when_its_copy_is_done(encoder):
+def test_pinned_memory_is_reused_only_after_its_copy(encoder):
     class Copy:
         done = False
 
         def synchronize(self):
             self.done = True
 
-    line = GpuExtractor(encoder)
-    line._staging.clear()
-    copies = [Copy() for _ in range(conveyor.UNDER_WAY + 1)]
+    extractor = GpuExtractor(encoder)
+    extractor._staging.clear()
+    copies = [Copy() for _ in range(gpu_extraction.MAX_PENDING + 1)]
     hosts = [torch.empty(100, dtype=torch.uint8) for _ in copies]
-    line._staging.extend(zip(hosts, copies, strict=True))
-    assert line._stage(80) is hosts[0]
+    extractor._staging.extend(zip(hosts, copies, strict=True))
+    assert extractor._staging_memory(80) is hosts[0]
     assert [copy.done for copy in copies] == [True, False, False, False]
-    line._staging.append((hosts[0], Copy()))
-    assert len(line._stage(101)) >= 101  # too small a one is not used
+    extractor._staging.append((hosts[0], Copy()))
+    assert len(extractor._staging_memory(101)) >= 101  # memory that is too small is not reused
     assert copies[1].done
 
 
-def test_extraction_on_a_device_fills_the_store_and_the_cache(pictures, encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr(extraction, "_on_threads", on_device)
+def test_extraction_fills_the_store_and_the_feature_file(images, encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(extraction, "encode_on_cpu", encode_on_gpu)
     out = tmp_path / "features.h5"
-    result = extraction.extract_features(pictures, encoder, out, store=tmp_path / "store", batch_size=5, workers=2)
-    assert (result.encoded, result.unreadable) == (len(pictures), {})
-    cache = FeatureFile.open(out)
-    order = sorted(pictures, key=lambda one: one.image)
-    assert list(cache.images) == [one.image for one in order]
-    assert np.allclose(cache.load(cache.images), encoder.encode(prepared(order, encoder)), atol=2e-3)
-    again = extraction.extract_features(pictures, encoder, out, store=tmp_path / "store", batch_size=5, workers=2)
-    assert (again.encoded, again.from_store) == (0, len(pictures))
+    report = extraction.extract_features(images, encoder, out, store=tmp_path / "store", batch_size=5, workers=2)
+    assert (report.encoded, report.unreadable) == (len(images), {})
+    file = FeatureFile.open(out)
+    ordered = sorted(images, key=lambda image: image.image)
+    assert list(file.images) == [image.image for image in ordered]
+    assert np.allclose(file.load(file.images), encoder.encode(preprocessed(ordered, encoder)), atol=2e-3)
+    again = extraction.extract_features(images, encoder, out, store=tmp_path / "store", batch_size=5, workers=2)
+    assert (again.encoded, again.from_store) == (0, len(images))
 
 
-def test_an_interruption_keeps_what_has_landed(pictures, encoder, tmp_path, monkeypatch):
-    many = [saved(tmp_path / f"more{number:03d}.png", (20, 20 + number % 3)) for number in range(7 * PIECE)]
-    monkeypatch.setattr(extraction, "_on_threads", on_device)
-    monkeypatch.setattr(conveyor, "UNDER_WAY", 1)
+def test_an_interrupted_run_keeps_the_collected_batches(encoder, tmp_path, monkeypatch):
+    many = [save_image(tmp_path / f"{number:03d}.png", (20, 20 + number % 3)) for number in range(7 * CHUNK)]
+    monkeypatch.setattr(extraction, "encode_on_cpu", encode_on_gpu)
+    monkeypatch.setattr(gpu_extraction, "MAX_PENDING", 1)
 
-    def interrupted(done, total, note):
+    def interrupt(done, total, note):
         raise KeyboardInterrupt
 
-    out = tmp_path / "features.h5"
+    out, store = tmp_path / "features.h5", tmp_path / "store"
     with pytest.raises(KeyboardInterrupt):
-        extraction.extract_features(
-            many, encoder, out, store=tmp_path / "store", batch_size=PIECE, workers=2, progress=interrupted
-        )
-    result = extraction.extract_features(many, encoder, out, store=tmp_path / "store", batch_size=PIECE, workers=2)
-    assert (result.from_store, result.encoded) == (ACCELERATOR_BATCH, len(many) - ACCELERATOR_BATCH)
+        extraction.extract_features(many, encoder, out, store=store, batch_size=CHUNK, workers=2, progress=interrupt)
+    report = extraction.extract_features(many, encoder, out, store=store, batch_size=CHUNK, workers=2)
+    assert (report.from_store, report.encoded) == (GPU_BATCH, len(many) - GPU_BATCH)
 
 
-def test_streams_wait_for_each_other_where_they_must(pictures, encoder, monkeypatch):
-    """What is asked of CUDA, in its order, of stand-ins that note it; the tensors stay where they are."""
-    log, names = [], iter(("pixels there", "rows there"))
+def test_cuda_streams_wait_for_each_other(images, encoder, monkeypatch):
+    """The CUDA calls in their order, on stand-ins that record them; the tensors stay on the CPU."""
+    log, names = [], iter(("pixels copied", "features ready"))
 
     class Stream:
         def __init__(self, name):
@@ -196,34 +189,34 @@ def test_streams_wait_for_each_other_where_they_must(pictures, encoder, monkeypa
     class Event:
         def record(self, stream):
             self.name = next(names)
-            log.append(f"{self.name}: noted on {stream.name}")
+            log.append(f"{self.name}: recorded on {stream.name}")
 
         def synchronize(self):
-            log.append(f"the host waits for {self.name}")
+            log.append(f"host waits for {self.name}")
 
     @contextlib.contextmanager
-    def within(stream):
-        log.append(f"on {stream.name}")
+    def on_stream(stream):
+        log.append(f"enter {stream.name}")
         yield
-        log.append(f"off {stream.name}")
+        log.append(f"leave {stream.name}")
 
-    network = Stream("network")
+    compute = Stream("compute stream")
     monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "stream", within)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: network)
+    monkeypatch.setattr(torch.cuda, "stream", on_stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: compute)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, stream: log.append(f"kept for {stream.name}"))
-    line = GpuExtractor(encoder)
-    monkeypatch.setattr(line, "_cuda", True)
-    monkeypatch.setattr(line, "_copying", Stream("copying"))
-    monkeypatch.setattr(line, "_pinned", lambda shape, dtype: torch.empty(*shape, dtype=dtype))
-    places, rows, _ = line.land(line.launch([line.open((0, pictures))]))
+    extractor = GpuExtractor(encoder)
+    monkeypatch.setattr(extractor, "_cuda", True)
+    monkeypatch.setattr(extractor, "_copy_stream", Stream("copy stream"))
+    monkeypatch.setattr(extractor, "_allocate_pinned", lambda shape, dtype: torch.empty(*shape, dtype=dtype))
+    batch = extractor.collect(extractor.submit([extractor.decode(Batch(0, images))]))
     assert log == [
-        "on copying",
-        "pixels there: noted on copying",
-        "off copying",
-        "network waits for pixels there",
-        "kept for network",
-        "rows there: noted on network",
-        "the host waits for rows there",
+        "enter copy stream",
+        "pixels copied: recorded on copy stream",
+        "leave copy stream",
+        "compute stream waits for pixels copied",
+        "kept for compute stream",
+        "features ready: recorded on compute stream",
+        "host waits for features ready",
     ]
-    assert np.allclose(rows[np.argsort(places)], encoder.encode(prepared(pictures, encoder)), atol=2e-3)
+    assert np.allclose(batch.features[np.argsort(batch.rows)], encoder.encode(preprocessed(images, encoder)), atol=2e-3)

@@ -1,15 +1,20 @@
-"""A manifest is checked row by row and numbered."""
+"""A manifest is checked before any work, and a folder of shards keeps to the manifest it was begun with."""
 
 import csv
+import dataclasses
 
 import pytest
+from stand_in import SPEC
 
-from pipeline.errors import DataError, ParamsError
-from pipeline.features.ray import manifest
-from pipeline.features.ray.manifest import number_pictures
+from pipeline.errors import ArtefactError, DataError, DiskError, ParamsError
 
 pa = pytest.importorskip("pyarrow", reason="manifests need the extra `ray`")
 pq = pytest.importorskip("pyarrow.parquet", reason="manifests need the extra `ray`")
+
+from pipeline.features.ray import job as jobs  # noqa: E402
+from pipeline.features.ray.job import Job, locked_folder  # noqa: E402
+from pipeline.features.ray.manifest import read_manifest  # noqa: E402
+from pipeline.features.shards import shard_path  # noqa: E402
 
 ROWS = [("b.png", "photos/b.png", "B" * 64), ("a.png", "s3://bucket/a b.png", ""), ("c/é.png", "x.tar::é.png", "")]
 
@@ -22,87 +27,142 @@ def write_csv(path, header, rows):
 
 @pytest.fixture
 def table(tmp_path):
-    return write_csv(tmp_path / "pictures.csv", ("image", "path", "sha256"), ROWS)
+    return write_csv(tmp_path / "images.csv", ("image", "path", "sha256"), ROWS)
 
 
-def numbered(source, tmp_path):
-    number_pictures(source, tmp_path / "numbered.parquet")
-    return pq.ParquetFile(tmp_path / "numbered.parquet").read()
-
-
-def test_pictures_are_numbered_in_their_order_with_64_bits(table, tmp_path):
-    found = numbered(table, tmp_path)
-    assert found.schema.field("id").type == pa.int64()
-    assert found["id"].to_pylist() == [0, 1, 2]
-    assert found["image"].to_pylist() == ["b.png", "a.png", "c/é.png"]
-
-
-def test_paths_are_whole_and_addresses_stay(table, tmp_path, monkeypatch):
+def test_paths_become_absolute_and_urls_stay(table, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert numbered(table, tmp_path)["path"].to_pylist() == [
+    found = read_manifest(table)
+    assert found["image"].to_pylist() == ["b.png", "a.png", "c/é.png"]
+    assert found["path"].to_pylist() == [
         f"{tmp_path}/photos/b.png",
         "s3://bucket/a b.png",
         f"{tmp_path}/x.tar::é.png",
     ]
+    assert found["sha256"].to_pylist() == ["b" * 64, "", ""]
 
 
-def test_csv_and_parquet_of_one_content_are_one_manifest(table, tmp_path):
+def test_csv_and_parquet_are_read_alike(table, tmp_path):
     columns = dict(zip(("image", "path", "sha256"), zip(*ROWS, strict=True), strict=True))
-    pq.write_table(pa.table({"other": [1, 2, 3], **columns}), tmp_path / "pictures.parquet")
-    ours = number_pictures(tmp_path / "pictures.parquet", tmp_path / "out.parquet")
-    assert ours == number_pictures(table, tmp_path / "out.parquet")
-    assert ours.pictures == 3
+    pq.write_table(pa.table({"other": [1, 2, 3], **columns}), tmp_path / "images.parquet")
+    assert read_manifest(tmp_path / "images.parquet").equals(read_manifest(table))
 
 
-def test_the_table_of_prepare_is_a_manifest(tmp_path):
-    source = write_csv(tmp_path / "images.csv", ("image", "path", "sha256", "split"), [("a", "a.png", "0", "train")])
-    assert numbered(source, tmp_path)["sha256"].to_pylist() == ["0"]
-
-
-def test_another_content_is_another_manifest(tmp_path, table):
-    other = write_csv(tmp_path / "other.csv", ("image", "path", "sha256"), [(*ROWS[0][:2], "C" * 64), *ROWS[1:]])
-    out = tmp_path / "out.parquet"
-    assert number_pictures(other, out).digest != number_pictures(table, out).digest
-
-
-def test_a_manifest_is_read_in_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr(manifest, "_ROWS", 4)
-    rows = [(f"{number}.png", f"{number}.png") for number in range(11)]
-    found = numbered(write_csv(tmp_path / "many.csv", ("image", "path"), rows), tmp_path)
-    assert found["id"].to_pylist() == list(range(11))
-    assert found["image"].to_pylist() == [image for image, _ in rows]
+def test_sha256_is_optional_and_other_columns_are_ignored(tmp_path):
+    source = write_csv(tmp_path / "images.csv", ("split", "image", "path"), [("train", "007", "a,\n.png")])
+    assert read_manifest(source).to_pylist() == [
+        {"image": "007", "path": str(tmp_path.cwd() / "a,\n.png"), "sha256": ""}
+    ]
 
 
 @pytest.mark.parametrize(
     ("header", "rows", "message"),
     [
         (("image", "file"), [("a", "b")], r"has no column 'path' \(found: image, file\)"),
-        (("image", "path"), [], "lists no pictures"),
+        (("image", "path"), [], "lists no images"),
         (("image", "path"), [("a", "x"), ("", "y")], "row 2 has no image"),
         (("image", "path"), [("a", "x"), ("b", "")], "row 2 has no path"),
-        (("image", "path"), [("a", "x"), ("b",)], "line 3: fewer columns"),
-        (("image", "path"), [("a", "x"), ("b", "y"), ("a", "z")], "a is listed twice"),
+        (("image", "path"), [("a", "x"), ("b",)], "not a readable .csv table: .*Expected 2 columns, got 1"),
+        (("image", "path"), [("a", "x"), ("b", "y"), ("a", "z")], "a is listed more than once"),
     ],
 )
-def test_a_manifest_that_cannot_be_used_says_why(tmp_path, header, rows, message):
+def test_a_manifest_that_cannot_be_used_is_refused_with_the_reason(tmp_path, header, rows, message):
     source = write_csv(tmp_path / "bad.csv", header, rows)
     with pytest.raises(DataError, match=rf"bad\.csv: .*{message}"):
-        number_pictures(source, tmp_path / "out.parquet")
-    assert not (tmp_path / "out.parquet").exists()
+        read_manifest(source)
 
 
-def test_files_that_are_no_tables_are_refused_by_name(tmp_path):
+def test_a_file_that_is_not_a_table_is_refused_by_name(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"PAR1 but no more")
     (tmp_path / "x.csv").write_bytes(b"image,path\n\xff\xfe,a\n")
-    for name in ("x.parquet", "x.csv", "missing.csv"):
+    for name in ("x.parquet", "x.csv", "missing.csv", "missing.parquet"):
         with pytest.raises(DataError, match=name):
-            number_pictures(tmp_path / name, tmp_path / "out.parquet")
+            read_manifest(tmp_path / name)
     with pytest.raises(ParamsError, match=r"x\.txt: a manifest is a \.csv or \.parquet"):
-        number_pictures(tmp_path / "x.txt", tmp_path / "out.parquet")
+        read_manifest(tmp_path / "x.txt")
 
 
-def test_addresses_that_cannot_be_opened_are_refused_before_any_work(tmp_path):
-    pytest.importorskip("fsspec", reason="addresses need the extra `remote`")
+def test_a_url_that_cannot_be_opened_is_refused(tmp_path):
+    pytest.importorskip("fsspec", reason="URLs need the extra `remote`")
     source = write_csv(tmp_path / "bad.csv", ("image", "path"), [("a", "carrier-pigeon://loft/a.png")])
-    with pytest.raises(ParamsError, match="carrier-pigeon:// is no known kind of address"):
-        number_pictures(source, tmp_path / "out.parquet")
+    with pytest.raises(ParamsError, match="carrier-pigeon:// is not supported"):
+        read_manifest(source)
+
+
+def a_job(folder, **changes):
+    job = Job(folder=folder, images=3, shard_images=2, spec=SPEC, shape=(4, 6), engine="one")
+    return dataclasses.replace(job, **changes)
+
+
+def test_each_shard_reads_its_part_of_the_manifest(table, tmp_path):
+    job = a_job(tmp_path / "features.h5")
+    job.begin(read_manifest(table))
+    assert [[row["image"] for row in job.read_manifest(number)] for number in range(job.shards)] == [
+        ["b.png", "a.png"],
+        ["c/é.png"],
+    ]
+    assert job.unfinished() == {0: "", 1: ""}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"engine": "two"}, "engine: one, two"),
+        ({"shard_images": 3}, "shard_images: 2, 3"),
+        ({"spec": dataclasses.replace(SPEC, grid=1)}, "grid: 2, 1"),
+    ],
+)
+def test_a_folder_begun_with_other_settings_is_refused(table, tmp_path, changes, message):
+    manifest = read_manifest(table)
+    a_job(tmp_path / "features.h5").begin(manifest)
+    with pytest.raises(ArtefactError, match=rf"begun with other settings \(then, now: {message}.*--out"):
+        a_job(tmp_path / "features.h5", **changes).begin(manifest)
+
+
+def test_a_folder_begun_with_another_manifest_is_refused(table, tmp_path):
+    job = a_job(tmp_path / "features.h5")
+    job.begin(read_manifest(table))
+    other = write_csv(tmp_path / "other.csv", ("image", "path", "sha256"), [(*ROWS[0][:2], "C" * 64), *ROWS[1:]])
+    with pytest.raises(ArtefactError, match="manifest: 3 images, 3 or other images"):
+        job.begin(read_manifest(other))
+
+
+def test_images_with_a_known_sha256_may_move(table, tmp_path):
+    job = a_job(tmp_path / "features.h5")
+    job.begin(read_manifest(table))
+    moved = write_csv(
+        tmp_path / "moved.csv", ("image", "path", "sha256"), [("b.png", "new/b.png", "B" * 64), *ROWS[1:]]
+    )
+    job.begin(read_manifest(moved))
+    assert job.read_manifest(0)[0]["path"].endswith("new/b.png")
+
+
+def test_a_folder_is_filled_by_one_run_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "LOCK_SECONDS", 0.05)
+    folder = tmp_path / "features.h5"
+    with (
+        locked_folder(folder),
+        pytest.raises(DiskError, match="another run is filling this folder"),
+        locked_folder(folder),
+    ):
+        pass
+
+
+def test_files_of_killed_processes_are_removed(tmp_path):
+    folder = tmp_path / "features.h5"
+    leftovers = [folder / ".index.parquet.0123", shard_path(folder, 3).with_name(".000003.h5.0123")]
+    leftovers[1].parent.mkdir(parents=True)
+    for path in leftovers:
+        path.touch()
+    with locked_folder(folder):
+        assert not any(path.exists() for path in leftovers)
+
+
+def test_a_features_file_in_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "features.h5").write_bytes(b"of the local engine")
+    with (
+        pytest.raises(DataError, match=r"features\.h5: a features file of the local engine"),
+        locked_folder(tmp_path / "features.h5"),
+    ):
+        pass
+    assert (tmp_path / "features.h5").read_bytes() == b"of the local engine"

@@ -1,4 +1,4 @@
-"""Pictures from servers: a real S3 and HTTP server on this machine, also one that fails now and then."""
+"""Images are read from servers: a real S3 and HTTP server on this machine, also one that fails now and then."""
 
 import io
 import tarfile
@@ -7,11 +7,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from pipeline.errors import CaptionerError, ParamsError
+from pipeline.errors import ParamsError
 from pipeline.features.ray import sources
 from pipeline.features.ray.sources import check_schemes, read_source
 
-pytest.importorskip("fsspec", reason="addresses need the extra `remote`")
+pytest.importorskip("fsspec", reason="URLs need the extra `remote`")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:.*(botocore|moto|aiobotocore|werkzeug).*")
 
 
@@ -32,7 +32,7 @@ def a_tar(members):
 
 @pytest.fixture
 def bucket(s3_server):
-    s3_server.put("a b/é.png", b"a picture")
+    s3_server.put("a b/é.png", b"an image!")
     s3_server.put("photos.tar", a_tar({"in/1.png": b"one", "in/2.png": b"two"}))
     s3_server.put("more.tar", a_tar({"1.png": b"three"}))
     s3_server.put("third.tar", a_tar({"1.png": b"four"}))
@@ -40,16 +40,16 @@ def bucket(s3_server):
 
 
 class Flaky:
-    """An HTTP server that gives `codes` one after the other, and then the picture."""
+    """An HTTP server that gives `codes` one after the other, and then the image."""
 
     def __init__(self):
         self.codes = []
-        self.asked = 0
+        self.requests = 0
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
-                outer.asked += 1
+                outer.requests += 1
                 code = outer.codes.pop(0) if outer.codes else 200
                 if code == 0:
                     self.connection.close()
@@ -57,7 +57,7 @@ class Flaky:
                 self.send_response(code)
                 self.send_header("Content-Length", "9")
                 self.end_headers()
-                self.wfile.write(b"a picture")
+                self.wfile.write(b"an image!")
 
             def log_message(self, *arguments):
                 pass
@@ -76,8 +76,8 @@ def flaky():
     server.server.server_close()
 
 
-def test_an_object_of_s3_is_read(bucket):
-    assert read_source(bucket.url("a b/é.png")) == b"a picture"
+def test_an_object_on_s3_is_read(bucket):
+    assert read_source(bucket.url("a b/é.png")) == b"an image!"
 
 
 def test_members_of_tar_files_on_s3_are_read(bucket):
@@ -87,49 +87,48 @@ def test_members_of_tar_files_on_s3_are_read(bucket):
     assert read_source(bucket.url("photos.tar::in/1.png")) == b"one"
 
 
-def test_only_the_last_archives_are_kept_and_leave_no_file_behind(bucket, tmp_path, monkeypatch):
+def test_the_last_archives_are_cached_without_leaving_files(bucket, tmp_path, monkeypatch):
     monkeypatch.setattr(sources.tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(sources, "_ARCHIVES", sources._Archives())
+    sources._download_archive.cache_clear()
     for name in ("photos.tar::in/2.png", "more.tar::1.png", "third.tar::1.png", "third.tar::1.png"):
         read_source(bucket.url(name))
-    assert list(sources._ARCHIVES._kept) == [bucket.url("more.tar"), bucket.url("third.tar")]
+    cached = sources._download_archive.cache_info()
+    assert (cached.hits, cached.misses, cached.currsize) == (1, 3, 2)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_not_there_is_a_fault_of_the_picture(bucket):
+def test_an_object_that_does_not_exist_is_reported(bucket):
     for name, reason in {
         "nothing.png": "no such object",
         "nothing.tar::a.png": "no such object",
-        "photos.tar::x.png": "no such picture in s3://",
+        "photos.tar::x.png": "no such image in s3://",
     }.items():
         with pytest.raises(FileNotFoundError) as caught:
             read_source(bucket.url(name))
         assert reason in caught.value.strerror
 
 
-def test_a_server_that_fails_is_asked_again(flaky):
+def test_a_failed_request_is_repeated(flaky):
     flaky.codes = [500, 0, 503]
-    assert read_source(flaky.url) == b"a picture"
-    assert flaky.asked == 4
+    assert read_source(flaky.url) == b"an image!"
+    assert flaky.requests == 4
 
 
-def test_a_server_that_keeps_failing_ends_the_run_and_is_no_fault_of_the_picture(flaky):
+def test_a_server_that_keeps_failing_is_reported_with_its_error(flaky):
     flaky.codes = [500] * 100
-    with pytest.raises(sources.Unreachable, match=r"a\.png: cannot be read after 5 tries: .*500.*run the same command"):
+    with pytest.raises(OSError, match=r"no answer from the server in 5 attempts: .*500"):
         read_source(flaky.url)
-    assert flaky.asked == sources.TRIES
-    assert issubclass(sources.Unreachable, CaptionerError)
-    assert not issubclass(sources.Unreachable, OSError)
+    assert flaky.requests == sources.ATTEMPTS
 
 
-def test_a_picture_that_is_not_there_is_not_asked_for_again(flaky):
+def test_a_request_for_a_missing_object_is_not_repeated(flaky):
     flaky.codes = [404] * 100
     with pytest.raises(FileNotFoundError):
         read_source(flaky.url)
-    assert flaky.asked == 1
+    assert flaky.requests == 1
 
 
-def test_files_and_archives_of_this_machine_are_read_as_before(tmp_path):
+def test_local_files_and_archives_are_read(tmp_path):
     (tmp_path / "a.png").write_bytes(b"here")
     (tmp_path / "x.tar").write_bytes(a_tar({"a.png": b"inside"}))
     assert read_source(f"{tmp_path}/a.png") == b"here"

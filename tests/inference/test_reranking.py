@@ -1,199 +1,204 @@
-"""Choosing among captions by what people said of pictures alike."""
+"""Re-ranking beam hypotheses by CIDEr-D against the captions of the nearest training images."""
 
 import json
 import math
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from conftest import run_command, set_param
+from support import run_command, set_param
 
-from pipeline import paths
+from pipeline import Captioner, paths
 from pipeline.datasets.tables import read_captions
-from pipeline.decoders.beam_search import SearchOptions, beam_search
+from pipeline.decoders.beam_search import beam_search
+from pipeline.decoders.search import Hypothesis, SearchOptions
+from pipeline.device import single_threaded
 from pipeline.errors import ArtefactError, ParamsError
 from pipeline.features.feature_file import FeatureFile
-from pipeline.inference.captioner import Captioner
 from pipeline.inference.model_file import TrainedModel
-from pipeline.inference.reranking import Reranker
-from pipeline.text import character_tokenizer as characters
+from pipeline.inference.reranking import Reranker, RerankOptions
+from pipeline.text import character_tokenizer
 
-WIDTH, VOCABULARY = 8, 30
-
-
-@dataclass(frozen=True)
-class Said:
-    tokens: tuple[int, ...]
-    score: float
-    agreement: float | None = None
+HIDDEN, VOCABULARY = 8, 30
 
 
-def training(pictures=40, seed=0):
+def training(images=40, seed=0):
+    """Image vectors and the token ids of captions."""
     random = np.random.default_rng(seed)
-    known = random.normal(size=(pictures, WIDTH)).astype(np.float32)
+    vectors = random.normal(size=(images, HIDDEN)).astype(np.float32)
     captions = [
         [random.integers(4, VOCABULARY, random.integers(1, 14)).tolist() for _ in range(random.integers(1, 6))]
-        for _ in range(pictures)
+        for _ in range(images)
     ]
-    return known, captions
+    return vectors, captions
 
 
-def candidates(count, seed=1):
+def hypothesis(tokens, score):
+    return Hypothesis(tuple(tokens), log_probability=score * len(tokens), score=score)
+
+
+def hypotheses(count, seed=1):
     random = np.random.default_rng(seed)
-    return [Said(tuple(random.integers(4, 12, random.integers(0, 10)).tolist()), -1.0 - n) for n in range(count)]
+    return [hypothesis(random.integers(4, 12, random.integers(0, 10)).tolist(), -1.0 - n) for n in range(count)]
 
 
-class Plain:
-    """The same, written as the definition reads: one pair of captions after another."""
+class Reference:
+    """The definition, computed for one pair of captions at a time."""
 
-    def __init__(self, known, captions):
+    def __init__(self, vectors, captions):
         self.captions = captions
-        self.mean, self.deviation = known.mean(0), known.std(0)
-        self.vectors = [self.direction(row) for row in known]
-        frequency = Counter(word for texts in captions for word in {word for text in texts for word in text})
-        self.rarity = [math.log(len(captions) / max(frequency[word], 1)) for word in range(VOCABULARY)]
+        self.mean, self.deviation = vectors.mean(0), vectors.std(0)
+        self.vectors = [self.normalized(row) for row in vectors]
+        frequency = Counter(token for texts in captions for token in {token for text in texts for token in text})
+        self.idf = [math.log(len(captions) / max(frequency[token], 1)) for token in range(VOCABULARY)]
 
-    def direction(self, row):
+    def normalized(self, row):
         row = (row - self.mean) / self.deviation
         return row / np.linalg.norm(row)
 
-    def vector(self, caption, size):
+    def ngram_weights(self, caption, size):
         counts = Counter(tuple(caption[at : at + size]) for at in range(len(caption) - size + 1))
-        return {gram: n * sum(self.rarity[word] for word in gram) / size for gram, n in counts.items()}
+        return {ngram: n * sum(self.idf[token] for token in ngram) / size for ngram, n in counts.items()}
 
     def similarity(self, ours, theirs):
         total = 0.0
         for size in range(1, 5):
-            one, other = self.vector(ours, size), self.vector(theirs, size)
+            one, other = self.ngram_weights(ours, size), self.ngram_weights(theirs, size)
             norms = math.hypot(*one.values()) * math.hypot(*other.values())
-            shared = sum(min(weight, other[gram]) * other[gram] for gram, weight in one.items() if gram in other)
+            shared = sum(min(weight, other[ngram]) * other[ngram] for ngram, weight in one.items() if ngram in other)
             total += shared / norms if norms else 0.0
         return 10 / 4 * total * math.exp(-((len(ours) - len(theirs)) ** 2) / (2 * 6.0**2))
 
-    def agreement(self, row, ours, neighbours):
-        wanted = self.direction(row)
-        cosines = sorted(((float(wanted @ vector), -at) for at, vector in enumerate(self.vectors)), reverse=True)
-        near = cosines[:neighbours]
-        weights = [math.exp((cosine - near[0][0]) / 0.15) for cosine, _ in near]
-        of_each = [
-            np.mean([self.similarity(ours, theirs) for theirs in self.captions[-minus_at]]) for _, minus_at in near
-        ]
-        return float(np.dot(weights, of_each) / sum(weights))
+    def agreement(self, row, ours, neighbors):
+        query = self.normalized(row)
+        cosines = sorted(((float(query @ vector), -at) for at, vector in enumerate(self.vectors)), reverse=True)
+        nearest = cosines[:neighbors]
+        weights = [math.exp((cosine - nearest[0][0]) / 0.15) for cosine, _ in nearest]
+        means = [np.mean([self.similarity(ours, theirs) for theirs in self.captions[-at]]) for _, at in nearest]
+        return float(np.dot(weights, means) / sum(weights))
 
 
-@pytest.mark.parametrize("neighbours", [1, 7, 40, 400])
-def test_it_is_the_definition(neighbours):
-    known, captions = training()
-    memory = Reranker.store_captions(known, captions, vocabulary=VOCABULARY)
-    plain = Plain(known, captions)
-    new = np.random.default_rng(5).normal(size=(3, WIDTH)).astype(np.float32)
-    found = [candidates(6, seed) for seed in range(3)]
-    ranked = memory.ranked(new, found, neighbours=neighbours, weight=2.5)
-    for row, before, after in zip(new, found, ranked, strict=True):
-        agreement = [plain.agreement(row, one.tokens, neighbours) for one in before]
+@pytest.mark.parametrize("neighbors", [1, 7, 40, 400])
+def test_the_agreement_follows_the_definition(neighbors):
+    vectors, captions = training()
+    reranker = Reranker.build(vectors, captions, vocabulary=VOCABULARY)
+    reference = Reference(vectors, captions)
+    queries = np.random.default_rng(5).normal(size=(3, HIDDEN)).astype(np.float32)
+    found = [hypotheses(6, seed) for seed in range(3)]
+    reranked = reranker.rerank(queries, found, RerankOptions(neighbors, 2.5))
+    for row, before, after in zip(queries, found, reranked, strict=True):
+        agreement = [reference.agreement(row, one.tokens, neighbors) for one in before]
         order = sorted(range(len(before)), key=lambda place: -before[place].score - 2.5 * agreement[place])
         assert [one.tokens for one in after] == [before[place].tokens for place in order]
         assert [one.score for one in after] == [before[place].score for place in order]
-        # The vectors are kept in float16.
+        # The stored vectors are float16.
         assert [one.agreement for one in after] == pytest.approx([agreement[place] for place in order], abs=0.01)
         assert max(agreement) - min(agreement) > 0.1
 
 
-def test_agreement_stays_within_its_bounds_whatever_a_file_says():
-    memory = Reranker.store_captions(*training(), vocabulary=VOCABULARY)
-    arrays = memory.arrays()
+def test_the_agreement_stays_between_0_and_10_for_any_stored_norms():
+    arrays = Reranker.build(*training(), vocabulary=VOCABULARY).arrays()
     arrays["norms"] = arrays["norms"] * np.float32(1e-30)
-    hostile = Reranker.from_arrays(arrays, "here", vocabulary=VOCABULARY, width=WIDTH)
-    (found,) = hostile.ranked(np.ones((1, WIDTH), np.float32), [candidates(6)], neighbours=9, weight=1.0)
+    reranker = Reranker.from_arrays(arrays, "here", vocabulary=VOCABULARY, hidden=HIDDEN)
+    (found,) = reranker.rerank(np.ones((1, HIDDEN), np.float32), [hypotheses(6)], RerankOptions(9, 1.0))
     assert max(one.agreement for one in found) == 10
 
 
-def test_people_decide_where_the_search_does_not():
-    """Of two captions, equally likely, the one is said of pictures like this one, the other of pictures unlike it."""
-    known = np.repeat(np.eye(2, dtype=np.float32), 10, axis=0) + np.linspace(0, 0.01, 20, dtype=np.float32)[:, None]
+def test_of_two_equally_likely_captions_the_one_of_similar_images_wins():
+    vectors = np.repeat(np.eye(2, dtype=np.float32), 10, axis=0) + np.linspace(0, 0.01, 20, dtype=np.float32)[:, None]
     captions = [[[4, 5, 6]]] * 10 + [[[7, 8, 9]]] * 10
-    memory = Reranker.store_captions(known, captions, vocabulary=10)
-    found = [[Said((4, 5, 6), -1.0), Said((7, 8, 9), -1.0)]] * 2
-    first, second = memory.ranked(known[[0, 15]], found, neighbours=5, weight=4.0)
+    reranker = Reranker.build(vectors, captions, vocabulary=10)
+    found = [[hypothesis((4, 5, 6), -1.0), hypothesis((7, 8, 9), -1.0)]] * 2
+    first, second = reranker.rerank(vectors[[0, 15]], found, RerankOptions(5, 4.0))
     assert [one.tokens for one in first] == [(4, 5, 6), (7, 8, 9)]
     assert [one.tokens for one in second] == [(7, 8, 9), (4, 5, 6)]
-    assert first[0].agreement == pytest.approx(7.5)  # no caption has a fourth word for the last of four orders
+    assert first[0].agreement == pytest.approx(7.5)  # no caption has a 4-gram, the last of four orders
     assert first[1].agreement == 0
 
 
-def test_without_weight_nothing_changes():
-    known, captions = training()
-    memory = Reranker.store_captions(known, captions, vocabulary=VOCABULARY)
-    (ranked,) = memory.ranked(known[:1], [candidates(5)], neighbours=9, weight=0.0)
-    assert [one.tokens for one in ranked] == [one.tokens for one in candidates(5)]
+def test_a_weight_of_0_keeps_the_order():
+    vectors, captions = training()
+    reranker = Reranker.build(vectors, captions, vocabulary=VOCABULARY)
+    (reranked,) = reranker.rerank(vectors[:1], [hypotheses(5)], RerankOptions(9, 0.0))
+    assert [one.tokens for one in reranked] == [one.tokens for one in hypotheses(5)]
 
 
-def test_a_width_that_never_changes_tells_nothing():
-    known, captions = training()
-    known[:, 3] = 2.0
-    memory = Reranker.store_captions(known, captions, vocabulary=VOCABULARY)
-    asked = known[:1].copy()
-    asked[:, 3] = 1e6
-    assert memory.ranked(asked, [candidates(5)], neighbours=3, weight=1.0) == memory.ranked(
-        known[:1], [candidates(5)], neighbours=3, weight=1.0
-    )
+def test_a_constant_dimension_of_the_vectors_is_ignored():
+    vectors, captions = training()
+    vectors[:, 3] = 2.0
+    reranker = Reranker.build(vectors, captions, vocabulary=VOCABULARY)
+    other = vectors[:1].copy()
+    other[:, 3] = 1e6
+    options = RerankOptions(3, 1.0)
+    assert reranker.rerank(other, [hypotheses(5)], options) == reranker.rerank(vectors[:1], [hypotheses(5)], options)
 
 
-def test_what_is_kept_is_what_comes_back():
-    memory = Reranker.store_captions(*training(), vocabulary=VOCABULARY)
-    again = Reranker.from_arrays(memory.arrays(), "here", vocabulary=VOCABULARY, width=WIDTH)
-    known = np.ones((1, WIDTH), np.float32)
-    assert again.ranked(known, [candidates(5)], neighbours=9, weight=1.0) == memory.ranked(
-        known, [candidates(5)], neighbours=9, weight=1.0
-    )
+def test_arrays_make_the_same_reranker_again():
+    reranker = Reranker.build(*training(), vocabulary=VOCABULARY)
+    again = Reranker.from_arrays(reranker.arrays(), "here", vocabulary=VOCABULARY, hidden=HIDDEN)
+    vectors, options = np.ones((1, HIDDEN), np.float32), RerankOptions(9, 1.0)
+    assert again.rerank(vectors, [hypotheses(5)], options) == reranker.rerank(vectors, [hypotheses(5)], options)
+
+
+@pytest.mark.parametrize("options", [{"neighbors": -1}, {"weight": -1.0}, {"weight": math.nan}])
+def test_impossible_options_are_refused(options):
+    with pytest.raises(ValueError, match="must not be negative"):
+        RerankOptions(**options)
 
 
 @pytest.mark.parametrize(
-    ("part", "wrong"),
+    ("name", "wrong"),
     [
-        ("vectors", lambda one: one[:-1]),
-        ("mean", lambda one: one[:-1]),
-        ("scale", lambda one: one[:-1]),
-        ("words", lambda one: one[:-1]),
-        ("words", lambda one: one + VOCABULARY),
-        ("words", lambda one: one - VOCABULARY),
-        ("captions", lambda one: one[::-1].copy()),
-        ("captions", lambda one: np.where(np.arange(len(one)) == 1, one[3], one)),
-        ("pictures", lambda one: one + 1),
-        ("pictures", lambda one: one[:0]),
-        ("captions", lambda one: np.array([0, 2**63 - 1, -2, *one[3:]])),
-        ("pictures", lambda one: one.astype(np.float64)),
-        ("vectors", lambda one: one[:, :4]),
-        ("vectors", lambda one: one[0, 0, ...]),
-        ("vectors", lambda one: one * np.float16(np.nan)),
-        ("mean", lambda one: one / np.float32(0)),
-        ("words", lambda one: one.astype(np.float32)),
-        ("words", lambda one: np.stack([one, one], 1)),
-        ("words", lambda one: np.where(np.arange(len(one)) == 3, -1, one).astype(np.int32)),
-        ("words", lambda one: np.where(np.arange(len(one)) == 3, VOCABULARY, one).astype(np.int32)),
-        ("norms", lambda one: one[:, :3]),
-        ("norms", lambda one: -one),
-        ("rarity", lambda one: one[:-1]),
+        ("vectors", lambda array: array[:-1]),
+        ("mean", lambda array: array[:-1]),
+        ("scale", lambda array: array[:-1]),
+        ("tokens", lambda array: array[:-1]),
+        ("tokens", lambda array: array + VOCABULARY),
+        ("tokens", lambda array: array - VOCABULARY),
+        ("caption_starts", lambda array: array[::-1].copy()),
+        ("caption_starts", lambda array: np.where(np.arange(len(array)) == 1, array[3], array)),
+        ("image_starts", lambda array: array + 1),
+        ("image_starts", lambda array: array[:0]),
+        ("caption_starts", lambda array: np.array([0, 2**63 - 1, -2, *array[3:]])),
+        ("image_starts", lambda array: array.astype(np.float64)),
+        ("vectors", lambda array: array[:, :4]),
+        ("vectors", lambda array: array[0, 0, ...]),
+        ("vectors", lambda array: array * np.float16(np.nan)),
+        ("mean", lambda array: array / np.float32(0)),
+        ("tokens", lambda array: array.astype(np.float32)),
+        ("tokens", lambda array: np.stack([array, array], 1)),
+        ("tokens", lambda array: np.where(np.arange(len(array)) == 3, -1, array).astype(np.int32)),
+        ("tokens", lambda array: np.where(np.arange(len(array)) == 3, VOCABULARY, array).astype(np.int32)),
+        ("norms", lambda array: array[:, :3]),
+        ("norms", lambda array: -array),
+        ("idf", lambda array: array[:-1]),
     ],
 )
-def test_parts_that_do_not_fit_are_refused(part, wrong):
-    arrays = Reranker.store_captions(*training(), vocabulary=VOCABULARY).arrays()
+def test_arrays_that_do_not_fit_each_other_are_refused(name, wrong):
+    arrays = Reranker.build(*training(), vocabulary=VOCABULARY).arrays()
     with np.errstate(all="ignore"):
-        arrays[part] = wrong(arrays[part])
-    with pytest.raises(ArtefactError, match=r"here: .*store_captions.*train again"):
-        Reranker.from_arrays(arrays, "here", vocabulary=VOCABULARY, width=WIDTH)
+        arrays[name] = wrong(arrays[name])
+    with pytest.raises(ArtefactError, match=r"here: .*re-ranker.*train again"):
+        Reranker.from_arrays(arrays, "here", vocabulary=VOCABULARY, hidden=HIDDEN)
 
 
-def test_a_missing_or_an_unknown_part_is_refused():
-    arrays = Reranker.store_captions(*training(), vocabulary=VOCABULARY).arrays()
+def test_a_missing_or_an_unknown_array_is_refused():
+    arrays = Reranker.build(*training(), vocabulary=VOCABULARY).arrays()
     with pytest.raises(ArtefactError, match="here"):
-        Reranker.from_arrays({**arrays, "more": arrays["mean"]}, "here", vocabulary=VOCABULARY, width=WIDTH)
+        Reranker.from_arrays({**arrays, "more": arrays["mean"]}, "here", vocabulary=VOCABULARY, hidden=HIDDEN)
     del arrays["norms"]
     with pytest.raises(ArtefactError, match="here"):
-        Reranker.from_arrays(arrays, "here", vocabulary=VOCABULARY, width=WIDTH)
+        Reranker.from_arrays(arrays, "here", vocabulary=VOCABULARY, hidden=HIDDEN)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Threads cost more than they gain for these small decoders."""
+    with single_threaded():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -203,107 +208,110 @@ def model(trained_project):
 
 @pytest.fixture(scope="module")
 def features(trained_project):
-    cache = FeatureFile.open(trained_project / paths.FEATURES)
-    return torch.from_numpy(cache.load(cache.images)).float()
+    file = FeatureFile.open(trained_project / paths.FEATURES)
+    return torch.from_numpy(file.load(file.images)).float()
 
 
-def test_a_trained_model_has_all_training_captions_and_no_other(trained_project, model):
-    memory = model.consensus
+def test_a_trained_model_stores_all_training_captions_and_no_other(trained_project, model):
+    reranker = model.reranker
     captions = read_captions(trained_project / paths.CAPTIONS, "train")
-    said = [model.vocabulary.decode(memory.words[start:end]) for start, end in pairwise(memory.captions)]
-    assert said == [text.replace(",", "") for texts in captions.values() for text in texts]
-    assert len(memory.vectors) == len(captions)
-    assert np.linalg.norm(memory.vectors.astype(float), axis=1) == pytest.approx(1, abs=1e-3)
+    stored = [model.vocabulary.decode(reranker.tokens[start:end]) for start, end in pairwise(reranker.caption_starts)]
+    assert stored == [text.replace(",", "") for texts in captions.values() for text in texts]
+    assert len(reranker.vectors) == len(captions)
+    assert np.linalg.norm(reranker.vectors.astype(float), axis=1) == pytest.approx(1, abs=1e-3)
 
 
-def test_the_search_asks_the_neighbours_of_the_picture(model, features):
-    search = SearchOptions(beam_size=6, neighbours=3, consensus=4.0)
-    found = beam_search(model.decoder, features, search, captions=6)
-    chosen = model.search(features, search, captions=2)
-    for all_found, best in zip(found, chosen, strict=True):
+def test_a_search_with_neighbors_reranks_its_hypotheses(model, features):
+    search, rerank = SearchOptions(beam_size=6), RerankOptions(3, 4.0)
+    searched = beam_search(model.decoder, features, search, captions=6)
+    reranked = model.search(features, search, rerank, captions=2)
+    for hypotheses, best in zip(searched, reranked, strict=True):
         assert len(best) == 2
-        scores = [one.score + 4.0 * one.agreement for one in best]
-        assert scores == sorted(scores, reverse=True)
-        assert {replace(one, agreement=None) for one in best} <= set(all_found)
-    likeliest = model.search(features, replace(search, neighbours=0))
-    assert likeliest == beam_search(model.decoder, features, search)
-    assert [one[0].tokens for one in likeliest] != [one[0].tokens for one in chosen]
+        ranks = [one.score + 4.0 * one.agreement for one in best]
+        assert ranks == sorted(ranks, reverse=True)
+        assert {replace(one, agreement=None) for one in best} <= set(hypotheses)
+    plain = model.search(features, search)
+    assert plain == beam_search(model.decoder, features, search)
+    reordered = model.search(features, search, rerank, captions=6)
+    assert [[one.tokens for one in found] for found in reordered] != [
+        [one.tokens for one in found] for found in searched
+    ]
 
 
-def test_a_picture_has_the_same_caption_in_any_company(model, features):
-    search = SearchOptions(beam_size=6, neighbours=3)
-    together = model.search(features, search)
-    alone = [model.search(one, search)[0] for one in features.split(1)]
+def test_the_caption_of_an_image_does_not_depend_on_the_batch(model, features):
+    search, rerank = SearchOptions(beam_size=6), RerankOptions(3)
+    together = model.search(features, search, rerank)
+    alone = [model.search(one, search, rerank)[0] for one in features.split(1)]
     assert [[one.tokens for one in found] for found in together] == [[one.tokens for one in found] for found in alone]
 
 
-def test_more_captions_than_beams_are_searched_for(model, features):
-    for found in model.search(features, SearchOptions(beam_size=2, neighbours=3), captions=5):
+def test_the_beam_is_at_least_as_wide_as_the_number_of_captions(model, features):
+    for found in model.search(features, SearchOptions(beam_size=2), RerankOptions(3), captions=5):
         assert len(found) == 5
 
 
-def test_all_pictures_are_remembered_and_without_dropout(model, features, monkeypatch):
-    monkeypatch.setattr("pipeline.inference.model_file._CHUNK", 4)
+def test_image_vectors_are_computed_in_batches_and_without_dropout(model, features):
     captions = [[[4, 5]] for _ in features]
     model.decoder.output_dropout.p = model.decoder.feature_dropout.p = 0.5
     try:
-        first, again = (model.remembering(bundle_features, captions) for bundle_features in (features, features))
+        first, second = (model.with_reranker(features.split(size), captions) for size in (4, 64))
         model.decoder.train()
-        third = model.remembering(features, captions)
+        third = model.with_reranker([features], captions)
     finally:
         model.decoder.output_dropout.p = model.decoder.feature_dropout.p = 0.0
         model.decoder.eval()
-    assert len(first.consensus.vectors) == len(features) > 4
-    assert np.array_equal(first.consensus.vectors, again.consensus.vectors)
-    assert np.array_equal(first.consensus.vectors, third.consensus.vectors)
+    assert len(first.reranker.vectors) == len(features) > 4
+    assert np.allclose(first.reranker.vectors, second.reranker.vectors, atol=1e-3)
+    assert np.array_equal(second.reranker.vectors, third.reranker.vectors)
 
 
-def test_without_memory_neighbours_are_refused(model, features):
-    forgetful = replace(model, consensus=None)
-    with pytest.raises(ParamsError, match=r"does not store_captions.*params\.train\.store_captions: true"):
-        forgetful.search(features, SearchOptions(neighbours=1))
-    assert forgetful.search(features, SearchOptions()) == model.search(features, SearchOptions())
+def test_a_model_without_training_captions_cannot_rerank(model, features):
+    without = replace(model, reranker=None)
+    with pytest.raises(ParamsError, match=r"does not store its training captions.*params\.train\.store_captions: true"):
+        without.search(features, SearchOptions(), RerankOptions(neighbors=1))
+    assert without.search(features, SearchOptions()) == model.search(features, SearchOptions())
 
 
-def test_predict_tells_the_agreement_and_can_do_without(trained_project):
-    picture = "data/tiny/images/000.png"
-    _, out, _ = run_command("predict", "--json", picture, cwd=trained_project)
+def test_predict_prints_the_agreement_and_can_do_without_reranking(trained_project, captioner):
+    image = "data/tiny/images/000.png"
+    _, out, _ = run_command("predict", "--json", image, cwd=trained_project)
     (best,) = json.loads(out)["captions"]
     assert 0 < best["agreement"] <= 10
-    _, out, _ = run_command("predict", "--json", "--neighbours", "0", picture, cwd=trained_project)
-    (likeliest,) = json.loads(out)["captions"]
-    assert set(likeliest) == {"caption", "score"}
-    captioner = Captioner.load(trained_project / paths.MODEL, device="cpu")
-    search = captioner.make_search(neighbours=0, beam_size=3)
-    assert likeliest["caption"] == captioner(trained_project / picture, search)
+    _, out, _ = run_command("predict", "--json", "--neighbors", "0", image, cwd=trained_project)
+    (best,) = json.loads(out)["captions"]
+    assert set(best) == {"caption", "score"}
+    assert best["caption"] == captioner(trained_project / image, captioner.generation_options(neighbors=0))
 
 
-def test_a_model_that_does_not_remember_is_smaller_and_says_so(project):
+@pytest.mark.slow
+def test_a_model_file_without_training_captions_is_smaller_and_refuses_neighbors(project):
     set_param(project, "train.epochs", 1)
     for stage in ("prepare", "extract", "vocab", "train"):
         assert run_command(stage, cwd=project)[0] == 0
-    remembering = (project / paths.MODEL).stat().st_size
+    with_captions = (project / paths.MODEL).stat().st_size
     (project / paths.MODEL).unlink()
     set_param(project, "train.store_captions", False)
-    code, _, said = run_command("train", cwd=project)
+    code, _, message = run_command("train", cwd=project)
     assert code == 2  # before any training
-    assert "score.neighbours is 60, which needs train.store_captions: true" in said
-    set_param(project, "score.neighbours", 0)
+    assert "score.rerank.neighbors" in message
+    assert "train.store_captions: true" in message
+    set_param(project, "score.rerank", {"neighbors": 0, "weight": 4.0})
     assert run_command("train", cwd=project)[0] == 0
-    assert (project / paths.MODEL).stat().st_size < remembering
+    assert (project / paths.MODEL).stat().st_size < with_captions
     set_param(project, "train.store_captions", True)
-    set_param(project, "score.neighbours", 60)
-    code, _, said = run_command("score", cwd=project)
+    set_param(project, "score.rerank", {"neighbors": 60, "weight": 4.0})
+    code, _, message = run_command("score", cwd=project)
     assert code == 2
-    assert "neighbours: 60, but this model does not store_captions its training captions" in said
-    code, _, said = run_command("predict", "--neighbours", "5", "data/tiny/images/000.png", cwd=project)
+    assert "neighbors: 60, but this model does not store its training captions" in message
+    code, _, message = run_command("predict", "--neighbors", "5", "data/tiny/images/000.png", cwd=project)
     assert code == 2
-    assert "neighbours: 5" in said
+    assert "neighbors: 5" in message
     assert run_command("predict", "data/tiny/images/000.png", cwd=project)[0] == 0
 
 
-def test_characters_are_not_compared_unless_asked_for(trained_project):
+def test_characters_are_reranked_only_on_request(trained_project):
     captioner = Captioner.load(trained_project / paths.MODEL, device="cpu")
-    captioner.vocabulary = replace(captioner.vocabulary, tokenizer=characters.NAME)
-    assert captioner.make_search() == SearchOptions(no_repeat_ngram=captioner.vocabulary.no_repeat_ngram)
-    assert captioner.make_search(neighbours=7).neighbours == 7
+    captioner.vocabulary = replace(captioner.vocabulary, tokenizer=character_tokenizer.NAME)
+    assert captioner.generation_options().rerank.neighbors == 0
+    assert captioner.generation_options().search.beam_size == 3
+    assert captioner.generation_options(neighbors=7).rerank.neighbors == 7

@@ -1,4 +1,4 @@
-"""Captions with the scores that pycocoevalcap 1.2 gave them."""
+"""Captions with the scores that pycocoevalcap 1.2 computed for them."""
 
 import json
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import pytest
 
 @dataclass(frozen=True)
 class Case:
-    """Hypotheses and references, and what pycocoevalcap says of them."""
+    """Hypotheses and references with their scores."""
 
     name: str
     hypotheses: list[str]
@@ -17,7 +17,7 @@ class Case:
     bleu: list[float]
     """BLEU-1..4 of the whole set."""
     bleu_4: list[float]
-    """Of each picture, as are the next two."""
+    """For each image, like the next two."""
     cider_d: list[float]
     rouge_l: list[float]
 
@@ -42,3 +42,12 @@ REFERENCES = [
     ["a child in a red coat is standing in the snow"],
 ]
 HYPOTHESES = ["a brown dog is running", "two men play soccer in a field", "a child in a red coat is"]
+SCORES = {
+    "bleu_1": 72.9213,
+    "bleu_2": 70.6057,
+    "bleu_3": 67.5038,
+    "bleu_4": 62.9483,
+    "cider_d": 390.8887,
+    "rouge_l": 70.9702,
+}
+"""Scores of `HYPOTHESES`, times 100."""

@@ -2,20 +2,20 @@ import numpy as np
 import pytest
 from scored_captions import HYPOTHESES, REFERENCES
 
-from pipeline.metrics.bleu import bleu_from_statistics, bleu_statistics, corpus_bleu
+from pipeline.metrics.bleu import bleu_scores, bleu_statistics
 from pipeline.metrics.bootstrap import intervals, paired_differences, resampled_sums
 
 
-def per_image(pictures: int, mean: float = 0.5, seed: int = 3) -> np.ndarray:
-    return np.random.default_rng(seed).normal(mean, 0.1, pictures)
+def per_image(images: int, mean: float = 0.5, seed: int = 3) -> np.ndarray:
+    return np.random.default_rng(seed).normal(mean, 0.1, images)
 
 
-def mean_of(pictures: int):
-    return lambda sums: sums / pictures
+def mean_of(images: int):
+    return lambda sums: sums / images
 
 
 def mean_interval(scores: np.ndarray, **options) -> tuple[float, float]:
-    """Of the mean of per-picture scores."""
+    """The interval of the mean of the scores of single images."""
     return tuple(intervals(scores[:, None], mean_of(len(scores)), **options)[0])
 
 
@@ -36,21 +36,21 @@ def test_the_interval_of_a_mean_is_that_of_the_normal_distribution():
     assert high - low == pytest.approx(2 * 1.96 * scores.std() / np.sqrt(2000), rel=0.06)
 
 
-def test_a_hundred_times_the_pictures_make_the_interval_ten_times_narrower():
+def test_a_hundred_times_the_images_make_the_interval_ten_times_narrower():
     few, many = (np.subtract(*reversed(mean_interval(per_image(n), seed=0))) for n in (100, 10000))
     assert few / many == pytest.approx(10, rel=0.25)
 
 
 def test_the_interval_of_bleu_contains_the_bleu_of_the_corpus():
-    bleu, _ = corpus_bleu(HYPOTHESES * 20, REFERENCES * 20)
     counts = bleu_statistics(HYPOTHESES * 20, REFERENCES * 20)
-    bounds = intervals(counts, bleu_from_statistics, seed=0)
+    bleu = bleu_scores(counts.sum(axis=0))
+    bounds = intervals(counts, bleu_scores, seed=0)
     assert bounds.shape == (4, 2)
     assert np.all(bounds[:, 0] < bleu)
     assert np.all(bleu < bounds[:, 1])
 
 
-def test_a_resample_has_as_many_pictures_as_the_set():
+def test_a_resample_has_as_many_images_as_the_set():
     assert resampled_sums(np.ones((7, 1)), seed=0, resamples=20).tolist() == [[7.0]] * 20
 
 
@@ -59,7 +59,7 @@ def test_resamples_draw_with_replacement():
     assert len(np.unique(sums)) > 5
 
 
-def test_every_column_sees_the_same_resamples():
+def test_every_column_uses_the_same_resamples():
     scores = per_image(30)
     alone = resampled_sums(scores[:, None], seed=5, resamples=50)
     beside = resampled_sums(np.column_stack([np.ones(30), scores]), seed=5, resamples=50)
@@ -97,7 +97,7 @@ def test_swapping_the_systems_swaps_the_sign_and_keeps_the_p_value():
 
 
 def test_p_values_are_uniform_when_there_is_no_difference():
-    """One in ten below 0.1: a test that is too sure of itself, or too little, would give another share."""
+    """One in ten is below 0.1."""
     generator = np.random.default_rng(0)
     pairs = generator.normal(0, 1, (400, 2, 40, 1))
     p_values = [
@@ -107,13 +107,13 @@ def test_p_values_are_uniform_when_there_is_no_difference():
     assert np.mean(np.array(p_values) < 0.1) == pytest.approx(0.1, abs=0.05)
 
 
-def test_systems_on_different_pictures_are_refused():
+def test_systems_on_different_images_are_refused():
     with pytest.raises(ValueError, match=r"got \(3, 1\) and \(4, 1\)"):
         paired_differences(np.ones((3, 1)), np.ones((4, 1)), mean_of(3), seed=0)
 
 
-def test_no_pictures_are_refused():
-    with pytest.raises(ValueError, match="one picture or more"):
+def test_no_images_are_refused():
+    with pytest.raises(ValueError, match="at least one image"):
         mean_interval(np.ones(0), seed=0)
 
 

@@ -14,7 +14,7 @@ def test_cider_equals_pycocoevalcap(case):
     assert CiderD(case.references).score(case.hypotheses) == pytest.approx(case.cider_d, abs=1e-9)
 
 
-def test_one_picture_alone_scores_zero():
+def test_one_image_alone_scores_zero():
     assert CiderD(REFERENCES[:1]).score([REFERENCES[0][0]]).tolist() == [0.0]
 
 
@@ -23,7 +23,7 @@ def test_a_hypothesis_equal_to_its_only_reference_scores_ten():
     assert CiderD([[caption] for caption in captions]).score(captions) == pytest.approx([10, 10, 10])
 
 
-def test_words_of_every_picture_weigh_nothing():
+def test_words_of_every_image_weigh_nothing():
     cider = CiderD([["a dog runs on"], ["a man sits on"]])
     assert cider.score(["a a a on", "on a"]).tolist() == [0.0, 0.0]
 
@@ -40,7 +40,7 @@ def test_repeating_a_word_does_not_raise_the_score():
     assert often < once
 
 
-def test_several_hypotheses_of_one_picture_score_as_each_does_alone():
+def test_several_hypotheses_of_one_image_score_as_each_does_alone():
     cider = CiderD(REFERENCES)
     others = ["a dog on the grass", HYPOTHESES[1], "zebras on the grass"]
     in_order, with_others = cider.score(HYPOTHESES), cider.score(others)
@@ -66,11 +66,11 @@ def test_captions_without_any_word_score_zero():
 
 
 @pytest.mark.parametrize("index", [-1, 3])
-def test_an_index_without_a_picture_is_refused(index):
+def test_an_index_without_an_image_is_refused(index):
     with pytest.raises(ValueError, match=r"`indices` must be in \[0, 3\)"):
         CiderD(REFERENCES).score_many(np.array([index]), ["a dog"])
 
 
 def test_every_hypothesis_needs_an_index():
-    with pytest.raises(ValueError, match="got 1 for 2 pictures"):
+    with pytest.raises(ValueError, match="got 1 for 2 images"):
         CiderD(REFERENCES).score_many([0, 1], ["a dog"])

@@ -1,9 +1,9 @@
 import pytest
 
-from pipeline.metrics.diversity import diversity
+from pipeline.metrics.diversity import TITLES, diversity, formatted
 
 
-def test_one_sentence_for_every_picture_is_seen():
+def test_one_sentence_for_every_image_shows_in_the_statistics():
     found = diversity(["a man is standing"] * 10, vocabulary_size=100)
     assert found["distinct_captions"] == 0.1
     assert found["distinct_words"] == 4
@@ -22,7 +22,7 @@ def test_without_a_vocabulary_its_share_is_left_out():
     assert "vocabulary_used" not in diversity(["a dog"], vocabulary_size=None)
 
 
-def test_degeneracy_of_no_captions_is_refused():
+def test_no_captions_are_refused():
     with pytest.raises(ValueError, match="no captions"):
         diversity([], vocabulary_size=None)
 
@@ -46,5 +46,17 @@ def test_the_share_of_the_most_common_caption_is_found():
         ("in the and in the and", 0.0),
     ],
 )
-def test_a_phrase_said_twice_is_found_unless_it_is_of_function_words_alone(caption, share):
+def test_a_repeated_phrase_is_found_unless_all_its_words_are_function_words(caption, share):
     assert diversity([caption], None)["repeated_phrase"] == share
+
+
+def test_every_statistic_has_a_title_and_a_form():
+    found = diversity(["a dog", "a cat"], vocabulary_size=6)
+    assert set(TITLES) == set(found)
+    assert {
+        name: formatted(name, value) for name, value in found.items() if name in ("distinct_words", "mean_length")
+    } == {
+        "distinct_words": "3",
+        "mean_length": "2.0",
+    }
+    assert formatted("vocabulary_used", found["vocabulary_used"]) == "50.0%"

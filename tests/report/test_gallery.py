@@ -1,35 +1,30 @@
-"""Which pictures the report holds, and what it shows of them."""
+"""Which images the report holds, and what it shows of them."""
 
 import pytest
-from conftest import write_dataset
+from example_evaluations import make_evaluation, make_spec, write_image
 
-from pipeline.decoders.beam_search import Hypothesis
-from pipeline.encoders.spec import EncoderSpec, Preprocessing
-from pipeline.metrics.evaluation import evaluate
-from pipeline.report.gallery import EACH, make_cards, seen_by
+from pipeline.metrics.evaluation_file import EXAMPLES
+from pipeline.report.gallery import attention_levels, filters, make_cards
 
-
-def spec(shorter_side=None, grid=2):
-    transform = Preprocessing(224, shorter_side, "bilinear", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), (255, 255, 255))
-    return EncoderSpec("vgg11", "file", "ab" * 32, "features.14", grid, transform, "float32")
+QUARTERS = [[0.25] * 4]
 
 
-def cards(folder, captions, *, attention=((0.25,) * 4,) * 3, grid=2, gone=()):
-    write_dataset(folder, pictures=1)
-    file = next((folder / "images").glob("*.png"))
-    found = {
-        image: Hypothesis(tuple(range(len(caption.split()))), -1.0, -1.0, attention)
-        for image, caption in captions.items()
-    }
-    references = {image: [f"a dog runs on grass near {image}"] for image in captions}
-    evaluation = evaluate(captions, references, seed=0, resamples=10)
-    files = {image: folder / "nowhere.png" if image in gone else file for image in captions}
-    return {card.image: card for card in make_cards(found, evaluation, files, spec(grid=grid), seed=3)}
+@pytest.fixture
+def cards(tmp_path):
+    image_file = write_image(tmp_path)
+
+    def make(captions, *, attention=None, grid=2, missing=()):
+        references = {image: [f"a dog runs on grass near {image}"] for image in captions}
+        spec = make_spec(grid=grid)
+        evaluation = make_evaluation(captions, references, attention=attention, spec=spec)
+        files = {image: tmp_path / "nowhere.png" if image in missing else image_file for image in captions}
+        return {card.record.image: card for card in make_cards(evaluation, files, spec)}
+
+    return make
 
 
-def test_signs_of_single_captions_are_named(tmp_path):
+def test_unusual_captions_have_flags(cards):
     found = cards(
-        tmp_path,
         {
             "1": "a dog runs on grass",
             "2": "a man on a",
@@ -41,50 +36,67 @@ def test_signs_of_single_captions_are_named(tmp_path):
             "8": "a dog runs a dog",
         },
     )
-    assert {image: card.signs for image, card in found.items()} == {
+    assert {image: card.record.flags for image, card in found.items()} == {
         "1": (),
-        "2": ("shared", "unfinished", "none"),
-        "3": ("shared", "unfinished", "none"),
-        "4": ("repeats", "none"),
-        "5": ("repeats", "none"),
-        "6": ("none",),
+        "2": ("shared", "unfinished", "no_match"),
+        "3": ("shared", "unfinished", "no_match"),
+        "4": ("repeats", "no_match"),
+        "5": ("repeats", "no_match"),
+        "6": ("no_match",),
         "7": (),
-        "8": ("none",),
+        "8": ("no_match",),
     }
 
 
-def test_each_card_has_its_scores_and_its_place_in_one_random_order(tmp_path):
-    found = cards(tmp_path, {str(number): "a dog runs" for number in range(9)})
-    assert sorted(card.chance for card in found.values()) == list(range(9))
-    assert [card.chance for card in found.values()] != list(range(9))
-    assert list(found["0"].scores) == ["BLEU-4", "CIDEr-D", "ROUGE-L"]
+def test_filters_count_the_captions_with_each_flag():
+    captions = {"1": "a dog runs on grass", "2": "a man on a", "3": "a man on a"}
+    evaluation = make_evaluation(captions, {image: ["a dog runs on grass"] for image in captions})
+    assert [(flag, count) for flag, _, count in filters(evaluation)] == [
+        ("shared", 2),
+        ("unfinished", 2),
+        ("repeats", 0),
+        ("no_match", 2),
+    ]
 
 
-def test_of_many_pictures_the_best_the_worst_and_some_at_random_are_held(tmp_path):
-    number = 6 * EACH
-    found = cards(tmp_path, {str(place): "a dog runs on grass"[: 3 + place % 17] for place in range(number)})
-    held = [card for card in found.values() if card.picture]
+def test_each_image_has_its_scores_and_its_rank_in_one_random_order(cards):
+    found = cards({str(number): "a dog runs" for number in range(9)})
+    ranks = [card.record.random_rank for card in found.values()]
+    assert sorted(ranks) == list(range(9))
+    assert ranks != list(range(9))
+    assert set(found["0"].record.scores) >= {"bleu_4", "cider_d", "rouge_l"}
+
+
+def test_of_many_images_the_best_the_worst_and_some_random_ones_are_held(cards):
+    number = 6 * EXAMPLES
+    found = cards({str(index): "a dog runs on grass"[: 3 + index % 17] for index in range(number)}, attention=QUARTERS)
+    held = [card for card in found.values() if card.thumbnail]
     assert len(found) == number
-    assert 2 * EACH < len(held) <= 4 * EACH
-    order = sorted(found.values(), key=lambda card: (card.scores["CIDEr-D"], int(card.image)))
-    assert all(card.picture for card in (*order[:EACH], *order[-EACH:]))
-    assert all(card.looks is None for card in found.values() if not card.picture)
+    assert 2 * EXAMPLES < len(held) <= 4 * EXAMPLES
+    order = sorted(found.values(), key=lambda card: (card.record.scores["cider_d"], int(card.record.image)))
+    assert all(card.thumbnail for card in (*order[:EXAMPLES], *order[-EXAMPLES:]))
+    assert all(card.attention is None for card in found.values() if not card.thumbnail)
 
 
-def test_a_picture_that_is_gone_keeps_its_caption(tmp_path):
-    found = cards(tmp_path, {"1": "a dog runs", "2": "a dog"}, gone={"2"})
-    assert found["1"].picture
-    assert found["2"].picture is None
-    assert found["2"].caption == "a dog"
+def test_an_image_that_is_gone_keeps_its_caption(cards):
+    found = cards({"1": "a dog runs", "2": "a dog"}, missing={"2"})
+    assert found["1"].thumbnail
+    assert found["2"].thumbnail is None
+    assert found["2"].record.caption == "a dog"
 
 
-@pytest.mark.parametrize(("attention", "grid"), [(None, 2), (((0.2,) * 5,) * 3, 2), (((0.25,) * 4,) * 3, 3)])
-def test_looks_that_are_no_grid_are_not_drawn(tmp_path, attention, grid):
-    assert cards(tmp_path, {"1": "a dog runs"}, attention=attention, grid=grid)["1"].looks is None
+@pytest.mark.parametrize(("attention", "grid"), [(None, 2), ([[0.2] * 5], 2), (QUARTERS, 3)])
+def test_attention_weights_that_are_no_grid_are_not_drawn(cards, attention, grid):
+    assert cards({"1": "a dog runs"}, attention=attention, grid=grid)["1"].attention is None
 
 
-def test_the_encoder_sees_the_whole_picture_or_its_centre():
-    assert seen_by(spec().transform, 400, 300) == (0.0, 0.0, 1.0, 1.0)
-    left, top, width, height = seen_by(spec(shorter_side=256).transform, 400, 300)
-    assert (width * 400, height * 300) == pytest.approx((262.5, 262.5))
-    assert (left * 400, top * 300) == pytest.approx((68.75, 18.75))
+def test_attention_covers_what_the_encoder_sees(cards, tmp_path):
+    assert cards({"1": "a dog"}, attention=QUARTERS)["1"].attention.region == (0.0, 0.0, 1.0, 1.0)
+    spec = make_spec(shorter_side=256)
+    evaluation = make_evaluation({"1": "a dog"}, {"1": ["a dog"]}, attention=QUARTERS, spec=spec)
+    (card,) = make_cards(evaluation, {"1": write_image(tmp_path)}, spec)
+    assert card.attention.region == pytest.approx((0.15, 0.0625, 0.85, 0.9375))
+
+
+def test_attention_weights_are_levels_of_each_words_largest_weight():
+    assert attention_levels([[0.5, 0.25, 0.0, 0.25], [0.0, 0.0, 0.0, 0.0]]) == "_W0W 0000"

@@ -1,4 +1,4 @@
-"""prepare: from a dataset to two tables, with nothing lost, nothing leaking and nothing read twice."""
+"""Stage `prepare`: complete tables, no image in two splits, no image read twice."""
 
 import csv
 import os
@@ -7,21 +7,22 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import small_params
+from support import small_params
 
 from pipeline.errors import DataError
-from pipeline.stages.prepare import prepare
+from pipeline.progress import no_progress
+from pipeline.stages.prepare import PrepareFiles, prepare
 
 SPLITS = ("train",) * 6 + ("val",) * 2 + ("test",) * 2
 
 
 @pytest.fixture
 def dataset(tmp_path):
-    """Ten pictures a.jpg ... j.jpg of distinct bytes with a caption each, six of them to train on."""
+    """Ten distinct images a.jpg to j.jpg with one caption each, six of them in the train split."""
     (tmp_path / "images").mkdir()
     rows = []
     for number, (letter, split) in enumerate(zip("abcdefghij", SPLITS, strict=True)):
-        write(tmp_path / f"images/{letter}.jpg", f"picture {letter}".encode())
+        write(tmp_path / f"images/{letter}.jpg", f"image {letter}".encode())
         rows.append((f"{letter}.jpg", f"caption number {number}", split))
     save(tmp_path, rows)
     return tmp_path
@@ -43,19 +44,13 @@ def rows_of(folder):
         return [tuple(row) for row in csv.reader(file)][1:]
 
 
-def run(folder, **data):
+def run(folder, progress=no_progress, **data):
+    """The report of the stage and its tables."""
     data = {"format": "table", "captions": str(folder / "captions.csv"), "images": str(folder / "images")} | data
-    memory = data.pop("memory", folder / "store/pictures.csv")
     out = folder / "out"
-    found = prepare(
-        small_params(data=data).data,
-        seed=1,
-        captions_out=out / "captions.csv",
-        images_out=out / "images.csv",
-        skipped_out=out / "skipped.csv",
-        memory=memory,
-    )
-    return found, {path.stem: table(path) for path in out.iterdir()}
+    files = PrepareFiles(out / "captions.csv", out / "images.csv", out / "skipped.csv", folder / "store/images.csv")
+    report = prepare(files, small_params(data=data).model_copy(update={"seed": 1}), progress=progress)
+    return report, {path.stem: table(path) for path in out.iterdir()}
 
 
 def table(path):
@@ -63,82 +58,82 @@ def table(path):
         return list(csv.DictReader(file))
 
 
-def test_rows_and_pictures_come_out_in_the_order_of_names(dataset):
+def test_the_tables_are_in_the_order_of_names(dataset):
     save(dataset, rows_of(dataset)[::-1])
     found, out = run(dataset)
-    assert found.pictures == {"train": 6, "val": 2, "test": 2}
+    assert found.images == {"train": 6, "val": 2, "test": 2}
     assert [row["image"] for row in out["images"]] == [f"{letter}.jpg" for letter in "abcdefghij"]
     assert [row["caption"] for row in out["captions"]] == [f"caption number {number}" for number in range(10)]
-    assert Path(out["images"][0]["path"]).read_bytes() == b"picture a"
+    assert Path(out["images"][0]["path"]).read_bytes() == b"image a"
 
 
-def test_a_picture_without_captions_is_counted_and_a_caption_without_picture_reported(dataset):
+def test_images_without_captions_are_counted_and_captions_without_an_image_skipped(dataset):
     (dataset / "images/extra.jpg").write_bytes(b"extra")
     save(dataset, [*rows_of(dataset), ("gone.jpg", "a dog", "train"), ("gone.jpg", "a cat", "train")])
     found, out = run(dataset, max_skipped=0.2)
     assert (found.without_captions, found.captions) == (1, 10)
     assert [(row["line"], row["image"], row["reason"]) for row in out["skipped"]] == [
-        ("12", "gone.jpg", "no such picture")
+        ("12", "gone.jpg", "the image does not exist")
     ]
 
 
-def test_names_that_differ_in_case_are_one_picture(dataset):
-    save(dataset, [*rows_of(dataset), ("A.JPG", "said in capitals", "train")])
+def test_names_that_differ_in_case_are_one_image(dataset):
+    save(dataset, [*rows_of(dataset), ("A.JPG", "name in capitals", "train")])
     found, out = run(dataset)
-    assert sum(found.pictures.values()) == 10
-    assert [row["caption"] for row in out["captions"] if row["caption"].startswith("said")] == ["said in capitals"]
+    assert sum(found.images.values()) == 10
+    assert [row["caption"] for row in out["captions"] if row["caption"].startswith("name")] == ["name in capitals"]
     assert len({row["image"] for row in out["captions"]}) == 10
 
 
-def test_a_folder_where_a_picture_should_be_is_reported(dataset):
+def test_a_folder_with_the_name_of_an_image_is_skipped(dataset):
     (dataset / "images/k.jpg").mkdir()
     save(dataset, [*rows_of(dataset), ("k.jpg", "a dog", "train")])
     found, _ = run(dataset, max_skipped=0.2)
     assert [(one.image, one.reason) for one in found.skipped] == [("k.jpg", "not a file")]
 
 
-def test_links_out_of_the_folder_are_reported_unread(dataset):
+def test_links_to_the_outside_are_skipped(dataset):
     (dataset / "secret").write_bytes(b"secret")
     (dataset / "images/k.jpg").symlink_to(dataset / "secret")
     save(dataset, [*rows_of(dataset), ("k.jpg", "a dog", "train")])
     found, _ = run(dataset, max_skipped=0.2)
-    assert [one.reason for one in found.skipped] == ["the picture's path leaves the image folder"]
+    assert [one.reason for one in found.skipped] == ["the image path leads outside the image folder"]
 
 
-def test_too_many_bad_rows_stop_the_run(dataset):
+def test_too_many_unusable_captions_stop_the_run(dataset):
     save(dataset, [*rows_of(dataset), ("a.jpg", "", "train")])
-    with pytest.raises(DataError, match=r"1 of 11 caption rows are unusable, more than params.data.max_skipped = 0.05"):
+    with pytest.raises(DataError, match=r"1 of 11 captions are unusable, more than params.data.max_skipped = 0.05"):
         run(dataset)
 
 
-def test_a_dataset_without_splits_gets_them(dataset):
+def test_splits_are_drawn_for_a_dataset_without(dataset):
     save(dataset, [(image, caption, "train") for image, caption, _ in rows_of(dataset)])
     for number in range(200):
-        (dataset / f"images/{number}.jpg").write_bytes(b"picture %d" % number)
+        (dataset / f"images/{number}.jpg").write_bytes(b"image %d" % number)
     save(dataset, [(f"{number}.jpg", f"number {number}", "") for number in range(200)])
     found, _ = run(dataset)
-    assert all(found.pictures[split] > 5 for split in ("val", "test"))
+    assert all(found.images[split] > 5 for split in ("val", "test"))
     assert found.notes == ("the dataset has no splits: 80/10/10 drawn from the seed",)
 
 
-# the leak guard
+# Images in two splits
 
 
-def test_the_same_picture_in_two_splits_is_refused_also_when_renamed(dataset):
+def test_identical_images_in_two_splits_are_refused(dataset):
     shutil.copy(dataset / "images/a.jpg", dataset / "images/i.jpg")
     shutil.copy(dataset / "images/g.jpg", dataset / "images/j.jpg")
     with pytest.raises(DataError) as error:
         run(dataset)
     assert str(error.value).splitlines() == [
-        "2 pairs of pictures are the same picture in two splits:",
+        "2 pairs of images are identical and in two splits:",
         "  a.jpg (train) and i.jpg (test)",
         "  g.jpg (val) and j.jpg (test)",
-        "keep one of each pair, or put both into one split",
+        "keep one image of each pair, or assign both to one split",
     ]
     assert not (dataset / "out").exists()
 
 
-def test_of_many_leaks_ten_are_shown_and_all_are_counted(dataset):
+def test_ten_of_many_identical_pairs_are_listed(dataset):
     rows = rows_of(dataset)
     for number in range(13):
         for side, split in (("x", "train"), ("y", "test")):
@@ -152,13 +147,13 @@ def test_of_many_leaks_ten_are_shown_and_all_are_counted(dataset):
     assert lines[10:12] == ["  x09.jpg (train) and y09.jpg (test)", "  and 3 more"]
 
 
-def test_copies_within_a_split_are_counted_and_kept(dataset):
+def test_duplicates_within_a_split_are_counted_and_kept(dataset):
     shutil.copy(dataset / "images/a.jpg", dataset / "images/b.jpg")
     found, _ = run(dataset)
-    assert (found.copies, sum(found.pictures.values())) == (1, 10)
+    assert (found.duplicates, sum(found.images.values())) == (1, 10)
 
 
-def test_captions_that_the_train_split_has_word_for_word_are_counted(dataset):
+def test_captions_that_are_also_training_captions_are_counted(dataset):
     rows = rows_of(dataset)
     known = [
         ("g.jpg", "caption  number 0", "val"),
@@ -167,25 +162,25 @@ def test_captions_that_the_train_split_has_word_for_word_are_counted(dataset):
     ]
     save(dataset, [*rows, *known])
     found, _ = run(dataset)
-    assert found.known_captions == {"val": 1, "test": 2}
+    assert found.seen_in_training == {"val": 1, "test": 2}
 
 
-# what is remembered
+# The hash cache
 
 
-def test_a_second_run_reads_no_picture(dataset):
+def test_a_second_run_reads_no_image(dataset):
     first, out = run(dataset)
     assert first.hashed == 10
     path = dataset / "images/a.jpg"
     state = path.stat()
     with path.open("r+b") as file:
-        file.write(b"PICTURE")
+        file.write(b"IMAGE")
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
     second, again = run(dataset)
     assert (second.hashed, again) == (0, out)
 
 
-def test_a_picture_that_changed_is_hashed_again(dataset):
+def test_a_changed_image_is_hashed_again(dataset):
     _, out = run(dataset)
     write(dataset / "images/a.jpg", b"another a", seconds_ago=50)
     found, again = run(dataset)
@@ -194,29 +189,27 @@ def test_a_picture_that_changed_is_hashed_again(dataset):
     assert again["images"][1:] == out["images"][1:]
 
 
-def test_a_picture_of_this_very_moment_is_not_remembered(dataset):
+def test_an_image_modified_just_now_is_not_cached(dataset):
     (dataset / "images/a.jpg").write_bytes(b"just now")
     assert run(dataset)[0].hashed == 10
     assert run(dataset)[0].hashed == 1
 
 
-@pytest.mark.parametrize(
-    "damage", [None, b"", b"\xff\xfe rubbish", b"sha256,size,mtime_ns,inode,path\na,b,c\n", "folder"]
-)
-def test_without_its_memory_prepare_gives_the_same_bytes(dataset, damage):
+@pytest.mark.parametrize("damage", [None, b"", b"\xff\xfe rubbish", b"crc32,sha256\na,b,c\n", "folder"])
+def test_a_damaged_cache_does_not_change_the_tables(dataset, damage):
     run(dataset)
     first = {path.name: path.read_bytes() for path in (dataset / "out").iterdir()}
-    memory = dataset / "store/pictures.csv"
-    memory.unlink()
+    cache = dataset / "store/images.csv"
+    cache.unlink()
     if damage == "folder":
-        memory.mkdir()
+        cache.mkdir()
     elif damage is not None:
-        memory.write_bytes(damage)
+        cache.write_bytes(damage)
     assert run(dataset)[0].hashed == 10
     assert {path.name: path.read_bytes() for path in (dataset / "out").iterdir()} == first
 
 
-def test_what_was_hashed_is_remembered_when_the_run_is_interrupted(dataset):
+def test_hashes_are_kept_when_the_run_is_interrupted(dataset):
     class Interrupted(BaseException):
         pass
 
@@ -224,14 +217,12 @@ def test_what_was_hashed_is_remembered_when_the_run_is_interrupted(dataset):
         if "hashed" in note and done == 4:
             raise Interrupted
 
-    params = small_params(data={"captions": str(dataset / "captions.csv"), "images": str(dataset / "images")}).data
-    outs = {name: dataset / "out" / name for name in ("captions_out", "images_out", "skipped_out")}
     with pytest.raises(Interrupted):
-        prepare(params, seed=1, **outs, memory=dataset / "store/pictures.csv", progress=stop_at_four)
+        run(dataset, progress=stop_at_four)
     assert run(dataset)[0].hashed == 6
 
 
-def test_pictures_in_an_archive_give_the_same_tables_but_for_their_path(dataset):
+def test_images_in_an_archive_give_the_same_tables_except_for_the_path(dataset):
     _, loose = run(dataset)
     archive = dataset / "images.zip"
     with zipfile.ZipFile(archive, "w") as out:
@@ -247,19 +238,19 @@ def test_pictures_in_an_archive_give_the_same_tables_but_for_their_path(dataset)
     assert run(dataset, images=str(archive))[0].hashed == 0
 
 
-def test_a_script_without_spaces_is_noticed(dataset):
+def test_captions_without_spaces_are_detected(dataset):
     save(
         dataset, [(image, "\u4e00\u53ea\u72d7\u5728\u8dd1 A" + image[0], split) for image, _, split in rows_of(dataset)]
     )
     assert run(dataset)[0].share_without_spaces == 1.0
 
 
-def test_auto_says_what_it_saw(dataset):
+def test_auto_reports_the_evidence(dataset):
     found, _ = run(dataset, format="auto", captions=str(dataset))
-    assert (found.format, found.saw) == ("table", "captions.csv, a table")
+    assert (found.format, found.evidence) == ("table", "captions.csv, a table")
 
 
-def test_auto_knows_the_columns_and_the_encoding_that_params_name(dataset):
+def test_auto_uses_the_columns_and_the_encoding_from_the_params(dataset):
     text = (dataset / "captions.csv").read_text().replace("image,caption", "photo,\u00fcberschrift")
     (dataset / "labels.csv").write_bytes(text.encode("cp1252"))
     (dataset / "captions.csv").unlink()
@@ -268,13 +259,36 @@ def test_auto_knows_the_columns_and_the_encoding_that_params_name(dataset):
         run(dataset, **data)
     columns = {"encoding": "cp1252", "image_column": "photo", "caption_column": "\u00fcberschrift"}
     found, out = run(dataset, **data, **columns)
-    assert (found.saw, len(out["captions"])) == ("labels.csv, a table", 10)
+    assert (found.evidence, len(out["captions"])) == ("labels.csv, a table", 10)
 
 
-def test_a_picture_in_the_tables_of_two_splits_is_refused(dataset):
+def test_an_image_in_the_tables_of_two_splits_is_refused(dataset):
     rows = rows_of(dataset)
     for split in ("train", "val"):
         own = [f"{image},{caption}" for image, caption, its_split in rows if its_split in {split, "test"}]
         (dataset / f"{split}.csv").write_text("\n".join(["image,caption", *own]))
     with pytest.raises(DataError, match=r"val.csv, line 4: i.jpg is in val and also in train"):
         run(dataset, captions=str(dataset))
+
+
+def test_start_and_end_markers_are_removed_with_a_note(dataset):
+    save(dataset, [(image, f"startseq {caption} endseq", split) for image, caption, split in rows_of(dataset)])
+    found, out = run(dataset)
+    assert out["captions"][0]["caption"] == "caption number 0"
+    assert found.notes == ("every caption stands between 'startseq' and 'endseq', which are removed",)
+
+
+def test_names_without_suffix_are_found(dataset):
+    save(dataset, [(image.removesuffix(".jpg"), caption, split) for image, caption, split in rows_of(dataset)])
+    _, out = run(dataset)
+    assert (out["images"][0]["image"], Path(out["images"][0]["path"]).name) == ("a", "a.jpg")
+
+
+def test_a_missing_test_split_is_drawn(dataset):
+    save(dataset, [row for row in rows_of(dataset) if row[2] != "test"])
+    assert run(dataset)[0].images == {"train": 5, "val": 2, "test": 1}
+
+
+def test_images_near_the_captions_are_found(dataset):
+    found, _ = run(dataset, images=str(dataset / "elsewhere"))
+    assert found.image_root == dataset / "images"

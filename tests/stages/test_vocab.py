@@ -1,22 +1,15 @@
-"""vocab: which tokens the decoder will know, and how much of the other splits they cover."""
+"""Stage `vocab`."""
 
 import csv
 import json
 
-from conftest import run_command, set_param, small_params
+import pytest
+from support import run_command, set_param, small_params
 
-from pipeline.stages.vocab import build_vocabulary
+from pipeline.errors import ParamsError
+from pipeline.stages.vocab import VocabFiles, vocab
 
-
-def built(folder, rows, **vocab):
-    with (folder / "captions.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("image", "caption", "split"), *rows])
-    params = small_params(vocab=vocab, score={"neighbours": 0}).vocab
-    found = build_vocabulary(params, captions=folder / "captions.csv", vocabulary_out=folder / "vocab.json")
-    return found, json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
-
-
-ROWS = [
+CAPTIONS = [
     ("a.jpg", "a dog runs", "train"),
     ("b.jpg", "a cat", "train"),
     ("c.jpg", "a dog sleeps here", "val"),
@@ -24,24 +17,40 @@ ROWS = [
 ]
 
 
-def test_coverage_is_that_of_val_and_of_test(tmp_path):
-    found, _ = built(tmp_path, ROWS)
-    assert found.coverage == {"val": 0.5, "test": 0.5}
-    found, _ = built(tmp_path, ROWS[:3])
-    assert found.coverage == {"val": 0.5}
+def build(folder, captions=CAPTIONS, **params):
+    """The report of the stage and the content of vocab.json."""
+    files = VocabFiles(folder / "captions.csv", folder / "vocab.json")
+    with files.captions.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("image", "caption", "split"), *captions])
+    report = vocab(files, small_params(vocab=params, score={"rerank": {"neighbors": 0, "weight": 4.0}}))
+    return report, json.loads(files.vocabulary.read_text(encoding="utf-8"))
 
 
-def test_only_train_captions_give_tokens(tmp_path):
-    _, vocabulary = built(tmp_path, ROWS)
-    assert vocabulary["tokens"][4:] == ["a", "cat", "dog", "runs"]
-    _, vocabulary = built(tmp_path, ROWS, unit="character")
+def test_coverage_of_val_and_test(tmp_path):
+    assert build(tmp_path)[0].coverage == {"val": 0.5, "test": 0.5}
+    assert build(tmp_path, CAPTIONS[:3])[0].coverage == {"val": 0.5}
+
+
+def test_the_tokens_are_those_of_the_train_captions(tmp_path):
+    assert build(tmp_path)[1]["tokens"][4:] == ["a", "cat", "dog", "runs"]
+    vocabulary = build(tmp_path, unit="character")[1]
     assert set(vocabulary["tokens"][4:]) == set("a dogrunsct")
     assert vocabulary["tokenizer"] == "character"
 
 
-def test_the_command_reports_both(project):
+def test_an_empty_vocabulary_is_refused(tmp_path):
+    message = (
+        r"params.vocab.min_count: the vocabulary is empty, because no word occurs 1000 times in the training captions; "
+        r"the most frequent one occurs 2 times; lower params.vocab.min_count"
+    )
+    with pytest.raises(ParamsError, match=message):
+        build(tmp_path, min_count=1000)
+    assert not (tmp_path / "vocab.json").exists()
+
+
+def test_the_command_prints_unit_and_coverage(project):
     set_param(project, "vocab.unit", "character")
-    set_param(project, "score.neighbours", 0)
+    set_param(project, "score.rerank", {"neighbors": 0})
     assert run_command("prepare", cwd=project)[0] == 0
-    said = run_command("vocab", cwd=project)[2]
-    assert "tokens (characters), which cover 100.0% of val, 100.0% of test" in said
+    err = run_command("vocab", cwd=project)[2]
+    assert "tokens (characters), which cover 100.0% of val, 100.0% of test" in err

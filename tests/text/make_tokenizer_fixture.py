@@ -1,14 +1,13 @@
-"""Writes `tokenizer_fixture.json`: the Stanford PTB tokenizer's answers, against which `tokenize` is tested.
+"""Records the output of the Stanford PTB tokenizer in tokenizer_fixture.json, against which `tokenize` is tested.
 
-A development script: it needs Java and pycocoevalcap 1.2, whose wheel carries the tokenizer's jar, and the
-captions of Flickr8k and coco-mini. The tests need neither, they read the fixture:
+A development script. It needs Java, pycocoevalcap 1.2, whose wheel has the tokenizer's jar, and the captions of
+Flickr8k and coco-mini. The tests only read the fixture:
 
-    python tests/captions/make_tokenizer_fixture.py --data ../shared/data
+    python tests/text/make_tokenizer_fixture.py --data ../shared/data
 
-`pairs` holds texts and their tokens: the hand-made lines below, their words, and the captions with anything
-but plain words in them, each asked before an ordinary line so that no neighbour shows. `digests` holds a
-sha256 for each block of 1,000 captions of the two datasets, tokenised whole files at a time as coco-caption
-does.
+`pairs` holds texts and their tokens: the lines below, their words, and the captions with more than plain words, each
+followed by an ordinary line, so that no other line affects it. `digests` holds a sha256 for each block of 1,000 captions
+of the two datasets, tokenized file by file as in coco-caption.
 """
 
 import argparse
@@ -96,7 +95,7 @@ def ask(texts: list[str], jar: Path) -> list[list[str]]:
 
 
 def ask_alone(texts: list[str], jar: Path) -> list[list[str]]:
-    """As `ask`, with an ordinary line after each text: the jar looks beyond the line's end."""
+    """Like `ask`, with an ordinary line after each text, because the jar reads past the end of a line."""
     return ask([line for text in texts for line in (text, ORDINARY)], jar)[::2]
 
 

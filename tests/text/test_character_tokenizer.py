@@ -1,10 +1,9 @@
-"""Captions by characters."""
+"""The character tokenizer."""
 
 import pytest
 
 from pipeline.errors import ArtefactError
-from pipeline.text import character_tokenizer as characters
-from pipeline.text import ptb_tokenizer as tokenizer
+from pipeline.text import character_tokenizer, ptb_tokenizer
 from pipeline.text.tokenizers import get_tokenizer, join_tokens
 from pipeline.text.vocabulary import Vocabulary
 from pipeline.text.writing_systems import share_without_spaces
@@ -17,7 +16,7 @@ from pipeline.text.writing_systems import share_without_spaces
         ("\u4e00 \u53ea", ["\u4e00", "\u53ea"]),
         ("Big dog!", ["b", "i", "g", " ", "d", "o", "g"]),
         ("\u4e00 dog", ["\u4e00", "d", "o", "g"]),
-        ("\u0e01\u0e34\u0e19", ["\u0e01\u0e34", "\u0e19"]),  # Thai: a vowel sits on its consonant
+        ("\u0e01\u0e34\u0e19", ["\u0e01\u0e34", "\u0e19"]),  # Thai: a vowel mark belongs to its consonant
         (
             "\U0001f468\u200d\U0001f469 \U0001f44b\U0001f3fd",
             ["\U0001f468\u200d\U0001f469", " ", "\U0001f44b\U0001f3fd"],
@@ -26,28 +25,28 @@ from pipeline.text.writing_systems import share_without_spaces
         ("", []),
     ],
 )
-def test_a_token_is_what_is_seen_as_one_character(text, tokens):
-    assert characters.tokenize(text) == tokens
+def test_a_token_is_one_visible_character(text, tokens):
+    assert character_tokenizer.tokenize(text) == tokens
 
 
-def test_a_vocabulary_of_characters_reads_back_what_it_encodes():
+def test_a_character_vocabulary_decodes_what_it_encodes():
     texts = ["\u4e00\u53ea\u72d7", "a dog"]
-    built = Vocabulary.build(map(characters.tokenize, texts), min_count=1, tokenizer=characters.NAME)
+    built = Vocabulary.build(map(character_tokenizer.tokenize, texts), min_count=1, tokenizer=character_tokenizer.NAME)
     for text in texts:
-        (numbers,) = built.encode([characters.tokenize(text)])
+        (numbers,) = built.encode([character_tokenizer.tokenize(text)])
         assert built.decode(numbers[1:-1]) == text
-        assert built.for_metrics(text) == join_tokens(characters.tokenize(text))
+        assert built.for_metrics(text) == join_tokens(character_tokenizer.tokenize(text))
     assert built.for_metrics("a dog") == "a d o g"
 
 
-def test_a_vocabulary_names_its_tokenizer():
-    assert get_tokenizer(characters.NAME, "vocab.json") is characters.tokenize
-    assert get_tokenizer(tokenizer.NAME, "vocab.json") is tokenizer.tokenize
-    with pytest.raises(ArtefactError, match=r"vocab.json: made with tokenizer 'words-2'"):
+def test_tokenizers_by_name():
+    assert get_tokenizer(character_tokenizer.NAME, "vocab.json") is character_tokenizer.tokenize
+    assert get_tokenizer(ptb_tokenizer.NAME, "vocab.json") is ptb_tokenizer.tokenize
+    with pytest.raises(ArtefactError, match=r"vocab.json: made with the unknown tokenizer 'words-2'"):
         get_tokenizer("words-2", "vocab.json")
 
 
-def test_scripts_without_spaces_are_told_from_those_with():
+def test_writing_systems_without_spaces_are_recognized():
     without = [
         "\u4e00\u53ea\u72d7\u5728\u8dd1",
         "\u72ac\u304c\u8d70\u308b",

@@ -1,4 +1,4 @@
-"""The tokenizer against what the Stanford PTB tokenizer answered; `make_tokenizer_fixture.py` asks it."""
+"""The PTB tokenizer against the output of the Stanford tokenizer, which `make_tokenizer_fixture.py` records."""
 
 import csv
 import hashlib
@@ -14,7 +14,7 @@ from pipeline.text.ptb_tokenizer import NAME, tokenize
 
 FIXTURE = json.loads((Path(__file__).parent / "tokenizer_fixture.json").read_text(encoding="utf-8"))
 BLOCK = 1000
-# Where a rule could be made to try one character over and over.
+# Repetitions that could make a rule backtrack without end.
 ENDLESS = ["a", "1", "\u00ad", "\u0301", "'", "a.", "a-", "a@", "<a ", "<!a", "1 ", "&eacute;", "www.", ":-"]
 ANY_CHARACTER = st.characters(exclude_categories=["Cs"]) | st.sampled_from("aB5 .'-&</@\u2019\u00ad")
 
@@ -33,19 +33,19 @@ def flickr8k(shared: Path) -> list[str]:
         return [row["caption"] for row in csv.DictReader(file)]
 
 
-def test_every_pair_of_the_fixture_is_tokenised_as_the_reference_does():
+def test_pairs_of_the_fixture_are_tokenized_like_the_reference():
     assert len(FIXTURE["pairs"]) > 500
     ours = [[text, tokenize(text)] for text, _ in FIXTURE["pairs"]]
     assert ours == FIXTURE["pairs"]
 
 
-def test_all_captions_of_flickr8k_are_tokenised_as_the_reference_does(shared: Path):
+def test_captions_of_flickr8k_are_tokenized_like_the_reference(shared: Path):
     captions = flickr8k(shared)
     assert len(captions) == 40455
     assert digests(captions) == FIXTURE["digests"]["flickr8k"]
 
 
-def test_all_captions_of_coco_mini_are_tokenised_as_the_reference_does(shared: Path):
+def test_captions_of_coco_mini_are_tokenized_like_the_reference(shared: Path):
     files = sorted((shared / "data" / "coco-mini" / "annotations").glob("captions_*2017.json"))
     if not files:
         pytest.skip("needs the annotations of coco-mini, which are not part of the project")
@@ -66,7 +66,7 @@ def test_all_captions_of_coco_mini_are_tokenised_as_the_reference_does(shared: P
         ("R&amp;D at http://a.org/x.", "r&d at http://a.org/x"),
     ],
 )
-def test_the_conventions_are_those_of_the_treebank(text: str, tokens: str):
+def test_penn_treebank_conventions(text: str, tokens: str):
     assert tokenize(text) == tokens.split(" ")
 
 
@@ -83,33 +83,33 @@ def test_a_line_break_inside_a_caption_is_a_space():
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n", ".", " , . ; ", "''", "\U0001f600"])
-def test_nothing_but_punctuation_gives_no_tokens(text: str):
+def test_punctuation_alone_gives_no_tokens(text: str):
     assert tokenize(text) == []
 
 
-def test_an_emoji_outside_the_basic_plane_parts_two_words():
+def test_an_emoji_outside_the_basic_plane_separates_words():
     assert tokenize("a dog\U0001f600runs") == ["a", "dog", "runs"]
 
 
 @given(st.text(alphabet=ANY_CHARACTER, max_size=40))
-def test_any_text_gives_tokens_that_are_not_empty_and_hold_no_plain_space(text: str):
+def test_tokens_are_not_empty_and_hold_no_plain_space(text: str):
     assert all(token and " " not in token and "\n" not in token for token in tokenize(text))
 
 
 @pytest.mark.parametrize("unit", ENDLESS)
-def test_no_long_caption_stalls_it(unit: str):
+def test_long_captions_take_linear_time(unit: str):
     start = time.perf_counter()
     tokenize(unit * (4000 // len(unit)) + "\u20ac")
     assert time.perf_counter() - start < 5
 
 
-def test_the_name_that_model_files_store_does_not_change():
+def test_the_name_stored_in_model_files_is_stable():
     assert NAME == "ptb"
 
 
 @pytest.mark.parametrize("end", ["", ".", " .", ". ", "  . "])
 @pytest.mark.parametrize("word", ["dog", "a", "no", "etc", "Mr", "St", "cannot", "Gonna", "I", "U", "pm", "Jr", "vs"])
-def test_plain_captions_have_the_tokens_that_they_have_among_others(word, end):
-    """A tab before a caption means nothing, but keeps it from being taken for plain as a whole."""
+def test_the_fast_path_gives_the_tokens_of_the_rules(word, end):
+    """A leading tab does not change the tokens but disables the fast path."""
     for text in (f"A dog {word}{end}", f"{word} {word}{end}", f"{word}{end}"):
         assert tokenize(text) == tokenize("\t" + text)

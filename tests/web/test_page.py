@@ -1,4 +1,4 @@
-"""The page in a real browser: as people use it, with pointer, keyboard and a narrow window."""
+"""The page in a real browser, with pointer, keyboard and narrow windows."""
 
 import base64
 import csv
@@ -9,10 +9,11 @@ import pytest
 
 By = pytest.importorskip("selenium.webdriver.common.by").By
 Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
+pytestmark = pytest.mark.slow
 
 
 class Page:
-    """What a person sees and does."""
+    """The page as a user sees it."""
 
     def __init__(self, driver, address):
         self.driver = driver
@@ -37,7 +38,7 @@ class Page:
             if condition():
                 return
             time.sleep(0.05)
-        raise AssertionError(f"did not happen; the page says: {self.driver.find_element(By.TAG_NAME, 'body').text}")
+        raise AssertionError(f"timed out; the page shows: {self.driver.find_element(By.TAG_NAME, 'body').text}")
 
     def choose(self, *paths):
         self["files"].send_keys("\n".join(map(str, paths)))
@@ -46,10 +47,10 @@ class Page:
         self.until(lambda: self.run("return count.textContent").startswith(f"{total} of {total}"))
 
     def captions(self):
-        return [one.text for one in self.all("#candidates label span:not(.sure)")]
+        return [one.text for one in self.all("#candidates label span:not(.certainty)")]
 
-    def give_by_event(self, kind, path):
-        """A file that comes with an event of the window, as a drop and a paste do."""
+    def send_by_event(self, kind, path):
+        """Send a file with a drop or paste event of the window."""
         content = base64.b64encode(path.read_bytes()).decode()
         self.run(
             """const [kind, name, content] = arguments;
@@ -71,57 +72,57 @@ class Page:
 def page(chromium, server):
     opened = Page(chromium, server.address)
     yield opened
-    log = chromium.get_log("browser")  # a refused request is no error of a script
+    log = chromium.get_log("browser")  # failed requests are not script errors
     assert [entry for entry in log if entry["level"] == "SEVERE" and entry["source"] != "network"] == []
 
 
-def test_a_chosen_picture_gets_the_captions_of_the_model(page, captioner, pictures):
-    page.choose(pictures[0])
+def test_a_chosen_image_gets_the_captions_of_the_model(page, captioner, images):
+    page.choose(images[0])
     page.done(1)
-    (expected,) = captioner.captions(pictures[:1], captioner.make_search(), captions=3)
+    (expected,) = captioner.captions(images[:1], captions=3)
     assert page.captions() == [caption.text for caption in expected]
     assert page["text"].get_attribute("value") == expected[0].text
-    assert page["picture"].get_attribute("alt") == expected[0].text
+    assert page["image"].get_attribute("alt") == expected[0].text
     assert expected[0].text in page["status"].get_attribute("textContent")
 
 
 @pytest.mark.parametrize("way", ["paste", "drop"])
-def test_a_picture_can_be_pasted_and_dropped(page, captioner, pictures, way):
-    page.give_by_event(way, pictures[1])
+def test_an_image_can_be_pasted_and_dropped(page, captioner, images, way):
+    page.send_by_event(way, images[1])
     page.done(1)
-    assert page["one-name"].text == pictures[1].name
+    assert page["one-name"].text == images[1].name
     assert page.captions()[0]
 
 
-def test_the_words_are_stepped_through_with_the_keyboard(page, pictures):
-    page.choose(pictures[0])
+def test_the_words_are_stepped_through_with_the_keyboard(page, images):
+    page.choose(images[0])
     page.done(1)
-    words = page.all("#words button")
+    words = page.all("#tokens button")
     assert " ".join(word.text for word in words) == page.captions()[0]
     words[0].send_keys(Keys.ARROW_RIGHT)
     assert page.driver.switch_to.active_element == words[1]
     assert [word.get_attribute("aria-pressed") for word in words[:3]] == ["false", "true", "false"][: len(words)]
-    light = page.run(
-        "const pixels = light.getContext('2d').getImageData(0, 0, light.width, light.height).data;"
+    overlay = page.run(
+        "const pixels = overlay.getContext('2d').getImageData(0, 0, overlay.width, overlay.height).data;"
         "const alphas = [...pixels].filter((_, place) => place % 4 === 3);"
-        "return [light.classList.contains('on'), Math.min(...alphas), Math.max(...alphas)]"
+        "return [overlay.classList.contains('on'), Math.min(...alphas), Math.max(...alphas)]"
     )
-    assert light[0]
-    assert light[1] < light[2] <= 210
+    assert overlay[0]
+    assert overlay[1] < overlay[2] <= 210
     words[1].send_keys(Keys.ESCAPE)
-    assert not page.run("return light.classList.contains('on')")
+    assert not page.run("return overlay.classList.contains('on')")
     page["play"].click()
-    page.until(lambda: page.all("#words button[aria-pressed=true]"))
+    page.until(lambda: page.all("#tokens button[aria-pressed=true]"))
 
 
-def test_another_caption_and_own_words_become_the_alt_text(page, pictures):
-    page.choose(pictures[0])
+def test_the_alt_text_is_another_caption_or_edited(page, images):
+    page.choose(images[0])
     page.done(1)
     page.all("#candidates input")[1].click()
     assert page["text"].get_attribute("value") == page.captions()[1]
     page["text"].clear()
     page["text"].send_keys('red & "nothing"')
-    assert page["picture"].get_attribute("alt") == 'red & "nothing"'
+    assert page["image"].get_attribute("alt") == 'red & "nothing"'
     page["copy-html"].click()
     page.until(lambda: page["copy-html"].text == "Copied")
     page.run("const field = document.createElement('textarea'); field.id = 'pasted'; document.body.append(field)")
@@ -129,12 +130,12 @@ def test_another_caption_and_own_words_become_the_alt_text(page, pictures):
     assert page["pasted"].get_attribute("value") == '<img alt="red &amp; &quot;nothing&quot;" src="000.png">'
 
 
-def test_many_pictures_become_a_table_to_download(page, captioner, pictures, tmp_path):
+def test_several_images_become_a_table_to_download(page, captioner, images, tmp_path):
     odd = tmp_path / 'a "quoted", name.png'
-    odd.write_bytes(pictures[5].read_bytes())
+    odd.write_bytes(images[5].read_bytes())
     broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no picture")
-    page.choose(*pictures[:4], odd, broken)
+    broken.write_bytes(b"not an image")
+    page.choose(*images[:4], odd, broken)
     page.done(6)
     assert page["count"].text == "6 of 6, 1 could not be captioned"
     page["save"].click()
@@ -142,26 +143,26 @@ def test_many_pictures_become_a_table_to_download(page, captioner, pictures, tmp
     page.until(table.exists)
     rows = list(csv.DictReader(io.StringIO(table.read_text())))
     table.unlink()
-    assert [row["image"] for row in rows] == [*(path.name for path in pictures[:4]), odd.name, "broken.png"]
+    assert [row["image"] for row in rows] == [*(path.name for path in images[:4]), odd.name, "broken.png"]
     assert rows[0]["caption"]
     assert float(rows[0]["score"]) < 0
     assert (rows[5]["caption"], rows[5]["score"]) == ("", "")
-    assert "not a picture" in rows[5]["error"]
+    assert "not an image" in rows[5]["error"]
     page.all(".thumb")[3].click()
-    assert page["one-name"].text == pictures[3].name
+    assert page["one-name"].text == images[3].name
     page["clear"].click()
     assert not page["many"].is_displayed()
     assert page.driver.switch_to.active_element == page["choose"]
 
 
-def test_a_broken_file_is_explained_and_the_next_one_works(page, pictures, tmp_path):
+def test_a_broken_file_shows_the_reason_and_the_next_one_works(page, images, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"\xff\xd8\xffbroken")
     page.choose(broken)
     page.done(1)
-    assert page["reason"].text.startswith("Not a usable picture: ")
+    assert page["reason"].text.startswith("The image cannot be used: ")
     assert not page["again"].is_displayed()
-    page.choose(pictures[0])
+    page.choose(images[0])
     page.done(2)
     assert page.captions()
 
@@ -174,13 +175,13 @@ def test_a_file_that_is_too_large_is_refused_before_it_is_sent(page, tmp_path):
     assert page["reason"].text == "The file is larger than 1 MB."
 
 
-def test_a_server_that_is_gone_is_named_and_asked_again(page, pictures):
+def test_requests_to_an_unreachable_server_can_be_repeated(page, images):
     page.until(lambda: page["model"].text)
     offline = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
     page.driver.execute_cdp_cmd("Network.enable", {})
     try:
         page.driver.execute_cdp_cmd("Network.emulateNetworkConditions", {"offline": True, **offline})
-        page.choose(pictures[0])
+        page.choose(images[0])
         page.done(1)
         assert page["reason"].text == "The server does not answer. Is it still running?"
     finally:
@@ -191,43 +192,37 @@ def test_a_server_that_is_gone_is_named_and_asked_again(page, pictures):
 
 
 @pytest.mark.parametrize("width", [320, 390, 768])
-def test_nothing_is_wider_than_a_narrow_window(page, pictures, width):
+def test_nothing_is_wider_than_a_narrow_window(page, images, width):
     metrics = {"width": width, "height": 700, "deviceScaleFactor": 2, "mobile": True}
     page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    page.choose(*pictures[:3])
+    page.choose(*images[:3])
     page.done(3)
     assert page.run("return document.documentElement.scrollWidth") <= width
     assert page.run("return [...document.querySelectorAll('button')].filter((b) => b.checkVisibility()"
                     " && b.getBoundingClientRect().right > innerWidth).length") == 0  # fmt: skip
 
 
-def test_every_control_has_a_name_for_screen_readers(page, pictures):
-    page.choose(*pictures[:2])
+def test_every_control_has_a_name_for_screen_readers(page, images):
+    page.choose(*images[:2])
     page.done(2)
     controls = [one for one in page.all("button, input, textarea, progress") if one.is_displayed()]
     assert len(controls) > 15
     assert [one.get_attribute("outerHTML") for one in controls if not one.accessible_name] == []
 
 
-def test_the_page_is_dark_where_the_reader_wants_it(page):
+def test_the_page_follows_the_dark_color_scheme(page):
     shades = []
     for scheme in ("light", "dark"):
         feature = {"name": "prefers-color-scheme", "value": scheme}
         page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-        colour = page.run("return getComputedStyle(document.body).backgroundColor")
-        shades.append(int(colour.split("(")[1].split(",")[0]))
+        color = page.run("return getComputedStyle(document.body).backgroundColor")
+        shades.append(int(color.split("(")[1].split(",")[0]))
     assert shades[0] > 200 > 60 > shades[1]
 
 
-def test_nothing_comes_from_elsewhere(page, server, pictures):
-    page.choose(pictures[0])
+def test_nothing_is_loaded_from_other_hosts(page, server, images):
+    page.choose(images[0])
     page.done(1)
     loaded = page.run("return performance.getEntriesByType('resource').map((one) => one.name)")
     assert len(loaded) > 5
     assert [one for one in loaded if not one.startswith((server.address, "blob:", "data:"))] == []
-
-
-def test_the_reference_for_programs_opens(page, server):
-    page.driver.get(f"{server.address}/docs")
-    assert "POST /v1/captions" in page.driver.find_element(By.TAG_NAME, "main").text
-    assert page.run("return getComputedStyle(document.querySelector('pre')).borderStyle") == "solid"

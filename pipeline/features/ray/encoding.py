@@ -1,167 +1,194 @@
-"""Encoding on Ray Data: pictures are read and decoded by tasks, encoded by actors, and written as shards.
+"""The Ray Data pipeline: each row is a shard.
 
-    manifest.parquet → [those not yet in a shard] → decode (CPU tasks) → encode (actors) → n pictures → one shard
+    shard numbers → decode (CPU tasks) → encode (an actor per GPU or CPU) → write (CPU tasks)
 
-Ray streams blocks from step to step and holds back the steps that run ahead. Its checkpoints name the ids of finished
-shards. Order is kept, so a shard holds the same stretch of the manifest whatever was killed in between.
+Ray Data streams shards through the three steps and holds back a step that runs ahead of the next one. Each shard is
+independent of the others, so neither their order nor repeated tasks change the folder.
+
+S side of the encoder's input, R regions, C channels.
 """
 
+import hashlib
 import logging
-import math
-import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import ray
-from pyarrow.fs import LocalFileSystem
-from ray.data.checkpoint import CheckpointConfig
+from ray.data import ActorPoolStrategy, DataContext
 from ray.util.annotations import RayDeprecationWarning
 
+from pipeline.encoders.images import ImageError, decode_image, preprocess_image
 from pipeline.encoders.spec import EncoderSpec
-from pipeline.errors import CaptionerError
-from pipeline.features.ray.cluster import RETRIES, Cluster, explained
-from pipeline.features.ray.jobs import Job, Plan
-from pipeline.features.ray.steps import Encode, ShardSink, decode
-from pipeline.progress import Progress, no_progress
+from pipeline.errors import ArtefactError
+from pipeline.features.feature_file import write_feature_file
+from pipeline.features.ray.cluster import RETRIES, Cluster, translated_errors
+from pipeline.features.ray.job import Job
+from pipeline.features.ray.sources import read_source
+from pipeline.features.shards import shard_path
 
-_LARGEST_BLOCK = 256
-_PROGRESS_SECONDS = 2.0
+READERS = 8
+"""Threads of a decoding task that wait for files or servers."""
+
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Described:
-    """An encoder as one machine of the cluster has it."""
+class EncoderDescription:
+    """An encoder as a machine of the cluster builds it."""
 
     spec: EncoderSpec
     tensors: bytes
     """All of its weights, as safetensors."""
-    to_embed: bytes
-    """Those that a model file has to carry."""
+    tensors_to_embed: bytes
+    """Those that a model file has to contain."""
     shape: tuple[int, int]
+    """R, C"""
     engine: str
 
 
-def describe(where: Cluster, params: dict[str, Any], seed: int) -> Described:
-    """Build the encoder where it is going to run. Raises `ParamsError`."""
-    with explained():
-        found: Described = ray.get(_describe.options(num_gpus=where.gpus).remote(params, seed, where.device))
-    return found
+def describe_encoder(cluster: Cluster, params: dict[str, Any], seed: int) -> EncoderDescription:
+    """Build the encoder once on the device that will run it, and return what the other machines need.
+
+    Raises `ParamsError` for the encoder.
+    """
+    with translated_errors():
+        task = _describe_encoder.options(num_gpus=cluster.gpus_per_encoder)
+        description: EncoderDescription = ray.get(task.remote(params, seed, cluster.device))
+    return description
 
 
 @ray.remote(num_cpus=1, max_retries=0)  # type: ignore[untyped-decorator]
-def _describe(params: dict[str, Any], seed: int, device: str) -> Described:
+def _describe_encoder(params: dict[str, Any], seed: int, device: str) -> EncoderDescription:
     from safetensors.torch import save
 
     from pipeline.device import choose_device
-    from pipeline.encoders.encoder import build
+    from pipeline.encoders.encoder import build_encoder
 
-    encoder = build(**params, seed=seed, device=choose_device(device))
+    encoder = build_encoder(**params, seed=seed, device=choose_device(device))
     tensors = {name: tensor.cpu().contiguous() for name, tensor in encoder.network.state_dict().items()}
-    return Described(
+    return EncoderDescription(
         spec=encoder.spec,
         tensors=save(tensors),
-        to_embed=save(encoder.tensors_to_embed()),
+        tensors_to_embed=save(encoder.tensors_to_embed()),
         shape=(encoder.regions, encoder.channels),
         engine=encoder.engine,
     )
 
 
-def encode_missing(job: Job, plan: Plan, where: Cluster, tensors: bytes, progress: Progress = no_progress) -> int:
-    """Fill the shards that are not there; the number of pictures that were tried.
+def encode_shards(job: Job, shards: Sequence[int], cluster: Cluster, tensors: bytes) -> Iterator[tuple[int, int]]:
+    """Make `shards` and yield, as each is finished, its number of images and how many of them are skipped.
 
-    Raises what stopped it: `DiskError`, `NumericError`, `DataError`. Finished shards stay, and are not made again.
+    Raises what stops it: `DiskError`, `NumericError`, `DataError`. Finished shards remain.
     """
-    from ray.data import ActorPoolStrategy
-
-    left = plan.pictures - sum(plan.size(number) for number in job.finished(plan))
-    block = block_size(left, where.encoders, plan.shard_pictures)
-    height, channels = plan.shape
-    sink = ShardSink(str(job.shards.absolute()), plan)
-    with _context(job, largest=2 * plan.shard_pictures * (height * channels * 2 + 4096)), _watched(job, plan, progress):
-        pictures = ray.data.read_parquet(str(job.manifest.absolute()), filesystem=LocalFileSystem())
-        # a small manifest is one block, which one task would decode and one actor encode
-        blocks = pictures.repartition(target_num_rows_per_block=block, strict=True)
-        with warnings.catch_warnings():  # Ray warns that this way of limiting the retries goes in 2.64
+    with _data_context(), translated_errors():
+        numbers = ray.data.from_items([{"shard": number} for number in shards], override_num_blocks=len(shards))
+        with warnings.catch_warnings():  # Ray Data has no other way to limit the retries of a task
             warnings.simplefilter("ignore", RayDeprecationWarning)
-            decoded = blocks.map_batches(
-                decode,
-                batch_size=None,
-                batch_format="pyarrow",
-                fn_kwargs={"transform": plan.spec.transform},
+            decoded = numbers.map(decode_shard, fn_args=(job,), num_cpus=1, max_retries=RETRIES)
+            encoded = decoded.map(
+                ShardEncoder,
+                fn_constructor_args=(job, ray.put(tensors), cluster.device),
+                compute=ActorPoolStrategy(min_size=1, max_size=min(cluster.encoders, len(shards))),
                 num_cpus=1,
-                max_retries=RETRIES,
+                num_gpus=cluster.gpus_per_encoder,
             )
-        encoded = decoded.map_batches(
-            Encode,
-            fn_constructor_args=(plan.spec, ray.put(tensors), where.device, plan.engine),
-            compute=ActorPoolStrategy(size=where.encoders),
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=1,
-            num_gpus=where.gpus,
-        )
-        shards = encoded.repartition(target_num_rows_per_block=plan.shard_pictures, strict=True)
-        with explained():
-            shards.write_datasink(sink, ray_remote_args={"num_cpus": 1, "max_retries": RETRIES})
-    return left
+            written = encoded.map(write_shard, fn_args=(job,), num_cpus=1, max_retries=RETRIES)
+        for row in written.iter_rows():
+            yield row["images"], row["skipped"]
 
 
-def block_size(left: int, encoders: int, shard_pictures: int) -> int:
-    """Pictures per task: few enough that every encoder gets several blocks, and that a block's pixels fit anywhere."""
-    return max(1, min(_LARGEST_BLOCK, shard_pictures, math.ceil(left / (4 * encoders))))
+def decode_shard(row: Row, job: Job) -> Row:
+    """Decode the images of a shard: pixels (n, S, S, 3) of those that can be decoded, the reason or "" for each."""
+    images = job.read_manifest(row["shard"])
+    side = job.spec.preprocessing.size
+    pixels = np.empty((len(images), side, side, 3), np.uint8)
+    reasons: list[str] = []
+    with ThreadPoolExecutor(READERS) as pool:
+        for content, reason in pool.map(_read_checked, images):
+            if not reason:
+                try:
+                    place = reasons.count("")
+                    pixels[place] = preprocess_image(decode_image(content), job.spec.preprocessing)
+                except ImageError as error:
+                    reason = str(error)
+            reasons.append(reason)
+    return {"shard": row["shard"], "pixels": pixels[: reasons.count("")], "reasons": reasons}
+
+
+def _read_checked(image: dict[str, str]) -> tuple[bytes, str]:
+    """Return the bytes of an image and "", or the reason why it cannot be read."""
+    try:
+        content = read_source(image["path"])
+    except OSError as error:
+        return b"", f"cannot be read: {error.strerror or error}"
+    if image["sha256"] and hashlib.sha256(content).hexdigest() != image["sha256"]:
+        return b"", "changed since the manifest was made: its sha256 differs"
+    return content, ""
+
+
+class ShardEncoder:
+    """An actor with the encoder: pixels (n, S, S, 3) to features (n, R, C)."""
+
+    def __init__(self, job: Job, tensors: "ray.ObjectRef[bytes]", device: str) -> None:
+        from safetensors.torch import load
+
+        from pipeline.device import choose_device
+        from pipeline.encoders.encoder import restore_encoder
+
+        self._encoder = restore_encoder(job.spec, load(ray.get(tensors)), choose_device(device))
+        self._job = job
+
+    def __call__(self, row: Row) -> Row:
+        from pipeline.device import single_threaded
+
+        if self._encoder.engine != self._job.engine:
+            raise ArtefactError(
+                f"the machines of the cluster differ ({self._encoder.engine}; {self._job.engine}), and so would the "
+                "last bits of their features; use machines of one kind"
+            )
+        pixels = row.pop("pixels")
+        features = np.zeros((0, *self._job.shape), np.float16)
+        if len(pixels):
+            with single_threaded():
+                features = self._encoder.encode(pixels)
+        return row | {"features": features}
+
+
+def write_shard(row: Row, job: Job) -> Row:
+    """Write a shard and, before it, the list of its skipped images."""
+    number, features, reasons = row["shard"], row["features"], row["reasons"]
+    images = job.read_manifest(number)
+    skipped = [(image["image"], image["path"], reason) for image, reason in zip(images, reasons, strict=True) if reason]
+    kept = [image["image"] for image, reason in zip(images, reasons, strict=True) if not reason]
+    place = {image: position for position, image in enumerate(kept)}
+    job.write_skipped(number, skipped)
+    write_feature_file(
+        shard_path(job.folder, number),
+        job.spec,
+        kept,
+        job.shape,
+        lambda wanted: features[[place[image] for image in wanted]],
+    )
+    return {"images": len(images), "skipped": len(skipped)}
 
 
 @contextmanager
-def _context(job: Job, *, largest: int) -> Iterator[None]:
-    """Ray Data's settings of this job, and the former ones afterwards."""
-    context = ray.data.DataContext.get_current()
-    checkpoints = CheckpointConfig(
-        id_column="id",
-        checkpoint_path=str(job.done.absolute()),
-        delete_checkpoint_on_success=False,
-        override_filesystem=LocalFileSystem(),  # else a path is taken for an address
-    )
-    checkpoints.checkpoint_actor_pool_max_size = 1  # a filter is quick, and takes a CPU that the others need
-    checkpoints.checkpoint_actor_memory_bytes = 1 << 20  # at least; with Ray's 1 GiB it never starts on a small machine
-    settings = {
-        "checkpoint_config": checkpoints,
-        "enable_progress_bars": False,
-        "target_max_block_size": max(context.target_max_block_size or 0, largest),  # else a shard is cut into several
-    }
-    former = {name: getattr(context, name) for name in settings}
-    ordered = context.execution_options.preserve_order
+def _data_context() -> Iterator[None]:
+    """Ray Data without progress bars and logs, and with the original exceptions."""
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.raise_original_map_exception = True
     logger = logging.getLogger("ray.data")
     level = logger.level
+    logger.setLevel(logging.CRITICAL)
     try:
-        for name, value in settings.items():
-            setattr(context, name, value)
-        context.execution_options.preserve_order = True
-        logger.setLevel(logging.ERROR)
-        yield
+        with DataContext.current(context):
+            yield
     finally:
-        for name, value in former.items():
-            setattr(context, name, value)
-        context.execution_options.preserve_order = ordered
         logger.setLevel(level)
-
-
-@contextmanager
-def _watched(job: Job, plan: Plan, progress: Progress) -> Iterator[None]:
-    """Tell now and then how many pictures are in finished shards."""
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(_PROGRESS_SECONDS):
-            with suppress(CaptionerError):
-                progress(sum(plan.size(number) for number in job.finished(plan)), plan.pictures, "pictures in shards")
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()

@@ -1,144 +1,68 @@
-"""The list of pictures that a cluster is to encode: a CSV or Parquet table, checked and numbered.
+"""The manifest: the table of the images that a Ray extraction encodes.
 
-The columns are image (the id), path (a file, a place in an archive or a URL) and, where it is known, sha256; images.csv
-of `prepare` is one. Relative paths start at the working folder. The numbered copy, which every machine reads, has an
-int64 `id`: Ray's checkpoints compare ids as numpy numbers.
+Columns: image (the id), path (a file, a member of an archive, or a URL) and optionally sha256. images.csv is one.
 """
 
-import csv
-import hashlib
-from array import array
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
 
 from pipeline.errors import DataError, ParamsError
 from pipeline.features.ray.sources import check_schemes, is_url
-from pipeline.files import replacing
 
 COLUMNS = ("image", "path", "sha256")
-_ROWS = 1 << 16
-
-Entry = tuple[str, str, str]
-"""image, path, sha256 or nothing."""
+_WANTED = "image, path and, if known, sha256"
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """What was numbered."""
+def read_manifest(source: Path) -> pa.Table:
+    """Read a .csv or .parquet manifest, with absolute paths and "" for an unknown sha256.
 
-    pictures: int
-    digest: str
-    """Of the ids and contents in their order (of the paths, where the contents are not known)."""
-
-
-def number_pictures(source: Path, out: Path) -> Manifest:
-    """Write the numbered copy of the manifest `source` to `out`, row by row: it may be larger than the memory.
-
-    Raises `DataError` with the row that cannot be used, `ParamsError` for addresses that cannot be opened here.
+    Raises `DataError` naming the row that cannot be used, `ParamsError` for a URL that cannot be opened.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    table = _read_table(source)
+    for name in COLUMNS[:2]:
+        if name not in table.column_names:
+            found = ", ".join(table.column_names) or "none"
+            raise DataError(f"{source}: has no column {name!r} (found: {found}); the columns are {_WANTED}")
+    if "sha256" not in table.column_names:
+        table = table.append_column("sha256", pa.array([""] * len(table)))
+    columns = [pc.fill_null(table[name].cast(pa.large_string()), "") for name in COLUMNS]
+    table = pa.table(columns, list(COLUMNS))
+    if not len(table):
+        raise DataError(f"{source}: lists no images")
+    for name in COLUMNS[:2]:
+        row = pc.index(table[name], "").as_py()
+        if row >= 0:
+            raise DataError(f"{source}: row {row + 1} has no {name}")
+    counts = table["image"].value_counts()
+    twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    if len(twice):
+        raise DataError(f"{source}: {twice[0]} is listed more than once; each image needs its own id")
+    paths = table["path"].to_pylist()
+    check_schemes(paths)
+    here = Path.cwd()  # workers run in other folders
+    absolute = pa.array([path if is_url(path) else str(here / path) for path in paths], pa.large_string())
+    return table.set_column(1, "path", absolute).set_column(2, "sha256", pc.utf8_lower(table["sha256"]))
 
-    schema = pa.schema([("id", pa.int64()), *((name, pa.large_string()) for name in COLUMNS)])
-    digest = hashlib.sha256()
-    hashes = array("q")
-    schemes: dict[str, str] = {}
-    with replacing(out) as beside, pq.ParquetWriter(beside, schema) as writer:
-        entries = read_manifest(source)
-        while block := list(islice(entries, _ROWS)):
-            for image, path, sha256 in block:
-                digest.update(f"{image}\0{sha256 or path}\n".encode())
-                hashes.append(hash(image))
-                if is_url(path):
-                    schemes.setdefault(path.partition("://")[0], path)
-            images, paths, digests = zip(*block, strict=True)
-            start = len(hashes) - len(block)
-            ids = np.arange(start, len(hashes), dtype=np.int64)
-            full = [path if is_url(path) else str(Path.cwd() / path) for path in paths]
-            writer.write_table(pa.table([ids, images, full, digests], schema=schema))
-        check_schemes(schemes.values())
-        _refuse_twins(source, np.frombuffer(hashes, np.int64))
-        if not hashes:
-            raise DataError(f"{source}: lists no pictures")
-    return Manifest(len(hashes), digest.hexdigest())
 
-
-def read_manifest(source: Path) -> Iterator[Entry]:
-    """The rows of a manifest. Raises `DataError`."""
+def _read_table(source: Path) -> pa.Table:
     kind = source.suffix.lower()
-    readers = {".csv": _csv_rows, ".parquet": _parquet_rows}
-    if kind not in readers:
-        raise ParamsError(f"{source}: a manifest is a .csv or .parquet file with the columns {_wanted()}")
+    if kind in {".csv", ".parquet"} and not source.is_file():
+        raise DataError(f"{source}: no such file; run `captioner prepare`, or name a table with --manifest")
     try:
-        for number, (image, path, sha256) in enumerate(readers[kind](source), 1):
-            if not image or not path:
-                raise DataError(f"{source}: row {number} has no {'path' if image else 'image'}")
-            yield image, path, sha256.lower()
+        if kind == ".parquet":
+            return pq.read_table(source, columns=[name for name in COLUMNS if name in pq.read_schema(source).names])
+        if kind == ".csv":
+            return pyarrow.csv.read_csv(
+                source,
+                parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+                convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.large_string())),
+            )
     except OSError as error:
         raise DataError(f"{source}: cannot be read: {error.strerror or error}") from error
-
-
-def _csv_rows(source: Path) -> Iterator[Entry]:
-    with source.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file, strict=True)
-        try:
-            places = _places(source, next(reader, []))
-            for row in reader:
-                if row:
-                    image, path, sha256 = (row[place] if place is not None else "" for place in places)
-                    yield image, path, sha256
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise DataError(f"{source}: line {reader.line_num}: not CSV in UTF-8: {error}") from error
-        except IndexError as error:
-            raise DataError(f"{source}: line {reader.line_num}: fewer columns than the first line") from error
-
-
-def _parquet_rows(source: Path) -> Iterator[Entry]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(source) as file:
-            names = [name for name in COLUMNS if name in file.schema_arrow.names]
-            _places(source, names)
-            for batch in file.iter_batches(batch_size=_ROWS, columns=names):
-                values: list[list[Any]] = [batch.column(name).to_pylist() for name in names]
-                values += [[""] * batch.num_rows] * (len(COLUMNS) - len(names))
-                for image, path, sha256 in zip(*values, strict=True):
-                    yield str(image or ""), str(path or ""), str(sha256 or "")
-    except pa.ArrowException as error:
-        raise DataError(f"{source}: not a readable Parquet file: {error}") from error
-
-
-def _places(source: Path, names: list[str]) -> list[int | None]:
-    for name in COLUMNS[:2]:
-        if name not in names:
-            raise DataError(
-                f"{source}: has no column {name!r} (found: {', '.join(names) or 'none'}); wanted: {_wanted()}"
-            )
-    return [names.index(name) if name in names else None for name in COLUMNS]
-
-
-def _refuse_twins(source: Path, hashes: "np.ndarray[Any, Any]") -> None:
-    """Raises `DataError` for an id that stands there twice; only hashes of all ids are in memory."""
-    values, counts = np.unique(hashes, return_counts=True)
-    suspects = set(values[counts > 1].tolist())
-    seen: set[str] = set()
-    for image in _images(source) if suspects else ():
-        if hash(image) in suspects:
-            if image in seen:
-                raise DataError(f"{source}: {image} is listed twice; each picture needs an id of its own")
-            seen.add(image)
-
-
-def _images(source: Path) -> Iterable[str]:
-    return (image for image, _, _ in read_manifest(source))
-
-
-def _wanted() -> str:
-    return "image, path and, where it is known, sha256"
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise DataError(f"{source}: not a readable {kind} table: {error}") from error
+    raise ParamsError(f"{source}: a manifest is a .csv or .parquet file with the columns {_WANTED}")

@@ -1,11 +1,10 @@
-"""A trained model as ONNX networks, for programs without torch.
+"""Export a trained model as ONNX networks, for programs without torch.
 
-The decoder is exported as its start and one step: a search in any language calls the step until the caption ends.
+The decoder becomes two networks: its start and one step. A search in any language calls the step until EOS.
 
-B pictures (or beams), S input side, R regions, C channels.
+B images (or beams), S side of the encoder's input, R regions, C channels, V vocabulary, H hidden size.
 """
 
-import hashlib
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -17,12 +16,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.decoders import Decoder
-from pipeline.decoders.decoder import State
+from pipeline.decoders.decoder import Decoder, State
+from pipeline.encoders.registry import get_source
 from pipeline.encoders.spec import EncoderSpec
 from pipeline.errors import ParamsError
-from pipeline.files import write_bytes, write_json, write_text
-from pipeline.inference.onnx.captioner import CONSENSUS, DESCRIPTION, ENCODER, KNOWN, SCHEMA, START, STEP
+from pipeline.inference.onnx.captioner import IMAGE_VECTOR
+from pipeline.inference.onnx.folder import (
+    DESCRIPTION,
+    ENCODER,
+    EXAMPLE,
+    README,
+    RERANKER,
+    SCHEMA,
+    START,
+    STEP,
+    check_replaceable,
+    folder_digest,
+    write_folder,
+)
 
 if TYPE_CHECKING:
     from pipeline.inference.captioner import Captioner
@@ -31,17 +42,18 @@ OPSET = 18
 
 
 @dataclass(frozen=True)
-class Exported:
-    """A folder of ONNX networks."""
+class ExportReport:
+    """What was exported."""
 
     folder: Path
     megabytes: float
+    """Of the three networks."""
 
 
 class ExportedEncoder(nn.Module):
-    """Pixels (B, S, S, 3) as they are in a picture, 0-255, to features (B, R, C).
+    """Features (B, R, C) of RGB pixels (B, S, S, 3) from 0 to 255.
 
-    In float32; the features are rounded to float16 and back, as the decoder was trained with.
+    Computes in float32; the features are rounded to float16 and back, as those that the decoder was trained on.
     """
 
     mean: Tensor
@@ -51,38 +63,33 @@ class ExportedEncoder(nn.Module):
     def __init__(self, network: nn.Module, spec: EncoderSpec) -> None:
         super().__init__()
         self.network = network.float().cpu()
-        self.register_buffer("mean", torch.tensor(spec.transform.mean).view(3, 1, 1) * 255)
-        self.register_buffer("std", torch.tensor(spec.transform.std).view(3, 1, 1) * 255)
-        size = spec.transform.size
+        self._source = get_source(spec.source)
+        self._layer = spec.layer
+        self.register_buffer("mean", torch.tensor(spec.preprocessing.mean).view(3, 1, 1) * 255)
+        self.register_buffer("std", torch.tensor(spec.preprocessing.std).view(3, 1, 1) * 255)
+        size = spec.preprocessing.size
         with torch.no_grad():
-            output = self._node(torch.zeros(1, size, size, 3, dtype=torch.uint8))
-        self._dimensions = output.dim()
-        self._channels_last = output.dim() == 4 and output.shape[1] == output.shape[2] != output.shape[3]
-        side = output.shape[2] if output.dim() == 4 else round((output.shape[1] - 1) ** 0.5)
-        self.register_buffer("pooling", _pooling(side, spec.grid) if output.dim() > 2 else torch.empty(0))
+            output = self._output(torch.zeros(1, size, size, 3, dtype=torch.uint8))
+        self._is_vector = output.dim() == 2
+        averaged = not self._is_vector and output.shape[-1] != spec.grid
+        self.register_buffer("pooling", _pooling(output.shape[-1], spec.grid) if averaged else torch.empty(0))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        output = self._node(pixels).float()
-        if self._dimensions == 2:  # (B, C): a fully connected layer
+        output = self._output(pixels)
+        if self._is_vector:  # (B, C)
             regions = output.unsqueeze(1)
-        else:
-            if self._dimensions == 3:  # (B, 1 + T, C): a transformer's tokens, the class token first
-                places = output[:, 1:]
-            elif self._channels_last:  # (B, H, W, C)
-                places = output.flatten(1, 2)
-            else:  # (B, C, H, W)
-                places = output.flatten(2).transpose(1, 2)
-            regions = self.pooling @ places if len(self.pooling) else places
+        else:  # (B, C, h, w)
+            regions = output.flatten(2).transpose(1, 2)  # (B, h w, C)
+            regions = self.pooling @ regions if len(self.pooling) else regions
         return regions.to(torch.float16).to(torch.float32)
 
-    def _node(self, pixels: Tensor) -> Tensor:
-        batch = (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
-        output: Tensor = self.network(batch)["layer"]
-        return output
+    def _output(self, pixels: Tensor) -> Tensor:
+        batch = (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std  # (B, 3, S, S)
+        return self._source.feature_map(self.network(batch).float(), self._layer)
 
 
 class ExportedStart(nn.Module):
-    """Features (B, R, C) to what the decoder knows of the picture (B, H), and its state before the first word."""
+    """From features (B, R, C) to the image vectors (B, H) and the state before the first token."""
 
     def __init__(self, decoder: Decoder) -> None:
         super().__init__()
@@ -90,93 +97,113 @@ class ExportedStart(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, ...]:
         state = self.decoder.start(features)
-        # A clone: what is known may be a part of the state, and one tensor cannot be two outputs.
-        return self.decoder.picture(state).clone(), *state.picture, *state.beam
+        # A clone: the vector may be a part of the state, and one tensor cannot be two outputs.
+        return self.decoder.image_vector(state).clone(), *state.image, *state.beam
 
 
 class ExportedStep(nn.Module):
-    """The latest tokens (B,) and the state, whose first `kept` parts belong to the picture, to log-probabilities
-    (B, V), attention (B, R) if the decoder looks, and the other parts of the next state.
+    """From the latest tokens (B,) and the state to log-probabilities (B, V), attention weights (B, R) if the decoder
+    has any, and the next state without its constant parts, which are the first `constant` ones.
 
-    One beam per picture: a search repeats the picture's parts for each beam. ONNX has no name for a size that is a
-    multiple of another.
+    One beam per image: a search repeats the constant parts for each beam, because ONNX cannot express that one
+    dimension is a multiple of another.
     """
 
-    def __init__(self, decoder: Decoder, kept: int) -> None:
+    def __init__(self, decoder: Decoder, constant: int) -> None:
         super().__init__()
         self.decoder = decoder
-        self._kept = kept
+        self._constant = constant
 
     def forward(self, tokens: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        log_probs, following = self.decoder.step(State(state[: self._kept], state[self._kept :]), tokens)
-        look = self.decoder.attention_weights(following)
-        seen = () if look is None else (look.clone(),)
-        return log_probs, *seen, *following.beam
+        log_probs, following = self.decoder.step(State(state[: self._constant], state[self._constant :]), tokens)
+        weights = self.decoder.attention_weights(following)
+        attention = () if weights is None else (weights.clone(),)
+        return log_probs, *attention, *following.beam
 
 
-def export_onnx(captioner: "Captioner", folder: Path, *, model_sha256: str | None = None) -> Exported:
-    """Write encoder.onnx, start.onnx, step.onnx, captioner.json, a README and an example into `folder`, and
-    consensus.safetensors if the model remembers its training captions.
+def export_onnx(captioner: "Captioner", folder: Path, *, model_sha256: str | None = None) -> ExportReport:
+    """Write the networks, captioner.json, a README and an example into `folder`, and the training captions if the
+    model stores them. `model_sha256` of the model file lets a reader notice that the model has changed since.
 
-    `model_sha256`, of the model file, lets a reader notice that it has changed since. Raises `ParamsError` without the
-    packages of the extra, `DiskError`.
+    The folder is replaced as a whole. Raises `ParamsError` without the packages of the extra and for a folder with
+    other files, `DiskError`.
     """
-    _require()
-    from safetensors.numpy import save
-
+    _require_packages()
+    check_replaceable(folder)
     decoder = captioner.model.decoder.float().cpu().eval()
-    encoder = ExportedEncoder(captioner.encoder.network, captioner.spec).eval()
-    size = captioner.spec.transform.size
+    state, constant, attention = _state_of(decoder, captioner.model.regions, captioner.model.channels)
+    parts = _networks(captioner, decoder, state, constant, attention=attention)
+    megabytes = sum(map(len, parts.values())) / 1e6
+    if captioner.reranker:
+        from safetensors.numpy import save
+
+        parts[RERANKER] = save(captioner.reranker.arrays())
+    preprocessing = captioner.spec.preprocessing
+    description = {
+        "schema": SCHEMA,
+        "model_sha256": model_sha256,
+        "spec": captioner.spec.to_json(),
+        "vocabulary": captioner.vocabulary.to_json(),
+        "state": list(state),
+        "constant_state": constant,
+        "hidden": decoder.hidden,
+        "attention": attention,
+        "reranker": captioner.reranker is not None,
+        "input": {
+            "size": preprocessing.size,
+            "shorter_side": preprocessing.shorter_side,
+            "interpolation": preprocessing.interpolation,
+        },
+    }
+    description["digest"] = folder_digest(description, parts)
+    texts = {
+        DESCRIPTION: _json(description),
+        README: _readme(captioner, state, constant),
+        EXAMPLE: _template("caption.py.txt"),
+    }
+    write_folder(folder, {**parts, **{name: text.encode() for name, text in texts.items()}})
+    return ExportReport(folder, megabytes)
+
+
+def _state_of(decoder: Decoder, regions: int, channels: int) -> tuple[dict[str, Tensor], list[str], bool]:
+    """The decoder's first state for two images by name, the names of its constant parts, and whether it has
+    attention weights."""
+    with torch.no_grad():
+        state = decoder.start(torch.zeros(2, regions, channels))
+        attention = decoder.attention_weights(decoder.step(state, torch.ones(2, dtype=torch.long))[1]) is not None
+    constant = [f"image_{place}" for place in range(len(state.image))]
+    changing = [f"beam_{place}" for place in range(len(state.beam))]
+    # Clones: one tensor of zeros in several places would become one input.
+    parts = (part.clone() for part in (*state.image, *state.beam))
+    return dict(zip([*constant, *changing], parts, strict=True)), constant, attention
+
+
+def _networks(
+    captioner: "Captioner",
+    decoder: Decoder,
+    state: Mapping[str, Tensor],
+    constant: Sequence[str],
+    *,
+    attention: bool,
+) -> dict[str, bytes]:
+    """The three ONNX files by name."""
+    size = captioner.spec.preprocessing.size
+    pixels = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     features = torch.zeros(2, captioner.model.regions, captioner.model.channels)
     tokens = torch.ones(2, dtype=torch.long)
-    with torch.no_grad():
-        first = decoder.start(features)
-        looks = decoder.attention_weights(decoder.step(first, tokens)[1]) is not None
-    kept = [f"picture_{place}" for place in range(len(first.picture))]
-    changing = [f"state_{place}" for place in range(len(first.beam))]
-    # Clones: a decoder may begin with one tensor of zeros in several places, which the exporter takes for one input.
-    parts = (part.clone() for part in (*first.picture, *first.beam))
-    state = dict(zip([*kept, *changing], parts, strict=True))
-    outputs = ["log_probs", *(["attention"] if looks else []), *(f"next_{name}" for name in changing)]
-    pixels = torch.zeros(2, size, size, 3, dtype=torch.uint8)
-    networks = {
-        ENCODER: _network(encoder, (pixels,), ["pixels"], ["features"]),
-        START: _network(ExportedStart(decoder), (features,), ["features"], [KNOWN, *state]),
-        STEP: _network(ExportedStep(decoder, len(kept)), (tokens, *state.values()), ["tokens", *state], outputs),
+    following = [f"next_{name}" for name in state if name not in constant]
+    outputs = ["log_probs", *(["attention"] if attention else []), *following]
+    encoder, start = ExportedEncoder(captioner.encoder.network, captioner.spec), ExportedStart(decoder)
+    step = ExportedStep(decoder, len(constant))
+    return {
+        ENCODER: _onnx(encoder, (pixels,), ["pixels"], ["features"]),
+        START: _onnx(start, (features,), ["features"], [IMAGE_VECTOR, *state]),
+        STEP: _onnx(step, (tokens, *state.values()), ["tokens", *state], outputs),
     }
-    remembered = save(captioner.consensus.arrays()) if captioner.consensus else None
-    for name, content in networks.items():
-        write_bytes(folder / name, content)
-    if remembered:
-        write_bytes(folder / CONSENSUS, remembered)
-    else:
-        (folder / CONSENSUS).unlink(missing_ok=True)
-    write_json(
-        folder / DESCRIPTION,
-        {
-            "schema": SCHEMA,
-            "model_sha256": model_sha256,
-            "consensus_sha256": remembered and hashlib.sha256(remembered).hexdigest(),
-            "spec": captioner.spec.to_json(),
-            "vocabulary": captioner.vocabulary.to_json(),
-            "state": list(state),
-            "kept": kept,
-            "width": decoder.hidden,
-            "attention": looks,
-            "input": {
-                "size": size,
-                "shorter_side": captioner.spec.transform.shorter_side,
-                "interpolation": captioner.spec.transform.interpolation,
-            },
-        },
-    )
-    write_text(folder / "README.md", _readme(captioner, state, kept))
-    write_text(folder / "caption.py", (_texts() / "caption.py.txt").read_text(encoding="utf-8"))
-    return Exported(folder, sum(map(len, networks.values())) / 1e6)
 
 
-def _network(module: nn.Module, inputs: tuple[Tensor, ...], names: list[str], outputs: list[str]) -> bytes:
-    """The ONNX file of a module whose inputs and outputs all have the batch as their first dimension."""
+def _onnx(module: nn.Module, inputs: tuple[Tensor, ...], names: list[str], outputs: list[str]) -> bytes:
+    """The ONNX file of a module; the first dimension of all inputs and outputs is the batch."""
     import onnx
 
     batch = torch.export.Dim("batch", min=1)
@@ -202,39 +229,42 @@ def _network(module: nn.Module, inputs: tuple[Tensor, ...], names: list[str], ou
     return bytes(model.SerializeToString())
 
 
-def _readme(captioner: "Captioner", state: Mapping[str, Tensor], kept: Sequence[str]) -> str:
+def _pooling(side: int, grid: int) -> Tensor:
+    """The matrix (grid * grid, side * side) of adaptive average pooling, for which ONNX has no operator."""
+    cells = torch.eye(side * side).reshape(side * side, 1, side, side)
+    return nn.functional.adaptive_avg_pool2d(cells, grid).flatten(1).T.contiguous()
+
+
+def _readme(captioner: "Captioner", state: Mapping[str, Tensor], constant: Sequence[str]) -> str:
     rows = [f"| `{name}` | {' x '.join(('B', *map(str, part.shape[1:])))} |" for name, part in state.items()]
     values = {
-        "WIDTH": captioner.model.decoder.hidden,
-        "SIZE": captioner.spec.transform.size,
+        "HIDDEN": captioner.model.decoder.hidden,
+        "SIZE": captioner.spec.preprocessing.size,
         "REGIONS": captioner.model.regions,
         "CHANNELS": captioner.model.channels,
-        "TOKENS": len(captioner.vocabulary),
+        "VOCABULARY": len(captioner.vocabulary),
         "STATE": "\n".join(rows),
-        "KEPT": ", ".join(f"`{name}`" for name in kept) or "none",
+        "CONSTANT": ", ".join(f"`{name}`" for name in constant) or "none",
         "NETWORK": f"{captioner.spec.name} up to {captioner.spec.layer}",
         "PRECISION": captioner.spec.precision,
     }
-    text: str = (_texts() / "README.md").read_text(encoding="utf-8")
+    text = _template("README.md")
     for key, value in values.items():
         text = text.replace(f"@{key}@", str(value))
     return text
 
 
-def _pooling(side: int, grid: int) -> Tensor:
-    """The matrix (grid * grid, side * side) that averages a square of places to another, as adaptive pooling does, for
-    which ONNX has no operator; empty where nothing is to be averaged."""
-    if side == grid:
-        return torch.empty(0)
-    places = torch.eye(side * side).reshape(side * side, 1, side, side)
-    return nn.functional.adaptive_avg_pool2d(places, grid).flatten(1).T.contiguous()
+def _template(name: str) -> str:
+    return (resources.files("pipeline.inference.onnx") / "templates" / name).read_text(encoding="utf-8")
 
 
-def _texts() -> Any:
-    return resources.files("pipeline.onnx") / "texts"
+def _json(content: Mapping[str, Any]) -> str:
+    import json
+
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _require() -> None:
+def _require_packages() -> None:
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401

@@ -1,148 +1,131 @@
-"""Beam search over arrays: what `decoders/search.py` does, for those who have no torch.
+"""Beam search on numpy arrays: the algorithm of `decoders/beam_search.py` for a runtime without torch.
 
-It is written a second time on purpose. The search of the decoders works on tensors of any device, and a shared one
-would either move every step of a GPU through the host or import torch here, which is what this module is there to
-avoid. A test holds the two to the same captions and scores.
+It exists twice on purpose: the torch search keeps its tensors on the decoder's device, and this module must not import
+torch. A test holds both to the same hypotheses and scores. Options and results are the same classes.
 
-B pictures, K beams, V tokens, R regions.
+Shapes: B images in the batch, K beams per image, V vocabulary, R regions, t tokens so far.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-PAD, BOS, EOS, UNK = range(4)
+from pipeline.decoders.search import NEVER_GENERATED, Hypothesis, SearchOptions
+from pipeline.tokens import BOS, EOS
 
 Array = NDArray[Any]
 State = Sequence[Array]
 Step = Callable[[State, Array], tuple[Array, State, Array | None]]
-"""From the state and tokens (B K,): log-probabilities (B K, V), the next state, and attention (B K, R) if there is."""
-
-
-@dataclass(frozen=True)
-class SearchOptions:
-    """How to look for a caption; the same words as the decoders' `SearchOptions`, beam search only."""
-
-    beam_size: int = 3
-    max_length: int = 30
-    """In tokens."""
-    length_penalty: float = 0.7
-    """A caption's log-probability is divided by its length to this power; 0 favours short captions."""
-    no_repeat_ngram: int = 0
-    """No sequence of this many tokens occurs twice in a caption; 0 allows all."""
-    neighbours: int = 0
-    """Of the captions found, the one that agrees best with what people said of so many training pictures alike; 0: the
-    likeliest. The captioner looks to it, `beam_search` does not."""
-    consensus: float = 4.0
-    """The weight of that agreement (0 to 10) beside the score."""
-
-    def __post_init__(self) -> None:
-        """Raises `ValueError`."""
-        least = min(self.length_penalty, self.no_repeat_ngram, self.neighbours, self.consensus)
-        if min(self.beam_size, self.max_length) < 1 or least < 0:
-            raise ValueError(
-                "beam_size and max_length must be at least 1, length_penalty, no_repeat_ngram, neighbours and "
-                "consensus not negative"
-            )
-
-
-@dataclass(frozen=True)
-class Found:
-    """A caption that the search found."""
-
-    tokens: tuple[int, ...]
-    log_probability: float
-    score: float
-    attention: tuple[tuple[float, ...], ...] | None
-    agreement: float | None = None
+"""From the state and tokens (B K,): log-probabilities (B K, V), the next state, attention weights (B K, R) or None."""
 
 
 def beam_search(
-    step: Step, state: State, search: SearchOptions, *, captions: int = 1, attention: bool = False
-) -> list[list[Found]]:
-    """The best captions of the pictures whose decoder has the first `state`; see `decoders/search.py`."""
-    total = len(state[0])
-    picture = np.arange(total)  # which picture each group of beams belongs to
-    tokens = np.full((total, 1), BOS)  # (B, K) latest word
-    scores = np.zeros((total, 1), np.float32)  # (B, K) log-probability so far
-    words = np.empty((total, 1, 0), np.int64)  # (B, K, t)
-    looks: Array | None = None  # (B, K, t, R)
-    finished: list[list[Found]] = [[] for _ in range(total)]
-
-    for length in range(1, search.max_length + 2):
-        groups, beams = tokens.shape
-        log_probs, state, look = step(state, tokens.reshape(-1))
-        log_probs[:, [PAD, BOS, UNK]] = -np.inf
-        _forbid_repetition(log_probs, words.reshape(groups * beams, -1), search.no_repeat_ngram)
-        if length == search.max_length + 1:  # nothing may follow but the end
-            ending = log_probs[:, EOS].copy()
-            log_probs.fill(-np.inf)
-            log_probs[:, EOS] = ending
-        vocabulary = log_probs.shape[1]
-        candidates = (scores[..., None] + log_probs.reshape(groups, beams, vocabulary)).reshape(groups, -1)
-        best, place = _top(candidates, min(search.beam_size, candidates.shape[1]))  # (B, K)
-        parent, token = place // vocabulary, place % vocabulary
-        room = np.array([search.beam_size - len(finished[number]) for number in picture])
-        best[np.arange(best.shape[1]) >= room[:, None]] = -np.inf
-        ends = (token == EOS) & np.isfinite(best)
-        unseen = () if attention and look is not None else None  # of a caption without words
-        for row, column in np.argwhere(ends):
-            beam, log_probability = parent[row, column], float(best[row, column])
-            finished[picture[row]].append(
-                Found(
-                    tuple(words[row, beam].tolist()),
-                    log_probability,
-                    log_probability / length**search.length_penalty,
-                    tuple(tuple(one) for one in looks[row, beam].tolist()) if looks is not None else unseen,
-                )
-            )
-        best[ends] = -np.inf
-        scores, tokens = best, token
-
-        alive = _still_open(finished, picture, scores, captions, search)
-        if not len(alive):
+    step: Step, state: State, options: SearchOptions, *, captions: int = 1, attention: bool = False
+) -> list[list[Hypothesis]]:
+    """The best `captions` hypotheses of each image, best first, from the decoder's first state."""
+    beams = _Beams(state, options, captions)
+    for _ in range(options.max_length + 1):  # the last step can only generate EOS
+        log_probs, following, weights = step(beams.state, beams.tokens.reshape(-1))
+        beams.extend(log_probs, following, weights if attention else None)
+        if not len(beams.image):
             break
-        flat = (np.arange(groups)[:, None] * beams + parent)[alive].reshape(-1)
-        state = [part[flat] for part in state]
-        scores, tokens, parent, picture = scores[alive], tokens[alive], parent[alive], picture[alive]
+    return [sorted(found, key=lambda one: -one.score)[:captions] for found in beams.finished]
+
+
+class _Beams:
+    """The living hypotheses of the images that are still in the batch, and the finished ones of all images."""
+
+    def __init__(self, state: State, options: SearchOptions, captions: int) -> None:
+        batch = len(state[0])
+        self.options = options
+        self.wanted = captions
+        self.state = state
+        self.image = np.arange(batch)  # (B,) index of each image in `finished`
+        self.tokens = np.full((batch, 1), BOS)  # (B, K) latest token
+        self.log_probs = np.zeros((batch, 1), np.float32)  # (B, K) of each hypothesis
+        self.captions = np.empty((batch, 1, 0), np.int64)  # (B, K, t)
+        self.attention: Array | None = None  # (B, K, t, R)
+        self.finished: list[list[Hypothesis]] = [[] for _ in range(batch)]
+
+    def extend(self, log_probs: Array, state: State, weights: Array | None) -> None:
+        """Append the best next tokens, given their log-probabilities (B K, V) and the step's attention weights."""
+        batch, beams = self.tokens.shape
+        vocabulary = log_probs.shape[1]
+        _forbid(log_probs, self.captions.reshape(batch * beams, -1), self.options)
+        candidates = self.log_probs[..., None] + log_probs.reshape(batch, beams, vocabulary)
+        flat = candidates.reshape(batch, -1)
+        total, index = _top(flat, min(self.options.beam_size, flat.shape[1]))  # (B, K)
+        parent, token = index // vocabulary, index % vocabulary
+        room = np.array([self.options.beam_size - len(self.finished[image]) for image in self.image])
+        total[np.arange(total.shape[1]) >= room[:, None]] = -np.inf
+        ends = (token == EOS) & np.isfinite(total)
+        self._finish(ends, parent, total, weights is not None)
+        total[ends] = -np.inf
+        self._keep(total, parent, token, state, weights)
+
+    def _finish(self, ends: Array, parent: Array, total: Array, attention: bool) -> None:
+        """Add the hypotheses `ends` (B, K) of log-probability `total` (B, K) to the finished ones."""
+        length = self.captions.shape[2] + 1
+        for row, column in np.argwhere(ends):
+            beam, log_probability = parent[row, column], float(total[row, column])
+            weights: tuple[tuple[float, ...], ...] | None = () if attention else None
+            if self.attention is not None:
+                weights = tuple(map(tuple, self.attention[row, beam].tolist()))
+            score = log_probability / length**self.options.length_penalty
+            caption = tuple(self.captions[row, beam].tolist())
+            self.finished[self.image[row]].append(Hypothesis(caption, log_probability, score, weights))
+
+    def _keep(self, total: Array, parent: Array, token: Array, state: State, weights: Array | None) -> None:
+        """Continue the hypotheses `parent` (B, K) with `token` (B, K), of the images whose result can still change."""
+        batch, beams = self.tokens.shape
+        alive = self._alive(total)
+        parent = parent[alive]
+        flat = (alive[:, None] * beams + parent).reshape(-1)  # (B' K,)
+        self.state = [part[flat] for part in state]
+        self.tokens, self.log_probs, self.image = token[alive], total[alive], self.image[alive]
         rows = np.arange(len(alive))[:, None]
-        words = np.concatenate([words[alive][rows, parent], tokens[..., None]], -1)
-        if attention and look is not None:
-            current = look.reshape(groups, beams, -1)[alive][rows, parent][:, :, None]
-            looks = current if looks is None else np.concatenate([looks[alive][rows, parent], current], 2)
-    return [sorted(found, key=lambda one: -one.score)[:captions] for found in finished]
+        self.captions = np.concatenate([self.captions[alive][rows, parent], self.tokens[..., None]], 2)
+        if weights is not None:
+            latest = weights.reshape(batch, beams, -1)[alive][rows, parent][:, :, None]  # (B', K, 1, R)
+            before = [] if self.attention is None else [self.attention[alive][rows, parent]]
+            self.attention = np.concatenate([*before, latest], 2)
+
+    def _alive(self, total: Array) -> Array:
+        """The rows of images of which a living hypothesis can still enter the best ones."""
+        # A log-probability only falls and is divided by at most the greatest length: a bound on all continuations.
+        bounds = total.max(1) / (self.options.max_length + 1) ** self.options.length_penalty
+        alive = []
+        for row, (image, bound) in enumerate(zip(self.image, bounds, strict=True)):
+            scores = sorted((one.score for one in self.finished[image]), reverse=True)
+            if bound > -np.inf and (len(scores) < self.wanted or bound > scores[self.wanted - 1]):
+                alive.append(row)
+        return np.array(alive, np.int64)
 
 
-def _forbid_repetition(log_probs: Array, words: Array, size: int) -> None:
-    """Rule out, in log_probs (B K, V), what would end a sequence of `size` words that are in words (B K, t) before."""
-    said = words.shape[1]
-    if not size or said < size:
-        return
-    windows = np.lib.stride_tricks.sliding_window_view(words, size, axis=1)  # (B K, t - size + 1, size)
-    again = (windows[:, :, :-1] == words[:, None, said - size + 1 :]).all(-1)
-    row, place = again.nonzero()
-    log_probs[row, windows[row, place, -1]] = -np.inf
+def _forbid(log_probs: Array, captions: Array, options: SearchOptions) -> None:
+    """Set log-probabilities (B K, V) to -inf where a token must not follow the captions (B K, t)."""
+    log_probs[:, NEVER_GENERATED] = -np.inf
+    length, end = captions.shape[1], log_probs[:, EOS].copy()
+    if length < options.min_length:
+        log_probs[:, EOS] = -np.inf
+    size = options.no_repeat_ngram
+    if size and length >= size:
+        ngrams = np.lib.stride_tricks.sliding_window_view(captions, size, axis=1)  # (B K, t - size + 1, size)
+        repeated = (ngrams[:, :, :-1] == captions[:, None, length - size + 1 :]).all(-1)
+        row, place = repeated.nonzero()
+        log_probs[row, ngrams[row, place, -1]] = -np.inf
+    if length == options.max_length:  # only EOS may follow
+        log_probs.fill(-np.inf)
+        log_probs[:, EOS] = end
+    elif length < options.min_length:  # EOS is allowed after all where no other token is left
+        log_probs[:, EOS] = np.where(np.isfinite(log_probs).any(1), -np.inf, end)
 
 
 def _top(candidates: Array, count: int) -> tuple[Array, Array]:
-    """The `count` largest of each row, the lower place first where they are equal."""
-    places = np.sort(np.argpartition(-candidates, count - 1, axis=1)[:, :count], axis=1)
-    values = np.take_along_axis(candidates, places, 1)
+    """The `count` largest values of each row and their indices; of equal values the one of lower index comes first."""
+    indices = np.sort(np.argpartition(-candidates, count - 1, axis=1)[:, :count], axis=1)
+    values = np.take_along_axis(candidates, indices, 1)
     order = np.argsort(-values, axis=1, kind="stable")
-    return np.take_along_axis(values, order, 1), np.take_along_axis(places, order, 1)
-
-
-def _still_open(
-    finished: list[list[Found]], picture: Array, scores: Array, captions: int, search: SearchOptions
-) -> NDArray[np.int64]:
-    """The rows whose living beams might yet enter their picture's best `captions`."""
-    bounds = scores.max(1) / (search.max_length + 1) ** search.length_penalty
-    rows = []
-    for row, (number, bound) in enumerate(zip(picture, bounds, strict=True)):
-        done = sorted((one.score for one in finished[number]), reverse=True)
-        if bound > -np.inf and (len(done) < captions or bound > done[captions - 1]):
-            rows.append(row)
-    return np.array(rows, np.int64)
+    return np.take_along_axis(values, order, 1), np.take_along_axis(indices, order, 1)

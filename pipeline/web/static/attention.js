@@ -1,14 +1,14 @@
-// Light over a picture: dark where the decoder did not look for the chosen word.
+// Attention weights as an overlay: the image is dark where the weight of the chosen token is low.
 
 const DARK = 0.82;
 
-/** Lays `canvas` over `image` and darkens all but what `weights` (grid x grid, over the part `seen`) point at. */
-export function showLight(canvas, image, weights, grid, seen) {
+/** Covers `image` with `canvas`. `weights` are grid x grid over `region`; all outside of it is dark. */
+export function showAttention(canvas, image, weights, grid, region) {
   place(canvas, image);
   const context = canvas.getContext("2d");
   const { width, height } = canvas;
   context.clearRect(0, 0, width, height);
-  const [left, top, right, bottom] = [seen[0] * width, seen[1] * height, seen[2] * width, seen[3] * height];
+  const [left, top, right, bottom] = [region[0] * width, region[1] * height, region[2] * width, region[3] * height];
   context.save();
   context.fillStyle = `rgb(0 0 0 / ${DARK})`;
   context.beginPath();
@@ -27,7 +27,7 @@ export function showLight(canvas, image, weights, grid, seen) {
   canvas.classList.add("on");
 }
 
-export function hideLight(canvas) {
+export function hideAttention(canvas) {
   canvas.classList.remove("on");
 }
 
@@ -46,11 +46,11 @@ function mask(weights, grid) {
   const side = grid + 2;
   const small = Object.assign(document.createElement("canvas"), { width: side, height: side });
   const pixels = new ImageData(side, side);
-  const most = Math.max(...weights, 1e-9);
-  const within = (place) => Math.min(Math.max(place - 1, 0), grid - 1);
+  const highest = Math.max(...weights, 1e-9);
+  const inner = (place) => Math.min(Math.max(place - 1, 0), grid - 1);
   for (let y = 0; y < side; y += 1) {
     for (let x = 0; x < side; x += 1) {
-      const weight = weights[within(y) * grid + within(x)] / most;
+      const weight = weights[inner(y) * grid + inner(x)] / highest;
       pixels.data[(y * side + x) * 4 + 3] = 255 * DARK * (1 - weight);
     }
   }

@@ -1,26 +1,26 @@
-// The server's interface: one picture in, its captions out.
+// The HTTP interface: one image in, its captions out.
 
-const PATIENCE = 20; // times that a busy server is asked again
+const RETRIES = 20; // while the server answers 503
 
-export class Refused extends Error {}
+export class RequestError extends Error {}
 
-export async function model() {
-  const answer = await fetch("/v1/model");
-  if (!answer.ok) throw new Refused(`the server answers ${answer.status}`);
-  return answer.json();
+export async function getModel() {
+  const response = await fetch("/v1/model");
+  if (!response.ok) throw new RequestError(`The server answers ${response.status}.`);
+  return response.json();
 }
 
-/** Captions of a File. Rejects with `Refused` and a reason for people; asks again while the server is busy. */
+/** Captions of a File. Retries while the server is busy. Rejects with a `RequestError` that states the reason. */
 export async function captionsOf(file, { captions, beam, length, attention, limit }) {
-  if (file.size > limit) throw new Refused(`The file is larger than ${Math.floor(limit / 1e6)} MB.`);
-  if (file.size === 0) throw new Refused("The file is empty.");
-  const wish = new URLSearchParams({ captions, max_length: length, attention });
-  if (beam !== null) wish.set("beam_size", beam);
+  if (file.size > limit) throw new RequestError(`The file is larger than ${Math.floor(limit / 1e6)} MB.`);
+  if (file.size === 0) throw new RequestError("The file is empty.");
+  const query = new URLSearchParams({ captions, max_length: length, attention });
+  if (beam !== null) query.set("beam_size", beam);
   for (let attempt = 0; ; attempt += 1) {
-    const answer = await send(`/v1/captions?${wish}`, file);
-    if (answer.ok) return answer.json();
-    if (answer.status !== 503 || attempt === PATIENCE) throw new Refused(await reasonOf(answer));
-    const seconds = Number(answer.headers.get("retry-after")) || 1;
+    const response = await send(`/v1/captions?${query}`, file);
+    if (response.ok) return response.json();
+    if (response.status !== 503 || attempt === RETRIES) throw new RequestError(await reasonOf(response));
+    const seconds = Number(response.headers.get("retry-after")) || 1;
     await new Promise((done) => setTimeout(done, seconds * 1000 * (1 + Math.random())));
   }
 }
@@ -33,15 +33,15 @@ async function send(address, file) {
       headers: { "content-type": "application/octet-stream" },
     });
   } catch {
-    throw new Refused("The server does not answer. Is it still running?");
+    throw new RequestError("The server does not answer. Is it still running?");
   }
 }
 
-async function reasonOf(answer) {
+async function reasonOf(response) {
   try {
-    const { error } = await answer.json();
+    const { error } = await response.json();
     return error.charAt(0).toUpperCase() + error.slice(1) + ".";
   } catch {
-    return `The server answers ${answer.status}.`;
+    return `The server answers ${response.status}.`;
   }
 }

@@ -1,12 +1,12 @@
-// Where pictures come from: dropped (folders too), pasted, chosen, or taken with the camera.
+// Sources of images: drag and drop (folders too), paste, the file dialog, and the camera.
 
-/** Calls `take` with a list of Files, whichever way they come. */
-export function onFiles(take, { drop, choose, files, takePhoto, camera }) {
+/** Calls `add` with a list of Files from any source. */
+export function onFiles(add, { drop, choose, files, photo, camera }) {
   choose.addEventListener("click", () => files.click());
-  takePhoto.addEventListener("click", () => camera.click());
+  photo.addEventListener("click", () => camera.click());
   for (const input of [files, camera]) {
     input.addEventListener("change", () => {
-      take([...input.files]);
+      add([...input.files]);
       input.value = ""; // so that the same file can be chosen again
     });
   }
@@ -23,13 +23,13 @@ export function onFiles(take, { drop, choose, files, takePhoto, camera }) {
     event.preventDefault();
     depth = 0;
     over(0);
-    take(await dropped(event.dataTransfer));
+    add(await dropped(event.dataTransfer));
   });
   window.addEventListener("paste", (event) => {
     const pasted = [...event.clipboardData.files];
     if (!pasted.length) return;
     event.preventDefault();
-    take(pasted);
+    add(pasted);
   });
 }
 

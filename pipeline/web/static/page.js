@@ -1,29 +1,29 @@
-// The page: pictures that were given, the one that is looked at, and the words of its chosen caption.
+// The page: the added images, the one that is shown, and the chosen token of its caption.
 
-import { hideLight, showLight } from "./attention.js";
-import { captionsOf, model } from "./captions.js";
+import { hideAttention, showAttention } from "./attention.js";
+import { captionsOf, getModel } from "./captions.js";
 import { onFiles } from "./files.js";
-import { asCsv, makeRow, percent } from "./table.js";
+import { makeRow, percent, toCsv } from "./table.js";
 
 const at = Object.fromEntries([...document.querySelectorAll("[id]")].map((one) => [one.id, one]));
-const TOGETHER = 4; // requests at a time
-const MOST = 2000;
+const MAX_REQUESTS = 4; // at a time
+const MAX_IMAGES = 2000;
 const items = [];
-let shown = null; // the item that is looked at
-let word = -1; // of its caption, -1 for none
+let shown = null; // the item that is shown
+let token = -1; // index in its caption, -1 for none
 let playing = 0;
 let running = 0;
 let server = { max_bytes: Infinity, attention: false };
 
-onFiles(add, { drop: at.drop, choose: at.choose, files: at.files, takePhoto: at.take, camera: at.camera });
+onFiles(add, { drop: at.drop, choose: at.choose, files: at.files, photo: at.photo, camera: at.camera });
 const ready = start();
 
 async function start() {
   try {
-    server = await model();
-    const looks = server.attention ? "shows where it looked" : "does not show where it looked";
+    server = await getModel();
+    const attention = server.attention ? "with attention" : "without attention";
     at.accepted.textContent = `${server.formats.join(", ")}; up to ${Math.floor(server.max_bytes / 1e6)} MB each.`;
-    at.model.textContent = `Captioner ${server.version}: ${server.encoder}, ${server.vocabulary} words, ${looks}.`;
+    at.model.textContent = `Captioner ${server.version}: ${server.encoder}, ${server.vocabulary} words, ${attention}.`;
   } catch {
     notify("The server does not answer. Is it still running?");
   }
@@ -31,13 +31,13 @@ async function start() {
 
 function add(files) {
   at.notice.hidden = true;
-  const room = MOST - items.length;
-  if (files.length > room) notify(`Only the first ${room} of these ${files.length} pictures are taken.`);
+  const room = MAX_IMAGES - items.length;
+  if (files.length > room) notify(`Only the first ${room} of ${files.length} images are added.`);
   const added = files.slice(0, room).map((file) => ({
     file,
     address: URL.createObjectURL(file),
     state: "waiting",
-    answer: null,
+    result: null,
     reason: null,
     choice: 0,
     text: "",
@@ -47,19 +47,19 @@ function add(files) {
   items.push(...added);
   at.drop.classList.add("slim");
   if (items.length > 1) {
-    for (const item of items) item.row ??= row(item);
+    for (const item of items) item.row ??= rowOf(item);
     at.rows.append(...items.map((item) => item.row).filter((one) => !one.isConnected));
   }
   at.many.hidden = items.length < 2;
-  look(added[0]);
+  show(added[0]);
   count();
   work();
 }
 
-function row(item) {
+function rowOf(item) {
   return makeRow(item, {
     choose: () => {
-      look(item);
+      show(item);
       at.one.scrollIntoView({ block: "nearest", behavior: "smooth" });
     },
     edit: (text) => {
@@ -70,7 +70,7 @@ function row(item) {
 }
 
 function work() {
-  while (running < TOGETHER) {
+  while (running < MAX_REQUESTS) {
     const item = items.find((one) => one.state === "waiting");
     if (!item) return;
     running += 1;
@@ -87,7 +87,7 @@ async function caption(item) {
   update(item);
   await ready;
   try {
-    item.answer = await captionsOf(item.file, {
+    item.result = await captionsOf(item.file, {
       captions: bounded(at.number),
       beam: at.beam.value === "" ? null : bounded(at.beam),
       length: bounded(at.length),
@@ -97,12 +97,11 @@ async function caption(item) {
     item.state = "done";
     item.reason = null;
     choose(item, 0);
-    say(item);
   } catch (error) {
     item.state = "failed";
     item.reason = error.message;
-    say(item);
   }
+  announce(item);
   update(item);
 }
 
@@ -112,14 +111,14 @@ function bounded(input) {
   return input.value;
 }
 
-/** For those who do not see the page: what became of a picture, or of all of them. */
-function say(item) {
+/** Tells screen readers the result of a single image; `count` does so for several. */
+function announce(item) {
   if (items.length > 1) return;
-  const all = item.answer?.captions;
+  const captions = item.result?.captions;
   at.status.textContent =
     item.state === "failed"
       ? `${item.file.name}: ${item.reason}`
-      : `${all.length} caption${all.length > 1 ? "s" : ""} for ${item.file.name}. Best: ${all[0].caption}`;
+      : `${captions.length} caption${captions.length > 1 ? "s" : ""} for ${item.file.name}. Best: ${captions[0].caption}`;
 }
 
 function count() {
@@ -129,78 +128,81 @@ function count() {
   at.progress.value = done;
   at.progress.hidden = done === items.length;
   at.count.textContent = `${done} of ${items.length}` + (failed ? `, ${failed} could not be captioned` : "");
-  if (items.length > 1 && done === items.length) at.status.textContent = `${at.count.textContent} pictures captioned`;
+  if (items.length > 1 && done === items.length) at.status.textContent = `${at.count.textContent} images captioned`;
 }
 
-function look(item) {
+function show(item) {
   stop();
   shown?.row?.classList.remove("chosen");
   shown = item;
   item.row?.classList.add("chosen");
-  at.picture.hidden = false;
+  at.image.hidden = false;
   at["no-preview"].hidden = true;
-  at.picture.src = item.address;
+  at.image.src = item.address;
   at["one-name"].textContent = item.file.name;
   at.one.hidden = false;
   update(item);
 }
 
-at.picture.addEventListener("error", () => {
-  at.picture.hidden = true;
+at.image.addEventListener("error", () => {
+  at.image.hidden = true;
   at["no-preview"].hidden = false;
 });
 
 function update(item) {
-  item.row?.show();
+  item.row?.update();
   if (item !== shown) return;
   at.busy.hidden = item.state === "done" || item.state === "failed";
   at.failed.hidden = item.state !== "failed";
   at.found.hidden = item.state !== "done";
   at.reason.textContent = item.reason ?? "";
   at.again.hidden = !/server/i.test(item.reason ?? "");
-  at.picture.alt = item.text;
+  at.image.alt = item.text;
   if (item.state === "done") showCaptions(item);
 }
 
 function showCaptions(item) {
-  const candidates = item.answer.captions.map((one, number) => {
+  const candidates = item.result.captions.map((one, number) => {
     const label = document.createElement("label");
     const input = Object.assign(document.createElement("input"), { type: "radio", name: "caption", value: number });
     input.checked = number === item.choice;
     input.addEventListener("change", () => choose(item, number));
-    const text = Object.assign(document.createElement("span"), { textContent: one.caption || "(nothing)" });
-    const sure = Object.assign(document.createElement("span"), { className: "sure", textContent: percent(one.certainty) });
-    sure.title = `How sure the model was of each word, on average. Score ${one.score}`;
-    label.append(input, text, sure);
+    const text = Object.assign(document.createElement("span"), { textContent: one.caption || "(empty)" });
+    const certainty = Object.assign(document.createElement("span"), {
+      className: "certainty",
+      textContent: percent(one.certainty),
+      title: `Mean probability of the words. Score ${one.score}`,
+    });
+    label.append(input, text, certainty);
     return label;
   });
   at.candidates.replaceChildren(at.candidates.querySelector("legend"), ...candidates);
   at.text.value = item.text;
-  showWords(item);
+  showTokens(item);
 }
 
 function choose(item, number) {
   item.choice = number;
-  item.text = item.answer.captions[number].caption;
-  item.row?.show();
+  item.text = item.result.captions[number].caption;
+  item.row?.update();
   if (item !== shown) return;
   at.text.value = item.text;
-  at.picture.alt = item.text;
-  if (item.state === "done") showWords(item);
+  at.image.alt = item.text;
+  if (item.state === "done") showTokens(item);
 }
 
-function showWords(item) {
+function showTokens(item) {
   stop();
-  const { words, attention } = item.answer.captions[item.choice];
-  at.looking.hidden = !attention || at.picture.hidden;
-  at.words.replaceChildren(
-    ...words.map((text, number) => {
+  const { tokens, attention } = item.result.captions[item.choice];
+  at.attention.hidden = !attention || at.image.hidden;
+  at.tokens.replaceChildren(
+    ...tokens.map((text, number) => {
       const button = Object.assign(document.createElement("button"), { type: "button", textContent: text });
       button.setAttribute("aria-pressed", "false");
       button.tabIndex = number === 0 ? 0 : -1;
       button.addEventListener("click", () => {
         stopPlaying();
-        step(number === word ? -1 : number);
+        step(number === token ? -1 : number);
       });
       return button;
     }),
@@ -208,26 +210,26 @@ function showWords(item) {
 }
 
 function step(number) {
-  word = number;
-  const { grid, seen, captions } = shown.answer;
-  [...at.words.children].forEach((button, place) => {
+  token = number;
+  const { grid, visible_region: region, captions } = shown.result;
+  [...at.tokens.children].forEach((button, place) => {
     button.setAttribute("aria-pressed", String(place === number));
     button.tabIndex = place === Math.max(number, 0) ? 0 : -1;
   });
-  if (number < 0) hideLight(at.light);
-  else showLight(at.light, at.picture, captions[shown.choice].attention[number], grid, seen);
+  if (number < 0) hideAttention(at.overlay);
+  else showAttention(at.overlay, at.image, captions[shown.choice].attention[number], grid, region);
 }
 
-at.words.addEventListener("keydown", (event) => {
-  const last = at.words.children.length - 1;
-  const from = [...at.words.children].indexOf(document.activeElement);
+at.tokens.addEventListener("keydown", (event) => {
+  const last = at.tokens.children.length - 1;
+  const from = [...at.tokens.children].indexOf(document.activeElement);
   const to = { ArrowRight: Math.min(from + 1, last), ArrowLeft: Math.max(from - 1, 0), Home: 0, End: last }[event.key];
   if (event.key === "Escape") stop();
   if (to === undefined) return;
   event.preventDefault();
   stopPlaying();
   step(to);
-  at.words.children[to].focus();
+  at.tokens.children[to].focus();
 });
 
 at.play.addEventListener("click", () => {
@@ -237,7 +239,7 @@ at.play.addEventListener("click", () => {
   }
   at.play.textContent = "Stop";
   step(0);
-  playing = setInterval(() => (word + 1 < at.words.children.length ? step(word + 1) : stop()), 700);
+  playing = setInterval(() => (token + 1 < at.tokens.children.length ? step(token + 1) : stop()), 700);
 });
 
 function stopPlaying() {
@@ -248,17 +250,17 @@ function stopPlaying() {
 
 function stop() {
   stopPlaying();
-  if (shown?.answer && at.words.children.length) step(-1);
-  hideLight(at.light);
-  word = -1;
+  if (shown?.result && at.tokens.children.length) step(-1);
+  hideAttention(at.overlay);
+  token = -1;
 }
 
-window.addEventListener("resize", () => word >= 0 && step(word));
+window.addEventListener("resize", () => token >= 0 && step(token));
 
 at.text.addEventListener("input", () => {
   shown.text = at.text.value;
-  at.picture.alt = shown.text;
-  shown.row?.show();
+  at.image.alt = shown.text;
+  shown.row?.update();
 });
 
 at.again.addEventListener("click", () => {
@@ -275,12 +277,12 @@ at["copy-html"].addEventListener("click", () => {
 
 async function copy(text, button) {
   const label = button.dataset.label ?? (button.dataset.label = button.textContent);
-  button.textContent = (await written(text)) ? "Copied" : "Select and copy by hand";
+  button.textContent = (await copied(text)) ? "Copied" : "Please select and copy the text";
   at.status.textContent = button.textContent;
   setTimeout(() => (button.textContent = label), 1600);
 }
 
-async function written(text) {
+async function copied(text) {
   try {
     await navigator.clipboard.writeText(text);
     return true;
@@ -296,7 +298,7 @@ async function written(text) {
 }
 
 at.save.addEventListener("click", () => {
-  const address = URL.createObjectURL(new Blob([asCsv(items)], { type: "text/csv" }));
+  const address = URL.createObjectURL(new Blob([toCsv(items)], { type: "text/csv" }));
   Object.assign(document.createElement("a"), { href: address, download: "captions.csv" }).click();
   setTimeout(() => URL.revokeObjectURL(address), 60_000);
 });

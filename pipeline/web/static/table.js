@@ -1,29 +1,29 @@
-// Many pictures: a row for each, and the whole as CSV.
+// The table of several images: one row per image, and the CSV download.
 
-/** A row for a picture. `choose` is called when it is to be looked at, `edit` with its new text. */
+/** A row for an image. `choose` is called to show the image, `edit` with its new text. */
 export function makeRow(item, { choose, edit }) {
   const row = document.createElement("tr");
   const button = element("button", { type: "button", className: "thumb" });
   button.append(element("img", { src: item.address, alt: "", loading: "lazy", decoding: "async" }));
-  button.setAttribute("aria-label", `Look at ${item.file.name}`);
+  button.setAttribute("aria-label", `Show ${item.file.name}`);
   button.addEventListener("click", choose);
   const text = element("textarea", { rows: 1, hidden: true });
   text.setAttribute("aria-label", `Alt text of ${item.file.name}`);
   text.addEventListener("input", () => edit(text.value));
   const state = element("span", { className: "small", textContent: "waiting" });
-  const cells = [cell("", button), cell("file", item.file.name, "th"), cell("text", text), cell("sure", "")];
+  const cells = [cell("", button), cell("file", item.file.name, "th"), cell("text", text), cell("certainty", "")];
   cells[1].scope = "row";
   cells[2].append(state);
   row.append(...cells);
-  row.show = () => {
+  row.update = () => {
     text.hidden = item.state !== "done";
     state.hidden = item.state === "done";
-    state.textContent = item.state === "failed" ? item.reason : item.state === "busy" ? "looking…" : "waiting";
-    state.classList.toggle("wrong", item.state === "failed");
+    state.textContent = item.state === "failed" ? item.reason : item.state === "busy" ? "captioning…" : "waiting";
+    state.classList.toggle("error", item.state === "failed");
     if (document.activeElement !== text) text.value = item.text;
-    cells[3].textContent = item.state === "done" ? percent(item.answer.captions[item.choice].certainty) : "";
+    cells[3].textContent = item.state === "done" ? percent(item.result.captions[item.choice].certainty) : "";
   };
-  row.show();
+  row.update();
   return row;
 }
 
@@ -31,10 +31,10 @@ export function percent(share) {
   return `${Math.round(share * 100)}%`;
 }
 
-export function asCsv(items) {
+export function toCsv(items) {
   const rows = items.map((item) => {
-    const chosen = item.answer?.captions[item.choice];
-    return [item.file.name, item.text, chosen ? chosen.score : "", item.reason ?? ""];
+    const caption = item.result?.captions[item.choice];
+    return [item.file.name, item.text, caption ? caption.score : "", item.reason ?? ""];
   });
   return [["image", "caption", "score", "error"], ...rows].map((row) => row.map(quoted).join(",") + "\r\n").join("");
 }

@@ -1,0 +1,80 @@
+"""CUDA graphs: replay the GPU kernels of a function without launching them one by one.
+
+A training step on cached features is hundreds of small kernels, and launching them takes longer than computing them.
+The plain twin is the function itself. The gain is not measured yet.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+WARMUP_CALLS = 3
+"""Calls before a capture: libraries allocate their workspaces in the first ones."""
+
+
+class CaptureError(Exception):
+    """A function could not be captured; `state` is as it was before the call."""
+
+
+@dataclass(frozen=True)
+class _Graph:
+    graph: "torch.cuda.CUDAGraph"
+    inputs: tuple[Tensor, ...]
+    output: Tensor
+
+
+class GraphedFunction:
+    """A function of tensors that is captured once per combination of input shapes, and then replayed.
+
+    The function returns one tensor and changes `state` in place. It must not read values from the GPU, and its
+    operations may depend on the shapes of its inputs only. Random numbers come from the default generator.
+    """
+
+    def __init__(self, function: Callable[..., Tensor], state: Callable[[], Sequence[Tensor]]) -> None:
+        """`state` returns every tensor that the function changes, always in the same order."""
+        self._function, self._state = function, state
+        self._graphs: dict[tuple[torch.Size, ...], _Graph] = {}
+        self._pool: Any = None
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """The function's result. Raises `CaptureError`."""
+        shapes = tuple(tensor.shape for tensor in inputs)
+        if shapes not in self._graphs:
+            self._graphs[shapes] = self._capture_unchanged(inputs)
+        captured = self._graphs[shapes]
+        for static, tensor in zip(captured.inputs, inputs, strict=True):
+            static.copy_(tensor, non_blocking=True)
+        captured.graph.replay()
+        return captured.output.clone()  # the next replay overwrites it
+
+    def _capture_unchanged(self, inputs: Sequence[Tensor]) -> _Graph:
+        """Capture, and undo what the warm-up changed: a resumed run captures later and must compute the same bits."""
+        saved = [tensor.clone() for tensor in self._state()]
+        try:
+            random_state = torch.cuda.get_rng_state()
+            graph = self._capture(inputs)
+            torch.cuda.set_rng_state(random_state)
+        except (RuntimeError, AssertionError) as error:  # torch without CUDA raises the latter
+            raise CaptureError(str(error).splitlines()[0]) from error
+        finally:
+            with torch.no_grad():
+                for tensor, value in zip(self._state(), saved, strict=True):
+                    tensor.copy_(value)
+        return graph
+
+    def _capture(self, inputs: Sequence[Tensor]) -> _Graph:
+        static = tuple(tensor.clone() for tensor in inputs)
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARMUP_CALLS):
+                self._function(*static)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            output = self._function(*static)
+        self._pool = graph.pool()  # one replay at a time, and nothing outlives it: all graphs share their memory
+        return _Graph(graph, static, output)

@@ -1,0 +1,12 @@
+"""`captioner code`: the stage of dvc.yaml that fingerprints the code of the others."""
+
+from pipeline.commands.terminal import say
+
+
+def code() -> None:
+    """Write a fingerprint of the code behind each stage, by which DVC knows what a change can affect."""
+    from pipeline.stages.code import code as run
+
+    report = run()
+    modules = {name for stage in report.stages.values() for name in stage.parts}
+    say(f"code: {len(report.stages)} fingerprints of {len(modules)} modules and data files")

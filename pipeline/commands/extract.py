@@ -1,0 +1,87 @@
+"""`captioner extract`: the stage of dvc.yaml, on this machine or on a Ray cluster."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline import paths
+from pipeline.commands.terminal import ParamsFile, announce_device, progress_bar, read, say, store_folder, visible
+from pipeline.errors import ParamsError
+
+if TYPE_CHECKING:
+    from pipeline.params import Params
+
+
+class Engine(StrEnum):
+    """Where extraction runs."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+def extract(
+    params: ParamsFile = paths.PARAMS,
+    engine: Annotated[
+        Engine, typer.Option("--engine", help="local: this machine and its feature store. ray: a folder of shards.")
+    ] = Engine.LOCAL,
+    address: Annotated[
+        str | None, typer.Option("--address", help="Ray: address of a running cluster. Default: start one here.")
+    ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option("--manifest", help="Ray: a .csv or .parquet with image, path[, sha256] instead of images.csv."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Ray: the folder of shards.")] = paths.FEATURES,
+    shard_images: Annotated[
+        int | None,
+        typer.Option("--shard-images", min=1, help="Ray: images per shard. Default: as many as fit 128 MiB."),
+    ] = None,
+) -> None:
+    """Extract the features of all images with the frozen encoder."""
+    if engine is Engine.RAY:
+        _extract_on_ray(read(params), address, manifest, out, shard_images)
+        return
+    ray_options = {"--address": address, "--manifest": manifest, "--shard-images": shard_images}
+    given = [name for name, value in ray_options.items() if value is not None]
+    if out != paths.FEATURES:
+        given.append("--out")
+    if given:
+        raise ParamsError(f"{', '.join(given)}: only with --engine ray")
+    _extract_locally(read(params))
+
+
+def _extract_locally(params: "Params") -> None:
+    from pipeline.stages.extract import ExtractFiles
+    from pipeline.stages.extract import extract as run
+
+    announce_device(params.run.device)
+    with progress_bar("extract") as progress:
+        report = run(ExtractFiles(), params, store=store_folder(), progress=progress)
+    for image, reason in list(report.unreadable.items())[:5]:
+        say(f"skipped: {visible(image)}: {visible(reason)}")
+    skipped = f", {len(report.unreadable)} skipped (see {paths.SKIPPED})" if report.unreadable else ""
+    say(
+        f"extract: {report.images} images, {report.from_store} from the store, "
+        f"{report.encoded} encoded in {report.seconds:.1f} s{skipped}"
+    )
+
+
+def _extract_on_ray(
+    params: "Params", address: str | None, manifest: Path | None, out: Path, shard_images: int | None
+) -> None:
+    from pipeline.stages.extract_on_ray import ExtractOnRayFiles, extract_on_ray
+
+    files = ExtractOnRayFiles(features=out)
+    if manifest is not None:
+        files = ExtractOnRayFiles(manifest=manifest, skipped_by_prepare=None, features=out)
+    with progress_bar("extract") as progress:
+        report = extract_on_ray(files, params, address=address, shard_images=shard_images, progress=progress)
+    for reason in report.remade:
+        say(f"made again: {visible(reason)}")
+    skipped = f", {report.skipped} skipped (see {paths.SKIPPED})" if report.skipped else ""
+    say(
+        f"extract: {report.images} images, {report.from_shards} in finished shards, {report.encoded} encoded in "
+        f"{report.seconds:.1f} s{skipped}; {report.shards} shards in {out}"
+    )

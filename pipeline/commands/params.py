@@ -1,0 +1,17 @@
+"""`captioner params`: a complete params.yaml from one that holds differences only."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline import paths
+
+
+def params(
+    file: Annotated[Path, typer.Argument(help="A params file, e.g. a recipe of docs/recipes.")] = paths.PARAMS,
+) -> None:
+    """Print all parameters of a file with the defaults filled in, as a params.yaml."""
+    from pipeline.params import read_params, to_yaml
+
+    print(to_yaml(read_params(file)), end="")

@@ -1,0 +1,61 @@
+"""`captioner prepare`: the stage of dvc.yaml."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline import paths
+from pipeline.commands.terminal import ParamsFile, hash_cache_file, progress_bar, read, say, unspaced_warning
+
+if TYPE_CHECKING:
+    from pipeline.params import Params
+    from pipeline.stages.prepare import PrepareReport
+
+_SHOWN = 5
+
+
+def prepare(params: ParamsFile = paths.PARAMS) -> None:
+    """Read a dataset's captions, find its images, and list what cannot be used."""
+    from pipeline.stages.prepare import PrepareFiles
+    from pipeline.stages.prepare import prepare as run
+
+    given = read(params)
+    with progress_bar("prepare") as progress:
+        report = run(PrepareFiles(hash_cache=hash_cache_file()), given, progress=progress)
+    for line in _describe(report, given):
+        say(line)
+
+
+def _describe(report: "PrepareReport", params: "Params") -> Iterator[str]:
+    if report.image_root != Path(params.data.images):
+        yield (
+            f"warning: the images are not in {params.data.images} but in {report.image_root}; "
+            "set params.data.images so that dvc notices when they change"
+        )
+    for one in report.skipped[:_SHOWN]:
+        place = f"{one.file}, line {one.line}" if one.line else one.file
+        yield f"skipped: {place}: {one.image or '(no name)'}: {one.reason}"
+    if len(report.skipped) > _SHOWN:
+        yield f"skipped: {len(report.skipped) - _SHOWN} more, all in {paths.SKIPPED_ROWS}"
+    if report.evidence:
+        yield f"format: {report.format}: {report.evidence}"
+    yield from (f"note: {note}" for note in report.notes)
+    if report.without_captions:
+        yield f"note: {report.without_captions} images in {report.image_root} have no caption; they are not used"
+    if report.duplicates:
+        yield f"note: {report.duplicates} images are duplicates of another one in their split"
+    seen = ", ".join(f"{count} {split}" for split, count in report.seen_in_training.items() if count)
+    if seen:
+        yield f"note: captions that are also, word for word, in the train split: {seen}"
+    if report.share_without_spaces >= 0.1 and params.vocab.unit == "word":
+        yield unspaced_warning(report.share_without_spaces)
+    if not report.images[params.score.split]:
+        yield (
+            f"warning: no image is in the {params.score.split} split, so the stage score will fail; "
+            "set params.score.split to another one, or add images"
+        )
+    splits = ", ".join(f"{count} {split}" for split, count in report.images.items())
+    yield (
+        f"prepare: {sum(report.images.values())} images ({splits}), {report.captions} captions, "
+        f"{len(report.skipped)} skipped, {report.hashed} hashed"
+    )

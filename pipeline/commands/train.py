@@ -1,0 +1,69 @@
+"""`captioner train`: runs the train stage, in one process or in the processes that `torchrun` started."""
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from pipeline import paths
+from pipeline.commands.terminal import ParamsFile, announce_device, checkpoint_folder, read, say
+from pipeline.errors import NumericError
+
+if TYPE_CHECKING:
+    from pipeline.params import TrainParams
+    from pipeline.stages.train import TrainReport
+    from pipeline.training.history import EpochMetrics
+
+
+def train(params: ParamsFile = paths.PARAMS) -> None:
+    """Train the decoder on the cached features; several GPUs with `torchrun -m pipeline train`."""
+    from pipeline.stages.train import TrainFiles
+    from pipeline.stages.train import train as run
+    from pipeline.training.distributed import process_group
+
+    given = read(params)
+    planned = _planned_epochs(given.train)
+
+    def show_epoch(metrics: "EpochMetrics") -> None:
+        learned = f"reward {metrics.reward:5.1f}" if metrics.reward else f"loss {metrics.train_loss:.3f}"
+        say(
+            f"epoch {metrics.epoch:3d}/{planned}  {learned}  val loss {metrics.val_loss:.3f}  "
+            f"CIDEr-D {metrics.val_cider_d:5.1f}  {metrics.tokens_per_second:,.0f} tokens/s  "
+            f"at most {(planned - metrics.epoch) * metrics.seconds:.0f} s left"
+        )
+
+    def show_resume(epochs: int) -> None:
+        say(f"train: resumes an interrupted run after epoch {epochs}; its epochs were:")
+
+    with process_group(given.run.device) as processes:
+        files = TrainFiles(checkpoints=checkpoint_folder())
+        if processes.rank > 0:
+            try:
+                run(files, given, processes=processes)
+            except NumericError as error:  # every process raises it in the same step; the first one reports it
+                raise typer.Exit(error.exit_code) from error
+            return
+        announce_device(given.run.device)
+        if processes.count > 1:
+            say(f"train: {processes.count} processes share each batch of {given.train.batch_size} captions")
+        report = run(files, given, on_epoch=show_epoch, on_resume=show_resume, processes=processes)
+    for line in _summary(report, given.train):
+        say(line)
+
+
+def _planned_epochs(params: "TrainParams") -> int:
+    return params.epochs + params.scst.epochs
+
+
+def _summary(report: "TrainReport", params: "TrainParams") -> list[str]:
+    result, planned = report.result, _planned_epochs(params)
+    lines = []
+    if result.epochs < planned:
+        lines.append(
+            f"train: early stopping after {result.epochs} of {planned} epochs: no better val CIDEr-D for "
+            f"{params.patience} epochs (params.train.patience)"
+        )
+    return [
+        *lines,
+        f"train: {report.captions} captions of {report.images} images, {report.parameters:,} parameters; best of "
+        f"{result.epochs} epochs: {result.best.epoch}, val CIDEr-D {result.best.val_cider_d:.1f}",
+    ]

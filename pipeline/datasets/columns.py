@@ -1,0 +1,86 @@
+"""Finds the image, caption and split columns of a table by their names."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from pipeline.datasets.entries import AUTO, ReadOptions
+
+USUAL_NAMES = {
+    "image": ("image", "file_name", "filename", "image_name", "image_path", "image_file", "img", "path", "file"),
+    "caption": (
+        *("caption", "captions", "text", "comment", "description", "sentence", "raw"),
+        *("caption_*", "comment_*", "text_*"),
+    ),
+    "split": ("split", "set", "partition", "subset"),
+}
+"""What a column is searched as when its name is `auto`; the first that is there."""
+
+
+class MissingColumnError(ValueError):
+    """A table lacks a column; the message names it, what is there instead, and the parameter to set."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Indices of the columns."""
+
+    image: int
+    captions: tuple[int, ...]
+    split: int | None
+    count: int
+    """The number of all columns."""
+
+
+def find_columns(header: Sequence[str], options: ReadOptions, kind: Literal["column", "key"]) -> Columns:
+    """Find the columns of a header or the keys of a JSON object. Raises `MissingColumnError`.
+
+    A JSON object may lack the key of the split.
+    """
+    names = [normalize_column(name) for name in header]
+    found = {role: _match(names, _candidates(role, options)) for role in USUAL_NAMES}
+    required = ["image", "caption"]
+    if kind == "column" and options.split_column != AUTO:
+        required.append("split")
+    missing = [role for role in required if not found[role]]
+    if missing:
+        names_missing = " and ".join(_requested(role, options).replace(AUTO, role) for role in missing)
+        there = str([name.strip() for name in header])[:300]
+        params = " and ".join(f"{role}_column" for role in missing)
+        raise MissingColumnError(
+            f"no {kind} {names_missing}; the {'header is' if kind == 'column' else 'keys are'} {there}; "
+            f"name the columns with params.data.{params} (auto: the usual names)"
+        )
+    image = found["image"][0]
+    captions = tuple(index for index in found["caption"] if index != image)
+    return Columns(image, captions, next(iter(found["split"]), None), len(names))
+
+
+def count_known_columns(header: Sequence[str]) -> int:
+    """How many of image, caption and split have one of their usual names in the header."""
+    names = [normalize_column(name) for name in header]
+    return sum(_match(names, usual) != [] for usual in USUAL_NAMES.values())
+
+
+def normalize_column(name: str) -> str:
+    """A column's name for comparison: `Image Name` becomes `image_name`."""
+    return "_".join(name.strip().strip("\"'\ufeff").lower().split())
+
+
+def _requested(role: str, options: ReadOptions) -> str:
+    return {"image": options.image_column, "caption": options.caption_column, "split": options.split_column}[role]
+
+
+def _candidates(role: str, options: ReadOptions) -> Sequence[str]:
+    requested = _requested(role, options)
+    return USUAL_NAMES[role] if requested == AUTO else (normalize_column(requested),)
+
+
+def _match(names: Sequence[str], candidates: Sequence[str]) -> list[int]:
+    """The indices that match the first candidate (a name or pattern) with any match."""
+    for candidate in candidates:
+        found = [index for index, name in enumerate(names) if fnmatchcase(name, candidate)]
+        if found:
+            return found
+    return []

@@ -1,0 +1,106 @@
+"""Detects the format of a dataset and runs the reader of a format."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from pipeline.archives import is_archive
+from pipeline.datasets.entries import Entry, ReadOptions
+from pipeline.datasets.registry import FORMATS
+from pipeline.errors import DataError
+
+_SHOWN = 5
+"""Files whose problems an error names."""
+_MAX_SUBFOLDERS = 50
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Captions that a detector found."""
+
+    captions: Path
+    """The file or folder to give to the format's reader."""
+    evidence: str
+    """What the format was recognized by."""
+    by_name: bool = False
+    """Whether a file has a name that the format prescribes. Such a candidate goes before those found by content."""
+    problem: str = ""
+    """Why the captions cannot be read after all, with the place."""
+
+
+@dataclass(frozen=True)
+class DetectedFormat:
+    """A dataset's format, its captions, and what it was recognized by."""
+
+    format: str
+    captions: Path
+    evidence: str
+
+
+def read_dataset(format: str, path: Path, options: ReadOptions = ReadOptions()) -> Iterator[Entry]:
+    """Read all entries of a dataset. Raises `DataError` when a file cannot be read at all."""
+    entries: Iterator[Entry] = _load(FORMATS[format].read)(path, options)
+    return entries
+
+
+def detect_format(path: Path, options: ReadOptions = ReadOptions()) -> DetectedFormat:
+    """Detect the format of a captions file, an archive, or a folder that holds one, at most one folder deeper.
+
+    Raises `DataError` with what was found instead.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder; check params.data.captions")
+    found, problems = _detect(path, options)
+    if not found and path.is_dir():
+        for folder in _subfolders(path):
+            inner, more = _detect(folder, options)
+            found, problems = found + inner, problems + more
+    if not found:
+        raise DataError("\n  ".join([_not_detected(path), *problems[:_SHOWN]]))
+    best, *others = found
+    unused = dict.fromkeys(
+        one.evidence if one.captions == path else one.captions.relative_to(path).as_posix()
+        for one in others
+        if one.captions != best.captions
+    )
+    return DetectedFormat(
+        best.format, best.captions, best.evidence + (f"; not used: {', '.join(unused)}" if unused else "")
+    )
+
+
+def _detect(path: Path, options: ReadOptions) -> tuple[list[DetectedFormat], list[str]]:
+    """The formats that `path` may have, most certain first, and the problems of files that cannot be read."""
+    formats = ["folder"] if is_archive(path) else list(FORMATS)
+    candidates: list[tuple[str, Candidate]] = []
+    problems = []
+    for name in formats:
+        try:
+            candidates += [(name, one) for one in _load(FORMATS[name].detect)(path, options)]
+        except DataError as error:  # a file of this format's name that cannot be read
+            problems.append(str(error))
+    problems += [one.problem for _, one in candidates if one.problem]
+    usable = [(name, one) for name, one in candidates if not one.problem]
+    by_name = [(name, one) for name, one in usable if one.by_name]
+    found = [DetectedFormat(name, one.captions, one.evidence) for name, one in by_name or usable]
+    return found, list(dict.fromkeys(problems))
+
+
+def _subfolders(path: Path) -> list[Path]:
+    return [one for one in sorted(path.iterdir()) if one.is_dir() and not one.name.startswith(".")][:_MAX_SUBFOLDERS]
+
+
+def _not_detected(path: Path) -> str:
+    if path.is_file():
+        return f"{path}: not captions in a known format ({', '.join(FORMATS)}); see docs/datasets.md"
+    return (
+        f"{path}: no captions were recognized: no captions file of Flickr8k, Flickr30k, COCO or Karpathy's splits, no "
+        "table with the columns image and caption, no images with a .txt beside each; see docs/datasets.md, or set "
+        "params.data.captions to the file"
+    )
+
+
+def _load(reference: str) -> Any:
+    module, _, name = reference.partition(":")
+    return getattr(import_module(module), name)

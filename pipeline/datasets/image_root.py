@@ -1,0 +1,48 @@
+"""Finds the folder or archive that holds a dataset's images, near its captions."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.archives import ARCHIVES
+from pipeline.datasets.image_index import ImageIndex
+
+_SAMPLE = 200
+_MAX_FOLDERS = 100
+
+
+@dataclass(frozen=True)
+class ImageRoot:
+    """A place of images, and how many of a sample of their names were found there."""
+
+    path: Path
+    found: int
+    sampled: int
+
+
+def find_image_root(places: Iterable[Path], names: Sequence[str]) -> ImageRoot | None:
+    """The place that holds the most images of these names, the first of equals; None if none holds any."""
+    sample = names[:: max(1, len(names) // _SAMPLE)]
+    best = None
+    for place in places:
+        index = ImageIndex(place)
+        found = sum(index.find(name) is not None for name in sample)
+        if found > (best.found if best else 0):
+            best = ImageRoot(place, found, len(sample))
+        if found == len(sample):
+            break
+    return best
+
+
+def likely_image_roots(captions: Path, dataset: Path, names: Sequence[str]) -> list[Path]:
+    """Folders and archives beside and below the captions and the dataset, the likeliest first.
+
+    The folder above the captions is only included if an image lies right in it: it may hold anything.
+    """
+    tops = dict.fromkeys(path if path.is_dir() else path.parent for path in (captions, dataset))
+    below = [path for top in tops for path in sorted(top.iterdir()) if not path.name.startswith(".")]
+    folders = [path for path in below if path.is_dir()]
+    inner = [path for folder in folders[:_MAX_FOLDERS] for path in sorted(folder.iterdir()) if path.is_dir()]
+    archives = [path for path in below if path.suffix.lower() in ARCHIVES]
+    above = [top.parent for top in tops if any((top.parent / name).is_file() for name in names[:_SAMPLE])]
+    return list(dict.fromkeys([*folders, *tops, *inner[:_MAX_FOLDERS], *archives, *above]))

@@ -1,0 +1,64 @@
+"""Reading a network's weights from a file that another program saved."""
+
+import pickle
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from pipeline.errors import ParamsError
+
+SUFFIXES = frozenset({".pth", ".pt", ".ckpt", ".bin", ".safetensors"})
+_STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")
+"""Where training programs put the state dict in their checkpoints."""
+
+
+def load_weights_file(model: nn.Module, path: Path, name: str) -> frozenset[str]:
+    """Load the tensors of `path` that fit `model`; return the names that are missing or have another shape.
+
+    Reads safetensors, plain state dicts and common checkpoints. Loading never runs code from the file. Raises
+    `ParamsError` when nothing fits.
+    """
+    content: Any = _read(path)
+    for key in _STATE_DICT_KEYS:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    found = content if isinstance(content, dict) else {}
+    found = {str(key).removeprefix("module."): value for key, value in found.items()}  # DistributedDataParallel's
+    expected = model.state_dict()
+    fitting = {
+        key: found[key]
+        for key, value in expected.items()
+        if isinstance(found.get(key), Tensor) and found[key].shape == value.shape
+    }
+    if not fitting:
+        raise ParamsError(
+            f"params.encoder.weights: {path} is not a state dict of {name}: "
+            f"it has {_first_names(found)}, not {_first_names(expected)}"
+        )
+    model.load_state_dict(fitting, strict=False)
+    counters = {key for key in expected if key.endswith("num_batches_tracked")}  # unused, and absent from older files
+    return frozenset(expected.keys() - fitting.keys() - counters)
+
+
+def _read(path: Path) -> Any:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ParamsError(
+            f"params.encoder.weights: {path} holds more than weights, or something else; "
+            "save the model's `state_dict()` alone"
+        ) from error
+    except Exception as error:  # torch.load raises a different class for each way in which a file can be wrong
+        reason = str(error).partition("\n")[0] or "it is empty or truncated"
+        raise ParamsError(f"params.encoder.weights: {path} cannot be read: {reason}") from error
+
+
+def _first_names(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:3]) + (", ..." if len(listed) > 3 else "") if listed else "nothing"

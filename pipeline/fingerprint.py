@@ -1,0 +1,204 @@
+"""Fingerprints of the code behind each stage.
+
+The fingerprint of a stage is the sha256 of all that decides what its code does: the syntax trees of the modules in the
+import closure of `stages/<stage>.py`, the data files of their packages (templates, styles, scripts), and the defaults
+of the stage's parameters. Comments, docstrings and formatting do not count. DVC stages depend on these fingerprints
+through the stage `code`, and training checkpoints store the one of `train`.
+
+A closure follows imports inside functions, and `"pipeline.module:name"` strings of modules named registry.py. It leaves
+out imports for type checkers, `pipeline/__init__.py`, and `params.py`, which only checks values.
+"""
+
+import ast
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import ParamsError
+
+PACKAGE = Path(__file__).parent
+STAGE_PARAMS = {
+    "prepare": ("seed", "data"),
+    "extract": ("seed", "data.max_skipped", "encoder"),
+    "vocab": ("vocab",),
+    "train": ("seed", "decoder", "train"),
+    "score": ("seed", "score"),
+    "report": (),
+}
+"""The parameters that each stage of dvc.yaml depends on."""
+_ROOT = PACKAGE.name
+_EXCLUDED = {_ROOT, f"{_ROOT}.params"}
+_REFERENCE = re.compile(rf"({_ROOT}(?:\.\w+)+)(?::\w+)?")
+
+
+def fingerprint(stage: str) -> str:
+    """Return the fingerprint of a stage of dvc.yaml, 64 hexadecimal digits."""
+    return StageCode.of(stage).fingerprint
+
+
+@dataclass(frozen=True)
+class StageCode:
+    """The code behind one stage."""
+
+    stage: str
+    parts: dict[str, str]
+    """The sha256 of each module, of each data file and of the default parameters, by name."""
+
+    @property
+    def fingerprint(self) -> str:
+        return _sha256("".join(f"{name} {digest}\n" for name, digest in sorted(self.parts.items())))
+
+    @classmethod
+    def of(cls, stage: str, sources: "Sources | None" = None) -> "StageCode":
+        """Compute the parts of a stage; `sources` shares parsed files between stages."""
+        sources = sources or Sources()
+        modules = sources.closure(f"{_ROOT}.stages.{stage}")
+        parts = {module: sources.digest(module) for module in modules}
+        for file in sources.data_files(modules):
+            parts[file.relative_to(sources.package.parent).as_posix()] = _sha256(file.read_bytes())
+        return cls(stage, {**parts, "defaults": _defaults(stage)})
+
+
+class Sources:
+    """The modules of the package in folder `package`, each file read and parsed once."""
+
+    def __init__(self, package: Path = PACKAGE) -> None:
+        self.package = package
+        self._trees: dict[str, ast.Module] = {}
+        self._imports: dict[str, set[str]] = {}
+        self._digests: dict[str, str] = {}
+
+    def path(self, module: str) -> Path | None:
+        """The file of a dotted name; None if it is not a module of this package."""
+        root, *parts = module.split(".")
+        if root != _ROOT:
+            return None
+        base = self.package.joinpath(*parts)
+        files = (base / "__init__.py", base.with_suffix(".py")) if parts else (base / "__init__.py",)
+        return next((file for file in files if file.is_file()), None)
+
+    def tree(self, module: str) -> ast.Module:
+        """The syntax tree of a module. Raises `ParamsError` if it does not parse."""
+        if module not in self._trees:
+            path = self.path(module)
+            assert path is not None, module
+            try:
+                self._trees[module] = ast.parse(path.read_bytes(), filename=str(path))
+            except SyntaxError as error:
+                raise ParamsError(f"{path}, line {error.lineno}: {error.msg}; correct the module") from error
+        return self._trees[module]
+
+    def imports(self, module: str, *, at_import: bool = False) -> set[str]:
+        """The dotted names that a module imports at run time; `at_import` leaves out imports inside functions."""
+        found: set[str] = set()
+        for node in _runtime_nodes(self.tree(module), into_functions=not at_import):
+            if isinstance(node, ast.Import):
+                found.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                source = self._absolute(module, node)
+                for alias in node.names:
+                    name = f"{source}.{alias.name}"
+                    found.add(name if self.path(name) else source)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and module.endswith(".registry"):
+                reference = _REFERENCE.fullmatch(node.value)
+                if reference and not at_import and self.path(reference[1]):
+                    found.add(reference[1])
+        return found
+
+    def closure(self, module: str) -> set[str]:
+        """A module and all modules of this package that it needs at run time."""
+        seen: set[str] = set()
+        waiting = [module]
+        while waiting:
+            current = waiting.pop()
+            if current in seen or current in _EXCLUDED or self.path(current) is None:
+                continue
+            seen.add(current)
+            if current not in self._imports:
+                self._imports[current] = self.imports(current)
+            waiting += self._imports[current]
+            waiting.append(current.rpartition(".")[0])  # its package's __init__.py
+        return seen
+
+    def digest(self, module: str) -> str:
+        """The sha256 of a module's syntax tree without docstrings."""
+        if module not in self._digests:
+            self._digests[module] = _sha256("\n".join(_meaning(self.tree(module))))
+        return self._digests[module]
+
+    def data_files(self, modules: set[str]) -> list[Path]:
+        """The files beside `modules` that are not Python, also in folders below that are no packages."""
+        folders = {path.parent for module in modules if (path := self.path(module))} - {self.package}
+        return sorted(file for folder in folders for file in _data_files(folder))
+
+    def _absolute(self, module: str, node: ast.ImportFrom) -> str:
+        if not node.level:
+            return node.module or ""
+        path = self.path(module)
+        levels = node.level - (path is not None and path.name == "__init__.py")
+        package = module.rsplit(".", levels)[0] if levels else module
+        return f"{package}.{node.module}" if node.module else package
+
+
+def _runtime_nodes(node: ast.AST, *, into_functions: bool) -> Iterator[ast.AST]:
+    """All nodes below `node` but those under `if TYPE_CHECKING:`."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) and not into_functions:
+            continue
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+            for branch in child.orelse:
+                yield branch
+                yield from _runtime_nodes(branch, into_functions=into_functions)
+            continue
+        yield child
+        yield from _runtime_nodes(child, into_functions=into_functions)
+
+
+def _meaning(node: ast.AST) -> Iterator[str]:
+    """A tree as lines: no positions, docstrings or empty fields, so that all versions of Python give the same ones."""
+    yield type(node).__name__
+    for name, value in ast.iter_fields(node):
+        values = value if isinstance(value, list) else [value]
+        kept = [one for one in values if one is not None and not _is_docstring(one)]
+        if name in {"ctx", "kind", "type_ignores"} or not kept:
+            continue
+        yield f".{name} {len(kept)}"
+        for one in kept:
+            if isinstance(one, ast.AST):
+                yield from _meaning(one)
+            else:
+                yield repr(one)
+
+
+def _is_docstring(node: object) -> bool:
+    """Whether a node is a string that nothing uses: the docstring of a module, class, function or attribute."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _data_files(folder: Path) -> Iterator[Path]:
+    for path in folder.iterdir():
+        if path.name.startswith((".", "__pycache__")) or path.name.endswith("~"):
+            continue
+        if path.is_dir() and not (path / "__init__.py").exists():
+            yield from _data_files(path)
+        elif path.is_file() and path.suffix not in {".py", ".pyc", ".pyi"}:
+            yield path
+
+
+def _defaults(stage: str) -> str:
+    """The sha256 of the default values of a stage's parameters."""
+    from pipeline.params import Params
+
+    values = []
+    for key in STAGE_PARAMS[stage]:
+        value: object = Params()
+        for name in key.split("."):
+            value = getattr(value, name)
+        values.append(f"{key} {value!r}")
+    return _sha256("\n".join(values))
+
+
+def _sha256(content: str | bytes) -> str:
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()

@@ -1,0 +1,62 @@
+"""The metadata of a model file: one key of sorted JSON, validated strictly before any tensor is read."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from pipeline.errors import ArtefactError
+from pipeline.options import Options
+
+SCHEMA = 2
+KEY = "captioner"
+"""The only metadata key: safetensors writes several keys in random order."""
+
+Scalar = str | int | float | bool | None
+Size = Annotated[int, Field(ge=1, le=2**20)]
+
+
+class ModelMetadata(Options):
+    """What a model file states beside its tensors."""
+
+    decoder: dict[str, Scalar] = Field(description="Resolved options of the decoder, with its kind")
+    vocabulary: dict[str, Any] = Field(description="As `Vocabulary.to_json` returns it")
+    spec: str = Field(description="Canonical JSON of the EncoderSpec of the training features")
+    regions: Size = Field(description="Regions of an image's features")
+    channels: Size = Field(description="Channels of a region")
+    params: dict[str, Any] = Field(description="Resolved params of the training run; a record, never interpreted")
+    trained_on: dict[str, Scalar] = Field(description="Hashes and counts of the training data, and the best epoch")
+    tensors_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] = Field(
+        description="sha256 over the names, dtypes, shapes and bytes of all tensors"
+    )
+
+    def to_json(self) -> str:
+        """Sorted JSON with the schema number; the same text for the same metadata."""
+        content = {"schema": SCHEMA, **self.model_dump()}
+        return json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str, path: Path) -> "ModelMetadata":
+        """Raises `ArtefactError` naming the model file `path`: another schema, or a key that is missing or wrong."""
+        try:
+            content = json.loads(text)
+            schema = content.pop("schema")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ArtefactError(f"{path}: the metadata is not a JSON object with a schema; train again") from error
+        if schema != SCHEMA:
+            raise ArtefactError(
+                f"{path}: model file schema {str(schema)[:20]}, this version reads schema {SCHEMA}; "
+                "train again with this version"
+            )
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise wrong_metadata(path, error) from error
+
+
+def wrong_metadata(path: Path, error: ValidationError, *section: str) -> ArtefactError:
+    """The error that names the first wrong key, below `section`, of the metadata of `path`."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    key = ".".join(map(str, (*section, *first["loc"])))[:80]
+    return ArtefactError(f"{path}: metadata {key}: {first['msg']}; train again")

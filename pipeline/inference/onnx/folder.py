@@ -1,0 +1,95 @@
+"""The folder of an ONNX export: its files, its description, and one digest over both."""
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ArtefactError, DataError, DiskError, ParamsError
+from pipeline.files import read_json
+
+SCHEMA = 2
+DESCRIPTION = "captioner.json"
+ENCODER, START, STEP = "encoder.onnx", "start.onnx", "step.onnx"
+RERANKER = "reranker.safetensors"
+README, EXAMPLE = "README.md", "caption.py"
+_OLDER = {"consensus.safetensors", "encoder-int8.onnx"}
+"""Files that exports before version 0.2.0 wrote too."""
+_OWN = {DESCRIPTION, ENCODER, START, STEP, RERANKER, README, EXAMPLE, "__pycache__"} | _OLDER
+
+
+def folder_digest(description: Mapping[str, Any], parts: Mapping[str, bytes]) -> str:
+    """Hex sha256 over the description, without its own `digest`, and over the parts that captions depend on."""
+    described = {key: value for key, value in description.items() if key != "digest"}
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    for name in sorted(parts):
+        digest.update(f"\n{name} {hashlib.sha256(parts[name]).hexdigest()}".encode())
+    return digest.hexdigest()
+
+
+def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The description and the parts of an export.
+
+    Raises `DataError` without an export, `ArtefactError` when it has another schema, is incomplete or damaged.
+    """
+    if folder.is_file():
+        raise DataError(f"{folder}: a file; the onnx runtime reads the folder that `captioner export --onnx` writes")
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise DataError(f"{folder}: no exported model; `captioner export --onnx {folder}` writes one")
+    description = read_json(path)
+    schema = description.get("schema") if isinstance(description, dict) else None
+    if schema != SCHEMA:
+        raise ArtefactError(f"{path}: export schema {schema}, this version reads schema {SCHEMA}; export again")
+    parts = {}
+    for name in (ENCODER, START, STEP, *([RERANKER] if description.get("reranker") else [])):
+        try:
+            parts[name] = (folder / name).read_bytes()
+        except OSError as error:
+            raise ArtefactError(f"{folder / name}: cannot be read: {error.strerror}; export again") from error
+    if folder_digest(description, parts) != description.get("digest"):
+        raise ArtefactError(f"{folder}: damaged: its files do not match the digest in {DESCRIPTION}; export again")
+    return description, parts
+
+
+def check_replaceable(folder: Path) -> None:
+    """Raises `ParamsError` when `folder` holds files that are not of an export, `DiskError` when it is a file."""
+    if folder.exists() and not folder.is_dir():
+        raise DiskError(f"{folder}: cannot be written: a file is in its place; choose another folder")
+    others = sorted(path.name for path in folder.iterdir() if path.name not in _OWN) if folder.is_dir() else []
+    if others:
+        raise ParamsError(
+            f"--onnx {folder}: the folder holds other files ({', '.join(others[:3])}); choose a new or an empty one"
+        )
+
+
+def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write an export as a whole: into a temporary folder that then takes the place of `folder`.
+
+    Raises `DiskError`; an earlier export is then left as it was.
+    """
+    check_replaceable(folder)
+    folder = folder.resolve()
+    beside = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}")
+    earlier = beside.with_name(f"{beside.name}.old")
+    try:
+        beside.mkdir(parents=True)
+        for name, content in contents.items():
+            with (beside / name).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        if folder.exists():
+            folder.rename(earlier)
+        beside.rename(folder)
+    except OSError as error:
+        if earlier.exists() and not folder.exists():
+            earlier.rename(folder)
+        raise DiskError(f"{folder}: cannot be written: {error.strerror}; an earlier export is unchanged") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    shutil.rmtree(earlier, ignore_errors=True)

@@ -1,0 +1,44 @@
+"""The metrics that captions are scored with. A new one is a module, a line in `METRICS` and a test."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.metrics.metric import Metric
+
+
+@dataclass(frozen=True)
+class MetricEntry:
+    """Where a metric is defined and what its scores are called."""
+
+    path: str
+    """`module:attribute` of its `Metric`."""
+    titles: Mapping[str, str]
+    """The title of each score, by its key in scores.json. The last score is the one reported for single images."""
+    optional: bool = False
+    """Computed only on request, because it needs more than Python."""
+
+    def load(self) -> "Metric":
+        """Imports the metric's module."""
+        module, name = self.path.split(":")
+        metric: Metric = getattr(import_module(module), name)
+        return metric
+
+
+METRICS = {
+    "bleu": MetricEntry("pipeline.metrics.bleu:BLEU", {f"bleu_{n}": f"BLEU-{n}" for n in (1, 2, 3, 4)}),
+    "cider_d": MetricEntry("pipeline.metrics.cider:CIDER_D", {"cider_d": "CIDEr-D"}),
+    "rouge_l": MetricEntry("pipeline.metrics.rouge:ROUGE_L", {"rouge_l": "ROUGE-L"}),
+    "meteor": MetricEntry("pipeline.metrics.meteor:METEOR", {"meteor": "METEOR"}, optional=True),
+}
+
+TITLES = {name: title for entry in METRICS.values() for name, title in entry.titles.items()}
+"""The title of every score."""
+
+
+def selected_metrics(*, meteor: bool = False) -> dict[str, MetricEntry]:
+    """The metrics of a run: all that need nothing but Python, and METEOR on request."""
+    requested = {"meteor"} if meteor else set()
+    return {name: entry for name, entry in METRICS.items() if not entry.optional or name in requested}

@@ -1,0 +1,94 @@
+"""Metrics of all epochs, selection of the best ones, and early stopping."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.training.weight_averaging import Weights, load_mean, weights_of
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """Metrics of one epoch."""
+
+    epoch: int
+    """From 1."""
+    train_loss: float
+    """Mean training loss per token, with dropout, label smoothing and the bag of words, or the self-critical loss."""
+    val_loss: float
+    """Cross-entropy of the val references in nats per token, without dropout and label smoothing."""
+    val_cider_d: float
+    """CIDEr-D of greedy captions of the val images, times 100."""
+    lr: float
+    """Learning rate of the last step."""
+    reward: float
+    """Mean CIDEr-D of the sampled captions in self-critical epochs, times 100; else 0."""
+    seconds: float
+    """Training and validation."""
+    tokens_per_second: float
+    """Real tokens per second of training, over all processes."""
+
+    @property
+    def selection_key(self) -> tuple[float, float]:
+        """Larger is better: the score; of equal scores, the lower val loss."""
+        return self.val_cider_d, -self.val_loss
+
+    @property
+    def progress_key(self) -> tuple[float, float]:
+        """What early stopping waits for: a better score, or a lower val loss while every caption still scores 0."""
+        return self.val_cider_d, 0.0 if self.val_cider_d else -self.val_loss
+
+
+class History:
+    """The metrics of all epochs and the weights of the best ones."""
+
+    def __init__(self, keep: int) -> None:
+        """`keep` is the number of epochs whose weights are kept."""
+        self.epochs: list[EpochMetrics] = []
+        self.best_weights: list[tuple[int, Weights]] = []
+        """Number and weights of the best epochs, the best one first."""
+        self._keep = keep
+
+    def __len__(self) -> int:
+        return len(self.epochs)
+
+    @property
+    def best(self) -> EpochMetrics:
+        """The metrics of the best epoch, of equal ones the first."""
+        return max(self.epochs, key=lambda metrics: metrics.selection_key)
+
+    @property
+    def epochs_without_progress(self) -> int:
+        """Number of epochs since the last one that improved on all before it."""
+        if not self.epochs:
+            return 0
+        keys = [metrics.progress_key for metrics in self.epochs]
+        return len(keys) - 1 - keys.index(max(keys))
+
+    def add(self, metrics: EpochMetrics, network: nn.Module) -> None:
+        """Record an epoch, and keep the weights of `network` if they are among the best."""
+        self.epochs.append(metrics)
+        self.best_weights.append((metrics.epoch, weights_of(network)))
+        self.best_weights.sort(key=lambda kept: self.epochs[kept[0] - 1].selection_key, reverse=True)
+        del self.best_weights[self._keep :]
+
+    def load_best_weights(self, network: nn.Module) -> None:
+        """Load the mean of the weights of the best epochs; without an epoch `network` stays as it is."""
+        if self.best_weights:
+            load_mean(network, [weights for _, weights in self.best_weights])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "epochs": [asdict(metrics) for metrics in self.epochs],
+            "best_weights": [list(kept) for kept in self.best_weights],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        self.epochs = [EpochMetrics(**metrics) for metrics in state["epochs"]]
+        self.best_weights = [
+            (epoch, {name: weight.to(device) for name, weight in weights.items()})
+            for epoch, weights in state["best_weights"]
+        ]

@@ -1,0 +1,159 @@
+"""An accelerated decoder computes what the plain one does."""
+
+import copy
+
+import pytest
+import torch
+
+from pipeline.accel import linear
+from pipeline.accel.attention import FastAdditiveAttention
+from pipeline.accel.decoders import accelerate
+from pipeline.accel.linear import PackedLinear
+from pipeline.decoders.additive_attention import AdditiveAttention
+from pipeline.decoders.beam_search import beam_search
+from pipeline.decoders.registry import DECODERS, make_decoder
+from pipeline.decoders.search import SearchOptions
+
+CPU = torch.device("cpu")
+V, R, C = 60, 9, 40
+OPERATORS = pytest.mark.skipif(
+    not linear.can_pack(torch.empty(1 << 15)), reason="this build of torch has no oneDNN operators"
+)
+BFLOAT16 = pytest.mark.skipif(
+    not hasattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported") or not torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+    reason="needs a processor with bfloat16",
+)
+
+
+def pair(kind):
+    """A plain decoder and an accelerated copy."""
+    torch.manual_seed(0)
+    options = {"kind": kind, "embed": 64, "hidden": 128}
+    plain = make_decoder(options, vocabulary=V, regions=R, channels=C).eval()
+    plain.normalize.fit([torch.randn(50, R, C)])
+    for parameter in plain.parameters():
+        parameter.data.mul_(2)
+    return plain, accelerate(copy.deepcopy(plain), CPU)
+
+
+def inputs():
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(6, R, C, generator=generator), torch.randint(1, V, (6, 5), generator=generator)
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_search_finds_the_same_captions(kind):
+    plain, fast = pair(kind)
+    features, _ = inputs()
+    options = SearchOptions(3, 8)
+    for one, other in zip(beam_search(plain, features, options), beam_search(fast, features, options), strict=True):
+        assert one[0].tokens == other[0].tokens
+        assert one[0].score == pytest.approx(other[0].score, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+@pytest.mark.parametrize("gradients", [False, True])
+def test_logits_in_evaluation_mode_are_the_same(kind, gradients):
+    plain, fast = pair(kind)
+    with torch.set_grad_enabled(gradients):
+        torch.testing.assert_close(fast(*inputs()), plain(*inputs()), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_training_computes_the_plain_form(kind):
+    found = []
+    for decoder in pair(kind):
+        torch.manual_seed(2)
+        loss = decoder.train()(*inputs()).square().mean()
+        loss.backward()
+        found.append([loss.detach(), *(parameter.grad for parameter in decoder.parameters())])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_parameters_keep_their_names(kind):
+    plain, fast = pair(kind)
+    assert list(plain.state_dict()) == list(fast.state_dict())
+    fast.load_state_dict(plain.state_dict())
+
+
+def test_other_devices_keep_the_plain_modules():
+    decoder = accelerate(make_decoder({"kind": "attention"}, vocabulary=V, regions=R, channels=C), torch.device("cuda"))
+    assert not any(isinstance(module, PackedLinear | FastAdditiveAttention) for module in decoder.modules())
+
+
+def test_large_keys_and_queries_do_not_overflow():
+    torch.manual_seed(0)
+    plain = AdditiveAttention(hidden=4, attention=4).eval()
+    fast = FastAdditiveAttention(plain)
+    values, h = 300 * torch.randn(2, 3, 4), -300 * torch.randn(2, 4)
+    context, weights = fast(values, fast.project_keys(values), h)
+    assert context.isfinite().all()
+    torch.testing.assert_close(weights.sum(1), torch.ones(2))
+
+
+def layers():
+    torch.manual_seed(0)
+    plain = torch.nn.Linear(160, 192).eval()
+    return plain, PackedLinear(copy.deepcopy(plain))
+
+
+@OPERATORS
+@pytest.mark.parametrize("shape", [(7,), (3, 5), (1,), (0,), (2, 1, 4)])
+def test_a_packed_layer_is_a_linear_layer(shape):
+    plain, packed = layers()
+    inputs = torch.randn(*shape, 160)
+    with torch.no_grad():
+        torch.testing.assert_close(packed(inputs), plain(inputs))
+
+
+@OPERATORS
+@BFLOAT16
+def test_a_packed_layer_follows_autocast():
+    plain, packed = layers()
+    inputs = torch.randn(4, 160)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found, expected = packed(inputs), plain(inputs)
+    assert found.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
+    with torch.no_grad():
+        assert packed(inputs).dtype == torch.float32
+
+
+@OPERATORS
+@pytest.mark.parametrize("change", ["step", "load", "copy", "lerp"])
+def test_changed_weights_are_packed_again(change):
+    plain, packed = layers()
+    inputs, other = torch.randn(4, 160), torch.nn.Linear(160, 192)
+    with torch.no_grad():
+        before = packed(inputs)
+    if change == "step":
+        optimizer = torch.optim.AdamW(packed.parameters(), lr=0.1, fused=True)
+        packed.train()(inputs).sum().backward()
+        optimizer.step()
+        packed.eval()
+    elif change == "load":
+        packed.load_state_dict(other.state_dict())
+    elif change == "copy":
+        with torch.no_grad():
+            packed.weight.copy_(other.weight)
+    else:
+        with torch.no_grad():
+            torch._foreach_lerp_(list(packed.parameters()), list(other.parameters()), 0.5)
+    plain.load_state_dict(packed.state_dict())
+    with torch.no_grad():
+        after = packed(inputs)
+        torch.testing.assert_close(after, plain(inputs))
+    assert not torch.equal(before, after)
+
+
+@OPERATORS
+def test_a_copy_has_its_own_weights():
+    _, packed = layers()
+    inputs = torch.randn(4, 160)
+    with torch.no_grad():
+        expected = packed(inputs)
+        copied = copy.deepcopy(packed)
+        copied.weight.zero_()
+        torch.testing.assert_close(copied(inputs), copied.bias.expand(4, -1))
+        assert torch.equal(packed(inputs), expected)

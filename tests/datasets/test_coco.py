@@ -1,0 +1,103 @@
+"""The formats `coco` and `karpathy`."""
+
+import json
+
+import pytest
+from reading import detect, kept, read, skipped, write
+
+from pipeline.errors import DataError
+
+
+def coco(folder, name, images, annotations, **more):
+    return write(folder, json.dumps({"info": {"a": [1]}, "images": images, "annotations": annotations, **more}), name)
+
+
+def test_image_names_include_the_folder_and_val_becomes_the_test_split(tmp_path):
+    images = [{"id": 7, "file_name": "7.jpg"}]
+    coco(tmp_path, "captions_train2017.json", images, [{"image_id": 7, "caption": "A cat."}])
+    annotations = [{"image_id": 7, "caption": "A dog.\n"}, {"image_id": 8, "caption": "x"}, {"image_id": 7}]
+    coco(tmp_path, "captions_val2017.json", images, annotations)
+    entries = read("coco", tmp_path)
+    assert kept(entries) == [("train2017/7.jpg", "A cat.", "train"), ("val2017/7.jpg", "A dog.", "test")]
+    assert skipped(entries) == [
+        (2, "", "image_id 8 is not among the images"),
+        (3, "", "the annotation has no caption"),
+    ]
+
+
+def test_one_file_alone_has_no_splits(tmp_path):
+    path = coco(tmp_path, "captions_val2014.json", [{"id": 1, "file_name": "1.jpg"}], [{"image_id": 1, "caption": "x"}])
+    assert kept(read("coco", path)) == [("val2014/1.jpg", "x", None)]
+
+
+def test_annotations_may_precede_the_images(tmp_path):
+    content = {"annotations": [{"image_id": 1, "caption": "x"}], "images": [{"id": 1, "file_name": "1.jpg"}]}
+    path = write(tmp_path, json.dumps(content), "captions.json")
+    assert kept(read("coco", path)) == [("1.jpg", "x", None)]
+
+
+def test_captions_of_an_id_with_two_file_names_are_skipped(tmp_path):
+    images = [{"id": 1, "file_name": n} for n in ("a.jpg", "b.jpg", "a.jpg")] + [{"id": 2, "file_name": "c.jpg"}] * 2
+    annotations = [{"id": 9, "image_id": 1, "caption": "x"}, {"id": 9, "image_id": 2, "caption": "y"}]
+    entries = read("coco", coco(tmp_path, "captions.json", images, annotations))
+    assert kept(entries) == [("c.jpg", "y", None)]
+    two = "image id 1 has two file names; its captions are skipped"
+    assert skipped(entries) == [(2, "b.jpg", two), (3, "a.jpg", two), (1, "", "image_id 1 has two file names")]
+
+
+def test_another_layout_is_refused(tmp_path):
+    with pytest.raises(DataError, match="not in COCO's layout"):
+        read("coco", write(tmp_path, "[1, 2]", "captions.json"))
+
+
+def test_files_of_other_names_are_recognized_by_content(tmp_path):
+    """VizWiz: train.json and val.json beside files without captions."""
+    for part in ("train", "val"):
+        images = [{"id": 1, "file_name": f"VizWiz_{part}_1.jpg"}]
+        coco(tmp_path, f"annotations/{part}.json", images, [{"image_id": 1, "caption": "A can."}])
+    coco(tmp_path, "annotations/boxes.json", [{"id": 1, "file_name": "x.jpg"}], [{"image_id": 1, "bbox": [1, 2, 3, 4]}])
+    found = detect(tmp_path)
+    assert (found.format, found.captions) == ("coco", tmp_path / "annotations")
+    assert found.evidence == "train.json and val.json, COCO's images and annotations"
+    assert kept(read("coco", found.captions)) == [
+        ("train/VizWiz_train_1.jpg", "A can.", "train"),
+        ("val/VizWiz_val_1.jpg", "A can.", "test"),
+    ]
+
+
+def test_val_stays_val_beside_a_test_file(tmp_path):
+    for part in ("train", "val", "test"):
+        coco(tmp_path, f"captions_{part}.json", [{"id": 1, "file_name": "1.jpg"}], [{"image_id": 1, "caption": "x"}])
+    assert {split for _, _, split in kept(read("coco", tmp_path))} == {"train", "val", "test"}
+
+
+def test_json_files_without_captions_are_named(tmp_path):
+    path = coco(tmp_path, "annotations/boxes.json", [], [])
+    with pytest.raises(DataError, match=rf"no captions were recognized: (.|\n)*{path}: JSON without COCO's captions"):
+        detect(tmp_path)
+
+
+# Karpathy's splits
+
+
+def test_karpathy_splits_where_restval_is_trained_on(tmp_path):
+    images = [
+        {"filepath": "val2014", "filename": "a.jpg", "split": "restval", "sentences": [{"raw": "A dog."}, {}]},
+        {"filename": "b.jpg", "split": "test", "sentences": [{"raw": "one"}, {"raw": "two"}]},
+        {"filename": "c.jpg", "split": "odd", "sentences": [{"raw": "x"}]},
+        {"filename": "d.jpg", "split": "val", "sentences": []},
+        {"split": "val", "sentences": []},
+    ]
+    write(tmp_path, json.dumps({"images": images, "dataset": "coco"}), "dataset_coco.json")
+    entries = read("karpathy", tmp_path)
+    assert kept(entries) == [
+        ("val2014/a.jpg", "A dog.", "train"),
+        ("b.jpg", "one", "test"),
+        ("b.jpg", "two", "test"),
+    ]
+    assert skipped(entries) == [
+        (1, "val2014/a.jpg", "the sentence has no raw text"),
+        (3, "c.jpg", "split must be one of train, val, test, restval, got 'odd'"),
+        (4, "d.jpg", "the image has no sentences"),
+        (5, "", "the image has no filename"),
+    ]

@@ -1,0 +1,98 @@
+"""Detection of the dataset format."""
+
+import pytest
+from reading import detect, kept, read, write
+
+from pipeline.datasets.registry import FORMATS
+from pipeline.errors import DataError
+
+LAYOUTS = {
+    "flickr8k": {"captions.txt": "image,caption\na.jpg,x\n", "Images/a.jpg": "image"},
+    "flickr8k token": {"Flickr8k.token.txt": "a.jpg#0\tx\n"},
+    "flickr30k": {"results.csv": "image_name| comment_number| comment\na.jpg| 0| x\n"},
+    "flickr30k token": {"results_20130124.token": "a.jpg#0\tx\n"},
+    "coco": {"annotations/captions_val2017.json": '{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": []}'},
+    "karpathy": {"dataset_flickr8k.json": '{"images": [{"sentences": []}]}'},
+    "table": {"my rows.tsv": "image\tcaption\na.jpg\tx\n"},
+    "table csv": {"captions.csv": "image,caption\na.jpg,x\n", "notes.csv": "date,weather\n1,2\n"},
+    "table jsonl": {"rows.jsonl": '{"image": "a.jpg", "caption": "x"}\n'},
+    "folder": {"a.jpg": "image", "a.txt": "x"},
+    "folder metadata": {"metadata.csv": "file_name,text\na.jpg,x\n", "a.jpg": "image"},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_each_layout_is_detected_from_its_folder_and_its_file(tmp_path, layout):
+    files = [write(tmp_path, text, name) for name, text in LAYOUTS[layout].items()]
+    found = detect(tmp_path)
+    assert found.format == layout.split()[0]
+    assert found.evidence
+    if layout != "folder":
+        assert detect(files[0]).format == found.format
+
+
+def test_of_two_captions_files_the_more_certain_one_is_used_and_the_other_named(tmp_path):
+    write(tmp_path, '{"images": [{"sentences": []}]}', "dataset_flickr8k.json")
+    write(tmp_path, "image,caption\na.jpg,x\n", "captions.txt")
+    found = detect(tmp_path)
+    assert found.format == "karpathy"
+    assert "not used: captions.txt" in found.evidence
+
+
+def test_unknown_files_are_refused(tmp_path):
+    write(tmp_path, "hello", "readme.md")
+    with pytest.raises(DataError, match=r"no captions were recognized: .* see docs/datasets.md"):
+        detect(tmp_path)
+    with pytest.raises(DataError, match=r"odd\.json: JSON, but not a list of objects"):
+        detect(write(tmp_path, '{"a": 1}', "odd.json"))
+    with pytest.raises(DataError, match="no such file or folder"):
+        detect(tmp_path / "missing")
+
+
+def test_a_table_without_the_columns_is_refused_with_its_header_and_the_params_to_set(tmp_path):
+    message = (
+        r"labels.csv, line 1: no column image and caption; the header is \['Photo', 'beschreibung'\]; name the columns "
+        r"with params.data.image_column and caption_column"
+    )
+    path = write(tmp_path, "Photo,beschreibung\na.jpg,ein Hund\n", "labels.csv")
+    for place in (path, tmp_path):
+        with pytest.raises(DataError, match=message):
+            detect(place)
+        found = detect(place, image_column="photo", caption_column="beschreibung")
+        assert (found.format, found.captions) == ("table", path)
+
+
+def test_captions_txt_with_columns_from_the_params(tmp_path):
+    path = write(tmp_path, "photo,beschreibung\na.jpg,ein Hund\n", "captions.txt")
+    columns = {"image_column": "photo", "caption_column": "beschreibung"}
+    assert kept(read(detect(path, **columns).format, path, **columns)) == [("a.jpg", "ein Hund", None)]
+
+
+def test_the_encoding_applies_to_column_names(tmp_path):
+    path = write(tmp_path, "bild,\u00fcberschrift\na.jpg,ein Hund\n", "labels.csv", encoding="cp1252")
+    columns = {"image_column": "bild", "caption_column": "\u00fcberschrift"}
+    with pytest.raises(DataError, match="no column \u00fcberschrift"):
+        detect(path, **columns)
+    assert detect(path, encoding="cp1252", **columns).format == "table"
+
+
+def test_captions_one_folder_deeper_are_found(tmp_path):
+    """Kaggle's archive of Flickr30k unpacks so."""
+    path = write(tmp_path, LAYOUTS["flickr30k"]["results.csv"], "flickr30k_images/results.csv")
+    write(tmp_path, b"image", "flickr30k_images/flickr30k_images/a.jpg")
+    found = detect(tmp_path)
+    assert (found.format, found.captions) == ("flickr30k", path)
+
+
+def test_every_format_of_the_registry_has_a_layout_here():
+    assert {layout.split()[0] for layout in LAYOUTS} == set(FORMATS)
+
+
+def test_json_of_something_else_is_not_a_table(tmp_path):
+    for name, content in (("shapes.json", '[{"shape": "red"}]'), ("log.jsonl", '{"event": 1}\n')):
+        write(tmp_path, content, name)
+    message = r"log.jsonl, line 1: no key image and caption(.|\n)*shapes.json, line 1: no key"
+    with pytest.raises(DataError, match=message):
+        detect(tmp_path)
+    write(tmp_path, "image,caption\na.jpg,x\n", "words.csv")
+    assert detect(tmp_path).evidence == "words.csv, a table"

@@ -1,0 +1,55 @@
+"""The hash cache."""
+
+import os
+
+import pytest
+
+from pipeline.datasets.image_hashes import HashCache, hash_images
+from pipeline.progress import no_progress
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Five files that were modified a while ago."""
+    paths = [tmp_path / f"{number}.jpg" for number in range(5)]
+    for path in paths:
+        path.write_bytes(path.name.encode())
+        past = path.stat().st_mtime - 100
+        os.utime(path, (past, past))
+    return [str(path) for path in paths]
+
+
+def hash_again(images, cache):
+    return hash_images(images, HashCache(cache), no_progress)
+
+
+def test_unchanged_images_come_from_the_cache(images, tmp_path):
+    first = hash_again(images, tmp_path / "cache.csv")
+    second = hash_again(images, tmp_path / "cache.csv")
+    assert (first.hashed, second.hashed, second.sha256) == (5, 0, first.sha256)
+
+
+def test_a_changed_digit_in_the_cache_is_not_believed(images, tmp_path):
+    cache = tmp_path / "cache.csv"
+    first = hash_again(images, cache)
+    lines = cache.read_text().splitlines()
+    crc32, sha256, rest = lines[2].split(",", 2)
+    lines[2] = f"{crc32},{'0' * 64 if sha256[0] != '0' else 'f' * 64},{rest}"
+    cache.write_text("\n".join(lines))
+    second = hash_again(images, cache)
+    assert (second.hashed, second.sha256) == (1, first.sha256)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff\xfe\x00", b"crc32,sha256\n1,2\n", "folder", "truncated"])
+def test_a_damaged_cache_is_rebuilt(images, tmp_path, damage):
+    cache = tmp_path / "cache.csv"
+    first = hash_again(images, cache)
+    content = cache.read_bytes()
+    cache.unlink()
+    if damage == "folder":
+        cache.mkdir()
+    else:
+        cache.write_bytes(content[: len(content) // 2] if damage == "truncated" else damage)
+    second = hash_again(images, cache)
+    assert second.sha256 == first.sha256
+    assert second.hashed == (3 if damage == "truncated" else 5)

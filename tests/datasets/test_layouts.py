@@ -1,0 +1,159 @@
+"""Datasets in other formats than the built-in one, from `captioner init` to the scores."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+
+import pytest
+from support import ROOT, run_command, set_param, write_dataset
+
+from pipeline import Captioner, paths
+
+dvc = shutil.which("dvc", path=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]))
+
+
+def tiny(project):
+    """The captions of the small dataset: (image, caption, split)."""
+    with (project / "data/tiny/captions.csv").open(newline="") as file:
+        return [tuple(row) for row in csv.reader(file)][1:]
+
+
+def as_coco_in_zips(project, folder):
+    """COCO's two files with the images in two archives; the train file has the images of train and val."""
+    for part, splits in (("train2017", {"train", "val"}), ("val2017", {"test"})):
+        names = list(dict.fromkeys(image for image, _, split in tiny(project) if split in splits))
+        images = [{"id": number, "file_name": name} for number, name in enumerate(names)]
+        annotations = [{"image_id": names.index(i), "caption": c} for i, c, split in tiny(project) if split in splits]
+        (folder / "annotations").mkdir(exist_ok=True)
+        content = json.dumps({"images": images, "annotations": annotations})
+        (folder / f"annotations/captions_{part}.json").write_text(content)
+        with zipfile.ZipFile(folder / f"{part}.zip", "w") as archive:
+            for name in names:
+                archive.write(project / "data/tiny/images" / name, f"{part}/{name}")
+
+
+def as_karpathy(project, folder):
+    """Karpathy's file beside a folder of images."""
+    shutil.copytree(project / "data/tiny/images", folder / "images")
+    images = {}
+    for image, caption, split in tiny(project):
+        one = images.setdefault(image, {"filename": image, "split": split, "sentences": []})
+        one["sentences"].append({"raw": caption})
+    first = next(iter(images.values()))
+    first["split"] = "restval"
+    (folder / "dataset_flickr8k.json").write_text(json.dumps({"images": list(images.values()), "dataset": "x"}))
+
+
+def as_shards(project, folder):
+    """WebDataset shards, one per split."""
+    captions = {}
+    for image, caption, split in tiny(project):
+        captions.setdefault((image, split), []).append(caption)
+    for split in ("train", "val", "test"):
+        with tarfile.open(folder / f"{split}.tar", "w") as archive:
+            for image, its_split in captions:
+                if its_split == split:
+                    text = "\n".join(captions[image, split]).encode()
+                    entry = tarfile.TarInfo(image.replace(".png", ".txt"))
+                    entry.size = len(text)
+                    archive.add(project / "data/tiny/images" / image, image)
+                    archive.addfile(entry, io.BytesIO(text))
+
+
+def as_flickr8k(project, folder):
+    """The original token file with its split lists."""
+    shutil.copytree(project / "data/tiny/images", folder / "Flicker8k_Dataset")
+    lines = [f"{image}#{number % 2}\t{caption}\n" for number, (image, caption, _) in enumerate(tiny(project))]
+    (folder / "Flickr8k.token.txt").write_text("".join(lines))
+    for split, name in (("train", "train"), ("val", "dev"), ("test", "test")):
+        names = dict.fromkeys(image for image, _, its_split in tiny(project) if its_split == split)
+        (folder / f"Flickr_8k.{name}Images.txt").write_text("\n".join(names))
+
+
+LAYOUTS = [as_coco_in_zips, as_karpathy, as_shards, as_flickr8k]
+
+
+def replace_dataset(project, layout):
+    """Put the small dataset in another layout into data/mine; returns its captions."""
+    folder = project / "data/mine"
+    folder.mkdir()
+    layout(project, folder)
+    captions = {caption for _, caption, _ in tiny(project)}
+    shutil.rmtree(project / "data/tiny")
+    return captions
+
+
+def table(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_init_and_prepare_read_every_layout(project, layout):
+    captions = replace_dataset(project, layout)
+    set_param(project, "seed", 5)
+    code, _, err = run_command("init", "data/mine", cwd=project)
+    assert code == 0, err
+    code, _, err = run_command("prepare", cwd=project)
+    assert code == 0, err
+    assert {row["caption"] for row in table(project / paths.CAPTIONS)} == captions
+    assert {row["split"] for row in table(project / paths.IMAGES)} == {"train", "val", "test"}
+    assert table(project / paths.SKIPPED_ROWS) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not dvc, reason="needs dvc")
+def test_dvc_repro_runs_from_archives_to_the_report(project):
+    replace_dataset(project, as_coco_in_zips)
+    shutil.copytree(ROOT / "pipeline", project / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", ".dvcignore"):
+        shutil.copy(ROOT / name, project / name)
+    set_param(project, "train.epochs", 1)
+    set_param(project, "seed", 5)
+    code, _, err = run_command("init", "data/mine", cwd=project)
+    assert code == 0, err
+    run_dvc(project, "init", "-q", "--no-scm")
+    assert "18 images" in run_dvc(project, "repro")
+    assert json.loads((project / paths.SCORES).read_text())["images"] > 0
+    assert "data:image/jpeg" in (project / paths.REPORT).read_text()
+    assert "up to date" in run_dvc(project, "repro")
+
+
+def run_dvc(project, *arguments):
+    environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
+    environment.pop("PYTHONPATH", None)
+    environment["PATH"] = f"{os.path.dirname(sys.executable)}{os.pathsep}{environment['PATH']}"
+    done = subprocess.run(
+        [dvc, *arguments], cwd=project, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_language_without_spaces_trains_by_characters(project):
+    chinese = {"red": "\u7ea2\u8272", "green": "\u7eff\u8272", "blue": "\u84dd\u8272"}
+    write_dataset(project / "data/tiny", images=54)
+    rows = []
+    for image, caption, split in tiny(project):
+        colour = next(word for word in chinese if word in caption)
+        rows.append((image, f"\u8fd9\u5f20\u56fe\u7247\u5168\u662f{chinese[colour]}\u7684\u3002", split))
+    with (project / "data/tiny/captions.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("image", "caption", "split"), *rows])
+    set_param(project, "vocab.unit", "character")
+    set_param(project, "score.rerank", {"neighbors": 0})
+    set_param(project, "train.epochs", 20)
+    for stage in ("prepare", "extract", "vocab", "train", "score"):
+        code, _, err = run_command(stage, cwd=project)
+        assert code == 0, err
+        assert "warning" not in err
+    scores = json.loads((project / paths.SCORES).read_text())
+    assert scores["bleu_4"] > 90
+    captioner = Captioner.load(project / paths.MODEL, device="cpu")
+    assert captioner(project / "data/tiny/images/012.png") == "\u8fd9\u5f20\u56fe\u7247\u5168\u662f\u7ea2\u8272\u7684"

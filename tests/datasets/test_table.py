@@ -1,0 +1,157 @@
+"""The format `table`."""
+
+import json
+
+import pytest
+from reading import detect, kept, read, skipped, write
+
+from pipeline.errors import DataError
+
+
+def test_quoted_commas_are_part_of_the_caption(tmp_path):
+    path = write(tmp_path, 'image,caption\na.jpg,"one, two and ""three"""\n')
+    assert kept(read("table", path)) == [("a.jpg", 'one, two and "three"', None)]
+
+
+def test_columns_in_any_order_after_a_byte_order_mark(tmp_path):
+    path = write(tmp_path, "\ufeffsplit,caption,image\nval,a dog,a.jpg\n")
+    assert kept(read("table", path)) == [("a.jpg", "a dog", "val")]
+
+
+@pytest.mark.parametrize(("name", "mark"), [("c.tsv", "\t"), ("c.csv", ";"), ("c.csv", "|"), ("c.txt", ",")])
+def test_the_header_determines_the_delimiter(tmp_path, name, mark):
+    path = write(tmp_path, f"image{mark}caption{mark}split\na.jpg{mark}a dog{mark}dev\n", name)
+    assert kept(read("table", path)) == [("a.jpg", "a dog", "val")]
+
+
+def test_columns_are_found_by_their_usual_names(tmp_path):
+    path = write(tmp_path, "id,file_name,text\n7,a.jpg,a dog\n")
+    assert kept(read("table", path)) == [("a.jpg", "a dog", None)]
+
+
+def test_columns_are_found_by_names_from_the_params(tmp_path):
+    path = write(tmp_path, "image,photo,caption,words\nx,a.jpg,y,a dog\n")
+    columns = {"image_column": "photo", "caption_column": "Words"}
+    assert kept(read("table", path, **columns)) == [("a.jpg", "a dog", None)]
+
+
+def test_one_row_with_several_caption_columns(tmp_path):
+    path = write(tmp_path, "image,caption_0,caption_1,caption_2\na.jpg,one,,three\nb.jpg,,,\n")
+    entries = read("table", path)
+    assert kept(entries) == [("a.jpg", "one", None), ("a.jpg", "three", None)]
+    assert skipped(entries) == [(3, "b.jpg", "the caption is empty")]
+
+
+@pytest.mark.parametrize(
+    "header", ["Image Name,Caption Text", "IMAGE_NAME,caption text", '"Image  name","Caption_Text"']
+)
+def test_column_names_are_compared_without_case_and_spaces(tmp_path, header):
+    assert kept(read("table", write(tmp_path, f"{header}\na.jpg,a dog\n"))) == [("a.jpg", "a dog", None)]
+
+
+def test_a_column_name_from_the_params_may_have_spaces(tmp_path):
+    path = write(tmp_path, "Photo No,Spoken text,image,caption\na.jpg,a dog,x,y\n")
+    columns = {"image_column": "photo no", "caption_column": "Spoken text"}
+    assert kept(read("table", path, **columns)) == [("a.jpg", "a dog", None)]
+
+
+def test_json_lines_with_a_caption_or_a_list_of_captions(tmp_path):
+    lines = [
+        {"image": "a.jpg", "caption": "a dog", "split": "test"},
+        {"file_name": "b.jpg", "text": ["one", "two"]},
+    ]
+    path = write(tmp_path, "\n".join(map(json.dumps, lines)), "c.jsonl")
+    assert kept(read("table", path)) == [("a.jpg", "a dog", "test"), ("b.jpg", "one", None), ("b.jpg", "two", None)]
+
+
+def test_a_json_file_with_a_list_of_objects(tmp_path):
+    path = write(tmp_path, json.dumps([{"image": "a.jpg", "caption": "a dog"}]), "c.json")
+    assert kept(read("table", path)) == [("a.jpg", "a dog", None)]
+
+
+def test_unknown_json_keys_are_reported_with_the_params_to_set(tmp_path):
+    path = write(tmp_path, json.dumps({"photo": "a.jpg", "caption": "ein Hund"}), "c.jsonl")
+    assert skipped(read("table", path)) == [
+        (
+            1,
+            "",
+            "no key image; the keys are ['photo', 'caption']; name the columns with params.data.image_column "
+            "(auto: the usual names)",
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ['"[""a dog"", ""it\'s wet""]"', "\"['a dog', '''it's wet''']\"", '"[\'a dog\', ""it\'s wet""]"'],
+    ids=["json", "python", "python with both quotes"],
+)
+def test_a_cell_with_a_list_holds_several_captions(tmp_path, cell):
+    path = write(tmp_path, f"raw,split,filename\n{cell},train,a.jpg\n[a sign],train,b.jpg\n[3],val,c.jpg\n")
+    entries = read("table", path)
+    assert kept(entries) == [
+        ("a.jpg", "a dog", "train"),
+        ("a.jpg", "it's wet", "train"),
+        ("b.jpg", "[a sign]", "train"),
+        ("c.jpg", "[3]", "val"),
+    ]
+
+
+def test_a_caption_number_after_the_image_name_is_removed(tmp_path):
+    path = write(tmp_path, "image,caption\na.jpg#0,one\na.jpg#1,two\nb#0,three\n")
+    assert kept(read("table", path)) == [("a.jpg", "one", None), ("a.jpg", "two", None), ("b", "three", None)]
+
+
+# One table per split
+
+
+NAMES = [
+    ("train.csv", "val.csv", "test.csv"),
+    ("training.tsv", "validation.tsv", "test.tsv"),
+    ("captions_train2017.jsonl", "captions_dev.jsonl", "Test-captions.jsonl"),
+]
+
+
+@pytest.mark.parametrize("names", NAMES)
+def test_one_table_per_split(tmp_path, names):
+    for letter, name in zip("abc", names, strict=True):
+        row = {"image": f"{letter}.jpg", "caption": "a dog"}
+        mark = "\t" if name.endswith("tsv") else ","
+        rows = json.dumps(row) if name.endswith("jsonl") else f"{mark.join(row)}\n{mark.join(row.values())}\n"
+        write(tmp_path, rows, name)
+    found = detect(tmp_path)
+    assert (found.format, found.captions) == ("table", tmp_path)
+    assert found.evidence == f"{', '.join(names)}, one table per split"
+    assert kept(read("table", tmp_path)) == [
+        ("a.jpg", "a dog", "train"),
+        ("b.jpg", "a dog", "val"),
+        ("c.jpg", "a dog", "test"),
+    ]
+
+
+def test_several_tables_of_a_split_where_a_split_column_takes_precedence(tmp_path):
+    write(tmp_path, "image,caption,split\na.jpg,x,\nb.jpg,x,test\n", "train_1.csv")
+    write(tmp_path, "image,caption\nc.jpg,x\n", "train_2.csv")
+    write(tmp_path, "image,caption\nd.jpg,x\n", "val.csv")
+    assert [(image, split) for image, _, split in kept(read("table", tmp_path))] == [
+        ("a.jpg", "train"),
+        ("b.jpg", "test"),
+        ("c.jpg", "train"),
+        ("d.jpg", "val"),
+    ]
+
+
+def test_a_single_table_named_after_a_split_is_the_whole_dataset(tmp_path):
+    write(tmp_path, "image,caption\na.jpg,x\n", "train.csv")
+    write(tmp_path, "image,width\nb.jpg,3\n", "test.csv")
+    found = detect(tmp_path)
+    assert found.captions == tmp_path / "train.csv"
+    assert kept(read("table", found.captions)) == [("a.jpg", "x", None)]
+
+
+def test_a_split_table_without_captions_is_refused(tmp_path):
+    for name in ("train.csv", "val.csv"):
+        write(tmp_path, f"image,caption\n{name}.jpg,x\n", name)
+    write(tmp_path, "image,width\nb.jpg,3\n", "test.csv")
+    with pytest.raises(DataError, match=r"test.csv, line 1: no column caption; the header is \['image', 'width'\]"):
+        read("table", detect(tmp_path).captions)

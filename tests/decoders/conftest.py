@@ -1,0 +1,38 @@
+"""Small decoders of every registered kind."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from pipeline.decoders.decoder import Decoder
+from pipeline.decoders.registry import DECODERS, make_decoder
+from pipeline.device import single_threaded
+
+SMALL = {"embed": 12, "hidden": 16, "attention": 8}
+DROPOUT = dict.fromkeys(("feature_dropout", "embedding_dropout", "output_dropout"), 0.0)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads cost more than they save at this size."""
+    with single_threaded():
+        yield
+
+
+@pytest.fixture
+def small_decoder() -> Callable[..., Decoder]:
+    """A function that builds a decoder in evaluation mode; `std` draws all parameters from a normal distribution."""
+
+    def build(
+        kind: str, *, vocabulary: int, regions: int, channels: int, std: float = 0.0, **changes: float
+    ) -> Decoder:
+        torch.manual_seed(3)
+        given = {**SMALL, **DROPOUT, **changes}
+        params = {name: value for name, value in given.items() if name in DECODERS[kind].options.model_fields}
+        decoder = make_decoder({"kind": kind, **params}, vocabulary=vocabulary, regions=regions, channels=channels)
+        for parameter in decoder.parameters() if std else ():
+            torch.nn.init.normal_(parameter, std=std)
+        return decoder.eval()
+
+    return build

@@ -1,0 +1,167 @@
+"""Beam search finds the captions that it promises."""
+
+import itertools
+
+import pytest
+import torch
+
+from pipeline.decoders.beam_search import beam_search
+from pipeline.decoders.registry import DECODERS
+from pipeline.decoders.search import NEVER_GENERATED, SearchOptions
+from pipeline.device import supports_bfloat16
+from pipeline.tokens import BOS, EOS, PAD
+
+V, R, C = 6, 2, 3
+WORDS = (4, 5)  # the tokens that are not special
+SIZES = {"vocabulary": V, "regions": R, "channels": C}
+
+
+@pytest.fixture(params=DECODERS)
+def decoder(request, small_decoder):
+    return small_decoder(request.param, **SIZES, std=0.8)  # captions then differ from image to image
+
+
+@pytest.fixture
+def features():
+    return torch.randn(7, R, C, generator=torch.Generator().manual_seed(4))
+
+
+def log_probabilities(decoder, features, captions):
+    """Of each caption and its end, given the features (R, C) of an image."""
+    length = max(map(len, captions)) + 2
+    tokens = torch.tensor([(BOS, *one, EOS) + (PAD,) * (length - 2 - len(one)) for one in captions])
+    log_probs = decoder(features.expand(len(captions), -1, -1), tokens[:, :-1]).log_softmax(-1)
+    of_targets = log_probs.gather(2, tokens[:, 1:].unsqueeze(2)).squeeze(2)
+    return (of_targets * (tokens[:, 1:] != PAD)).sum(1).tolist()
+
+
+def all_captions(longest):
+    return [one for length in range(longest + 1) for one in itertools.product(WORDS, repeat=length)]
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.7, 1.0])
+@torch.inference_mode()
+def test_a_wide_beam_equals_exhaustive_search(decoder, features, penalty):
+    longest = 4
+    found = beam_search(decoder, features, SearchOptions(2**longest * 4, longest, penalty), captions=3)
+    for image, best in zip(features, found, strict=True):
+        captions = all_captions(longest)
+        scores = {
+            tokens: log_probability / (len(tokens) + 1) ** penalty
+            for tokens, log_probability in zip(captions, log_probabilities(decoder, image, captions), strict=True)
+        }
+        expected = sorted(scores, key=lambda tokens: -scores[tokens])[:3]
+        assert [one.tokens for one in best] == expected
+        assert best[0].score == pytest.approx(scores[expected[0]], abs=1e-4)
+
+
+@torch.inference_mode()
+def test_a_beam_of_one_is_greedy_search(decoder, features):
+    for image, (best,) in zip(features, beam_search(decoder, features, SearchOptions(1, 6, 0.7)), strict=True):
+        state, last, tokens = decoder.start(image.unsqueeze(0)), BOS, []
+        while len(tokens) < 6:
+            log_probs, state = decoder.step(state, torch.tensor([last]))
+            log_probs[0, NEVER_GENERATED] = -torch.inf
+            last = int(log_probs.argmax())
+            if last == EOS:
+                break
+            tokens.append(last)
+        assert best.tokens == tuple(tokens)
+
+
+@pytest.mark.parametrize("beam", [1, 2, 5])
+def test_captions_do_not_depend_on_the_rest_of_the_batch(decoder, features, beam):
+    options = SearchOptions(beam, 8, 0.7)
+    together = beam_search(decoder, features, options)
+    alone = [beam_search(decoder, image.unsqueeze(0), options)[0] for image in features]
+    assert [one[0].tokens for one in together] == [one[0].tokens for one in alone]
+
+
+@pytest.mark.parametrize("vocabulary", [V, 60])
+def test_of_equal_scores_the_lower_token_is_taken(features, vocabulary, small_decoder):
+    decoder = small_decoder("merge", vocabulary=vocabulary, regions=R, channels=C)
+    torch.nn.init.zeros_(decoder.output.weight)
+    torch.nn.init.zeros_(decoder.output.bias)
+    options = SearchOptions(2, 3, 1.0, min_length=3)
+    for captions in beam_search(decoder, features, options, captions=2):
+        assert [one.tokens for one in captions] == [(4, 4, 4), (4, 4, 5)]
+
+
+def test_no_caption_is_longer_than_allowed_or_contains_a_special_token(decoder, features):
+    for captions in beam_search(decoder, features, SearchOptions(4, 3, 0.0), captions=4):
+        for one in captions:
+            assert len(one.tokens) <= 3
+            assert set(one.tokens) <= set(WORDS)
+
+
+def test_several_captions_differ_and_are_sorted_by_score(decoder, features):
+    for captions in beam_search(decoder, features, SearchOptions(5, 6, 0.7), captions=5):
+        assert len({one.tokens for one in captions}) == len(captions) > 1
+        assert [one.score for one in captions] == sorted((one.score for one in captions), reverse=True)
+
+
+@pytest.mark.skipif(not supports_bfloat16(torch.device("cpu")), reason="needs a processor with bfloat16")
+def test_bfloat16_is_close_to_float32(decoder, features):
+    full = beam_search(decoder, features, SearchOptions(1, 4))
+    half = beam_search(decoder, features, SearchOptions(1, 4, precision="bfloat16"))
+    pairs = [(one, other) for (one,), (other,) in zip(full, half, strict=True)]
+    assert sum(one.tokens == other.tokens for one, other in pairs) >= 5
+    assert any(one.log_probability != other.log_probability for one, other in pairs)
+    for one, other in pairs:
+        if one.tokens == other.tokens:
+            assert other.log_probability == pytest.approx(one.log_probability, abs=0.2, rel=0.01)
+
+
+def test_hypotheses_include_attention_weights_for_each_token(features, small_decoder):
+    decoder = small_decoder("attention", **SIZES)
+    for (best,) in beam_search(decoder, features, SearchOptions(3, 5, 1.0), attention=True):
+        assert len(best.attention) == len(best.tokens)
+        assert all(sum(weights) == pytest.approx(1, abs=1e-5) for weights in best.attention)
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("attention", ()), ("merge", None)])
+def test_an_empty_caption_has_no_attention_weights(features, kind, expected, small_decoder):
+    decoder = small_decoder(kind, **SIZES)
+    torch.nn.init.constant_(decoder.output.bias[EOS : EOS + 1], 50.0)
+    for (best,) in beam_search(decoder, features, SearchOptions(2, 5, 1.0), attention=True):
+        assert best.tokens == ()
+        assert best.attention == expected
+
+
+def test_no_caption_is_shorter_than_allowed(decoder, features):
+    for (best,) in beam_search(decoder, features, SearchOptions(3, 8, 0.0, min_length=5)):
+        assert len(best.tokens) >= 5
+
+
+def test_a_caption_may_be_shorter_where_no_other_token_is_allowed(decoder, features):
+    options = SearchOptions(2, 9, 0.0, min_length=5, no_repeat_ngram=1)
+    for captions in beam_search(decoder, features, options, captions=2):
+        assert [len(one.tokens) for one in captions] == [2, 2]  # both words of this vocabulary, once each
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_no_ngram_is_repeated(decoder, features, size):
+    options = SearchOptions(3, 12, 0.0, min_length=3, no_repeat_ngram=size)
+    for captions in beam_search(decoder, features, options, captions=3):
+        for one in captions:
+            ngrams = list(zip(*(one.tokens[start:] for start in range(size)), strict=False))
+            assert len(set(ngrams)) == len(ngrams)
+    if size < 3:  # without the rule the same decoders repeat tokens
+        unrestricted = beam_search(decoder, features, SearchOptions(3, 12, 0.0, min_length=3))
+        assert any(len(set(one.tokens)) < len(one.tokens) for (one,) in unrestricted)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"beam_size": 0}, "beam_size 0"),
+        ({"max_length": 0}, "max_length 0"),
+        ({"length_penalty": -1}, "length_penalty -1"),
+        ({"no_repeat_ngram": -1}, "no_repeat_ngram -1"),
+        ({"min_length": 4, "max_length": 3}, "min_length 4 must not exceed max_length 3"),
+        ({"precision": "float16"}, "precision 'float16'"),
+    ],
+)
+def test_impossible_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        SearchOptions(**options)

@@ -1,0 +1,53 @@
+"""The registry names every decoder, its options and its class."""
+
+import subprocess
+import sys
+from typing import get_args
+
+import pytest
+
+from pipeline.decoders.decoder import Decoder
+from pipeline.decoders.registry import DECODERS, make_decoder
+
+SIZES = {"vocabulary": 9, "regions": 4, "channels": 6}
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_every_decoder_can_be_built_from_its_defaults(kind):
+    decoder = make_decoder({"kind": kind}, **SIZES)
+    assert isinstance(decoder, Decoder)
+    assert decoder.hidden == DECODERS[kind].options().hidden
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_the_options_of_a_kind_accept_no_other_kind(kind):
+    field = DECODERS[kind].options.model_fields["kind"]
+    assert get_args(field.annotation) == (kind,)
+    assert field.description == DECODERS[kind].summary
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_every_option_has_a_default_and_a_description(kind):
+    for field in DECODERS[kind].options.model_fields.values():
+        assert field.description
+        assert not field.is_required()
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"kind": "transformer"}, "decoder.kind must be one of inject, merge, attention, updown"),
+        ({}, "decoder.kind must be one of"),
+        ({"kind": "inject", "attention": 8}, "attention"),
+        ({"kind": "merge", "hidden": 0}, "hidden"),
+        ({"kind": "merge", "output_dropout": 1.0}, "output_dropout"),
+    ],
+)
+def test_wrong_params_are_refused(params, message):
+    with pytest.raises(ValueError, match=message):
+        make_decoder(params, **SIZES)
+
+
+def test_reading_the_options_does_not_import_torch():
+    code = "import sys, pipeline.decoders.registry, pipeline.decoders.search; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,97 @@
+"""Samples follow the decoder's distribution."""
+
+import pytest
+import torch
+
+from pipeline.decoders.beam_search import beam_search
+from pipeline.decoders.registry import DECODERS
+from pipeline.decoders.sampling import sample
+from pipeline.decoders.search import NEVER_GENERATED, SamplingOptions, SearchOptions
+from pipeline.tokens import BOS, EOS
+
+V, R, C = 6, 2, 3
+WORDS = (4, 5)  # the tokens that are not special
+SIZES = {"vocabulary": V, "regions": R, "channels": C}
+
+
+@pytest.fixture(params=DECODERS)
+def decoder(request, small_decoder):
+    return small_decoder(request.param, **SIZES, std=0.8)
+
+
+@pytest.fixture
+def features():
+    return torch.randn(7, R, C, generator=torch.Generator().manual_seed(4))
+
+
+def test_the_seed_determines_the_samples(decoder, features):
+    first, again, other = (
+        [one.tokens for found in sample(decoder, features, SamplingOptions(seed=seed), captions=4) for one in found]
+        for seed in (1, 1, 2)
+    )
+    assert first == again != other
+    assert len(first) == 28
+
+
+def test_a_generator_takes_the_place_of_the_seed(decoder, features):
+    generator = torch.Generator().manual_seed(1)
+    with_generator = sample(decoder, features, SamplingOptions(seed=2), generator=generator)
+    assert with_generator == sample(decoder, features, SamplingOptions(seed=1))
+
+
+@torch.inference_mode()
+def test_tokens_are_sampled_as_often_as_the_decoder_predicts(decoder, features):
+    image = features[:1]
+    found = sample(decoder, image, SamplingOptions(max_length=1, seed=5), captions=4000)[0]
+    log_probs, _ = decoder.step(decoder.start(image), torch.tensor([BOS]))
+    log_probs[0, NEVER_GENERATED] = -torch.inf
+    expected = log_probs[0].softmax(0)
+    for word in WORDS:
+        share = sum(one.tokens == (word,) for one in found) / len(found)
+        assert share == pytest.approx(float(expected[word]), abs=0.04)
+
+
+@torch.inference_mode()
+def test_log_probabilities_and_scores_are_those_of_the_decoder(decoder, features):
+    options = SamplingOptions(max_length=5, temperature=2.0, length_penalty=0.5)
+    for image, found in zip(features, sample(decoder, features, options, captions=2), strict=True):
+        for one in found:
+            state, expected, last = decoder.start(image.unsqueeze(0)), 0.0, BOS
+            for token in (*one.tokens, EOS):
+                log_probs, state = decoder.step(state, torch.tensor([last]))
+                expected += float(log_probs[0, token])
+                last = token
+            assert one.log_probability == pytest.approx(expected, abs=1e-4)
+            assert one.score == pytest.approx(one.log_probability / (len(one.tokens) + 1) ** 0.5)
+
+
+def test_samples_include_attention_weights_for_each_token(features, small_decoder):
+    with_attention, without = small_decoder("attention", **SIZES), small_decoder("merge", **SIZES)
+    for (one,) in sample(with_attention, features, SamplingOptions(max_length=5), attention=True):
+        assert len(one.attention) == len(one.tokens)
+        assert all(sum(weights) == pytest.approx(1, abs=1e-5) and len(weights) == R for weights in one.attention)
+    assert all(one.attention is None for (one,) in sample(without, features, SamplingOptions(), attention=True))
+
+
+@pytest.mark.parametrize(
+    "options", [SamplingOptions(temperature=1e-4), SamplingOptions(top_k=1), SamplingOptions(top_p=1e-6)]
+)
+def test_sampling_restricted_to_one_token_is_greedy_search(decoder, features, options):
+    greedy = beam_search(decoder, features, SearchOptions(1, 30))
+    assert [one.tokens for (one,) in sample(decoder, features, options)] == [one.tokens for (one,) in greedy]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0.0},
+        {"temperature": float("nan")},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+        {"top_k": -1},
+        {"max_length": 0},
+    ],
+)
+def test_impossible_options_are_refused(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        SamplingOptions(**options)

@@ -1,0 +1,88 @@
+"""The score stage and the report stage on a small trained project."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from support import ROOT, run_command
+
+from pipeline import paths
+from pipeline.datasets import tables
+from pipeline.metrics.evaluation_file import EvaluationFile
+
+
+@pytest.fixture(scope="module")
+def scored(trained_project):
+    """The project after the stages score and report."""
+    for stage in ("score", "report"):
+        code, _, err = run_command(stage, cwd=trained_project)
+        assert code == 0, err
+    return trained_project
+
+
+def test_score_writes_what_the_report_needs(scored):
+    evaluation = EvaluationFile.read(scored / paths.EVALUATION)
+    scores = json.loads((scored / paths.SCORES).read_text())
+    assert scores["images"] == len(evaluation.images)
+    assert scores["cider_d"] == pytest.approx(evaluation.scores["cider_d"].value, abs=1e-4)
+    assert scores["without_features"] == 0
+    for record in evaluation.images:
+        assert len(record.attention) == len(record.caption.split())
+        assert all(sum(weights) == pytest.approx(1, abs=0.01) for weights in record.attention)
+
+
+def test_the_report_shows_every_caption(scored):
+    page = (scored / paths.REPORT).read_text()
+    evaluation = EvaluationFile.read(scored / paths.EVALUATION)
+    assert page.count("<article") == len(evaluation.images)
+    assert page.count("data-attention=") == len(evaluation.images)
+    assert all(record.image in page for record in evaluation.images)
+    assert "# Model card" in (scored / paths.MODEL_CARD).read_text()
+
+
+def test_a_second_run_writes_the_same_bytes(scored):
+    outputs = [scored / path for path in (paths.SCORES, paths.EVALUATION, paths.REPORT, paths.MODEL_CARD)]
+    before = [path.read_bytes() for path in outputs]
+    assert run_command("score", cwd=scored)[0] == 0
+    assert run_command("report", cwd=scored)[0] == 0
+    assert [path.read_bytes() for path in outputs] == before
+
+
+def test_images_csv_is_read_once_by_the_report(scored, monkeypatch):
+    from pipeline.files import read_csv
+
+    read: Counter[str] = Counter()
+
+    def counting(path: Path, header):
+        read[Path(path).name] += 1
+        return read_csv(path, header)
+
+    monkeypatch.setattr(tables, "read_csv", counting)
+    assert run_command("report", cwd=scored)[0] == 0
+    assert read["images.csv"] == 1
+
+
+def test_the_report_needs_no_torch(scored):
+    code = (
+        "import sys; from pipeline.stages.report import ReportFiles, report; report(ReportFiles()); "
+        "print({'torch', 'torchvision', 'pandas', 'sacrebleu'} & set(sys.modules))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=scored,
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout.strip() == "set()"
+
+
+def test_without_results_the_report_names_the_command_that_makes_them(tmp_path):
+    code, _, err = run_command("report", cwd=tmp_path)
+    assert code == 3
+    assert "evaluation.json: cannot be read" in err
+    assert "run `dvc repro score` first" in err

@@ -1,0 +1,134 @@
+"""The train stage: its outputs, resuming, and what it keeps when the loss is not finite."""
+
+import csv
+from dataclasses import replace
+
+import pytest
+from support import small_params
+
+from pipeline import paths
+from pipeline.errors import DataError, NumericError
+from pipeline.inference.model_file import TrainedModel
+from pipeline.params import read_params
+from pipeline.stages.train import TrainFiles, train
+
+
+class Killed(BaseException):
+    """Stands for the death of the process."""
+
+
+@pytest.fixture
+def files(trained_project, tmp_path):
+    """Inputs of a prepared project, outputs in an empty folder."""
+    inputs = {
+        "captions": paths.CAPTIONS,
+        "features": paths.FEATURES,
+        "vocabulary": paths.VOCABULARY,
+        "encoder": paths.ENCODER,
+    }
+    return TrainFiles(
+        **{name: trained_project / path for name, path in inputs.items()},
+        model=tmp_path / "captioner.safetensors",
+        metrics=tmp_path / "training.csv",
+        checkpoints=tmp_path / "checkpoints",
+    )
+
+
+@pytest.fixture
+def params(trained_project):
+    params = read_params(trained_project / "params.yaml")
+    return params.model_copy(update={"train": params.train.model_copy(update={"epochs": 3})})
+
+
+def epochs_in(path):
+    with path.open() as file:
+        return [int(row["epoch"]) for row in csv.DictReader(file)]
+
+
+def kill_after(epoch):
+    def on_epoch(metrics):
+        if metrics.epoch == epoch:
+            raise Killed
+
+    return on_epoch
+
+
+def test_the_table_is_complete_after_each_epoch(files, params):
+    seen = []
+    train(files, params, on_epoch=lambda metrics: seen.append(epochs_in(files.metrics)))
+    assert seen == [[1], [1, 2], [1, 2, 3]]
+    assert [path.name for path in files.metrics.parent.glob(".training*")] == []
+
+
+def test_the_table_has_no_values_that_differ_between_equal_runs(files, params, tmp_path):
+    train(files, params)
+    other = replace(files, model=tmp_path / "other.safetensors", metrics=tmp_path / "other.csv")
+    train(other, params)
+    assert files.metrics.read_bytes() == other.metrics.read_bytes()
+    assert files.model.read_bytes() == other.model.read_bytes()
+
+
+def test_a_killed_run_is_resumed_to_the_same_bytes_and_its_checkpoint_deleted(files, params, tmp_path):
+    train(files, params)
+    broken = replace(files, model=tmp_path / "other.safetensors", metrics=tmp_path / "other.csv")
+    with pytest.raises(Killed):
+        train(broken, params, on_epoch=kill_after(2))
+    assert [path.suffix for path in files.checkpoints.iterdir()] == [".checkpoint"]
+    assert epochs_in(broken.metrics) == [1, 2]
+    resumed = []
+    assert train(broken, params, on_resume=resumed.append).result.resumed_after == 2
+    assert resumed == [2]
+    assert broken.model.read_bytes() == files.model.read_bytes()
+    assert broken.metrics.read_bytes() == files.metrics.read_bytes()
+    assert list(files.checkpoints.iterdir()) == []
+
+
+def test_a_checkpoint_of_other_code_is_not_resumed(files, params, monkeypatch):
+    with pytest.raises(Killed):
+        train(files, params, on_epoch=kill_after(2))
+    monkeypatch.setattr("pipeline.stages.train.fingerprint", lambda stage: f"other code of {stage}")
+    assert train(files, params).result.resumed_after == 0
+
+
+def test_a_checkpoint_of_other_params_is_not_resumed(files, params):
+    with pytest.raises(Killed):
+        train(files, params, on_epoch=kill_after(2))
+    other = params.model_copy(update={"seed": params.seed + 1})
+    assert train(files, other).result.resumed_after == 0
+
+
+def test_the_best_model_is_kept_when_the_loss_is_not_finite(files, params):
+    diverging = {"lr": 100.0, "clip": 1e9, "weight_decay": 100.0, "batch_size": 12, "epochs": 30}
+    params = params.model_copy(update={"train": params.train.model_copy(update=diverging)})
+    with pytest.raises(NumericError, match="has the best model so far"):
+        train(files, params)
+    assert TrainedModel.load(files.model).trained_on["best_epoch"] in epochs_in(files.metrics)
+
+
+def test_the_model_records_what_it_was_trained_on(files, params):
+    report = train(files, params)
+    model = TrainedModel.load(files.model)
+    assert model.params == {
+        "seed": params.seed,
+        "decoder": params.decoder.model_dump(),
+        "train": params.train.model_dump(),
+    }
+    assert model.trained_on["images"] == report.images == 12
+    assert model.trained_on["captions"] == report.captions == 24
+    assert model.trained_on["best_epoch"] == report.result.best.epoch
+    assert model.reranker is not None
+
+
+def test_captions_without_features_of_a_split_are_refused(files, params, tmp_path):
+    only_train = tmp_path / "captions.csv"
+    lines = files.captions.read_text().splitlines(keepends=True)
+    only_train.write_text("".join(line for line in lines if not line.endswith("val\n")))
+    with pytest.raises(DataError, match="no features of images of the val split"):
+        train(replace(files, captions=only_train), params)
+
+
+@pytest.mark.parametrize("kind", ["inject", "merge", "updown"])
+def test_every_decoder_trains(files, kind):
+    params = small_params(decoder={"kind": kind}, train={"epochs": 1})
+    assert train(files, params).result.epochs == 1
+    assert TrainedModel.load(files.model).decoder_params["kind"] == kind

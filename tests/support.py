@@ -1,0 +1,153 @@
+"""What tests share: small params, a drawn dataset, a project in a folder, and running the command line."""
+
+import contextlib
+import csv
+import io
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.params import Params, check_params
+
+if TYPE_CHECKING:
+    from pipeline.encoders.encoder import Encoder
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared"
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220)}
+
+
+def small_params(**changes: dict[str, object]) -> Params:
+    """Params of a network that trains in a second; `changes` are values by section."""
+    content: dict[str, dict[str, object]] = {
+        "encoder": {"name": "alexnet", "grid": 3, "image_size": 64},
+        "vocab": {"min_count": 1},
+        "decoder": {
+            "kind": "attention",
+            "embed": 24,
+            "hidden": 32,
+            "feature_dropout": 0.0,
+            "embedding_dropout": 0.0,
+            "output_dropout": 0.0,
+        },
+        "train": {
+            "epochs": 3,
+            "batch_size": 16,
+            "lr": 5e-3,
+            "schedule": "constant",
+            "warmup": 0.0,
+            "label_smoothing": 0.0,
+            "precision": "float32",
+            "store_captions": True,
+        },
+        # Re-ranking is on, so that `predict` uses the stored captions.
+        "score": {"beam_size": 10, "length_penalty": 1.0, "rerank": {"neighbors": 60}},
+        "run": {"device": "cpu", "extract_batch": 4, "workers": 2},
+    }
+    for section, values in changes.items():
+        content.setdefault(section, {}).update(values)
+    if content["decoder"]["kind"] in ("attention", "updown"):
+        content["decoder"].setdefault("attention", 16)
+    return check_params(content)
+
+
+def small_encoder(fit: str = "stretch") -> "Encoder":
+    """AlexNet with random weights at 64 pixels, 2 x 2 regions, on the CPU."""
+    import torch
+
+    from pipeline.encoders.encoder import build_encoder
+
+    size = {"grid": 2, "image_size": 64, "fit": fit}
+    how = {"precision": "float32", "seed": 1, "device": torch.device("cpu")}
+    return build_encoder(name="alexnet", weights="none", layer="auto", **size, **how)
+
+
+def write_dataset(folder: Path, *, images: int = 18) -> None:
+    """One-colour images with noise and two captions each; every third is val, then test."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    with (folder / "captions.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "caption", "split"])
+        for number in range(images):
+            colour = list(COLOURS)[number % 3]
+            pixels = np.random.default_rng(number).integers(-25, 25, (40, 50, 3)) + np.array(COLOURS[colour])
+            name = f"{number:03d}.png"
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / "images" / name)
+            split = ("train", "train", "train", "val", "test", "train")[number // 3 % 6]
+            writer.writerow([name, f"a picture that is all {colour}", split])
+            writer.writerow([name, f"{colour}, and nothing else", split])
+
+
+def write_project(folder: Path, **changes: dict[str, object]) -> None:
+    """A small dataset in `data/tiny` and a params.yaml for it; `changes` are values by section."""
+    from ruamel.yaml import YAML
+
+    write_dataset(folder / "data" / "tiny")
+    data = {"captions": "data/tiny/captions.csv", "images": "data/tiny/images"}
+    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
+        YAML().dump(small_params(data=data, **changes).model_dump(), file)
+
+
+def set_param(project: Path, key: str, value: object) -> None:
+    """Change one value in the project's params.yaml."""
+    from ruamel.yaml import YAML
+
+    path = project / "params.yaml"
+    content = YAML().load(path)
+    section, _, name = key.rpartition(".")
+    (content[section] if section else content)[name] = value
+    with path.open("w", encoding="utf-8") as file:
+        YAML().dump(content, file)
+
+
+def run_command(
+    *arguments: str, cwd: Path | None = None, stdin: bytes = b"", new_process: bool = False
+) -> tuple[int, str, str]:
+    """Run `captioner ...`: exit code, standard output, standard error.
+
+    Runs in this process, since importing torch takes seconds; `new_process` starts Python again.
+    """
+    if new_process:
+        return _run_process(arguments, cwd, stdin)
+    from pipeline.cli import main
+
+    out, err = io.StringIO(), io.StringIO()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    code: object = 0
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.chdir(cwd or Path.cwd()),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.setattr(sys, "argv", ["captioner", *arguments])
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
+        try:
+            main()
+        except SystemExit as stopped:
+            code = stopped.code
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+    return code if isinstance(code, int) else 0, out.getvalue(), err.getvalue()
+
+
+def _run_process(arguments: tuple[str, ...], cwd: Path | None, stdin: bytes) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        input=stdin,
+        timeout=300,
+        check=False,
+    )
+    return done.returncode, done.stdout.decode(), done.stderr.decode()

@@ -1,0 +1,116 @@
+"""The step that CUDA graphs capture, computed without a graph: the same as the plain step. No GPU is needed."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from toy_training import FEATURES, largest_difference, make_trainer, weights_of
+
+from pipeline.accel.cuda_graphs import CaptureError, GraphedFunction
+from pipeline.tokens import PAD
+from pipeline.training.determinism import deterministic
+from pipeline.training.graphed_step import static_shape
+
+EVERYTHING = {"ema": 0.9, "bag_of_words": 0.5, "label_smoothing": 0.1, "clip": 0.5, "weight_decay": 0.1}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    with deterministic(1):
+        yield
+
+
+@pytest.fixture
+def without_capture(monkeypatch):
+    """The graphed function is called instead of captured."""
+    monkeypatch.setattr(GraphedFunction, "__call__", lambda self, *inputs: self._function(*inputs))
+
+
+def test_a_static_batch_has_the_loss_and_gradients_of_the_original_one():
+    trainer = make_trainer(decoder={"kind": "attention"}, batch_size=8, **EVERYTHING)
+
+    def loss_and_gradients(batch):
+        trainer.decoder.zero_grad()
+        loss = trainer.loss(FEATURES[batch.images], batch)
+        loss.backward()
+        return [loss, *(parameter.grad for parameter in trainer.loss.parameters())]
+
+    for batch in trainer.data.batches.epoch(1):
+        padded = static_shape(batch, 8)
+        assert padded.inputs.shape == padded.targets.shape == (8, 4)
+        assert int((padded.targets != PAD).sum()) == batch.tokens
+        for value, expected in zip(loss_and_gradients(padded), loss_and_gradients(batch), strict=True):
+            torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_captured_step_trains_like_the_plain_step(without_capture):
+    plain, graphed = (make_trainer(batch_size=8, epochs=3, **EVERYTHING) for _ in range(2))
+    graphed.use_cuda_graphs()
+    for trainer in (plain, graphed):
+        for _ in range(3):
+            assert trainer.start_epoch()
+            trainer.run_epoch()
+    for metrics, expected in zip(graphed.history.epochs, plain.history.epochs, strict=True):
+        assert metrics.train_loss == pytest.approx(expected.train_loss, rel=1e-5)
+        assert metrics.lr == expected.lr
+    assert largest_difference(weights_of(graphed.decoder), weights_of(plain.decoder)) < 1e-5
+    assert largest_difference(weights_of(graphed.ema.module), weights_of(plain.ema.module)) < 1e-5
+
+
+def test_a_resumed_graphed_training_computes_the_same_bits(without_capture):
+    whole, broken, resumed = (make_trainer(batch_size=8, epochs=3, **EVERYTHING) for _ in range(3))
+    for trainer, epochs in ((whole, 3), (broken, 2)):
+        trainer.use_cuda_graphs()
+        for _ in range(epochs):
+            trainer.run_epoch()
+    resumed.use_cuda_graphs()
+    resumed.load_state_dict(broken.state_dict())
+    resumed.run_epoch()
+    assert largest_difference(weights_of(resumed.decoder), weights_of(whole.decoder)) == 0
+    assert largest_difference(weights_of(resumed.ema.module), weights_of(whole.ema.module)) == 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can capture")
+def test_without_capture_training_goes_on_with_plain_steps():
+    plain, graphed = (make_trainer(batch_size=8, epochs=1, **EVERYTHING) for _ in range(2))
+    graphed.use_cuda_graphs()
+    plain.run_epoch()
+    with pytest.warns(UserWarning, match="without CUDA graphs") as caught:
+        graphed.run_epoch()
+    assert len(caught) == 1
+    assert graphed.graphed_step is None
+    assert graphed.history.epochs[0].train_loss == pytest.approx(plain.history.epochs[0].train_loss, rel=1e-5)
+    assert largest_difference(weights_of(graphed.decoder), weights_of(plain.decoder)) < 1e-5
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can capture")
+def test_a_failed_capture_leaves_the_state_unchanged():
+    state = [torch.zeros(2)]
+
+    def count_up(value):
+        state[0] += value
+        return state[0]
+
+    with pytest.raises(CaptureError):
+        GraphedFunction(count_up, lambda: state)(torch.ones(2))
+    assert state[0].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("kind", ["inject", "merge", "attention", "updown"])
+def test_replayed_steps_train_like_plain_steps_on_a_gpu(kind):
+    trainers = [make_trainer(batch_size=8, epochs=3, decoder={"kind": kind}, **EVERYTHING) for _ in range(2)]
+    for trainer in trainers:
+        trainer.device = torch.device("cuda")
+        trainer.processes = replace(trainer.processes, device=trainer.device)
+        trainer.loss.to(trainer.device)
+        trainer.ema.to(trainer.device)
+        for group in trainer.optimizer.param_groups:
+            group["capturable"] = True
+    trainers[0].use_cuda_graphs()
+    for trainer in trainers:
+        for _ in range(3):
+            trainer.run_epoch()
+    assert trainers[0].graphed_step is not None
+    for metrics, expected in zip(trainers[0].history.epochs, trainers[1].history.epochs, strict=True):
+        assert metrics.train_loss == pytest.approx(expected.train_loss, rel=1e-4)

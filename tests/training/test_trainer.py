@@ -1,0 +1,288 @@
+"""The training loop: what each option does, which epoch is kept, when training stops, and resuming after a kill."""
+
+import copy
+from collections import Counter
+
+import pytest
+import torch
+from torch.nn import functional
+from toy_training import (
+    FEATURES,
+    MAX_LENGTH,
+    SEED,
+    TOKENS,
+    VAL_IMAGES,
+    Killed,
+    color_reward,
+    largest_difference,
+    make_trainer,
+    train,
+    weights_of,
+)
+
+from pipeline.errors import NumericError
+from pipeline.training.batches import epoch_seed
+from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.determinism import deterministic
+from pipeline.training.losses import CaptionLoss, self_critical_batch
+from pipeline.training.trainer import check_finite
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    with deterministic(1):
+        yield
+
+
+def equal_reward(images, captions):
+    """No caption is better than another: the gradient is zero."""
+    return torch.ones(len(captions))
+
+
+def scst(**changes):
+    return {"epochs": 3, "lr": 1e-2, "samples": 5, "cross_entropy": 0.0, **changes}
+
+
+def run(trainer, epochs):
+    """Run epochs; return the weights after each."""
+    history = []
+    for _ in range(epochs):
+        assert trainer.start_epoch()
+        trainer.run_epoch()
+        history.append(weights_of(trainer.decoder))
+    return history
+
+
+def test_training_lowers_the_losses_and_keeps_the_best_epoch():
+    result, history, _ = train()
+    assert history[-1].train_loss < history[0].train_loss
+    assert history[-1].val_loss < 0.5 * history[0].val_loss
+    assert result.best.val_cider_d == max(metrics.val_cider_d for metrics in history) > 50
+
+
+def test_bfloat16_training_learns_too():
+    result, _, _ = train(precision="auto")
+    assert result.best.val_cider_d > 50
+
+
+def test_the_val_loss_is_the_cross_entropy_of_the_averaged_weights_that_are_kept():
+    result, _, decoder = train(label_smoothing=0.1, ema=0.9)
+    tokens = torch.tensor(TOKENS[:VAL_IMAGES])
+    with torch.no_grad():
+        logits = decoder.eval()(FEATURES[:VAL_IMAGES], tokens[:, :-1])
+    expected = functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+    assert result.best.val_loss == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_training_computes_the_same_bits_each_time():
+    _, first_history, first = train(epochs=4)
+    _, second_history, second = train(epochs=4)
+    assert [metrics.train_loss for metrics in first_history] == [metrics.train_loss for metrics in second_history]
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name]), name
+
+
+def test_of_equal_scores_the_lower_val_loss_is_selected():
+    trainer = make_trainer(scores=[40.0, 50.0, 50.0, 50.0], losses=[1.0, 3.0, 2.0, 2.5])
+    run(trainer, 4)
+    assert trainer.history.best.epoch == 3
+
+
+def test_while_all_scores_are_zero_the_val_loss_decides():
+    trainer = make_trainer(scores=[0.0] * 6, losses=[6.0, 5.0, 4.0, 3.0, 2.0, 2.0], epochs=10, patience=1)
+    run(trainer, 6)
+    assert trainer.history.best.epoch == 5
+    assert not trainer.start_epoch()
+
+
+def test_training_stops_when_the_score_no_longer_rises():
+    trainer = make_trainer(scores=[10.0, 30.0, 20.0, 30.0, 30.0], epochs=20, patience=2)
+    run(trainer, 4)  # the fourth score equals the best one, which is no progress
+    assert not trainer.start_epoch()
+
+
+def test_the_decoder_ends_with_the_mean_of_the_best_epochs():
+    trainer = make_trainer(scores=[10.0, 50.0, 20.0, 40.0], average_best=2, epochs=4)
+    weights = run(trainer, 4)
+    trainer.history.load_best_weights(trainer.decoder)
+    mean = {name: (weights[1][name] + weights[3][name]) / 2 for name in weights[1]}
+    assert largest_difference(mean, weights_of(trainer.decoder)) < 1e-6
+
+
+def test_weight_decay_shrinks_the_weights_beside_the_step():
+    plain, decayed = make_trainer(), make_trainer(weight_decay=0.5)
+    before = weights_of(plain.decoder)
+    run(plain, 1)
+    run(decayed, 1)
+    for name, after in weights_of(plain.decoder).items():
+        difference = after - weights_of(decayed.decoder)[name]
+        torch.testing.assert_close(difference, 1e-2 * 0.5 * before[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("clip", [1e-3, 1e9])
+def test_the_gradient_is_clipped_to_its_largest_norm(clip):
+    trainer = make_trainer(clip=clip)
+    run(trainer, 1)
+    norm = float(torch.cat([parameter.grad.flatten() for parameter in trainer.decoder.parameters()]).norm())
+    assert norm == pytest.approx(1e-3, rel=1e-2) if clip == 1e-3 else norm > 0.1
+
+
+def test_the_probability_of_scheduled_sampling_rises_linearly(monkeypatch):
+    probabilities = []
+
+    def record(decoder, features, batch, probability):
+        probabilities.append(probability)
+        return batch
+
+    monkeypatch.setattr("pipeline.training.trainer.scheduled_sampling", record)
+    run(make_trainer(scheduled_sampling=0.5, epochs=3), 3)
+    assert probabilities == [0.25, 0.5]
+
+
+def self_critical_trainer(*scores, **changes):
+    """A trainer that has run cross-entropy epochs with these scores and starts self-critical training next."""
+    trainer = make_trainer(**{"scores": [*scores, *[50.0] * 5], "epochs": len(scores), "scst": scst(), **changes})
+    run(trainer, len(scores))
+    assert trainer.start_epoch()
+    assert trainer.cross_entropy_epochs == len(scores)
+    return trainer
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_the_self_critical_loss_includes_a_share_of_the_cross_entropy(share):
+    def by_length(images, captions):
+        return torch.tensor([float(len(caption)) for caption in captions])
+
+    trainer = self_critical_trainer(50.0, reward=by_length, batch_size=150, scst=scst(cross_entropy=share))
+    decoder = copy.deepcopy(trainer.decoder).train()
+    (images,) = trainer.data.batches.image_epoch(2, 30)
+    options = {"samples": 5, "max_length": MAX_LENGTH, "seed": epoch_seed(SEED, 2)}
+    samples, _ = self_critical_batch(decoder, FEATURES[images], images, by_length, **options)
+    sample_loss = CaptionLoss(decoder)(FEATURES[images].repeat_interleave(5, 0), samples) / samples.tokens
+    (batch,) = trainer.data.batches.epoch(2)
+    logits = decoder(FEATURES[batch.images], batch.inputs)
+    cross_entropy = functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
+    expected = (1 - share) * sample_loss.item() + share * cross_entropy.item()
+    assert trainer.run_epoch().train_loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_self_critical_training_raises_the_reward():
+    _, history, _ = train(reward=color_reward, epochs=2, batch_size=30, patience=40, scst=scst(epochs=20, lr=2e-2))
+    assert history[1].reward == 0
+    assert history[-1].reward > history[2].reward + 20
+
+
+def test_self_critical_training_starts_without_momentum():
+    trainer = self_critical_trainer(50.0, 60.0, reward=equal_reward)
+    before = weights_of(trainer.decoder)
+    trainer.run_epoch()  # the gradient is zero, so only momentum could move the weights
+    assert largest_difference(before, weights_of(trainer.decoder)) == 0
+
+
+def test_self_critical_training_starts_at_the_best_weights():
+    trainer = make_trainer(scores=[10.0, 50.0, 20.0], epochs=3, scst=scst())
+    _, best, last = run(trainer, 3)
+    assert largest_difference(best, last) > 1e-3
+    assert trainer.start_epoch()
+    assert largest_difference(best, weights_of(trainer.decoder)) == 0
+
+
+def test_the_moving_average_starts_again_at_the_best_weights():
+    trainer = self_critical_trainer(10.0, 50.0, 20.0, ema=0.9, reward=equal_reward)
+    best = weights_of(trainer.decoder)
+    trainer.run_epoch()  # the gradient is zero: the average of constant weights
+    assert largest_difference(best, weights_of(trainer.ema.module)) < 1e-6
+    assert int(trainer.ema.n_averaged) == 3 + 5, "its decay does not rise a second time"
+
+
+def test_self_critical_training_stops_when_the_score_no_longer_rises():
+    trainer = make_trainer(scores=[50.0, 40.0, 60.0, 55.0], epochs=1, patience=1, scst=scst(epochs=9))
+    run(trainer, 2)
+    assert not trainer.start_epoch()
+
+
+def test_reference_captions_repeat_in_another_order_during_self_critical_training(monkeypatch):
+    trainer = self_critical_trainer(50.0, batch_size=5, scst=scst(cross_entropy=0.5))
+    seen, real = [], CaptionLoss.forward
+
+    def record(self, features, batch):
+        if batch.weights is None:
+            seen.append(batch.images.tolist())
+        return real(self, features, batch)
+
+    monkeypatch.setattr(CaptionLoss, "forward", record)
+    trainer.run_epoch()
+    assert len(seen) == 30, "one image per step: its five samples are a batch"
+    assert Counter(image for images in seen for image in images) == dict.fromkeys(range(30), 5)
+    assert seen[:6] != seen[6:12]
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_epoch_and_step():
+    with pytest.raises(NumericError, match=r"in epoch \d+, step \d+; lower params.train.lr"):
+        train(lr=100.0, clip=1e9, weight_decay=100.0)
+
+
+def test_the_step_of_a_loss_that_is_checked_late_is_named():
+    finite, broken = torch.tensor(2.5), torch.tensor(float("inf"))
+    check_finite([finite, finite], 3)
+    with pytest.raises(NumericError, match="the loss is inf in epoch 3, step 2"):
+        check_finite([finite, broken, broken], 3)
+
+
+def test_the_decoder_has_the_best_weights_after_a_loss_that_is_not_finite(monkeypatch):
+    trainer = make_trainer(scores=[10.0, 50.0, 20.0])
+    monkeypatch.setattr("pipeline.training.trainer.Trainer", lambda *_, **__: trainer)
+    forward, best = CaptionLoss.forward, {}
+
+    def breaking(self, features, batch):
+        if len(trainer.history) == 2:
+            best.update(best or weights_of(trainer.decoder))
+        return forward(self, features, batch) * (float("nan") if len(trainer.history) == 3 else 1)
+
+    monkeypatch.setattr(CaptionLoss, "forward", breaking)
+    with pytest.raises(NumericError, match="the loss is nan in epoch 4, step 1"):
+        train()
+    assert largest_difference(best, weights_of(trainer.decoder)) == 0
+
+
+EVERYTHING = {
+    "schedule": "plateau",
+    "ema": 0.9,
+    "average_best": 2,
+    "scheduled_sampling": 0.3,
+    "bag_of_words": 0.5,
+    "warmup": 0.1,
+    "epochs": 4,
+    "scst": {"epochs": 2, "lr": 1e-3, "samples": 3, "cross_entropy": 0.2},
+    "decoder": {"output_dropout": 0.3},
+}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    return train(reward=color_reward, **EVERYTHING)
+
+
+@pytest.mark.parametrize("kill_after", [1, 3, 4, 5])
+def test_a_resumed_training_ends_with_the_same_bits(tmp_path, uninterrupted, kill_after):
+    _, expected_history, expected = uninterrupted
+    checkpoint = Checkpoint(tmp_path, {})
+    with pytest.raises(Killed):
+        train(checkpoint=checkpoint, kill_after=kill_after, reward=color_reward, **EVERYTHING)
+    result, history, decoder = train(checkpoint=checkpoint, reward=color_reward, **EVERYTHING)
+    assert result.resumed_after == kill_after
+    assert [(metrics.train_loss, metrics.val_cider_d, metrics.lr) for metrics in history] == [
+        (metrics.train_loss, metrics.val_cider_d, metrics.lr) for metrics in expected_history
+    ]
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(tensor, decoder.state_dict()[name]), name
+
+
+def test_the_best_weights_of_a_resumed_run_are_on_its_device():
+    trainer, resumed = make_trainer(), make_trainer()
+    run(trainer, 1)
+    resumed.device = torch.device("meta")
+    resumed.load_state_dict(trainer.state_dict())
+    ((epoch, weights),) = resumed.history.best_weights
+    assert epoch == 1
+    assert {weight.device for weight in weights.values()} == {resumed.device}

@@ -1,0 +1,320 @@
+"""The HTTP interface: image uploads, limits, concurrent clients, and hostile requests."""
+
+import http.client
+import io
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import pytest
+from PIL import Image
+from support import ROOT, run_command
+from web_server import Server
+
+CAPTIONS = "/v1/captions"
+
+
+def send(server, path=CAPTIONS, body=None, method="POST", **headers):
+    """Status, headers and JSON of one request."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    try:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, body, named)
+        response = connection.getresponse()
+        content = response.read()
+        kind = response.headers.get("content-type", "")
+        return response.status, response.headers, json.loads(content) if kind == "application/json" else content
+    finally:
+        connection.close()
+
+
+def form(content, field="image", name="photo.png"):
+    body = (
+        f'--edge\r\ncontent-disposition: form-data; name="{field}"; filename="{name}"\r\n'
+        "content-type: image/png\r\n\r\n"
+    ).encode() + content
+    return body + b"\r\n--edge--\r\n", {"content_type": "multipart/form-data; boundary=edge"}
+
+
+def test_raw_bytes_and_a_form_get_the_same_response(server, captioner, images):
+    content = images[0].read_bytes()
+    status, _, raw = send(server, f"{CAPTIONS}?captions=2", content, content_type="image/png")
+    body, headers = form(content)
+    assert (status, raw) == send(server, f"{CAPTIONS}?captions=2", body, **headers)[::2]
+    expected = captioner.captions([content], captions=2)[0]
+    assert [one["caption"] for one in raw["captions"]] == [caption.text for caption in expected]
+    assert raw["captions"][0]["score"] == pytest.approx(expected[0].score, abs=1e-3)
+    assert (raw["width"], raw["height"], raw["grid"]) == (50, 40, 3)
+
+
+def test_attention_weights_are_optional(server, images):
+    _, _, response = send(server, f"{CAPTIONS}?attention=true", images[0].read_bytes(), content_type="image/png")
+    (caption,) = response["captions"]
+    assert len(caption["attention"]) == len(caption["tokens"])
+    assert all(len(step) == 9 and sum(step) == pytest.approx(1, abs=0.01) for step in caption["attention"])
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status", "words"),
+    [
+        (b"", "image/png", 422, "the file is empty"),
+        (b"nothing", "image/png", 422, "not an image"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(40), "image/png", 422, "the image cannot be used"),
+        (b"text", "text/plain", 415, "must be an image"),
+        (b"text", "", 415, "must be an image"),
+        (b"no form", "multipart/form-data; boundary=edge", 400, "the form"),
+        (b"no form", "multipart/form-data", 400, "the form"),
+        (b"no form", "multipart/form-data; boundary=edge; charset=hex", 400, "the form"),
+        (b"--edge--\r\n", "multipart/form-data; boundary=edge", 400, "must have the file image"),
+    ],
+)
+def test_a_body_that_is_not_an_image_is_refused_with_the_reason(server, body, kind, status, words):
+    found, headers, response = send(server, body=body, content_type=kind)
+    assert found == status
+    assert words in response["error"]
+    assert headers["content-type"] == "application/json"
+
+
+def test_a_form_with_another_field_or_two_images_is_refused(server, images):
+    content = images[0].read_bytes()
+    body, headers = form(content, field="picture")
+    assert send(server, body=body, **headers)[0] == 400
+    twice = form(content)[0].replace(b"--edge--\r\n", b"") + form(content)[0]
+    assert send(server, body=twice, **headers)[0] == 400
+
+
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(server):
+    buffer = io.BytesIO()
+    Image.new("1", (20000, 10000)).save(buffer, "PNG")
+    status, _, response = send(server, body=buffer.getvalue(), content_type="image/png")
+    assert status == 422
+    assert "more than the limit of 100000000 pixels" in response["error"]
+
+
+@pytest.mark.parametrize("query", ["captions=0", "captions=11", "captions=x", "beam_size=0", "max_length=1000"])
+def test_a_parameter_out_of_range_is_named(server, images, query):
+    status, _, response = send(server, f"{CAPTIONS}?{query}", images[0].read_bytes(), content_type="image/png")
+    assert status == 422
+    assert response["error"].startswith(query.split("=")[0] + ": ")
+
+
+def test_a_body_is_counted_while_it_arrives(server):
+    large = bytes(1_500_000)
+    status, _, response = send(server, body=large, content_type="image/png")
+    assert (status, response) == (413, {"error": "the image is larger than the limit of 1000000 bytes"})
+    status, _, _ = send(server, body=iter([large[:500_000]] * 3), content_type="image/png")  # chunked: no length given
+    assert status == 413
+    body, headers = form(large)
+    assert send(server, body=body, **headers)[0] == 413
+
+
+def test_an_endless_body_is_cut_off(server):
+    head = "POST /v1/captions HTTP/1.1", "host: localhost", "content-type: image/png", "transfer-encoding: chunked"
+    sent = 0
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall("\r\n".join([*head, "", ""]).encode())
+        with suppress(OSError):
+            while sent < 100_000_000:
+                connection.sendall(b"10000\r\n" + bytes(0x10000) + b"\r\n")
+                sent += 0x10000
+                time.sleep(0.001)
+    assert sent < 20_000_000
+    assert send(server, "/healthz", method="GET")[2] == {"status": "ok"}
+
+
+def test_every_response_has_the_security_headers(server):
+    for path in ("/", "/openapi.json", "/healthz", "/static/page.js", "/nowhere", "/docs", "/static/..%2fapp.py"):
+        status, headers, _ = send(server, path, method="GET")
+        assert status == (404 if path in {"/nowhere", "/docs", "/static/..%2fapp.py"} else 200), path
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "no-referrer"
+        assert "access-control-allow-origin" not in headers
+
+
+def test_other_hosts_and_other_sites_are_refused(server, images):
+    content = images[0].read_bytes()
+    assert send(server, "/healthz", method="GET", host="evil.example")[0] == 403
+    assert send(server, "/healthz", method="GET", host=f"localhost:{server.port}")[0] == 200
+    foreign = {"origin": "https://evil.example", "sec_fetch_site": "cross-site", "sec_fetch_mode": "no-cors"}
+    assert send(server, body=content, content_type="image/png", **foreign)[0] == 403
+    old_browser = {"origin": "https://evil.example"}
+    assert send(server, body=content, content_type="image/png", **old_browser)[0] == 403
+    assert send(server, body=content, content_type="image/png", origin=f"http://127.0.0.1:{server.port}")[0] == 200
+    preflight = {"origin": "https://evil.example", "access_control_request_method": "POST"}
+    status, headers, _ = send(server, method="OPTIONS", **preflight)
+    assert status == 403
+    assert "access-control-allow-origin" not in headers
+
+
+def test_fifty_concurrent_clients_get_correct_captions_in_batches(server, captioner, images):
+    contents = [path.read_bytes() for path in images]
+    expected = [captioner(content) for content in contents]
+    server.app.state.batcher.batch_sizes.clear()
+
+    def client(number):
+        found = []
+        for place in range(4):
+            which = (number * 7 + place * 5) % len(contents)
+            status, _, response = send(server, body=contents[which], content_type="image/png")
+            found.append((status, response["captions"][0]["caption"] == expected[which]))
+        return found
+
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(itertools.chain.from_iterable(pool.map(client, range(50))))
+    assert answers == [(200, True)] * 200
+    assert max(server.app.state.batcher.batch_sizes) > 1
+
+
+def test_different_requests_do_not_share_a_batch(server, images):
+    content = images[0].read_bytes()
+
+    def count(number):
+        return len(send(server, f"{CAPTIONS}?captions={number}", content, content_type="image/png")[2]["captions"])
+
+    with ThreadPoolExecutor(12) as pool:
+        wanted = [1 + number % 4 for number in range(12)]
+        assert list(pool.map(count, wanted)) == wanted
+
+
+def test_too_many_concurrent_requests_get_503(captioner, images):
+    from pipeline.web.app import Limits, make_app
+
+    going_on = threading.Event()
+
+    class Slow(type(captioner)):
+        def caption_pixels(self, pixels, options=None, **wanted):
+            going_on.wait(30)
+            return super().caption_pixels(pixels, options, **wanted)
+
+    slow = Slow(captioner.model, captioner.encoder, captioner.device)
+    going_on.set()
+    server = Server(make_app(slow, limits=Limits(max_requests=2)))
+    going_on.clear()
+    try:
+        content = images[0].read_bytes()
+        with ThreadPoolExecutor(2) as pool:
+            first = [pool.submit(send, server, body=content, content_type="image/png") for _ in range(2)]
+            deadline = time.monotonic() + 20
+            status, headers = 200, {}
+            while status != 503 and time.monotonic() < deadline:
+                time.sleep(0.2)
+                status, headers, _ = send(server, body=content, content_type="image/png")
+            assert status == 503
+            assert headers["retry-after"] == "1"
+            going_on.set()
+            assert [future.result()[0] for future in first] == [200, 200]
+        assert send(server, body=content, content_type="image/png")[0] == 200
+    finally:
+        going_on.set()
+        server.stop()
+
+
+def test_a_defect_in_one_batch_does_not_stop_the_server(captioner, images):
+    from pipeline.web.app import make_app
+
+    class Faulty(type(captioner)):
+        faults = 0
+
+        def caption_pixels(self, pixels, options=None, **wanted):
+            if wanted.get("captions") == 7:
+                raise RuntimeError("a defect")
+            return super().caption_pixels(pixels, options, **wanted)
+
+    server = Server(make_app(Faulty(captioner.model, captioner.encoder, captioner.device)))
+    try:
+        content = images[0].read_bytes()
+        assert send(server, f"{CAPTIONS}?captions=7", content, content_type="image/png")[0] == 500
+        assert send(server, body=content, content_type="image/png")[0] == 200
+    finally:
+        server.stop()
+
+
+def test_no_file_is_written_while_images_are_received(server, images, tmp_path, monkeypatch):
+    import tempfile
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    buffer = io.BytesIO()
+    Image.effect_noise((900, 900), 90).save(buffer, "PNG")
+    assert 500_000 < len(buffer.getvalue()) < 1_000_000
+    body, headers = form(buffer.getvalue(), name="../../etc/passwd")
+    assert send(server, body=body, **headers)[0] == 200
+
+
+def serve(project, *arguments):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "pipeline", "serve", *arguments]
+    return subprocess.Popen(command, cwd=project, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def test_the_command_prints_its_address_and_stops_on_ctrl_c(trained_project, images):
+    running = serve(trained_project, "--port", "0")
+    try:
+        line = running.stderr.readline()
+        assert line.startswith("serve: http://127.0.0.1:")
+        port = int(line.split(":")[3].split("/")[0])
+        found = type("Found", (), {"port": port})
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            try:
+                status, _, _ = send(found, body=images[0].read_bytes(), content_type="image/png")
+                break
+            except OSError:
+                time.sleep(0.2)
+        assert status == 200
+    finally:
+        running.send_signal(signal.SIGINT)
+        _, rest = running.communicate(timeout=30)
+    assert (running.returncode, rest) == (0, "")
+
+
+def test_a_port_that_is_taken_is_a_usage_error(trained_project, server):
+    code, _, message = run_command("serve", "--port", str(server.port), cwd=trained_project)
+    assert code == 2
+    assert f"--port {server.port}: cannot listen" in message
+
+
+def test_the_image_of_a_client_that_disconnected_is_not_captioned(captioner, images, monkeypatch):
+    from pipeline.web.app import make_app
+
+    original, go_on, busy = captioner.caption_pixels, threading.Event(), threading.Event()
+
+    def slow(*arguments, **options):
+        busy.set()
+        assert go_on.wait(30)
+        return original(*arguments, **options)
+
+    own = Server(make_app(captioner))
+    try:
+        monkeypatch.setattr(captioner, "caption_pixels", slow)
+        content = images[0].read_bytes()
+        with ThreadPoolExecutor(1) as pool:
+            patient = pool.submit(send, own, body=content, content_type="image/png")
+            assert busy.wait(30)
+            leaving = [socket.create_connection(("127.0.0.1", own.port)) for _ in range(3)]
+            for one in leaving:
+                head = f"POST {CAPTIONS} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: image/png\r\n"
+                one.sendall(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content)
+            waiting = own.app.state.batcher._waiting
+            deadline = time.monotonic() + 30
+            while len(own.app.state.batcher._waiting) < 3 and time.monotonic() < deadline:
+                time.sleep(0.02)
+            for one in leaving:
+                one.close()
+            while not all(one.result.done() for one in waiting) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            go_on.set()
+            assert patient.result()[0] == 200
+        assert send(own, body=content, content_type="image/png")[0] == 200
+        assert own.app.state.batcher.batch_sizes == [1, 1]
+    finally:
+        go_on.set()
+        own.stop()
