@@ -56,8 +56,8 @@ def test_every_parameter_has_a_default(path):
     assert params.model_dump() == expected
 
 
-def test_the_shipped_file_holds_every_parameter_with_its_default():
-    assert dict(flat(load(ROOT / "params.yaml"))) == dict(flat(check_params({}).model_dump()))
+def test_the_shipped_file_holds_every_parameter_so_that_dvc_can_set_it():
+    assert dict(flat(load(ROOT / "params.yaml"))).keys() == dict(flat(check_params({}).model_dump())).keys()
 
 
 def test_the_number_that_dvc_writes_is_a_number(path):

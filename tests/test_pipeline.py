@@ -1,4 +1,4 @@
-"""The five stages and predict, end to end, on a small dataset."""
+"""All stages and predict, end to end, on a small dataset."""
 
 import csv
 import json
@@ -9,21 +9,22 @@ from support import run_command, set_param
 
 from pipeline import Captioner, paths
 
-STAGES = ("prepare", "extract", "vocab", "train", "score")
+STAGES = ("code", "prepare", "extract", "vocab", "train", "score", "report")
 
 
 def run_stages(project, stages=STAGES):
-    said = {}
+    messages = {}
     for stage in stages:
-        code, out, said[stage] = run_command(stage, cwd=project)
-        assert (code, out) == (0, ""), said[stage]
-    return said
+        code, out, messages[stage] = run_command(stage, cwd=project)
+        assert (code, out) == (0, ""), messages[stage]
+    return messages
 
 
 def outputs(project):
-    return {
-        path: (project / path).read_bytes() for name, path in vars(paths).items() if name.isupper() and name != "PARAMS"
-    }
+    """The bytes of every output by path."""
+    found = [path for name, path in vars(paths).items() if name.isupper() and name not in ("PARAMS", "CODE")]
+    found += [paths.CODE / file.name for file in (project / paths.CODE).iterdir()]
+    return {path: (project / path).read_bytes() for path in found}
 
 
 def rows(path):
@@ -32,11 +33,11 @@ def rows(path):
 
 
 def test_the_whole_pipeline_gives_the_same_bytes_twice(project):
-    said = run_stages(project)
+    messages = run_stages(project)
     first = outputs(project)
-    assert "18 images (12 train, 3 val, 3 test), 36 captions" in said["prepare"]
-    assert "18 images, 0 from the store, 18 encoded" in said["extract"]
-    assert "BLEU-4" in said["score"]
+    assert "18 images (12 train, 3 val, 3 test), 36 captions" in messages["prepare"]
+    assert "18 images, 0 from the store, 18 encoded" in messages["extract"]
+    assert "BLEU-4" in messages["score"]
     scores = json.loads(first[paths.SCORES])
     assert scores["images"] == 3
     assert 0 <= scores["bleu_4"] <= 100
@@ -67,14 +68,14 @@ def test_a_typo_in_a_caption_changes_nothing_that_extract_reads(project):
     assert ((project / paths.IMAGES).read_bytes(), (project / paths.SKIPPED_ROWS).read_bytes()) == before
 
 
-def test_bad_rows_and_pictures_are_listed_and_the_others_go_on(project):
+def test_bad_captions_and_images_are_listed_and_the_others_are_used(project):
     table = project / "data/tiny/captions.csv"
     with table.open("a") as file:
         file.write("gone.png,never there,train\n../secret.png,outside,train\n003.png,,train\n")
     (project / "data/tiny/images/004.png").write_bytes(b"broken")
     set_param(project, "data.max_skipped", 0.2)
-    said = run_stages(project)
-    assert "gone.png: no such picture" in said["prepare"]
+    messages = run_stages(project)
+    assert "line 38: gone.png: " in messages["prepare"]
     found = {(row["stage"], row["image"]): row["reason"] for row in rows(project / paths.SKIPPED)}
     assert found.keys() == {
         ("prepare", "../secret.png"),
@@ -85,34 +86,34 @@ def test_bad_rows_and_pictures_are_listed_and_the_others_go_on(project):
     assert json.loads((project / paths.SCORES).read_text())["images"] == 3
 
 
-def test_too_many_bad_pictures_stop_the_run(project):
+def test_too_many_unreadable_images_stop_the_run(project):
     for number in range(6):
         (project / f"data/tiny/images/{number:03d}.png").write_bytes(b"")
     run_stages(project, ("prepare",))
-    code, _, said = run_command("extract", cwd=project)
+    code, _, stderr = run_command("extract", cwd=project)
     assert code == 3
-    assert "6 of 18 pictures cannot be read, more than params.data.max_skipped" in said
-    assert "000.png: the file is empty" in said
+    assert "6 of 18 images cannot be decoded, more than params.data.max_skipped" in stderr
+    assert "000.png: the file is empty" in stderr
 
 
-def test_predict_says_what_score_says(project):
+def test_predict_gives_the_captions_of_score(project):
     run_stages(project)
-    pictures = [f"data/tiny/images/{number:03d}.png" for number in (12, 13, 14)]
-    code, out, said = run_command("predict", "--json", *pictures, cwd=project)
-    assert (code, said) == (0, "")
-    answers = [json.loads(line) for line in out.splitlines()]
+    images = [f"data/tiny/images/{number:03d}.png" for number in (12, 13, 14)]
+    code, out, stderr = run_command("predict", "--json", *images, cwd=project)
+    assert (code, stderr) == (0, "")
+    predictions = [json.loads(line) for line in out.splitlines()]
     scored = {row["image"]: row["caption"] for row in rows(project / paths.SCORED_CAPTIONS)}
-    assert [answer["captions"][0]["caption"] for answer in answers] == list(scored.values())
+    assert [prediction["captions"][0]["caption"] for prediction in predictions] == list(scored.values())
     known = json.loads((project / paths.VOCABULARY).read_text())["no_repeat_ngram"]  # what `auto` became
     assert known > 0
-    assert f"score.no_repeat_ngram<dd>{known}<" in (project / paths.REPORT).read_text()
+    assert f"score.no_repeat_ngram</dt><dd>{known}<" in (project / paths.REPORT).read_text()
     assert f" no_repeat_ngram {known}," in (project / paths.MODEL_CARD).read_text()
 
     (project / "elsewhere").mkdir()
     (project / paths.MODEL).rename(project / "elsewhere" / "model.safetensors")
     captioner = Captioner.load(project / "elsewhere" / "model.safetensors", device="cpu")
-    assert captioner(project / pictures[0]) == scored["012.png"]
-    assert captioner((project / pictures[0]).read_bytes()) == scored["012.png"]
+    assert captioner(project / images[0]) == scored["012.png"]
+    assert captioner((project / images[0]).read_bytes()) == scored["012.png"]
 
 
 def test_predict_and_extract_give_the_same_row(project):
@@ -124,46 +125,46 @@ def test_predict_and_extract_give_the_same_row(project):
     captioner = Captioner.load(project / paths.MODEL, device="cpu")
     cache = FeatureFile.open(project / paths.FEATURES)
     with single_threaded():
-        picture = decode_image((project / "data/tiny/images/005.png").read_bytes())
-        row = captioner.encoder.encode(np.stack([captioner.encoder.preprocess(picture)]))
+        image = decode_image((project / "data/tiny/images/005.png").read_bytes())
+        row = captioner.encoder.encode(np.stack([captioner.encoder.preprocess(image)]))
     assert row.tobytes() == cache.load(["005.png"]).tobytes()
 
 
-def test_one_bad_picture_among_many_is_reported_and_the_others_answered(project):
+def test_one_bad_image_among_many_is_reported_and_the_others_are_captioned(project):
     run_stages(project)
     (project / "photos").mkdir()
     (project / "photos" / "a.jpg").write_bytes(b"no picture")
     (project / "data/tiny/images/001.png").rename(project / "photos" / "b.png")
-    code, out, said = run_command("predict", "photos", cwd=project)
+    code, out, stderr = run_command("predict", "photos", cwd=project)
     assert code == 3
     assert out.startswith("photos/b.png: ")
-    assert "error: photos/a.jpg: not a picture" in said
-    assert "1 of 2 pictures could not be captioned" in said
+    assert "error: photos/a.jpg: not an image" in stderr
+    assert "1 of 2 images could not be captioned" in stderr
 
 
 def test_a_model_of_other_features_is_refused_with_both_values(project):
     run_stages(project)
     set_param(project, "encoder.grid", 2)
     run_stages(project, ("extract",))
-    code, _, said = run_command("score", cwd=project)
+    code, _, stderr = run_command("score", cwd=project)
     assert code == 4
-    assert "not the features that the model was trained on (model, features): grid: 3, 2; run `dvc repro`" in said
+    assert "not the features that the model was trained on (model, features): grid: 3, 2; run `dvc repro`" in stderr
 
 
-def test_pictures_beside_the_captions_are_found_with_a_warning(project):
+def test_images_beside_the_captions_are_found_with_a_warning(project):
     set_param(project, "data.images", "data/nowhere")
-    said = run_stages(project, ("prepare",))["prepare"]
-    assert "warning: the pictures are not in data/nowhere but in data/tiny/images" in said
+    stderr = run_stages(project, ("prepare",))["prepare"]
+    assert "warning: the images are not in data/nowhere but in data/tiny/images" in stderr
 
 
-def test_pictures_that_are_nowhere_are_an_error_that_says_where_it_looked(project, tmp_path):
+def test_missing_images_are_an_error_that_names_the_folders_searched(project, tmp_path):
     import shutil
 
     shutil.rmtree(project / "data/tiny/images")
-    code, _, said = run_command("prepare", cwd=project)
+    code, _, stderr = run_command("prepare", cwd=project)
     assert code == 3
-    assert "holds none of the 18 pictures" in said
-    assert "set params.data.images" in said
+    assert "holds none of the 18 images" in stderr
+    assert "set params.data.images" in stderr
 
 
 @pytest.mark.parametrize(
@@ -178,10 +179,10 @@ def test_pictures_that_are_nowhere_are_an_error_that_says_where_it_looked(projec
 def test_a_stage_without_its_inputs_names_them(project, damage, code, words):
     last, *before = damage
     run_stages(project, before)
-    found, _, said = run_command(last, cwd=project)
+    found, _, stderr = run_command(last, cwd=project)
     assert found == code
-    assert words in said
-    assert "Traceback" not in said
+    assert words in stderr
+    assert "Traceback" not in stderr
 
 
 def test_inject_decoder_trains_on_the_same_cache(project):
@@ -193,5 +194,5 @@ def test_the_real_mini_set_is_prepared_whole(project, shared):
     mini = shared / "data" / "flickr8k-mini"
     set_param(project, "data.format", "flickr8k")
     set_param(project, "data.captions", str(mini / "captions.txt"))
-    said = run_stages(project, ("prepare",))["prepare"]
-    assert "798 images (638 train, 80 val, 80 test), 3990 captions" in said
+    stderr = run_stages(project, ("prepare",))["prepare"]
+    assert "798 images (638 train, 80 val, 80 test), 3990 captions" in stderr

@@ -6,7 +6,7 @@ Flickr8k and coco-mini. The tests only read the fixture:
     python tests/text/make_tokenizer_fixture.py --data ../shared/data
 
 `pairs` holds texts and their tokens: the lines below, their words, and the captions with more than plain words, each
-followed by an ordinary line, so that no other line affects it. `digests` holds a sha256 for each block of 1,000 captions
+followed by a plain line, so that no other line affects it. `digests` holds a sha256 for each block of 1,000 captions
 of the two datasets, tokenized file by file as in coco-caption.
 """
 
