@@ -16,7 +16,7 @@ import shutil
 import time
 from pathlib import Path
 
-from pipeline.metrics.caption_files import read_reference_file
+from pipeline.datasets.caption_files import read_reference_file
 from pipeline.metrics.evaluation import evaluate
 
 _LISTS = {

@@ -34,8 +34,9 @@ def one_at_a_time(decoder: Decoder, features: Tensor, options: SearchOptions) ->
     for image in features:
         finished, k = [], options.beam_size
         state = decoder.start(image.unsqueeze(0).expand(k, -1, -1))
-        tokens, scores = torch.full((k,), BOS), torch.zeros(k, 1)
-        sequences: Tensor = torch.empty(k, 0, dtype=torch.long)
+        device = features.device
+        tokens, scores = torch.full((k,), BOS, device=device), torch.zeros(k, 1, device=device)
+        sequences: Tensor = torch.empty(k, 0, dtype=torch.long, device=device)
         for length in range(1, options.max_length + 2):
             log_probs, state = decoder.step(state, tokens)
             log_probs[:, NEVER_GENERATED] = -torch.inf

@@ -9,7 +9,8 @@ docs/benchmarks.md; compare the ratios within one run.
 import argparse
 import time
 from collections.abc import Callable, Iterator
-from itertools import count
+from dataclasses import dataclass
+from itertools import count, product
 
 import numpy as np
 import torch
@@ -17,13 +18,28 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 
+from pipeline.decoders.decoder import Decoder
 from pipeline.decoders.registry import make_decoder
 from pipeline.device import choose_device, supports_bfloat16
 from pipeline.training.batches import Batch, Batches
 from pipeline.training.feature_source import FeatureSource, ResidentFeatures, with_features
+from pipeline.training.graphed_step import GraphedStep, static_shape
 from pipeline.training.losses import CaptionLoss
 
-IMAGES, REGIONS, CHANNELS = 512, 49, 1280
+REGIONS, CHANNELS = 49, 1280
+ATTENTIVE = ("attention", "updown")
+PACKED, TUTORIAL = "packed sequences, DataLoader", "tutorial attention"
+"""The implementations that this package is compared with."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of the models, the vocabulary and the batches."""
+
+    hidden: int = 512
+    embed: int = 256
+    words: int = 3000
+    batch: int = 64
 
 
 class Data:
@@ -31,14 +47,15 @@ class Data:
 
     def __init__(self, words: int, batch: int, device: torch.device) -> None:
         self.batch, self.device = batch, device
+        images = max(512, 2 * batch)
         random = np.random.default_rng(0)
-        lengths = np.clip(random.normal(10.8, 3.9, IMAGES * 5), 2, 36).round().astype(int)
+        lengths = np.clip(random.normal(10.8, 3.9, images * 5), 2, 36).round().astype(int)
         frequency = 1 / np.arange(1, words - 3)
         draw = random.choice(words - 4, int(lengths.sum()), p=frequency / frequency.sum()) + 4
         pieces = np.split(draw, np.cumsum(lengths)[:-1])
         self.captions = [torch.tensor([1, *piece, 2]) for piece in pieces]
         self.images = [number // 5 for number in range(len(pieces))]
-        self.features = torch.randn(IMAGES, REGIONS, CHANNELS).half()
+        self.features = torch.randn(images, REGIONS, CHANNELS).half()
 
 
 Steps = Iterator[tuple[Callable[[], Tensor], int]]
@@ -156,9 +173,8 @@ def plain_attention(model: PlainAttention, data: Data) -> Steps:
         yield loss, int(lengths.sum())
 
 
-def ours(decoder: nn.Module, data: Data, bfloat16: bool) -> Steps:
-    source: FeatureSource = ResidentFeatures(decoder.pool(data.features).to(data.device))
-    batches = Batches([one.tolist() for one in data.captions], data.images, batch_size=data.batch, seed=1)
+def ours(decoder: Decoder, data: Data, bfloat16: bool) -> Steps:
+    source, batches = our_batches(decoder, data)
     loss_of = CaptionLoss(decoder)
     for epoch in count(1):
         for batch, features in with_features(batches.epoch(epoch), source, data.device):
@@ -168,6 +184,32 @@ def ours(decoder: nn.Module, data: Data, bfloat16: bool) -> Steps:
                     return loss_of(features, batch) / batch.tokens
 
             yield loss, batch.tokens
+
+
+def our_batches(decoder: Decoder, data: Data) -> tuple[FeatureSource, Batches]:
+    source: FeatureSource = ResidentFeatures(decoder.pool(data.features).to(data.device))
+    captions = [one.tolist() for one in data.captions]
+    return source, Batches(captions, data.images, batch_size=data.batch, seed=1)
+
+
+def graphed_tokens_per_second(decoder: Decoder, data: Data, bfloat16: bool, seconds: float) -> float:
+    """Whole epochs of the steps that training replays as CUDA graphs; the first epoch captures them."""
+    source, batches = our_batches(decoder, data)
+    loss_of = CaptionLoss(decoder)
+    optimizer = torch.optim.AdamW(loss_of.parameters(), lr=1e-4, fused=True, capturable=True)
+    step = GraphedStep(loss_of, optimizer, None, clip=5.0, ema_decay=0.0, bfloat16=bfloat16)
+    tokens, began = 0, 0.0
+    for epoch in count():
+        padded = (static_shape(batch, batches.batch_size) for batch in batches.epoch(epoch))
+        for batch, features in with_features(padded, source, data.device):
+            step(features, batch, 1e-4)
+            tokens += batch.tokens
+        spent = now(data.device) - began
+        if epoch == 0:
+            tokens, began = 0, now(data.device)
+        elif spent > seconds:
+            return tokens / spent
+    raise AssertionError
 
 
 def tokens_per_second(model: nn.Module, steps: Steps, seconds: float) -> float:
@@ -218,6 +260,45 @@ def matmul_roof(dtype: torch.dtype, device: torch.device, words: int, hidden: in
     return rate / per_token
 
 
+def measure_training(sizes: Sizes, device: torch.device, seconds: float) -> dict[str, float]:
+    """Tokens/s of the other implementations and of the four decoders; each is measured for `seconds`."""
+    data = Data(sizes.words, sizes.batch, device)
+    precisions = {"float32": False, "bfloat16": True} if supports_bfloat16(device) else {"float32": False}
+    options = {"embed": sizes.embed, "hidden": sizes.hidden}
+    options |= {"feature_dropout": 0.1, "embedding_dropout": 0.3, "output_dropout": 0.3}
+    rates: dict[str, float] = {}
+
+    def measure_ours(*kinds: str) -> None:
+        for kind, (precision, bfloat16) in product(kinds, precisions.items()):
+            params = {"kind": kind, **options} | ({"attention": sizes.hidden} if kind in ATTENTIVE else {})
+            decoder = make_decoder(params, vocabulary=sizes.words, regions=REGIONS, channels=CHANNELS)
+            decoder = decoder.to(device).train()
+            if device.type == "cuda":
+                rate = graphed_tokens_per_second(decoder, data, bfloat16, seconds)
+            else:
+                rate = tokens_per_second(decoder, ours(decoder, data, bfloat16), seconds)
+            rates[f"ours, {kind}, {precision}"] = rate
+
+    plain = (sizes.words, sizes.hidden, sizes.embed)
+    for name, implementation in {"LSTMCell loop": cells, "padded nn.LSTM": padded, "packed sequences": packed}.items():
+        model = Plain(*plain).to(device)
+        rates[f"{name}, DataLoader"] = tokens_per_second(model, implementation(model, data), seconds)
+    with_cnn = seconds_per_image(device) / (sum(map(len, data.captions)) / len(data.captions) - 1)  # per token
+    rates["packed, ResNet-50 in the loop (extrapolated)"] = 1 / (1 / rates[PACKED] + with_cnn)
+    measure_ours("inject", "merge")
+    tutorial = PlainAttention(*plain, sizes.hidden).to(device)
+    rates[TUTORIAL] = tokens_per_second(tutorial, plain_attention(tutorial, data), seconds)
+    measure_ours(*ATTENTIVE)
+    return rates
+
+
+def print_table(rates: dict[str, float]) -> None:
+    print("| | tokens/s | / packed | / cell loop | / tutorial attention |\n|---|---|---|---|---|")
+    for name, rate in rates.items():
+        ratios = (rate / rates[peer] for peer in (PACKED, "LSTMCell loop, DataLoader", TUTORIAL))
+        print(f"| {name} | {rate:,.0f} | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hidden", type=int, default=512)
@@ -231,50 +312,11 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
     device = choose_device(given.device)
-    data = Data(given.words, given.batch, device)
-    has_bfloat16 = supports_bfloat16(device)
-    options = {"embed": given.embed, "hidden": given.hidden}
-    options |= {"feature_dropout": 0.1, "embedding_dropout": 0.3, "output_dropout": 0.3}
-
-    def decoder(kind: str) -> nn.Module:
-        params = {"kind": kind, **options}
-        if kind in ("attention", "updown"):
-            params["attention"] = given.hidden
-        return make_decoder(params, vocabulary=given.words, regions=REGIONS, channels=CHANNELS).to(device).train()
-
-    def measured(model: nn.Module, steps: Steps) -> float:
-        return tokens_per_second(model, steps, given.seconds)
-
-    plain = (given.words, given.hidden, given.embed)
-    rates: dict[str, float] = {}
-    for name, implementation in {"LSTMCell loop": cells, "padded nn.LSTM": padded, "packed sequences": packed}.items():
-        model = Plain(*plain).to(device)
-        rates[f"{name}, DataLoader"] = measured(model, implementation(model, data))
-    with_cnn = seconds_per_image(device) / (sum(map(len, data.captions)) / len(data.captions) - 1)  # per token
-    rates["packed, ResNet-50 in the loop (extrapolated)"] = 1 / (1 / rates["packed sequences, DataLoader"] + with_cnn)
-    for kind in ("inject", "merge"):
-        model = decoder(kind)
-        rates[f"ours, {kind}, float32"] = measured(model, ours(model, data, bfloat16=False))
-        if has_bfloat16:
-            model = decoder(kind)
-            rates[f"ours, {kind}, bfloat16"] = measured(model, ours(model, data, bfloat16=True))
-    tutorial = PlainAttention(*plain, given.hidden).to(device)
-    rates["tutorial attention"] = measured(tutorial, plain_attention(tutorial, data))
-    for kind in ("attention", "updown"):
-        for bfloat16 in (False, True)[: 1 + has_bfloat16]:
-            model = decoder(kind)
-            name = f"ours, {kind}, {'bfloat16' if bfloat16 else 'float32'}"
-            rates[name] = measured(model, ours(model, data, bfloat16=bfloat16))
+    rates = measure_training(Sizes(given.hidden, given.embed, given.words, given.batch), device, given.seconds)
     sizes = f"hidden {given.hidden}, embed {given.embed}, {given.words} words, batch {given.batch}"
     print(f"{sizes}, {given.threads} threads, {device}\n")
-    print("| | tokens/s | / packed | / cell loop | / tutorial attention |\n|---|---|---|---|---|")
-    for name, rate in rates.items():
-        ratios = (
-            rate / rates[peer]
-            for peer in ("packed sequences, DataLoader", "LSTMCell loop, DataLoader", "tutorial attention")
-        )
-        print(f"| {name} | {rate:,.0f} | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |")
-    for dtype in (torch.float32, torch.bfloat16)[: 1 + has_bfloat16]:
+    print_table(rates)
+    for dtype in (torch.float32, torch.bfloat16)[: 1 + supports_bfloat16(device)]:
         roof = matmul_roof(dtype, device, given.words, given.hidden, given.embed)
         name = str(dtype).removeprefix("torch.")
         share = rates[f"ours, inject, {name}"] / roof

@@ -1,4 +1,4 @@
-"""Image captioning on cached CNN features, with byte-identical reruns.
+"""Image captioning on cached image features, with byte-identical reruns.
 
 >>> from pipeline import Captioner                      # doctest: +SKIP
 >>> Captioner.load("models/captioner.safetensors")("photo.jpg")  # doctest: +SKIP

@@ -21,7 +21,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".tif", ".tiff", ".bmp"})
+IMAGE_SUFFIXES = frozenset(
+    [
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".tif", ".tiff", ".bmp"),
+        *(".avif", ".heic", ".heif", ".hif"),
+    ]
+)
 ARCHIVES = frozenset({".zip", ".tar"})
 SEPARATOR = "::"
 MAX_BYTES = 1 << 29

@@ -1,7 +1,7 @@
 """The command line: its commands, and how each of them ends.
 
-Only this module and `commands/` print, exit or draw progress. Heavy libraries are imported inside the commands, so that
-`captioner --help` answers at once.
+Only `commands/terminal.py` prints or draws progress, and only this module exits. Heavy libraries are imported inside
+the commands, so that `captioner --help` answers at once.
 """
 
 import os
@@ -20,6 +20,7 @@ from pipeline.commands import (
     compare,
     export,
     extract,
+    import_features,
     init,
     params,
     predict,
@@ -32,14 +33,14 @@ from pipeline.commands import (
     train,
     vocab,
 )
-from pipeline.commands.terminal import say, visible
+from pipeline.commands.terminal import say, show
 from pipeline.errors import CaptionerError, ParamsError
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Image captioning on cached CNN features: train on a laptop, rerun to the same bytes.",
+    help="Image captioning on cached image features: train on a laptop, rerun to the same bytes.",
 )
 STAGES: tuple[Callable[..., None], ...] = (
     code.code,
@@ -52,6 +53,7 @@ STAGES: tuple[Callable[..., None], ...] = (
 )
 COMMANDS: tuple[Callable[..., None], ...] = (
     init.init,
+    import_features.import_features,
     predict.predict,
     serve.serve,
     export.export,
@@ -67,9 +69,9 @@ for command in COMMANDS:
 app.add_typer(cache.app, name="cache")
 
 
-def _version(show: bool) -> None:
-    if show:
-        print(f"captioner {__version__}")
+def _version(asked: bool) -> None:
+    if asked:
+        show(f"captioner {__version__}")
         raise typer.Exit
 
 
@@ -131,7 +133,7 @@ def _run(*, debug: bool) -> int:
 
 def _error_lines(message: str) -> str:
     """Put `error:` before each line; indented lines belong to the line above."""
-    lines = map(visible, message.split("\n"))
+    lines = message.split("\n")
     return "\n".join(line if line.startswith(" ") else f"error: {line}" for line in lines)
 
 
@@ -140,5 +142,5 @@ def _end(message: str, code: int, debug: bool) -> int:
         import traceback
 
         traceback.print_exc()
-    say(message)
+    say(*message.split("\n"))
     return code

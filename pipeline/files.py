@@ -44,6 +44,29 @@ def replacing(path: Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+def walk_files(root: Path, *, hidden_folders: bool) -> Iterator[str]:
+    """Yield the names below `root` of all files, with forward slashes, folder by folder in alphabetical order.
+
+    Links are followed, each folder once. The resource forks that macOS writes (`._name`) are left out. Raises
+    `DataError` for a folder that cannot be listed.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot be listed: {error.strerror}") from error
+
+    seen = set()
+    for folder, folders, files in os.walk(root, onerror=refuse, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link to a folder above it, or to one that was listed
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(one for one in folders if hidden_folders or not one.startswith("."))
+        below = os.path.relpath(folder, root).replace(os.sep, "/")
+        prefix = "" if below == "." else f"{below}/"
+        yield from (prefix + file for file in sorted(files) if not file.startswith("._"))
+
+
 def remove_leftovers(path: Path) -> None:
     """Delete the temporary files that killed runs left beside `path`. The caller must be its only writer."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
@@ -56,15 +79,24 @@ def _disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise DiskError(f"{path}: {no_space(path, 0)}; the file that was there is unchanged") from error
         raise DiskError(
-            f"{path}: cannot be written: {error.strerror or error}; the file that was there is unchanged"
+            f"{path}: cannot be written: {write_error(error, path)}; the file that was there is unchanged"
         ) from error
 
 
-def no_space(path: Path, needed: int) -> str:
-    """The message for a full disk. `needed` is the number of bytes still to be written, 0 if unknown."""
+def write_error(error: OSError, path: Path, needed: int = 0) -> str:
+    """Why `path` cannot be written: a full disk, a limit of the user, or the system's reason.
+
+    `needed` is the number of bytes still to be written, 0 if unknown.
+    """
+    if error.errno == errno.EDQUOT:
+        return "your disk quota is used up, whatever space the disk has (`quota -s` shows it)"
+    if error.errno == errno.EFBIG:
+        return "the file is larger than the limit of this shell (`ulimit -f`) or of the file system"
+    return _no_space(path, needed) if error.errno == errno.ENOSPC else error.strerror or str(error)
+
+
+def _no_space(path: Path, needed: int) -> str:
     try:
         free = shutil.disk_usage(path.parent).free
     except OSError:
@@ -87,8 +119,10 @@ def allocate(file: BinaryIO, path: Path, size: int) -> None:
         if size and hasattr(os, "posix_fallocate"):  # neither macOS nor Windows has it
             os.posix_fallocate(file.fileno(), 0, size)
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-            raise DiskError(f"{path}: {no_space(path, needed)}; free some space and run again") from error
+        if error.errno == errno.ENOSPC:
+            raise DiskError(f"{path}: {_no_space(path, needed)}; free some space and run again") from error
+        if error.errno in {errno.EDQUOT, errno.EFBIG}:
+            raise DiskError(f"{path}: {write_error(error, path)}; {needed:,} bytes are needed") from error
         if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:  # the file system does not support it
             raise
 

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_validator, model_validator
 
+from pipeline.control_characters import CONTROL
 from pipeline.datasets.registry import FORMATS
 from pipeline.decoders.registry import DECODERS, DecoderOptions
+from pipeline.encoders.registry import SOURCES
 from pipeline.errors import ParamsError
 from pipeline.files import write_text
 from pipeline.options import Options
@@ -46,7 +48,7 @@ REMOVED = {
 
 
 def _printable(text: str) -> str:
-    if any(ord(character) < 32 or ord(character) == 127 for character in text):
+    if CONTROL.search(text):
         raise ValueError("must not contain control characters")
     return text
 
@@ -56,8 +58,10 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 if TYPE_CHECKING:
     FormatName = str
+    SourceName = str
 else:
     FormatName = Literal["auto", *FORMATS]
+    SourceName = Literal[tuple(SOURCES)]
 
 
 class DataParams(Options):
@@ -90,6 +94,11 @@ class DataParams(Options):
     split_column: Text = Field(
         default="auto", description="Table column with the split. auto: split, set, ... if present"
     )
+    leaks: Literal["refuse", "drop"] = Field(
+        default="refuse",
+        description="Images in two splits, under one name or as copies with the same bytes. refuse: stop the run; "
+        "drop: keep those of test, or else of val, and leave the others out, which skipped.csv lists",
+    )
     max_skipped: Fraction = Field(
         default=0.05,
         description="Largest share of images or of captions that may be skipped as unusable before the run stops",
@@ -99,18 +108,27 @@ class DataParams(Options):
 class EncoderParams(Options):
     """The frozen image encoder (stage `extract`)."""
 
+    source: SourceName = Field(
+        default="torchvision",
+        description=f"Library of the network: {', '.join(SOURCES)}. All but torchvision are extras: "
+        "`pip install 'captioner[timm]'`",
+    )
     name: Text = Field(
-        default="vgg11", description="torchvision classification model, e.g. resnet50, vgg16, mobilenet_v2, vit_b_16"
+        default="vgg11",
+        description="The network's name in its source: a torchvision classification model (resnet50, vit_b_16), a timm "
+        "model (tf_efficientnet_lite2, vit_small_patch14_dinov2), the image tower of an open_clip model (ViT-B-16)",
     )
     weights: Text = Field(
         default="none",
-        description="torchvision weights (IMAGENET1K_V2, DEFAULT), a file with a state dict, or none for random "
-        "weights from the seed. DVC tracks the name of a file, not its content: rename the file when it changes",
+        description="The source's name of published weights (torchvision: IMAGENET1K_V2, timm: a1_in1k, open_clip: "
+        "openai; DEFAULT for the first two), a file with a state dict, or none for random weights from the seed. DVC "
+        "tracks the name of a file, not its content: rename the file when it changes",
     )
     layer: Text = Field(
         default="auto",
-        description="Layer whose output is used, e.g. layer4 or classifier.4. auto: the last feature map; with random "
-        "weights the deepest one of stride 8, because deeper random layers blur",
+        description="Layer whose output is used, e.g. layer4 or classifier.4; in timm and open_clip also features, the "
+        "last map, and pooled, the vector. auto: the last feature map; with random weights the deepest one of stride "
+        "8, because deeper random layers blur",
     )
     grid: int = Field(
         default=7, ge=1, le=256, description="The feature map is averaged to grid x grid regions; 1 gives one vector"
@@ -124,6 +142,11 @@ class EncoderParams(Options):
         description="How an image becomes square. stretch: resize the whole image; crop: take the center, keeping "
         "the aspect ratio",
     )
+    truncated_jpegs: Literal["skip", "fill"] = Field(
+        default="skip",
+        description="JPEG files that end too early, as after a broken download. skip: leave them out and list them, as "
+        "other damaged images; fill: use them, gray where pixels are missing, also in predict",
+    )
     precision: Literal["float32", "bfloat16", "auto"] = Field(
         default="auto",
         description="Arithmetic of the encoder. auto: bfloat16, about twice as fast, where the processor supports "
@@ -136,14 +159,18 @@ class VocabParams(Options):
 
     unit: Literal["word", "character"] = Field(
         default="word",
-        description="What a token is. character is for languages that do not separate words with spaces; set "
-        "score.max_length to match",
+        description="What a token is. character is for languages that do not separate words with spaces",
     )
     min_count: int = Field(
         default=2,
         ge=1,
         le=1_000_000_000,
         description="Tokens with fewer occurrences in the training captions become `<unk>`",
+    )
+    max_length: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = Field(
+        default="auto",
+        description="Longer training captions are cut to this many tokens, and generated ones are at most as long. "
+        "auto: the length of the longest training caption, at most 60 words or 240 characters",
     )
 
 
@@ -167,7 +194,7 @@ class ScstParams(Options):
         default=0,
         ge=0,
         le=100_000,
-        description="Most epochs that optimize the CIDEr-D of sampled captions; 0 skips them",
+        description="Maximum number of epochs that optimize the CIDEr-D of sampled captions; 0 skips them",
     )
     lr: float = Field(default=5e-5, gt=0, le=100, description="Learning rate of these epochs")
     samples: int = Field(
@@ -182,9 +209,9 @@ class ScstParams(Options):
 class TrainParams(Options):
     """Training of the decoder (stage `train`)."""
 
-    epochs: int = Field(default=36, ge=1, le=100_000, description="Most epochs with cross-entropy")
+    epochs: int = Field(default=36, ge=1, le=100_000, description="Maximum number of epochs with cross-entropy")
     batch_size: int = Field(default=64, ge=1, le=65_536, description="Captions per step")
-    lr: float = Field(default=2e-3, gt=0, le=100, description="Highest learning rate of AdamW")
+    lr: float = Field(default=2e-3, gt=0, le=100, description="Peak learning rate of AdamW")
     schedule: Literal["cosine", "plateau", "constant"] = Field(
         default="cosine",
         description="Learning rate schedule. cosine: falls to a tenth; plateau: halves after two epochs without a "
@@ -192,7 +219,7 @@ class TrainParams(Options):
     )
     warmup: Fraction = Field(default=0.02, description="Share of all steps in which the learning rate rises from zero")
     weight_decay: float = Field(default=0.01, ge=0, le=100, description="Weight decay of AdamW")
-    clip: float = Field(default=5.0, gt=0, le=1e9, description="Largest norm of the gradient")
+    clip: float = Field(default=5.0, gt=0, le=1e9, description="Maximum norm of the gradient")
     label_smoothing: Fraction = Field(
         default=0.1, description="Share of each target's probability that is spread over the vocabulary"
     )
@@ -218,7 +245,8 @@ class TrainParams(Options):
         default=10,
         ge=1,
         le=100_000,
-        description="Early stopping: epochs without a better CIDEr-D of the captions generated for the val split",
+        description="Early stopping: epochs without a better CIDEr-D of the captions generated for the val split, or "
+        "without a lower val loss where the split has fewer than 50 images",
     )
     store_captions: bool = Field(
         default=False,
@@ -238,15 +266,23 @@ class RerankParams(Options):
         description="Training images whose captions the hypotheses are compared with; 0: no re-ranking. Needs "
         "train.store_captions and vocab.unit: word",
     )
-    weight: float = Field(default=4.0, ge=0, le=1000, description="Weight of that agreement beside the log-probability")
+    weight: float = Field(
+        default=4.0,
+        ge=0,
+        le=1000,
+        description="Weight of the CIDEr-D against these captions, which is added to the score of a hypothesis",
+    )
 
 
 class ScoreParams(Options):
     """Caption generation and scores (stage `score`)."""
 
     split: Literal["train", "val", "test"] = Field(default="test", description="Split that is captioned and scored")
-    beam_size: int = Field(default=3, ge=1, le=1000, description="Hypotheses kept per step; 1 is greedy search")
-    max_length: int = Field(default=30, ge=1, le=1000, description="Longest caption in tokens")
+    beam_size: int = Field(default=3, ge=1, le=100, description="Hypotheses kept per step; 1 is greedy search")
+    max_length: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = Field(
+        default="auto",
+        description="Longest generated caption in tokens. auto: vocab.max_length, the limit of validation in training",
+    )
     length_penalty: float = Field(
         default=0.7,
         ge=0,
@@ -269,7 +305,7 @@ class ScoreParams(Options):
 
     @model_validator(mode="after")
     def _lengths(self) -> Self:
-        if self.min_length > self.max_length:
+        if self.max_length != "auto" and self.min_length > self.max_length:
             raise ValueError(f"min_length {self.min_length} is greater than max_length {self.max_length}")
         return self
 
@@ -295,7 +331,12 @@ class RunParams(Options):
         description="Images per unit of work of a CPU worker, which encodes them one by one. Other devices use "
         "batches of 64",
     )
-    workers: int = Field(default=0, ge=0, le=1024, description="Threads that decode and encode images; 0: one per core")
+    workers: int = Field(
+        default=0,
+        ge=0,
+        le=1024,
+        description="Threads that decode and encode images, or processes that decode for a GPU; 0: one per core",
+    )
 
 
 class Params(Options):

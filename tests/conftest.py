@@ -22,8 +22,8 @@ def trained_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     write_project(folder, train={"epochs": 12})
     for stage in ("prepare", "extract", "vocab", "train"):
-        code, _, said = run_command(stage, cwd=folder)
-        assert code == 0, said
+        code, _, err = run_command(stage, cwd=folder)
+        assert code == 0, err
     return folder
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.decoders.registry import DECODERS
 from pipeline.params import Params, check_params
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 
-COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220)}
+COLORS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220)}
 
 
 def small_params(**changes: dict[str, object]) -> Params:
@@ -54,7 +55,7 @@ def small_params(**changes: dict[str, object]) -> Params:
     }
     for section, values in changes.items():
         content.setdefault(section, {}).update(values)
-    if content["decoder"]["kind"] in ("attention", "updown"):
+    if "attention" in DECODERS[str(content["decoder"]["kind"])].options.model_fields:
         content["decoder"].setdefault("attention", 16)
     return check_params(content)
 
@@ -71,19 +72,19 @@ def small_encoder(fit: str = "stretch") -> "Encoder":
 
 
 def write_dataset(folder: Path, *, images: int = 18) -> None:
-    """One-colour images with noise and two captions each; every third is val, then test."""
+    """One-color images with noise and two captions each; every third is val, then test."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     with (folder / "captions.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "caption", "split"])
         for number in range(images):
-            colour = list(COLOURS)[number % 3]
-            pixels = np.random.default_rng(number).integers(-25, 25, (40, 50, 3)) + np.array(COLOURS[colour])
+            color = list(COLORS)[number % 3]
+            pixels = np.random.default_rng(number).integers(-25, 25, (40, 50, 3)) + np.array(COLORS[color])
             name = f"{number:03d}.png"
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / "images" / name)
             split = ("train", "train", "train", "val", "test", "train")[number // 3 % 6]
-            writer.writerow([name, f"a picture that is all {colour}", split])
-            writer.writerow([name, f"{colour}, and nothing else", split])
+            writer.writerow([name, f"a picture that is all {color}", split])
+            writer.writerow([name, f"{color}, and nothing else", split])
 
 
 def write_project(folder: Path, **changes: dict[str, object]) -> None:

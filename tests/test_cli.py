@@ -150,6 +150,6 @@ def test_a_signal_ends_a_command_with_its_exit_code(project, number, code, word)
     running.send_signal(number)
     _, err = running.communicate(timeout=60)
     assert running.returncode == code
-    assert err.splitlines()[-1].startswith(f"{word}: finished features and epochs are kept")
+    assert err.splitlines()[-1].startswith(f"{word}: finished epochs are kept")
     assert "Traceback" not in err
     assert not (project / "models" / "captioner.safetensors").exists()

@@ -86,7 +86,7 @@ def add(repository, name):
     pixels = np.random.default_rng(len(name)).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(repository / "data/tiny/images" / name)
     with (repository / "data/tiny/captions.csv").open("a") as table:
-        table.write(f"{name},noise of all colours,train\n")
+        table.write(f"{name},noise of all colors,train\n")
 
 
 def test_a_change_of_code_runs_the_stages_that_it_can_affect(repository):

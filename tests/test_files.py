@@ -1,10 +1,15 @@
 """Files are written completely or not at all; errors name the line."""
 
+import errno
 import os
+import shlex
+import subprocess
+import sys
 
 import pytest
+from support import ROOT
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, DiskError
 from pipeline.files import read_csv, replacing, write_csv, write_text
 
 HEADER = ("image", "caption")
@@ -50,3 +55,31 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
         temporary.write_text(str(1 / 0))
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, r"no space left: [\d,]+ bytes are free"),
+        (errno.EDQUOT, r"your disk quota is used up, whatever space the disk has"),
+        (errno.EFBIG, r"larger than the limit of this shell \(`ulimit -f`\)"),
+        (errno.EROFS, "Read-only file system"),
+    ],
+)
+def test_the_reason_why_a_file_cannot_be_written_is_the_true_one(tmp_path, number, words):
+    with pytest.raises(DiskError, match=words) as caught, replacing(tmp_path / "a.txt"):
+        raise OSError(number, os.strerror(number))
+    assert ("bytes are free" in str(caught.value)) == (number == errno.ENOSPC)
+
+
+def test_a_real_limit_of_the_file_size_is_named(tmp_path):
+    path = str(tmp_path / "a")
+    program = (
+        f"from pathlib import Path; from pipeline.files import write_bytes; write_bytes(Path({path!r}), b'x' * 10**6)"
+    )
+    command = f"ulimit -f 100 && exec {sys.executable} -c {shlex.quote(program)}"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1].endswith(
+        "a: cannot be written: the file is larger than the limit of this shell (`ulimit -f`) or of the file system; "
+        "the file that was there is unchanged"
+    )

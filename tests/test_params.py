@@ -71,7 +71,9 @@ def test_a_typo_gets_a_suggestion(content):
 
 
 def test_an_unknown_key_without_a_similar_one_lists_the_known_ones():
-    assert message({"vocab": {"zebra": 1}}) == "params.vocab.zebra: unknown parameter; known: unit, min_count"
+    assert (
+        message({"vocab": {"zebra": 1}}) == "params.vocab.zebra: unknown parameter; known: unit, min_count, max_length"
+    )
 
 
 def test_a_wrong_type_names_the_key_and_the_value(content):
@@ -91,7 +93,8 @@ def test_a_value_of_two_kinds_is_one_mistake(content):
 
 def test_a_choice_lists_the_alternatives(content):
     content["decoder"]["kind"] = "transformer"
-    kinds = "'inject', 'merge', 'attention' or 'updown'"
+    *others, last = map(repr, DECODERS)
+    kinds = f"{', '.join(others)} or {last}"
     assert message(content) == f"params.decoder.kind: must be {kinds}, got 'transformer'"
 
 
@@ -111,7 +114,9 @@ def test_reranking_needs_words_and_stored_captions(content):
 
 
 def test_the_shortest_caption_is_not_longer_than_the_longest():
-    assert message({"score": {"min_length": 31}}) == "params.score: min_length 31 is greater than max_length 30"
+    assert message({"score": {"min_length": 31, "max_length": 30}}) == (
+        "params.score: min_length 31 is greater than max_length 30"
+    )
 
 
 @pytest.mark.parametrize("kind", DECODERS)

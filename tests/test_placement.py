@@ -4,9 +4,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from pipeline.accel import resampling
 from pipeline.decoders.registry import DECODERS, make_decoder
-from pipeline.encoders.spec import Preprocessing
 from pipeline.training.batches import Batch
 from pipeline.training.losses import CaptionLoss
 
@@ -16,10 +14,8 @@ GPU = torch.device("cuda", 0)
 @pytest.fixture
 def fake_tensors():
     """Tensors without values, by default on a GPU; mixing devices raises an error."""
-    resampling._weights.cache_clear()
     with FakeTensorMode(), torch.device(GPU), torch.backends.cudnn.flags(enabled=False):
         yield
-    resampling._weights.cache_clear()
 
 
 def test_mixing_devices_raises_an_error(fake_tensors):
@@ -41,10 +37,3 @@ def test_a_decoder_and_its_loss_stay_on_the_gpu(fake_tensors, kind):
     assert loss.device == GPU
     log_probs, state = decoder.eval().step(decoder.start(given), tokens[:, 0])
     assert {part.device for part in (log_probs, *state.image, *state.beam)} == {GPU}
-
-
-@pytest.mark.parametrize("shorter_side", [None, 72])
-def test_resizing_stays_on_the_gpu(fake_tensors, shorter_side):
-    how = Preprocessing(64, shorter_side, "bicubic", (0.5,) * 3, (0.2,) * 3, (255,) * 3)
-    scaled = resampling.resample(torch.zeros(4, 90, 70, 3, dtype=torch.uint8), how)
-    assert (scaled.device, scaled.dtype, scaled.shape) == (GPU, torch.uint8, (4, 64, 64, 3))

@@ -16,11 +16,13 @@ class Server:
     def __init__(self, app):
         import uvicorn
 
+        from pipeline.web.server import make_config
+
         listening = socket.create_server(("127.0.0.1", 0))
         self.app = app
         self.port = listening.getsockname()[1]
         self.address = f"http://127.0.0.1:{self.port}"
-        self._server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none"))
+        self._server = uvicorn.Server(make_config(app))
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listening]})
         self._thread.start()
         deadline = time.monotonic() + 30

@@ -15,7 +15,7 @@ Shapes: see decoders/decoder.py and decoders/additive_attention.py.
 import torch
 from torch import Tensor
 
-from pipeline.decoders.additive_attention import AdditiveAttention
+from pipeline.decoders.additive_attention import PADDING_SCORE, AdditiveAttention
 
 
 class FastAdditiveAttention(AdditiveAttention):
@@ -32,11 +32,13 @@ class FastAdditiveAttention(AdditiveAttention):
         keys = super().project_keys(values)
         return keys if self._plain() else _exponential(keys)
 
-    def forward(self, values: Tensor, keys: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, values: Tensor, keys: Tensor, h: Tensor, real: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if self._plain():
-            return super().forward(values, keys, h)
+            return super().forward(values, keys, h, real)
         queries = _exponential(self.query(h)).unflatten(0, (values.shape[0], -1)).unsqueeze(2)  # (B, K, 1, A)
         scores = torch.stack([self._scores(*pair) for pair in zip(keys, queries, strict=True)])  # (B, K, R)
+        if real is not None:
+            scores = scores.masked_fill(~real.unsqueeze(1), PADDING_SCORE)
         weights = scores.softmax(-1)
         context = torch.bmm(weights.to(values.dtype), values)  # (B, K, H)
         return context.flatten(0, 1), weights.flatten(0, 1)

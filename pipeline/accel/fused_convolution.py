@@ -5,6 +5,8 @@ call, whose weights are packed into the processor's layout once instead of in ev
 
 Measured gain, ResNet-50 on one core with one image per forward pass: 29.6 images/s in float32, against 16.6 with
 folded batch norm alone (1.8 times) and 12 to 15 for the plain network; 56.3 against 35.9 in bfloat16 (1.6 times).
+timm's tf_efficientnet_lite2 at 225 pixels: 85.8 against 29.9 for the plain network (2.9 times), 119.7 against 66.0 in
+bfloat16 (1.8 times).
 
 A network that cannot be traced, and a build of torch without oneDNN, run unchanged. The plain network is the
 reference that tests compare with.
@@ -40,18 +42,24 @@ def fuse_convolutions(network: nn.Module, size: int, dtype: torch.dtype, device:
     S is `size`. The weights are packed for torch's current number of threads.
     """
     fused = copy.deepcopy(network).eval()  # a copy of torchvision's feature extractor is in training mode
+    _use_plain_layers(fused, size)
     try:
         graph = fx.symbolic_trace(fused)
     except Exception:  # tracing raises whatever the network's code raises; the network then runs unchanged
         graph = None
     if graph is not None:
-        _fold_batch_norm(graph.eval())
+        _remove_identities(graph.eval())
+        _fold_batch_norm(graph)
         if device.type == "cpu" and _can_pack(dtype):
             _pack_convolutions(graph, size, dtype)
         graph.graph.lint()
         graph.recompile()
         fused = graph
-    return fused.to(dtype=dtype).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    fused.to(device, dtype)
+    for tensor in (*fused.parameters(), *fused.buffers()):
+        if tensor.dim() == 4:  # Module.to(memory_format=...) fails for a buffer with five dimensions, as in Swin
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return fused
 
 
 def _can_pack(dtype: torch.dtype) -> bool:
@@ -62,6 +70,62 @@ def _can_pack(dtype: torch.dtype) -> bool:
     if not operators or not torch.backends.mkldnn.is_available():
         return False
     return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _use_plain_layers(network: nn.Module, size: int) -> None:
+    """Replace timm's combined layers by the torch layers that compute the same for inputs of `size` pixels.
+
+    They are batch norm with an activation, and convolution with TensorFlow's padding, which depends on the input size
+    and therefore cannot be traced.
+    """
+    same = [module for module in network.modules() if type(module).__name__ == "Conv2dSame"]
+    shapes: dict[nn.Module, torch.Size] = {}
+    hooks = [module.register_forward_pre_hook(lambda of, args: shapes.update({of: args[0].shape})) for module in same]
+    if same:
+        with torch.inference_mode():
+            network(torch.zeros(1, 3, size, size))
+    for hook in hooks:
+        hook.remove()
+    for name, module in list(network.named_modules()):
+        if isinstance(module, nn.Conv2d) and module in shapes:
+            network.set_submodule(name, _with_fixed_padding(module, shapes[module]))
+        elif isinstance(module, nn.BatchNorm2d) and isinstance(activation := getattr(module, "act", None), nn.Module):
+            plain = nn.BatchNorm2d(module.num_features, module.eps)
+            plain.load_state_dict(module.state_dict())
+            network.set_submodule(name, nn.Sequential(plain, activation).eval())
+
+
+def _with_fixed_padding(convolution: nn.Conv2d, shape: torch.Size) -> nn.Module:
+    """Return the convolution with the padding that gives ceil(side / stride) rows and columns for inputs of `shape`."""
+    pads = []
+    for axis in (1, 0):  # ZeroPad2d begins with columns
+        kernel, stride, dilation = convolution.kernel_size[axis], convolution.stride[axis], convolution.dilation[axis]
+        side = shape[2 + axis]
+        total = max((-(-side // stride) - 1) * stride + (kernel - 1) * dilation + 1 - side, 0)
+        pads += [total // 2, total - total // 2]
+    left, right, top, bottom = pads
+    symmetric = left == right and top == bottom
+    plain = nn.Conv2d(
+        convolution.in_channels,
+        convolution.out_channels,
+        convolution.kernel_size,  # type: ignore[arg-type]
+        convolution.stride,  # type: ignore[arg-type]
+        (top, left) if symmetric else 0,
+        convolution.dilation,  # type: ignore[arg-type]
+        convolution.groups,
+        bias=convolution.bias is not None,
+    )
+    plain.load_state_dict(convolution.state_dict())
+    return plain if symmetric else nn.Sequential(nn.ZeroPad2d((left, right, top, bottom)), plain)
+
+
+def _remove_identities(graph: fx.GraphModule) -> None:
+    """Remove what does nothing in evaluation mode and would stand between layers that can be fused."""
+    modules = dict(graph.named_modules())
+    for node in list(graph.graph.nodes):
+        if node.op == "call_module" and type(modules[node.target]) in {nn.Identity, nn.Dropout}:
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
 
 
 def _fold_batch_norm(graph: fx.GraphModule) -> None:

@@ -1,6 +1,5 @@
 """`captioner cache`: list, verify and prune the feature store."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline import paths
-from pipeline.commands.terminal import say, store_folder
+from pipeline.commands.terminal import say, show, show_json, store_folder
 from pipeline.errors import ArtefactError, ParamsError
 
 if TYPE_CHECKING:
@@ -18,8 +17,8 @@ app = typer.Typer(no_args_is_help=True, help="List, verify and prune the feature
 StoreFolder = Annotated[Path | None, typer.Option("--store", help="Folder of the store. Default: $CAPTIONER_CACHE.")]
 
 
-@app.command()
-def show(
+@app.command("show")
+def show_encoders(
     store: StoreFolder = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per encoder.")] = False,
 ) -> None:
@@ -30,12 +29,12 @@ def show(
     encoders = stored_encoders(root)
     if as_json:
         for encoder in encoders:
-            print(json.dumps(asdict(encoder)))
+            show_json(asdict(encoder))
         return
     say(f"{root}: {len(encoders)} encoders, {_format_bytes(sum(encoder.bytes for encoder in encoders))}")
     for encoder in encoders:
         size = _format_bytes(encoder.bytes)
-        print(f"{encoder.digest[:12]}  {encoder.images:9,} images  {size:>8}  {_describe(encoder)}")
+        show(f"{encoder.digest[:12]}  {encoder.images:9,} images  {size:>8}  {_describe(encoder)}")
 
 
 @app.command()
@@ -53,7 +52,7 @@ def verify(
         report = verify_encoder(root, encoder.digest)
         damaged += report.damaged + len(report.unreadable_files)
         counts = f"{report.intact:9,} intact  {report.damaged:9,} damaged"
-        print(f"{encoder.digest[:12]}  {counts}  {_describe(encoder)}")
+        show(f"{encoder.digest[:12]}  {counts}  {_describe(encoder)}")
         for path in report.unreadable_files:
             say(f"damaged: {path}: not a complete segment of this store; its images are encoded again when needed")
     if damaged:
@@ -78,14 +77,14 @@ def prune(
     root = store or store_folder()
     for encoder in [find_encoder(root, digest) for digest in digests or ()]:
         remove_encoder(root, encoder.digest)
-        print(f"{encoder.digest[:12]}  {encoder.images:9,} images deleted  {_describe(encoder)}")
+        show(f"{encoder.digest[:12]}  {encoder.images:9,} images deleted  {_describe(encoder)}")
     if unused:
         used = {row.sha256 for row in read_images(paths.IMAGES)}
         for encoder in stored_encoders(root):
             deleted = keep_images(root, encoder.digest, used) if encoder.spec else 0
             if encoder.spec and deleted == encoder.images:
                 remove_encoder(root, encoder.digest)
-            print(f"{encoder.digest[:12]}  {deleted:9,} of {encoder.images:,} images deleted  {_describe(encoder)}")
+            show(f"{encoder.digest[:12]}  {deleted:9,} of {encoder.images:,} images deleted  {_describe(encoder)}")
 
 
 def _describe(encoder: "StoredEncoder") -> str:

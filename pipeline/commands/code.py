@@ -4,7 +4,7 @@ from pipeline.commands.terminal import say
 
 
 def code() -> None:
-    """Write a fingerprint of the code behind each stage, by which DVC knows what a change can affect."""
+    """Write a fingerprint of the code of each stage, so that DVC re-runs the stages that a change can affect."""
     from pipeline.stages.code import code as run
 
     report = run()

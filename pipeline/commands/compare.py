@@ -1,6 +1,5 @@
 """`captioner compare A B`: the differences of two sets of captions, their p-values, and the captions that changed."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline import paths
-from pipeline.commands.score import SEED, Meteor, Seed, reference_file
-from pipeline.commands.terminal import aligned, say, visible
+from pipeline.commands.score import SEED, Meteor, Seed, UnitOption, reference_file, tokenizer_of, warnings
+from pipeline.commands.terminal import aligned, say, show, show_json
 from pipeline.errors import DataError
 
 if TYPE_CHECKING:
-    from pipeline.metrics.caption_files import CaptionFile
+    from pipeline.datasets.caption_files import CaptionFile
     from pipeline.metrics.comparison import Comparison
 
 _SIGNIFICANT = 0.05
@@ -29,23 +28,34 @@ def compare(
     top: Annotated[int, typer.Option(min=0, help="Number of changed captions to show.")] = 10,
     meteor: Meteor = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every changed caption.")] = False,
+    unit: UnitOption = None,
     seed: Seed = SEED,
 ) -> None:
     """Compare two runs on the same images: differences, p-values, and the captions that changed most."""
-    from pipeline.metrics.caption_files import match_captions, read_reference_file
+    from pipeline.datasets.caption_files import match_captions, read_reference_file
     from pipeline.metrics.comparison import compare_captions
 
     given = read_reference_file(references) if references else None
     files = [_caption_file(name) for name in (first, second)]
     known = [reference_file(file, name, given) for file, name in zip(files, (first, second), strict=True)]
-    captions = [match_captions(file, texts, subset=True)[0] for file, texts in zip(files, known, strict=True)]
+    matched = [match_captions(file, texts, subset=True) for file, texts in zip(files, known, strict=True)]
+    say(*dict.fromkeys(f"note: {note}" for one in matched for note in one.notes))
     _refuse_other_references(known[0].captions, known[1].captions, names=(first, second))
     texts = {**known[1].captions, **known[0].captions}
-    comparison = compare_captions(captions[0], captions[1], texts, seed=seed, meteor=meteor)
+    comparison = compare_captions(
+        matched[0].captions,
+        matched[1].captions,
+        texts,
+        seed=seed,
+        meteor=meteor,
+        tokenize=tokenizer_of(unit, texts),
+    )
     if comparison.left_out:
         say(f"warning: {comparison.left_out} images that only one of the two has are left out")
+    for name, side in ((first, comparison.first), (second, comparison.second)):
+        say(*(f"{warning} ({name})" for warning in warnings(side)))
     if as_json:
-        print(json.dumps(_as_json(comparison), indent=2, ensure_ascii=False))
+        show_json(_as_json(comparison), indent=2)
     else:
         _print_comparison(comparison, first, second, top)
 
@@ -53,11 +63,11 @@ def compare(
 def _caption_file(name: str) -> "CaptionFile":
     """The captions of a file, or those that a revision holds."""
     from pipeline.commands.revisions import read_output
-    from pipeline.metrics.caption_files import parse_captions, read_caption_file
+    from pipeline.datasets.caption_files import parse_captions, read_caption_file
 
     if Path(name).is_file():
         return read_caption_file(Path(name))
-    if Path(name).suffix in {".json", ".jsonl", ".csv"}:
+    if Path(name).suffix in {".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt"}:
         raise DataError(f"{name}: no such file")
     return parse_captions(read_output(name, paths.SCORED_CAPTIONS), f"{paths.SCORED_CAPTIONS} of {name}")
 
@@ -77,7 +87,7 @@ def _print_comparison(comparison: "Comparison", first: str, second: str, top: in
     from pipeline.metrics.registry import TITLES
 
     images = comparison.first.scores.images
-    print(f"{images:,} images; A: {visible(first)}, B: {visible(second)}\n")
+    show(f"{images:,} images; A: {first}, B: {second}", "")
     rows = [("", "A", "B", "B - A", "95% interval", "p", "")]
     for name, change in comparison.differences.items():
         a, b = (f"{side.scores.corpus[name]:.1f}" for side in (comparison.first, comparison.second))
@@ -87,23 +97,25 @@ def _print_comparison(comparison: "Comparison", first: str, second: str, top: in
                 a,
                 b,
                 _signed(change.difference),
-                f"{_signed(change.low)} to {_signed(change.high)}",
-                f"{change.p_value:.3f}",
+                "none"
+                if change.low is None or change.high is None
+                else f"{_signed(change.low)} to {_signed(change.high)}",
+                "none" if change.p_value is None else f"{change.p_value:.3f}",
                 _verdict(change.difference, change.p_value, equal=a == b),
             )
         )
-    print(aligned(rows, right={1, 2, 3, 4, 5}))
+    show(*aligned(rows, right={1, 2, 3, 4, 5}).split("\n"))
     better = sum(change.difference > 0 for change in comparison.changes)
     worse = sum(change.difference < 0 for change in comparison.changes)
-    print(
-        f"\n{len(comparison.changes):,} of {images:,} captions changed; CIDEr-D is higher for {better:,} and lower for "
-        f"{worse:,} of them"
+    show(
+        "",
+        f"{len(comparison.changes):,} of {images:,} captions changed; CIDEr-D is higher for {better:,} and lower for "
+        f"{worse:,} of them",
     )
     for one in comparison.changes[:top]:
-        print(f"\n{visible(one.image)}  {_signed(one.difference)}")
-        print(f"  A {one.first_score:6.1f}  {visible(one.first)}")
-        print(f"  B {one.second_score:6.1f}  {visible(one.second)}")
-        print(f"  ref      {visible(one.references[0])}")
+        show("", f"{one.image}  {_signed(one.difference)}")
+        show(f"  A {one.first_score:6.1f}  {one.first}", f"  B {one.second_score:6.1f}  {one.second}")
+        show(f"  ref      {one.references[0]}")
 
 
 def _signed(value: float) -> str:
@@ -111,16 +123,16 @@ def _signed(value: float) -> str:
     return f"{round(value, 1) + 0.0:+.1f}"
 
 
-def _verdict(difference: float, p_value: float, *, equal: bool) -> str:
+def _verdict(difference: float, p_value: float | None, *, equal: bool) -> str:
     """`equal`: the scores are the same as printed, so that a difference is too small to matter."""
-    if equal or p_value >= _SIGNIFICANT:
+    if equal or p_value is None or p_value >= _SIGNIFICANT:
         return "no clear difference"
     return "B is better" if difference > 0 else "A is better"
 
 
 def _as_json(comparison: "Comparison") -> dict[str, Any]:
-    def rounded(value: float) -> float:
-        return round(value, 4) + 0.0  # no -0.0
+    def rounded(value: float | None) -> float | None:
+        return None if value is None else round(value, 4) + 0.0  # no -0.0
 
     return {
         "images": comparison.first.scores.images,
@@ -130,7 +142,7 @@ def _as_json(comparison: "Comparison") -> dict[str, Any]:
         "differences": {
             name: {
                 "difference": rounded(change.difference),
-                "interval": [rounded(change.low), rounded(change.high)],
+                "interval": None if change.low is None else [rounded(change.low), rounded(change.high)],
                 "p_value": rounded(change.p_value),
             }
             for name, change in comparison.differences.items()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline import paths
-from pipeline.commands.terminal import ParamsFile, announce_device, progress_bar, read, say, store_folder, visible
+from pipeline.commands.terminal import ParamsFile, announce_device, progress_bar, read, say, store_folder
 from pipeline.errors import ParamsError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _extract_locally(params: "Params") -> None:
     with progress_bar("extract") as progress:
         report = run(ExtractFiles(), params, store=store_folder(), progress=progress)
     for image, reason in list(report.unreadable.items())[:5]:
-        say(f"skipped: {visible(image)}: {visible(reason)}")
+        say(f"skipped: {image}: {reason}")
     skipped = f", {len(report.unreadable)} skipped (see {paths.SKIPPED})" if report.unreadable else ""
     say(
         f"extract: {report.images} images, {report.from_store} from the store, "
@@ -79,7 +79,7 @@ def _extract_on_ray(
     with progress_bar("extract") as progress:
         report = extract_on_ray(files, params, address=address, shard_images=shard_images, progress=progress)
     for reason in report.remade:
-        say(f"made again: {visible(reason)}")
+        say(f"made again: {reason}")
     skipped = f", {report.skipped} skipped (see {paths.SKIPPED})" if report.skipped else ""
     say(
         f"extract: {report.images} images, {report.from_shards} in finished shards, {report.encoded} encoded in "

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 KEPT = ("encoding", "image_column", "caption_column", "split_column")
 """Params that only the user can know; they are used and left as they are."""
+DRAWN = Path("data/scenes")
+"""The folder of the built-in dataset, whose pipeline `dvc status` would list as not run."""
+_DVC_IGNORE = Path(".dvcignore")
 _MIN_IMAGES = 3
 """One for each split."""
 
@@ -64,17 +67,21 @@ def init(
     for key in KEPT:
         if getattr(data, key) != "auto":
             say(f"{params}: data.{key}: {getattr(data, key)} (unchanged)")
+    if change := _ignore_drawn_dataset(used=Path(values["captions"]).is_relative_to(DRAWN)):
+        say(change)
     missing = _missing_in_copies([found.captions, image_root])
     if missing:
         say(
             f"note: {' and '.join(missing)}: not in git or dvc, so missing in the copies of the project in which "
             "`dvc exp run --temp` and `--queue` run; `dvc add` and `git add` them (see docs/datasets.md)"
         )
+    if given.encoder.weights == "none":
+        say("note: encoder.weights is none: random weights suit drawings only; docs/encoders.md lists trained encoders")
     say("next: dvc repro")
 
 
 def _read_entries(found: "DetectedFormat", options: "ReadOptions") -> "DatasetEntries":
-    """Raises `DataError` where no caption can be used."""
+    """Read the dataset. Raises `DataError` where no caption can be used."""
     from pipeline.datasets.detection import read_dataset
     from pipeline.datasets.entries import DatasetEntries
 
@@ -87,7 +94,7 @@ def _read_entries(found: "DetectedFormat", options: "ReadOptions") -> "DatasetEn
 
 
 def _describe_splits(entries: "DatasetEntries", images: int) -> str:
-    """Raises `DataError` for too few images to draw splits."""
+    """The images of each split, in words. Raises `DataError` for too few images to draw splits."""
     counts = Counter(split for _, split in {(entry.image, entry.split) for entry in entries.captions})
     if set(counts) != {None}:
         return ", ".join(f"{count} {split or 'without a split'}" for split, count in sorted(counts.items(), key=str))
@@ -119,6 +126,24 @@ def _path_for_params(path: Path) -> str:
     """Relative inside the project, absolute outside, so that both hold in a copy of the project."""
     absolute, here = Path(os.path.abspath(path)), Path.cwd()
     return (absolute.relative_to(here) if absolute.is_relative_to(here) else absolute).as_posix()
+
+
+def _ignore_drawn_dataset(*, used: bool) -> str | None:
+    """Let DVC ignore the pipeline that draws the built-in dataset unless it is `used`; returns what was changed."""
+    from pipeline.files import write_text
+
+    rule = f"/{DRAWN.as_posix()}/"
+    if not _DVC_IGNORE.is_file() or not (DRAWN / "dvc.yaml").is_file():
+        return None
+    lines = _DVC_IGNORE.read_text(encoding="utf-8").splitlines()
+    if used == (rule not in lines):
+        return None
+    lines = [line for line in lines if line != rule] if used else [*lines, rule]
+    write_text(_DVC_IGNORE, "\n".join(lines) + "\n")
+    change = (
+        "removed, because the built-in dataset is used" if used else "added, so that DVC ignores the built-in dataset"
+    )
+    return f"{_DVC_IGNORE}: {rule} {change}"
 
 
 def _missing_in_copies(places: Iterable[Path]) -> list[str]:

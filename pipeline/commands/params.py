@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline import paths
+from pipeline.commands.terminal import show
 
 
 def params(
@@ -14,4 +15,4 @@ def params(
     """Print all parameters of a file with the defaults filled in, as a params.yaml."""
     from pipeline.params import read_params, to_yaml
 
-    print(to_yaml(read_params(file)), end="")
+    show(*to_yaml(read_params(file)).rstrip("\n").split("\n"))

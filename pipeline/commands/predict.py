@@ -1,19 +1,21 @@
 """`captioner predict`: captions for files, folders, glob patterns and standard input."""
 
 import csv
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.commands.feature_inputs import caption_rows, find_rows, no_row_message
 from pipeline.commands.image_inputs import STDIN, find_images, no_image_message, read_inputs
 from pipeline.commands.runtime import DeviceOption, ModelOption, Runtime, RuntimeOption, load_captioner
-from pipeline.commands.terminal import progress_bar, say, visible
+from pipeline.commands.terminal import progress_bar, say, show, show_json
+from pipeline.decoders.search import MAX_BEAM_SIZE, MAX_LENGTH
 from pipeline.errors import DataError, DiskError, ParamsError
 
 if TYPE_CHECKING:
@@ -30,15 +32,24 @@ def predict(
         list[str],
         typer.Argument(help="Files, folders, quoted glob patterns, or - for an image or a list of paths on stdin."),
     ],
+    features: Annotated[
+        Path | None,
+        typer.Option(help="Caption rows of this feature file; the arguments are image ids or quoted glob patterns."),
+    ] = None,
     model: ModelOption = None,
     runtime: RuntimeOption = Runtime.torch,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image and line.")] = False,
     csv: Annotated[
         Path | None, typer.Option(help="Write a table with the columns image, caption, score, error.")
     ] = None,
-    captions: Annotated[int, typer.Option("--num-captions", min=1, help="Different captions per image.")] = 1,
+    captions: Annotated[
+        int, typer.Option("--num-captions", min=1, max=MAX_BEAM_SIZE, help="Different captions per image.")
+    ] = 1,
     beam: Annotated[
-        int | None, typer.Option(min=1, help="Beam size; 1 is greedy search.", show_default="3; 10 with re-ranking")
+        int | None,
+        typer.Option(
+            min=1, max=MAX_BEAM_SIZE, help="Beam size; 1 is greedy search.", show_default="3; 10 with re-ranking"
+        ),
     ] = None,
     neighbors: Annotated[
         int | None,
@@ -48,7 +59,12 @@ def predict(
             show_default="60 if the model stores its training captions",
         ),
     ] = None,
-    max_length: Annotated[int, typer.Option(min=1, help="Longest caption, in tokens.")] = 30,
+    max_length: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=MAX_LENGTH, help="Longest caption, in tokens.", show_default="the longest that was trained on"
+        ),
+    ] = None,
     length_penalty: Annotated[
         float | None,
         typer.Option(
@@ -84,8 +100,16 @@ def predict(
     """Caption images with a trained model."""
     if str(csv) == STDIN:
         raise ParamsError("--csv -: not a file name; give one, or use --json, which prints to standard output")
-    found = {pattern: find_images(pattern) for pattern in images}
-    missing = {pattern: no_image_message(pattern) for pattern, files in found.items() if not files}
+    rows = None
+    if features is not None:
+        if runtime is not Runtime.torch or attention is not None or STDIN in images:
+            raise ParamsError("--features: not with --runtime onnx, --attention or -; leave one of them out")
+        from pipeline.features.feature_file import FeatureFile
+
+        rows = FeatureFile.open(features)
+    found = {pattern: find_images(pattern) if rows is None else find_rows(pattern, rows) for pattern in images}
+    message = no_image_message if features is None else partial(no_row_message, features)
+    missing = {pattern: message(pattern) for pattern, files in found.items() if not files}
     files = [file for pattern in images for file in found[pattern] or [pattern]]
     total = None if STDIN in files else len(files)
     output = _Output(total, csv=csv, as_json=as_json, scores=captions > 1)
@@ -94,8 +118,9 @@ def predict(
 
         output.write(Prediction(pattern, error=missing[pattern]) for pattern in images)
         return
-    captioner = load_captioner(model, runtime, device)
-    length = {"max_length": max_length} | ({} if length_penalty is None else {"length_penalty": length_penalty})
+    captioner = load_captioner(model, runtime, device, encoder=rows is None)
+    lengths = {"max_length": max_length, "length_penalty": length_penalty}
+    length = {name: value for name, value in lengths.items() if value is not None}
     if sample:
         if beam is not None or neighbors is not None:
             raise ParamsError("--beam and --neighbors are options of the search; leave them out with --sample")
@@ -106,9 +131,16 @@ def predict(
         options = _search_options(
             captioner, neighbors, length | {"min_length": min_length}, beam_size=beam, no_repeat_ngram=no_repeat_ngram
         )
-    predictions = captioner.stream(
-        read_inputs(files), options, captions=captions, attention=attention is not None, batch_size=batch_size
-    )
+    if rows is not None:
+        predictions = caption_rows(captioner, rows, files, options, captions=captions, batch_size=batch_size)
+    else:
+        predictions = captioner.stream(
+            read_inputs(files, missing),
+            options,
+            captions=captions,
+            attention=attention is not None,
+            batch_size=batch_size,
+        )
     output.write(_with_messages(predictions, missing), _AttentionMaps(attention, captioner) if attention else None)
 
 
@@ -120,10 +152,13 @@ def _search_options(
     return captioner.generation_options(neighbors=neighbors, **given, **set_options)
 
 
-def _with_messages(predictions: "Iterable[Prediction]", missing: Mapping[str, str]) -> "Iterator[Prediction]":
-    """The predictions, with the errors of arguments that name no file."""
+def _with_messages(predictions: "Iterable[Prediction]", problems: Mapping[str, str]) -> "Iterator[Prediction]":
+    """The predictions, with better errors for inputs that cannot be images."""
     for one in predictions:
-        yield replace(one, error=missing.get(one.image, one.error)) if one.error else one
+        if one.error:
+            reason = f"standard input: {one.error}" if one.image == STDIN else one.error
+            one = replace(one, error=problems.get(one.image, reason))
+        yield one
 
 
 class _Output:
@@ -141,7 +176,7 @@ class _Output:
         with _table(self._csv) if self._csv else nullcontext() as row, _progress(self._total) as progress:
             for one in predictions:
                 if one.error:
-                    errors.append(visible(one.error))
+                    errors.append(one.error)
                     if self._total != 1:
                         say(f"error: {errors[-1]}")
                 self._write_one(one, row, attention)
@@ -151,6 +186,8 @@ class _Output:
             raise DataError("standard input: no image and no path; pipe an image or a list of paths")
         if self._csv:
             say(f"predict: {self._csv}, {done} images")
+        if errors and done == 1 and self._total is None:
+            raise typer.Exit(DataError.exit_code)  # its only line is printed
         if errors:
             summary = f"{len(errors)} of {done} images could not be captioned; the reasons are above"
             raise DataError(errors[0] if self._total == 1 else summary)
@@ -158,17 +195,17 @@ class _Output:
     def _write_one(self, one: "Prediction", row: WriteRow | None, attention: "_AttentionMaps | None") -> None:
         for caption in one.captions[:1]:
             if not caption.text:
-                say(f"warning: {visible(one.image)}: the caption is empty")
+                say(f"warning: {one.image}: the caption is empty")
         attention_map = attention.draw(one) if attention and not one.error else None
         if row:
             for cells in _rows(one):
                 row(cells)
         if self._as_json:
-            print(_to_json(one, attention_map))
+            show_json(_to_json(one, attention_map))
         elif not self._csv:
             for caption in one.captions:
                 score = f"{caption.score:.3f}  " if self._scores else ""
-                print(f"{visible(one.image)}: {score}{visible(caption.text)}")
+                show(f"{one.image}: {score}{caption.text}")
         sys.stdout.flush()
 
 
@@ -195,7 +232,7 @@ class _AttentionMaps:
         self._names.add(name)
         path = self._folder / f"{name}.png"
         if number > 1:
-            say(f"note: the attention map of {visible(prediction.image)} is {visible(str(path))}; the name was taken")
+            say(f"note: the attention map of {prediction.image} is {path}; the name was taken")
         write_bytes(path, draw_attention(prediction.image, prediction.captions[0], self._spec))
         return path
 
@@ -246,7 +283,7 @@ def _rows(prediction: "Prediction") -> list[tuple[str, ...]]:
     return [(image, caption.text, f"{caption.score:.4f}", "") for caption in prediction.captions]
 
 
-def _to_json(prediction: "Prediction", attention_map: Path | None) -> str:
+def _to_json(prediction: "Prediction", attention_map: Path | None) -> dict[str, Any]:
     captions = [
         {"caption": caption.text, "score": round(caption.score, 4)}
         | ({} if caption.agreement is None else {"agreement": round(caption.agreement, 4)})
@@ -256,7 +293,7 @@ def _to_json(prediction: "Prediction", attention_map: Path | None) -> str:
     content: dict[str, Any] = {"image": _utf8(prediction.image), "captions": captions, "error": error}
     if attention_map:
         content["attention"] = _utf8(str(attention_map))
-    return json.dumps(content, ensure_ascii=False)
+    return content
 
 
 def _utf8(text: str) -> str:

@@ -5,7 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import paths
-from pipeline.commands.terminal import ParamsFile, hash_cache_file, progress_bar, read, say, unspaced_warning
+from pipeline.commands.terminal import (
+    ParamsFile,
+    hash_cache_file,
+    passed_over_note,
+    progress_bar,
+    read,
+    say,
+    unspaced_warning,
+)
 
 if TYPE_CHECKING:
     from pipeline.params import Params
@@ -42,6 +50,10 @@ def _describe(report: "PrepareReport", params: "Params") -> Iterator[str]:
     yield from (f"note: {note}" for note in report.notes)
     if report.without_captions:
         yield f"note: {report.without_captions} images in {report.image_root} have no caption; they are not used"
+    if report.passed_over:
+        yield passed_over_note(str(report.image_root), report.passed_over)
+    if report.leaks:
+        yield f"note: {report.leaks} images are left out of a split, because another one has them; {paths.SKIPPED_ROWS}"
     if report.duplicates:
         yield f"note: {report.duplicates} images are duplicates of another one in their split"
     seen = ", ".join(f"{count} {split}" for split, count in report.seen_in_training.items() if count)

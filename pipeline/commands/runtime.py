@@ -31,15 +31,18 @@ RuntimeOption = Annotated[Runtime, typer.Option(help="onnx starts faster; it nee
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps; torch only.")]
 
 
-def load_captioner(model: Path | None, runtime: Runtime, device: str) -> "BaseCaptioner":
-    """Raises `DataError`, `ArtefactError`, `ParamsError`."""
+def load_captioner(model: Path | None, runtime: Runtime, device: str, *, encoder: bool = True) -> "BaseCaptioner":
+    """Load a model; `encoder=False` leaves out the encoder of a torch model.
+
+    Raises `DataError`, `ArtefactError`, `ParamsError`.
+    """
     if runtime is Runtime.onnx:
         return _load_onnx(model)
     if model is not None and model.is_dir():
         raise ParamsError(f"--model {model}: a folder; add --runtime onnx to read an exported model")
     from pipeline.inference.captioner import Captioner
 
-    return Captioner.load(model or paths.MODEL, device=device)
+    return Captioner.load(model or paths.MODEL, device=device, encoder=encoder)
 
 
 def _load_onnx(model: Path | None) -> "BaseCaptioner":

@@ -1,17 +1,28 @@
 """`captioner score`: the stage of dvc.yaml or, given a file, the scores of any captions against any references."""
 
-import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline import paths
-from pipeline.commands.terminal import ParamsFile, aligned, announce_device, progress_bar, read, say
+from pipeline.commands.terminal import (
+    ParamsFile,
+    aligned,
+    announce_device,
+    progress_bar,
+    read,
+    say,
+    show,
+    show_json,
+    without_features_warning,
+)
 from pipeline.errors import ParamsError
 
 if TYPE_CHECKING:
-    from pipeline.metrics.caption_files import CaptionFile, ReferenceFile
+    from pipeline.datasets.caption_files import CaptionFile, ReferenceFile
     from pipeline.metrics.evaluation import Evaluation
 
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")]
@@ -19,6 +30,23 @@ Meteor = Annotated[bool, typer.Option("--meteor", help="Add METEOR (needs Java a
 SEED = 17
 _COMMON = 0.5
 """The stage warns when more of the images than this have the same caption."""
+_UNSPACED = 0.1
+"""The unit must be chosen when more of the references than this are in a script without spaces between words."""
+
+
+class Unit(StrEnum):
+    """What is compared."""
+
+    word = "word"
+    character = "character"
+
+
+UnitOption = Annotated[
+    Unit | None,
+    typer.Option(
+        help="What a token is; character is for languages that do not separate words with spaces.", show_default="word"
+    ),
+]
 
 
 def score(
@@ -26,42 +54,82 @@ def score(
         Path | None,
         typer.Argument(
             metavar="FILE",
-            help="Captions to score: COCO's results format, the lines of `predict --json`, or CSV. Without FILE the "
-            "stage runs.",
+            help="Captions to score: COCO's results format, JSON lines such as those of `predict --json`, or a table. "
+            "Without FILE the stage runs.",
         ),
     ] = None,
     references: Annotated[
         Path | None,
-        typer.Option(help="COCO's annotations file, a JSON object with a list of captions per image, or CSV."),
+        typer.Option(
+            help="COCO's annotations file, Karpathy's file, a JSON object with a list of captions per image, JSON "
+            "lines or a table."
+        ),
     ] = None,
     subset: Annotated[bool, typer.Option("--subset", help="Score only the images that have a caption.")] = False,
     meteor: Meteor = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     per_image: Annotated[Path | None, typer.Option(help="Write the scores of each image to this CSV file.")] = None,
+    unit: UnitOption = None,
     seed: Seed = SEED,
     params: ParamsFile = paths.PARAMS,
 ) -> None:
     """Caption a split and score it with BLEU, CIDEr-D and ROUGE-L; with FILE, score the captions in it."""
     if file is None:
-        if references or subset or meteor or as_json or per_image:
+        if references or subset or meteor or as_json or per_image or unit:
             raise ParamsError(
-                "score: --references, --subset, --meteor, --json and --per-image need a file of captions: "
+                "score: --references, --subset, --meteor, --json, --per-image and --unit need a file of captions: "
                 "captioner score FILE --references REFERENCES"
             )
         _score_split(params)
     else:
-        _score_file(file, references, subset=subset, meteor=meteor, as_json=as_json, per_image=per_image, seed=seed)
+        _score_file(
+            file,
+            references,
+            subset=subset,
+            meteor=meteor,
+            as_json=as_json,
+            per_image=per_image,
+            unit=unit,
+            seed=seed,
+        )
 
 
 def reference_file(captions: "CaptionFile", name: str, references: "ReferenceFile | None") -> "ReferenceFile":
     """The references given, or else those beside the captions. Raises `ParamsError` when there are none."""
-    from pipeline.metrics.caption_files import ReferenceFile
+    from pipeline.datasets.caption_files import ReferenceFile
 
     if references is not None:
         return references
     if captions.references is None:
         raise ParamsError(f"{name}: holds no references; name their file with --references")
     return ReferenceFile(captions.source, captions.references)
+
+
+def tokenizer_of(unit: Unit | None, references: Mapping[str, Sequence[str]]) -> Callable[[str], list[str]]:
+    """The tokenizer of a unit. Raises `ParamsError` where a language without spaces needs a choice."""
+    from pipeline.text.tokenizers import TOKENIZERS, UNITS
+    from pipeline.text.writing_systems import share_without_spaces
+
+    share = share_without_spaces(text for texts in references.values() for text in texts)
+    if unit is None and share > _UNSPACED:
+        raise ParamsError(
+            f"{share:.0%} of the references are in a script without spaces between words, so that words would score "
+            "about 0: add --unit character, or --unit word where the words are separated by spaces"
+        )
+    return TOKENIZERS[UNITS[unit or Unit.word]]
+
+
+def warnings(evaluation: "Evaluation") -> Iterator[str]:
+    """Warnings about captions whose scores are misleading."""
+    images = evaluation.scores.images
+    empty = round(evaluation.diversity["empty_captions"] * images)
+    if empty:
+        yield f"warning: {empty:,} of {images:,} captions are empty"
+    if images == 1:
+        yield (
+            "warning: one image: CIDEr-D is 0 by definition, because every n-gram is in the references of all images, "
+            "and there is no interval"
+        )
 
 
 def _score_split(path: Path) -> None:
@@ -73,9 +141,17 @@ def _score_split(path: Path) -> None:
     with progress_bar("score") as progress:
         report = run(ScoreFiles(), params, progress=progress)
     evaluation = report.evaluation
-    without = f", {report.without_features} without features" if report.without_features else ""
-    say(f"score: {evaluation.scores.images} images of the {params.score.split} split{without}")
-    say(_scores_table(evaluation))
+    if report.without_features:
+        say(without_features_warning(params.score.split, report.without_features))
+    say(f"score: {evaluation.scores.images} images of the {params.score.split} split")
+    say(*_scores_table(evaluation).split("\n"))
+    if report.longer_references:
+        say(
+            f"warning: {report.longer_references:,} of {evaluation.reference_lengths.total():,} references are longer "
+            f"than {report.max_length} tokens, the most that a caption has (params.score.max_length); "
+            f"{report.at_max_length:,} captions have as many"
+        )
+    say(*warnings(evaluation))
     common = evaluation.diversity["most_common_caption"]
     if common > _COMMON:
         say(f"warning: {common:.0%} of the images have the same caption: the decoder does not describe its images yet")
@@ -89,32 +165,36 @@ def _score_file(
     meteor: bool,
     as_json: bool,
     per_image: Path | None,
+    unit: Unit | None,
     seed: int,
 ) -> None:
-    from pipeline.metrics.caption_files import match_captions, read_caption_file, read_reference_file
+    from pipeline.datasets.caption_files import match_captions, read_caption_file, read_reference_file
     from pipeline.metrics.evaluation import evaluate
 
     file = read_caption_file(path)
     known = reference_file(file, str(path), read_reference_file(references) if references else None)
-    captions, texts = match_captions(file, known, subset=subset)
-    if len(captions) < len(known.captions):
-        say(f"warning: {len(known.captions) - len(captions)} images without a caption are not in these scores")
-    evaluation = evaluate(captions, texts, seed=seed, meteor=meteor)
+    matched = match_captions(file, known, subset=subset)
+    say(*(f"note: {note}" for note in matched.notes))
+    if matched.missing:
+        say(f"warning: {matched.missing} images without a caption are not in these scores")
+    tokenize = tokenizer_of(unit, matched.references)
+    evaluation = evaluate(matched.captions, matched.references, seed=seed, meteor=meteor, tokenize=tokenize)
+    say(*warnings(evaluation))
     if per_image:
         _write_per_image(per_image, evaluation)
     if as_json:
-        print(json.dumps(evaluation.metrics(), indent=2))
+        show_json(evaluation.metrics(), indent=2)
         return
-    print(f"{len(captions):,} captions, {sum(map(len, texts.values())):,} references\n")
-    print(_scores_table(evaluation))
-    print()
-    print(_diversity_table(evaluation))
-    print(f"\nBLEU: {evaluation.scores.signatures['bleu']}")
+    count = evaluation.reference_lengths.total()
+    show(f"{evaluation.scores.images:,} captions, {count:,} references", "")
+    show(*_scores_table(evaluation).split("\n"), "")
+    show(*_diversity_table(evaluation).split("\n"), "")
+    show(f"BLEU: {evaluation.scores.signatures['bleu']}")
 
 
 def _write_per_image(path: Path, evaluation: "Evaluation") -> None:
+    from pipeline.datasets.joined_references import join_references
     from pipeline.files import write_csv
-    from pipeline.metrics.caption_files import join_references
 
     scores = evaluation.scores.per_image
     rows = (
@@ -134,9 +214,9 @@ def _scores_table(evaluation: "Evaluation") -> str:
     from pipeline.metrics.registry import TITLES
 
     rows = [("", "score", "95% interval")]
+    intervals = {name: f"{low:.1f} to {high:.1f}" for name, (low, high) in evaluation.scores.intervals.items()}
     for name, value in evaluation.scores.corpus.items():
-        low, high = evaluation.scores.intervals[name]
-        rows.append((TITLES[name], f"{value:.1f}", f"{low:.1f} to {high:.1f}"))
+        rows.append((TITLES[name], f"{value:.1f}", intervals.get(name, "none")))
     return aligned(rows, right={1, 2})
 
 

@@ -36,6 +36,7 @@ def serve(
 
         from pipeline.web.app import Limits, make_app
         from pipeline.web.security import LOOPBACK
+        from pipeline.web.server import make_config
     except ModuleNotFoundError as error:
         raise ParamsError(
             f"captioner serve needs {error.name}, which is in an extra: pip install 'captioner[serve]'"
@@ -45,20 +46,11 @@ def serve(
     hosts = None if all_networks and not allow_host else {*LOOPBACK, host, *(allow_host or ())}
     limits = Limits(max_bytes=max_megabytes * 1_000_000, max_requests=max_requests)
     app = make_app(load_captioner(model, runtime, device), limits=limits, hosts=hosts)
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        ws="none",
-        timeout_graceful_shutdown=5,
-    )
     shown = "127.0.0.1" if all_networks else host
     say(f"serve: http://{f'[{shown}]' if ':' in shown else shown}:{listening.getsockname()[1]}/  (stop with Ctrl-C)")
     if host not in LOOPBACK:
         say("warning: anyone who can reach this address can use the server; it has no password")
-    _run(uvicorn.Server(config), listening)
+    _run(uvicorn.Server(make_config(app)), listening)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,6 +1,5 @@
 """`captioner stats`: prints the statistics of a dataset."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline import paths
-from pipeline.commands.terminal import ParamsFile, aligned, hash_cache_file, progress_bar, read, say
+from pipeline.commands.terminal import (
+    ParamsFile,
+    aligned,
+    hash_cache_file,
+    passed_over_note,
+    progress_bar,
+    read,
+    say,
+    show,
+    show_json,
+)
+from pipeline.control_characters import visible
 
 if TYPE_CHECKING:
     from pipeline.datasets.entries import SkippedEntry
@@ -46,12 +56,14 @@ def stats(
         )
     if report.image_root != Path(given.data.images):
         say(f"warning: the images are not in {given.data.images} but in {report.image_root}")
+    if report.passed_over:
+        say(passed_over_note(str(report.image_root), report.passed_over))
     if as_json:
         skipped = [asdict(entry) for entry in report.skipped]
-        print(json.dumps({**found.to_json(), "skipped": skipped}, indent=2, ensure_ascii=False))
+        show_json({**found.to_json(), "skipped": skipped, "passed_over": report.passed_over}, indent=2)
         return
     tables = [_captions(found.captions), _lengths(found.captions), _vocabulary(found.captions)]
-    print("\n\n".join([*tables, _images(found, report.skipped)]))
+    show(*"\n\n".join([*tables, _images(found, report.skipped)]).split("\n"))
 
 
 def _with_dataset(params: "Params", changes: dict[str, str | None]) -> "Params":
@@ -74,7 +86,7 @@ def _captions(captions: "CaptionStatistics") -> str:
             aligned(rows, right=range(1, len(rows[0]))),
             f"images by number of captions       {per_image}",
             f"repeated captions                  {captions.repeated:,} of {sum(captions.captions.values()):,}",
-            *(f"  {count:,} times: {caption}" for caption, count in captions.most_repeated),
+            *(f"  {count:,} times: {visible(caption)}" for caption, count in captions.most_repeated),
             f"train captions also in val or test {captions.repeated_across_splits:,} distinct ones",
         ]
     )
@@ -100,7 +112,7 @@ def _vocabulary(captions: "CaptionStatistics") -> str:
         coverage.append((str(one.min_count), f"{one.words:,}", *shares))
     growth = [("captions read", *(f"{number:,}" for number, _ in captions.growth[3::4]))]
     growth.append(("distinct words", *(f"{words:,}" for _, words in captions.growth[3::4])))
-    frequent = ", ".join(f"{word} {count:,}" for word, count in captions.frequent)
+    frequent = ", ".join(f"{visible(word)} {count:,}" for word, count in captions.frequent)
     return "\n".join(
         [
             f"{captions.words:,} words, {captions.distinct_words:,} distinct, {captions.used_once:,} of them used once",
@@ -134,4 +146,4 @@ def _images(found: "DatasetStatistics", skipped: "tuple[SkippedEntry, ...]") -> 
 
 def _first(lines: list[str]) -> list[str]:
     more = [f"  and {len(lines) - _SHOWN:,} more (all with --json)"] if len(lines) > _SHOWN else []
-    return [f"  {line}" for line in lines[:_SHOWN]] + more
+    return [f"  {visible(line)}" for line in lines[:_SHOWN]] + more

@@ -1,9 +1,14 @@
-"""Terminal output of the commands: results go to standard output, everything else to standard error."""
+"""Terminal output of the commands: results go to standard output, everything else to standard error.
 
+Captions, file names and vocabularies may hold control characters. All output passes through this module, which makes
+them visible.
+"""
+
+import json
 import os
-import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,24 +16,40 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline import paths
+from pipeline.control_characters import CONTROL, visible
+
 if TYPE_CHECKING:
     from pipeline.params import Params
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="Params file.")]
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Characters that move the cursor, change the direction of text or cannot be printed."""
+_NAMED = 5
+"""Images that a warning names."""
 _EVERY = 3.0
 """Seconds between two progress lines without a terminal."""
 
 
-def say(text: str) -> None:
-    """Print a line to standard error."""
-    print(text, file=sys.stderr, flush=True)
+def say(*lines: str) -> None:
+    """Print lines to standard error; a line break within one is made visible, too."""
+    for line in lines:
+        print(visible(line), file=sys.stderr, flush=True)
 
 
-def visible(text: str) -> str:
-    """`text` in one line with control characters escaped: captions and file names may hold any."""
-    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape", "backslashreplace").decode(), text)
+def show(*lines: str) -> None:
+    """Print lines to standard output; a line break within one is made visible, too."""
+    for line in lines:
+        print(visible(line))
+
+
+def to_json(content: Any, *, indent: int | None = None) -> str:
+    """JSON in readable UTF-8; control characters are escaped as JSON does it, which keeps their meaning."""
+    lines = json.dumps(content, indent=indent, ensure_ascii=False).split("\n")  # breaks in strings are escaped
+    return "\n".join(CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", line) for line in lines)
+
+
+def show_json(content: Any, *, indent: int | None = None) -> None:
+    """Print JSON to standard output."""
+    show(*to_json(content, indent=indent).split("\n"))
 
 
 @contextmanager
@@ -98,10 +119,27 @@ def hash_cache_file() -> Path:
     return store_folder() / "images.csv"
 
 
+def without_features_warning(split: str, images: Sequence[str]) -> str:
+    """Return the warning for images of a split that have no features."""
+    more = f" and {len(images) - _NAMED:,} more" if len(images) > _NAMED else ""
+    return (
+        f"warning: {len(images):,} images of the {split} split have no features and are left out: "
+        f"{', '.join(images[:_NAMED])}{more}; {paths.SKIPPED} lists those that cannot be decoded, `dvc repro extract` "
+        "computes the others"
+    )
+
+
+def passed_over_note(place: str, names: Sequence[str]) -> str:
+    """Return the note on files of a folder that are in no image format that is read: their number by suffix."""
+    counts = Counter(Path(name).suffix.lower() or "without a suffix" for name in names)
+    shown = ", ".join(f"{count:,} {suffix}" for suffix, count in counts.most_common(_NAMED))
+    more = f", {counts.total() - sum(count for _, count in counts.most_common(_NAMED)):,} others"
+    return f"note: {place}: files that are not images: {shown}{more if len(counts) > _NAMED else ''}"
+
+
 def unspaced_warning(share: float) -> str:
     """Return the warning for captions whose language has no spaces between words; `share` is their share."""
     return (
         f"warning: {share:.0%} of the captions are in a script without spaces between words; set params.vocab.unit to "
-        "character, params.score.max_length to about 60 (it then counts characters), and "
-        "params.score.rerank.neighbors to 0"
+        "character and params.score.rerank.neighbors to 0"
     )

@@ -5,10 +5,19 @@ from typing import TYPE_CHECKING
 import typer
 
 from pipeline import paths
-from pipeline.commands.terminal import ParamsFile, announce_device, checkpoint_folder, read, say
+from pipeline.commands.terminal import (
+    ParamsFile,
+    announce_device,
+    checkpoint_folder,
+    read,
+    say,
+    without_features_warning,
+)
 from pipeline.errors import NumericError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pipeline.params import TrainParams
     from pipeline.stages.train import TrainReport
     from pipeline.training.history import EpochMetrics
@@ -34,6 +43,9 @@ def train(params: ParamsFile = paths.PARAMS) -> None:
     def show_resume(epochs: int) -> None:
         say(f"train: resumes an interrupted run after epoch {epochs}; its epochs were:")
 
+    def show_missing(split: str, images: "Sequence[str]") -> None:
+        say(without_features_warning(split, images))
+
     with process_group(given.run.device) as processes:
         files = TrainFiles(checkpoints=checkpoint_folder())
         if processes.rank > 0:
@@ -45,7 +57,14 @@ def train(params: ParamsFile = paths.PARAMS) -> None:
         announce_device(given.run.device)
         if processes.count > 1:
             say(f"train: {processes.count} processes share each batch of {given.train.batch_size} captions")
-        report = run(files, given, on_epoch=show_epoch, on_resume=show_resume, processes=processes)
+        report = run(
+            files,
+            given,
+            on_epoch=show_epoch,
+            on_resume=show_resume,
+            on_missing=show_missing,
+            processes=processes,
+        )
     for line in _summary(report, given.train):
         say(line)
 
@@ -55,15 +74,29 @@ def _planned_epochs(params: "TrainParams") -> int:
 
 
 def _summary(report: "TrainReport", params: "TrainParams") -> list[str]:
+    from pipeline.training.validation import MIN_IMAGES
+
     result, planned = report.result, _planned_epochs(params)
+    criterion = "val CIDEr-D" if result.by_score else "val loss"
     lines = []
     if result.epochs < planned:
         lines.append(
-            f"train: early stopping after {result.epochs} of {planned} epochs: no better val CIDEr-D for "
+            f"train: early stopping after {result.epochs} of {planned} epochs: no better {criterion} for "
             f"{params.patience} epochs (params.train.patience)"
+        )
+    if not result.by_score:
+        lines.append(
+            f"note: val loss chose the epoch, because the val split has {report.val_images} images: the CIDEr-D of "
+            f"fewer than {MIN_IMAGES} depends on chance"
+            + ("; it rises in self-critical epochs, so that none of them may be chosen" if params.scst.epochs else "")
+        )
+    if report.cut:
+        lines.append(
+            f"train: {report.cut:,} training captions were cut to {report.max_length} tokens (params.vocab.max_length)"
         )
     return [
         *lines,
         f"train: {report.captions} captions of {report.images} images, {report.parameters:,} parameters; best of "
-        f"{result.epochs} epochs: {result.best.epoch}, val CIDEr-D {result.best.val_cider_d:.1f}",
+        f"{result.epochs} epochs by {criterion}: {result.best.epoch}, val CIDEr-D {result.best.val_cider_d:.1f}, val "
+        f"loss {result.best.val_loss:.3f}",
     ]

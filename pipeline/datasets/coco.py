@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.datasets.detection import Candidate
-from pipeline.datasets.entries import Entry, ReadOptions, make_entry, skip_entry
+from pipeline.datasets.entries import Entry, Note, ReadOptions, make_entry, skip_entry
 from pipeline.datasets.text_files import load_json, sniff_json
 from pipeline.errors import DataError
 
@@ -46,7 +46,12 @@ def _files_in(folder: Path) -> list[Path]:
 def _has_captions(path: Path) -> bool:
     """Whether a JSON file is in COCO's layout and has captions, which COCO's files of boxes and keypoints have not."""
     content = sniff_json(path)
-    return content.startswith("{") and _KEYS.search(content) is not None and '"caption"' in content
+    return (
+        content.startswith("{")
+        and '"images"' in content
+        and _KEYS.search(content) is not None
+        and '"caption"' in content
+    )
 
 
 def read_coco(path: Path, options: ReadOptions) -> Iterator[Entry]:
@@ -73,8 +78,22 @@ def _read_file(path: Path, folder: str, split: str | None, encoding: str) -> Ite
         if problem:
             name = image.get("file_name") if isinstance(image, dict) else ""
             yield skip_entry(name if isinstance(name, str) else "", problem, path, number)
+    yield from _note_marks(annotations, path)
     for number, annotation in enumerate(annotations, start=1):
         yield _read_annotation(annotation, names, folder, split, path, number)
+
+
+def _note_marks(annotations: list[Any], path: Path) -> Iterator[Note]:
+    """A note where the file itself marks captions as unfit, as VizWiz does."""
+    marked = {
+        mark: sum(isinstance(one, dict) and one.get(mark) is True for one in annotations)
+        for mark in ("is_rejected", "is_precanned")
+    }
+    counts = " and ".join(f"{count} {mark}" for mark, count in marked.items() if count)
+    if counts:
+        yield Note(
+            f"{path}: marks {counts} of its captions; they are used; delete them from the file to leave them out"
+        )
 
 
 def _add_name(names: dict[int | str, str | None], image: Any) -> str | None:

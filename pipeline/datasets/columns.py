@@ -8,12 +8,15 @@ from typing import Literal
 from pipeline.datasets.entries import AUTO, ReadOptions
 
 USUAL_NAMES = {
-    "image": ("image", "file_name", "filename", "image_name", "image_path", "image_file", "img", "path", "file"),
+    "image": (
+        *("image", "file_name", "filename", "image_name", "image_path", "image_file", "img", "path", "file"),
+        *("image_id", "img_id"),
+    ),
     "caption": (
-        *("caption", "captions", "text", "comment", "description", "sentence", "raw"),
+        *("caption", "captions", "text", "comment", "description", "sentence", "raw", "report", "caption_str"),
         *("caption_*", "comment_*", "text_*"),
     ),
-    "split": ("split", "set", "partition", "subset"),
+    "split": ("split", "set", "set_name", "partition", "subset"),
 }
 """What a column is searched as when its name is `auto`; the first that is there."""
 

@@ -70,6 +70,23 @@ def detect_format(path: Path, options: ReadOptions = ReadOptions()) -> DetectedF
     )
 
 
+def files_named(path: Path, names: tuple[str, ...]) -> list[Path]:
+    """The files of these names in a folder; `path` itself, whatever its name, where it is a text file."""
+    if path.is_dir():
+        return [path / name for name in names if (path / name).is_file()]
+    return [] if is_archive(path) or path.suffix.lower() == ".json" else [path]
+
+
+def find_file(path: Path, names: tuple[str, ...]) -> Path:
+    """`path`, or the first of `names` in the folder. Raises `DataError`."""
+    if not path.is_dir():
+        return path
+    found = files_named(path, names)
+    if not found:
+        raise DataError(f"{path}: holds neither {' nor '.join(names)}; check params.data.captions")
+    return found[0]
+
+
 def _detect(path: Path, options: ReadOptions) -> tuple[list[DetectedFormat], list[str]]:
     """The formats that `path` may have, most certain first, and the problems of files that cannot be read."""
     formats = ["folder"] if is_archive(path) else list(FORMATS)
@@ -95,9 +112,9 @@ def _not_detected(path: Path) -> str:
     if path.is_file():
         return f"{path}: not captions in a known format ({', '.join(FORMATS)}); see docs/datasets.md"
     return (
-        f"{path}: no captions were recognized: no captions file of Flickr8k, Flickr30k, COCO or Karpathy's splits, no "
-        "table with the columns image and caption, no images with a .txt beside each; see docs/datasets.md, or set "
-        "params.data.captions to the file"
+        f"{path}: no captions were recognized: no file is in a known format ("
+        + "; ".join(f"{name}: {one.description}" for name, one in FORMATS.items())
+        + "); see docs/datasets.md, or set params.data.captions to the file"
     )
 
 

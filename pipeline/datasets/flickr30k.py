@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.datasets.detection import Candidate
+from pipeline.datasets.detection import Candidate, files_named, find_file
 from pipeline.datasets.entries import Entry, ReadOptions, make_entry, skip_entry
-from pipeline.datasets.flickr8k import files_named, find_file, is_token_file, read_token_file
+from pipeline.datasets.flickr8k import is_token_file, read_token_file
 from pipeline.datasets.text_files import first_line, numbered_lines, open_text
 
 NAMES = ("results.csv", "results_20130124.token", "captions.txt")

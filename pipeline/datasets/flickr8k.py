@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.archives import is_archive
-from pipeline.datasets.detection import Candidate
+from pipeline.datasets.detection import Candidate, files_named, find_file
 from pipeline.datasets.entries import AUTO, CaptionEntry, Entry, ReadOptions, make_entry, skip_entry
 from pipeline.datasets.table import detect_table, read_table
 from pipeline.datasets.text_files import first_line, numbered_lines, open_text
@@ -51,23 +50,6 @@ def read_flickr8k(path: Path, options: ReadOptions) -> Iterator[Entry]:
             yield replace(entry, split=splits[entry.image])
         else:
             yield skip_entry(entry.image, "the image is in none of the split lists", entry.file, entry.line)
-
-
-def files_named(path: Path, names: tuple[str, ...]) -> list[Path]:
-    """The files of these names in a folder; `path` itself where it is a text file."""
-    if path.is_dir():
-        return [path / name for name in names if (path / name).is_file()]
-    return [] if is_archive(path) or path.suffix.lower() == ".json" else [path]
-
-
-def find_file(path: Path, names: tuple[str, ...]) -> Path:
-    """`path`, or the first of `names` in the folder. Raises `DataError`."""
-    if not path.is_dir():
-        return path
-    found = files_named(path, names)
-    if not found:
-        raise DataError(f"{path}: holds neither {' nor '.join(names)}; check params.data.captions")
-    return found[0]
 
 
 def is_token_file(path: Path, encoding: str) -> bool:

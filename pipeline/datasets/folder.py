@@ -78,7 +78,8 @@ def _read_metadata(root: Path, tables: list[Path], options: ReadOptions) -> Iter
 
 
 def _read_texts(path: Path, encoding: str) -> Iterator[Entry]:
-    files = ImageIndex(path).files()
+    index = ImageIndex(path)
+    files = index.files()
     texts: dict[str, str] = {}
     for suffix in reversed(TEXT_SUFFIXES):  # the preferred one last, so that it replaces the others
         texts |= {_stem(name): name for name in files if _suffix(name) == suffix}
@@ -95,9 +96,15 @@ def _read_texts(path: Path, encoding: str) -> Iterator[Entry]:
         else:
             used.add(text)
             yield from _read_text(name, files[text], encoding)
+    others = {_stem(name): name for name in index.passed_over()}
     for name in texts.values():
-        if name not in used and _suffix(name) != ".json":  # JSON files serve many other purposes
-            yield skip_entry(name, "no image stands beside the text", files[name], 0)
+        if name in used or _suffix(name) == ".json":  # JSON files serve many other purposes
+            continue
+        other = others.get(_stem(name))
+        reason = (
+            f"{other} beside the text is in no image format that is read" if other else "no image is beside the text"
+        )
+        yield skip_entry(name, reason, files[name], 0)
 
 
 def _read_text(image: str, path: str, encoding: str) -> Iterator[Entry]:

@@ -1,11 +1,12 @@
 """Finds a dataset's images in a folder, in an archive, or in a folder with archives.
 
 An archive counts as a folder: the images of `shards/000.tar` are `000.tar/name.jpg` below `shards`. Names in captions
-often differ from those on the disk, in case, accents, a missing suffix or a missing folder inside an archive. Such a
-name is resolved where it can mean one image only.
+often differ from those on the disk, in case, accents, a missing suffix, leading zeros or a missing folder inside an
+archive. Such a name is resolved where it can mean one image only. Links are followed.
 """
 
 import os
+import re
 import unicodedata
 from collections.abc import Iterator
 from functools import cached_property
@@ -13,10 +14,14 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.archives import ARCHIVES, IMAGE_SUFFIXES, inside, is_archive, open_archive
 from pipeline.errors import DataError
+from pipeline.files import walk_files
 
 TEXT_SUFFIXES = (".txt", ".caption", ".json")
 """Of files that may hold an image's captions beside it, the preferred one first."""
 _LISTED = IMAGE_SUFFIXES.union(TEXT_SUFFIXES)
+_BESIDE_IMAGES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson", ".token", ".md", ".dvc", ".yaml", ".yml"})
+_TRAILING_NUMBER = re.compile(r"\d{1,40}$", re.ASCII)
+_MAX_DIGITS = 40
 
 
 class ImageIndex:
@@ -24,7 +29,6 @@ class ImageIndex:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._is_inside: dict[str, bool] = {}
 
     @cached_property
     def _base(self) -> str:
@@ -38,21 +42,8 @@ class ImageIndex:
         for variant in (name, _fold(name)):
             if variant in self._by_name:
                 return self._by_name[variant]
-        return self._by_stem.get(_fold(name))
-
-    def escapes(self, path: str) -> bool:
-        """Whether a path returned by `find` leads outside the root through a link."""
-        file = path.partition("::")[0]
-        if os.path.islink(file):
-            return not self._contains(os.path.realpath(file))
-        folder = os.path.dirname(file)
-        if folder not in self._is_inside:
-            self._is_inside[folder] = self._contains(os.path.realpath(folder or "."))
-        return not (self._is_inside[folder] or file == self._base)
-
-    def _contains(self, real: str) -> bool:
-        root = os.path.realpath(self.root)
-        return real == root or real.startswith(root.rstrip(os.sep) + os.sep)
+        by_stem = self._by_stem.get(_fold(name))
+        return by_stem or self._by_number.get(number_of(name) or "")
 
     def files(self) -> dict[str, str]:
         """All images and texts: path by name, in the order of names.
@@ -65,25 +56,21 @@ class ImageIndex:
         """The names of all images."""
         return (name for name in self.files() if _suffix(name) in IMAGE_SUFFIXES)
 
+    def passed_over(self) -> list[str]:
+        """The names of files that are neither images nor usual files of a dataset."""
+        return [name for name, _ in self._walked if _suffix(name) not in ARCHIVES and not is_usual(name)]
+
     @cached_property
     def _walked(self) -> list[tuple[str, str]]:
-        """(name, path) of each image, text and archive below the root."""
+        """(name, path) of each file below the root."""
         if not self.root.is_dir():
             return []
-        found = []
         start = "" if self._base == "." else f"{self._base}/"
-        for folder, folders, files in os.walk(self._base or "/"):
-            folders[:] = sorted(one for one in folders if not one.startswith("."))
-            below = os.path.relpath(folder, self.root).replace(os.sep, "/")
-            prefix = "" if below == "." else f"{below}/"
-            for file in sorted(files):
-                if not file.startswith("._") and _suffix(file) in _LISTED | ARCHIVES:
-                    found.append((prefix + file, start + prefix + file))
-        return found
+        return [(name, start + name) for name in walk_files(self.root, hidden_folders=False)]
 
     @cached_property
     def _loose(self) -> dict[str, str]:
-        return {name: path for name, path in self._walked if _suffix(name) not in ARCHIVES}
+        return {name: path for name, path in self._walked if _suffix(name) in _LISTED}
 
     @cached_property
     def _has_loose_images(self) -> bool:
@@ -145,6 +132,32 @@ class ImageIndex:
             if stems.setdefault(stem, path) != path:
                 stems[stem] = None
         return stems
+
+    @cached_property
+    def _by_number(self) -> dict[str, str | None]:
+        """Path by the number that the file's name is, else by the one at its end; None for that of several images."""
+        named = list(self._names())
+        numbered = [(number, path) for name, path in named if (number := number_of(name))]
+        if not numbered:
+            ends = ((_TRAILING_NUMBER.search(_stem(name)), path) for name, path in named)
+            numbered = [(str(int(end[0])), path) for end, path in ends if end]
+        numbers: dict[str, str | None] = {}
+        for number, path in numbered:
+            if numbers.setdefault(number, path) != path:
+                numbers[number] = None
+        return numbers
+
+
+def is_usual(name: str) -> bool:
+    """Whether a file is an image, a text or table as it lies beside images, or hidden."""
+    return _suffix(name) in _LISTED | _BESIDE_IMAGES or PurePosixPath(name).name.startswith(".")
+
+
+def number_of(name: str) -> str | None:
+    """A name's number without leading zeros: that of `7`, `007` or `007.jpg`; None for any other name."""
+    stem = PurePosixPath(name).name
+    stem = _stem(stem) if _suffix(stem) in IMAGE_SUFFIXES else stem
+    return str(int(stem)) if stem.isascii() and stem.isdigit() and len(stem) < _MAX_DIGITS else None
 
 
 def _tails(member: str) -> Iterator[str]:

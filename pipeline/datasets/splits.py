@@ -2,9 +2,9 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from pipeline.datasets.entries import SPLITS, CaptionEntry
+from pipeline.datasets.entries import SPLITS, CaptionEntry, SkippedEntry, skip_entry
 from pipeline.errors import DataError
 
 VAL, TEST = 0.1, 0.1
@@ -36,6 +36,30 @@ def assign_splits(entries: Iterable[CaptionEntry], sha256: Mapping[str, str], se
     return splits
 
 
+def drop_leaks(
+    entries: Sequence[CaptionEntry], sha256: Mapping[str, str]
+) -> tuple[list[CaptionEntry], list[SkippedEntry]]:
+    """Leave each image in one split of its own, test before val before train; the others are returned as skipped.
+
+    Images are the same if they have the same bytes, under one name or under several.
+    """
+    best: dict[str, str] = {}
+    for entry in entries:
+        digest = sha256[entry.image]
+        if entry.split is not None:
+            best[digest] = max(best.get(digest, entry.split), entry.split, key=SPLITS.index)
+    kept: list[CaptionEntry] = []
+    dropped: dict[tuple[str, str], SkippedEntry] = {}
+    for entry in entries:
+        split = best.get(sha256[entry.image])
+        if entry.split in {None, split}:
+            kept.append(entry)
+        else:
+            reason = f"the same image is in {split}, so that it is left out of {entry.split} (params.data.leaks: drop)"
+            dropped.setdefault((entry.image, entry.split), skip_entry(entry.image, reason, entry.file, entry.line))
+    return kept, list(dropped.values())
+
+
 def describe_drawn_splits(entries: Iterable[CaptionEntry], sha256: Mapping[str, str]) -> str | None:
     """Which splits are drawn, in words; None when the dataset has them all."""
     own = Counter(_own_splits(entries, sha256).values())
@@ -61,7 +85,7 @@ def _own_splits(entries: Iterable[CaptionEntry], sha256: Mapping[str, str]) -> d
         if known is not None and entry.split is not None and known != entry.split:
             raise DataError(
                 f"{entry.file}, line {entry.line}: {entry.image} is in {entry.split} and also in {known}; "
-                "assign each image to one split"
+                "assign each image to one split, or set params.data.leaks to drop"
             )
         splits[entry.image] = known or entry.split
     return splits

@@ -1,5 +1,6 @@
-"""The format `table`: CSV, TSV or JSON lines with the columns image, caption and, optionally, split, in one file or in
-one file per split.
+"""The format `table`: CSV, TSV, JSON or JSON lines with the columns image, caption and, optionally, split.
+
+It is one file, or one per split. JSON may have other layouts, too (see json_records.py).
 
 Columns are found by their usual names or by those in params.data (see columns.py). A caption column may be a pattern
 (`caption_*`); each match is a caption of its own. A cell may also hold a list of captions, in JSON or Python syntax.
@@ -30,6 +31,7 @@ from pipeline.datasets.entries import (
     make_entry,
     skip_entry,
 )
+from pipeline.datasets.json_records import find_records, may_have_records
 from pipeline.datasets.text_files import first_line, load_json, numbered_lines, open_text, sniff_json
 from pipeline.errors import DataError
 
@@ -38,7 +40,7 @@ JSON_LINES = frozenset({".jsonl", ".ndjson"})
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
 """Of files that are tried as tables in a folder."""
 COMMON_NAMES = ("captions.csv", "captions.tsv", "captions.jsonl", "captions.json", "dataset.csv", "annotations.csv")
-_NOT_A_LIST = "JSON, but not a list of objects with image and caption; see docs/datasets.md"
+_NOT_RECORDS = "JSON, but not objects with image and caption in a known layout; see docs/datasets.md"
 _NUMBER = re.compile(r"#\d+$")
 """Flickr's caption number after an image name: `name.jpg#0`."""
 
@@ -61,7 +63,7 @@ def detect_table(path: Path, options: ReadOptions) -> Iterator[Candidate]:
 
 
 def _candidate(path: Path, options: ReadOptions) -> Candidate:
-    kinds = {".json": "a list of objects", **dict.fromkeys(JSON_LINES, "JSON lines")}
+    kinds = {".json": "JSON objects", **dict.fromkeys(JSON_LINES, "JSON lines")}
     kind = kinds.get(path.suffix.lower(), "a table")
     return Candidate(path, f"{path.name}, {kind}", problem=_problem(path, options) or "")
 
@@ -69,8 +71,8 @@ def _candidate(path: Path, options: ReadOptions) -> Candidate:
 def _problem(path: Path, options: ReadOptions) -> str | None:
     """Why a file is not a table of captions; None when its first entries can be read."""
     suffix = path.suffix.lower()
-    if suffix == ".json" and not sniff_json(path).startswith("["):  # it may be large
-        return f"{path}: {_NOT_A_LIST}"
+    if suffix == ".json" and not may_have_records(sniff_json(path)):  # it may be large
+        return f"{path}: {_NOT_RECORDS}"
     try:
         entries = list(islice(_read_file(path, options), 20))
     except DataError as error:
@@ -115,9 +117,9 @@ def _read_file(path: Path, options: ReadOptions) -> Iterator[Entry]:
     if suffix in JSON_LINES:
         yield from _read_json_lines(path, options)
     elif suffix == ".json":
-        records = load_json(path, options.encoding)
-        if not isinstance(records, list):
-            raise DataError(f"{path}: {_NOT_A_LIST}")
+        records = find_records(load_json(path, options.encoding, unique_keys=True))
+        if records is None:
+            raise DataError(f"{path}: {_NOT_RECORDS}")
         for number, record in enumerate(records, start=1):
             yield from _read_record(record, options, path, number)
     else:
@@ -151,7 +153,7 @@ def _read_delimited(path: Path, options: ReadOptions) -> Iterator[Entry]:
         first = next(rows, None)
         if first is None:
             raise DataError(f"{path}: holds no rows")
-        columns = _columns_without_header(first, options)
+        columns = columns_without_header(first, options)
         if columns:
             rows = chain([first], rows)
             names = "image, caption, split" if columns.split else "image, caption"
@@ -182,7 +184,7 @@ def _columns_of_header(header: DelimitedRow, options: ReadOptions, path: Path) -
         raise DataError(f"{path}, line 1: {error}") from error
 
 
-def _columns_without_header(first: DelimitedRow, options: ReadOptions) -> Columns | None:
+def columns_without_header(first: DelimitedRow, options: ReadOptions) -> Columns | None:
     """The columns of a file whose first line is a row; None where it is a header."""
     fields = first.fields
     if {options.image_column, options.caption_column, options.split_column} != {AUTO} or len(fields) < 2:
@@ -215,13 +217,13 @@ def _read_row(fields: list[str], columns: Columns, path: Path, line: int) -> Ite
         yield skip_entry(image, problem, path, line)
         return
     split = fields[columns.split] if columns.split is not None else None
-    captions: list[Any] = [text for index in columns.captions for text in _captions_in_cell(fields[index])]
+    captions: list[Any] = [text for index in columns.captions for text in captions_in_cell(fields[index])]
     if len(captions) > 1:
         captions = [caption for caption in captions if caption.strip()] or [""]
     yield from _make_entries(fields[columns.image], captions, split, path, line)
 
 
-def _captions_in_cell(cell: str) -> list[str]:
+def captions_in_cell(cell: str) -> list[str]:
     """The captions of a cell, which may hold a list: `["a dog", "a wet dog"]`."""
     if cell.startswith("[") and cell.rstrip().endswith("]"):
         for parse in (json.loads, ast.literal_eval):
@@ -265,14 +267,17 @@ def _read_record(record: Any, options: ReadOptions, path: Path, number: int) -> 
     for index in columns.captions:
         value = record[keys[index]]
         captions += value if isinstance(value, list) else [value]
-    if not captions:
-        yield skip_entry(image if isinstance(image, str) else "", "the list of captions is empty", path, number)
-        return
     split = record[keys[columns.split]] if columns.split is not None else None
-    yield from _make_entries(image, captions, split, path, number)
+    for one in image if isinstance(image, list) else [image]:  # several images of one report
+        if captions:
+            yield from _make_entries(one, captions, split, path, number)
+        else:
+            yield skip_entry(one if isinstance(one, str) else "", "the list of captions is empty", path, number)
 
 
 def _make_entries(image: Any, captions: list[Any], split: Any, path: Path, line: int) -> Iterator[Entry]:
+    if type(image) is int:
+        image = str(image)
     if isinstance(image, str):
         image = _NUMBER.sub("", image.strip())
     name = None

@@ -6,6 +6,7 @@
 
 import codecs
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,12 +47,12 @@ def first_line(path: Path, encoding: str = AUTO) -> str:
         return file.readline().rstrip("\r\n")
 
 
-def load_json(path: Path, encoding: str = AUTO) -> Any:
-    """The parsed file. Raises `DataError` with line and column of a mistake."""
+def load_json(path: Path, encoding: str = AUTO, *, unique_keys: bool = False) -> Any:
+    """The parsed file. Raises `DataError` with line and column of a mistake, and on request for a repeated key."""
     with open_text(path, encoding) as file:
         text = file.read()
     try:
-        return json.loads(text, strict=False)
+        return json.loads(text, strict=False, object_pairs_hook=_refuse_repeated_keys if unique_keys else None)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         if error.msg.startswith("Unterminated") or error.pos >= len(text.rstrip()) - _SHORT:
@@ -59,6 +60,20 @@ def load_json(path: Path, encoding: str = AUTO) -> Any:
         raise DataError(f"{path}, {place}: not valid JSON: {error.msg}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON: {error}") from error
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON. Raises `ValueError`, also where an object has a key twice, of which `json` keeps the last."""
+    return json.loads(text, strict=False, object_pairs_hook=_refuse_repeated_keys)
+
+
+def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        key = next(key for key, _ in pairs if counts[key] > 1)
+        raise ValueError(f"the key {key[:80]!a} occurs {counts[key]} times in one object; join their values")
+    return content
 
 
 def sniff_json(path: Path) -> str:
@@ -81,6 +96,11 @@ def _detect_encoding(path: Path) -> str:
         start = file.read(4)
     if not start:
         raise DataError(f"{path}: the file is empty")
+    return encoding_of(start)
+
+
+def encoding_of(start: bytes) -> str:
+    """The Unicode encoding of a file by its first four bytes."""
     if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         return "utf-32"
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):

@@ -6,6 +6,9 @@ Shapes: see decoder.py; A width of the attention's hidden layer.
 import torch
 from torch import Tensor, nn
 
+PADDING_SCORE = -1e9
+"""The score of a region that is padding; finite, so that an image without regions gives no NaN."""
+
 
 class RegionEmbedding(nn.Module):
     """Region vectors relu(W features + position), (B, R, H), from normalized features (B, R, C).
@@ -27,7 +30,7 @@ class AdditiveAttention(nn.Module):
     """Soft attention: weights of the regions given the hidden state, and the regions' weighted sum.
 
         score_r = w tanh(W_key value_r + W_query h)
-        weights = softmax(score)
+        weights = softmax(score)                      over the real regions; padding has weight 0
         context = sum_r weights_r value_r
 
     D. Bahdanau et al., "Neural Machine Translation by Jointly Learning to Align and Translate", ICLR 2015;
@@ -45,10 +48,16 @@ class AdditiveAttention(nn.Module):
         keys: Tensor = self.key(values)
         return keys
 
-    def forward(self, values: Tensor, keys: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """The context (B K, H) and the weights (B K, R), for region vectors, their keys and hidden states (B K, H)."""
+    def forward(self, values: Tensor, keys: Tensor, h: Tensor, real: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The context (B K, H) and the weights (B K, R), for region vectors, their keys and hidden states (B K, H).
+
+        `real` (B, R) is False for padding; None: there is no padding.
+        """
         query = self.query(h).unflatten(0, (values.shape[0], -1))  # (B, K, A)
         hidden = torch.tanh(keys.unsqueeze(1) + query.unsqueeze(2))  # (B, K, R, A)
-        weights = self.score(hidden).squeeze(-1).float().softmax(-1)  # (B, K, R)
+        scores = self.score(hidden).squeeze(-1).float()  # (B, K, R)
+        if real is not None:
+            scores = scores.masked_fill(~real.unsqueeze(1), PADDING_SCORE)
+        weights = scores.softmax(-1)  # (B, K, R)
         context = torch.bmm(weights.to(values.dtype), values)  # (B, K, H)
         return context.flatten(0, 1), weights.flatten(0, 1)

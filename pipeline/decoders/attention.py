@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.decoders.additive_attention import AdditiveAttention, RegionEmbedding
-from pipeline.decoders.decoder import Decoder, Sizes, State
+from pipeline.decoders.decoder import Decoder, Sizes, State, mean_over_regions
 from pipeline.decoders.lstm import gate_layer, lstm_cell
 from pipeline.decoders.registry import AttentionOptions
 
@@ -36,10 +36,12 @@ class Attention(Decoder):
         self.deep = nn.Linear(2 * hidden + embed, embed)
 
     def start(self, features: Tensor) -> State:
+        real = self.real_regions(features)  # (B, R)
         values = self.regions(self.feature_dropout(self.normalize(features)))  # (B, R, H)
-        h, c = self.initial(values.mean(1)).tanh().chunk(2, -1)  # (B, H) each
+        h, c = self.initial(mean_over_regions(values, real)).tanh().chunk(2, -1)  # (B, H) each
         weights = values.new_zeros(values.shape[:2])  # (B, R)
-        return State((values, self.attend.project_keys(values)), (h, c, weights))
+        image = (values, self.attend.project_keys(values))
+        return State(image if real is None else (*image, real), (h, c, weights))
 
     def advance(self, state: State, words: Tensor) -> tuple[Tensor, State]:
         output, state = self._recur(state, self.word_gates(words))
@@ -53,15 +55,16 @@ class Attention(Decoder):
         return self._deep_output(torch.stack(outputs, 1), words)  # (B, T, E)
 
     def image_vector(self, state: State) -> Tensor:
-        return state.image[0].mean(1)
+        values, _, *real = state.image
+        return mean_over_regions(values, *real)
 
     def attention_weights(self, state: State) -> Tensor:
         return state.beam[2]
 
     def _recur(self, state: State, word_gates: Tensor) -> tuple[Tensor, State]:
         """[h, context] (B K, 2 H) and the next state, given the tokens' summand of the gates (B K, 4 H)."""
-        (values, keys), (h, c, _) = state
-        context, weights = self.attend(values, keys, h)  # (B K, H), (B K, R)
+        (values, keys, *real), (h, c, _) = state
+        context, weights = self.attend(values, keys, h, *real)  # (B K, H), (B K, R)
         context = torch.sigmoid(self.gate(h)) * context
         h, c = lstm_cell(word_gates + self.recurrent_gates(torch.cat([context, h], -1)), c)
         return torch.cat([h, context], -1), State(state.image, (h, c, weights))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.decoders.decoder import Decoder, State
-from pipeline.decoders.search import NEVER_GENERATED, Hypothesis, SearchOptions
+from pipeline.decoders.search import NEVER_GENERATED, Hypothesis, SearchOptions, require_hypotheses
 from pipeline.tokens import BOS, EOS
 
 TIES = 16
@@ -23,7 +23,7 @@ def beam_search(
     With `attention`, hypotheses include the attention weights of each token. PAD, BOS and UNK are never generated. A
     beam that ends leaves its place empty, so that beam size 1 is greedy search. Equal scores are ranked by beam, then
     by token. An image leaves the batch as soon as no living beam can enter its best `captions`; this saves time and
-    changes no result.
+    changes no result. Raises `NumericError` when no probability is finite.
     """
     decoder.eval()
     with torch.autocast(features.device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
@@ -34,7 +34,8 @@ def beam_search(
             beams.extend(log_probs, state, weights)
             if not len(beams.image):
                 break
-    return [sorted(found, key=lambda one: -one.score)[:captions] for found in beams.finished]
+    found = require_hypotheses(beams.finished)
+    return [sorted(of_image, key=lambda one: -one.score)[:captions] for of_image in found]
 
 
 class _Beams:

@@ -26,6 +26,8 @@ class Sizes:
     vocabulary: int
     regions: int
     channels: int
+    padded: bool = False
+    """Whether images have different numbers of regions: regions of zeros are then padding."""
 
 
 class State(NamedTuple):
@@ -46,7 +48,8 @@ class Decoder(nn.Module, ABC):
     def __init__(self, options: DecoderOptions, sizes: Sizes, *, output: int) -> None:
         super().__init__()
         self.hidden = options.hidden
-        self.normalize = FeatureNormalizer(sizes.channels)
+        self.padded = sizes.padded
+        self.normalize = FeatureNormalizer(sizes.channels, padded=sizes.padded)
         self.embedding = nn.Embedding(sizes.vocabulary, options.embed, padding_idx=PAD)
         self.feature_dropout = nn.Dropout(options.feature_dropout)
         self.embedding_dropout = nn.Dropout(options.embedding_dropout)
@@ -76,6 +79,10 @@ class Decoder(nn.Module, ABC):
     def pool(self, features: Tensor) -> Tensor:
         """The part of features (N, R, C) that `start` needs: (N, R, C), or (N, 1, C) if it uses only their mean."""
         return features
+
+    def real_regions(self, features: Tensor) -> Tensor | None:
+        """Whether each region of features (B, R, C) is real, not padding: (B, R); None if no region is padding."""
+        return features.any(-1) if self.padded else None
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Embeddings (..., E) of tokens (...), with dropout."""
@@ -107,17 +114,26 @@ class Decoder(nn.Module, ABC):
         return logits
 
 
+def mean_over_regions(values: Tensor, real: Tensor | None = None) -> Tensor:
+    """The mean (B, H) of region vectors `values` (B, R, H) over the regions that are `real` (B, R); None: over all."""
+    if real is None:
+        return values.mean(1)
+    return (values * real.unsqueeze(-1)).sum(1) / real.sum(1, keepdim=True).clamp_min(1)
+
+
 class FeatureNormalizer(nn.Module):
     """Normalizes each channel to mean 0 and standard deviation 1 over the training images.
 
-    Mean and scale are buffers, so they are part of the model file.
+    Mean and scale are buffers, so they are part of the model file. If features are `padded`, regions of zeros do not
+    count.
     """
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, padded: bool = False) -> None:
         super().__init__()
+        self._padded = padded
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("scale", torch.ones(channels))
 
@@ -132,6 +148,8 @@ class FeatureNormalizer(nn.Module):
         count = 0
         for chunk in chunks:
             values = torch.as_tensor(chunk).cpu().double().flatten(0, 1)  # (n R, C)
+            if self._padded:
+                values = values[values.any(1)]
             total += values.sum(0)
             squares += values.square_().sum(0)
             count += values.shape[0]

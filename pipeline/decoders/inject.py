@@ -12,7 +12,7 @@ Shapes: see decoder.py.
 
 from torch import Tensor, nn
 
-from pipeline.decoders.decoder import Decoder, Sizes, State
+from pipeline.decoders.decoder import Decoder, Sizes, State, mean_over_regions
 from pipeline.decoders.registry import DecoderOptions
 
 
@@ -25,10 +25,10 @@ class Inject(Decoder):
         self.lstm = nn.LSTM(options.embed, options.hidden, batch_first=True)
 
     def pool(self, features: Tensor) -> Tensor:
-        return features.float().mean(1, keepdim=True)  # (N, 1, C)
+        return mean_over_regions(features.float(), self.real_regions(features)).unsqueeze(1)  # (N, 1, C)
 
     def start(self, features: Tensor) -> State:
-        pooled = self.feature_dropout(self.normalize(features.float().mean(1)))  # (B, C)
+        pooled = self.feature_dropout(self.normalize(self.pool(features).squeeze(1)))  # (B, C)
         image = self.image(pooled)  # (B, E), equation 10
         _, (h, c) = self.lstm(image.unsqueeze(1))  # (1, B, H) each
         return State((), (h[0], c[0]))

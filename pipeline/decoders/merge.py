@@ -14,7 +14,7 @@ Shapes: see decoder.py.
 import torch
 from torch import Tensor, nn
 
-from pipeline.decoders.decoder import Decoder, Sizes, State
+from pipeline.decoders.decoder import Decoder, Sizes, State, mean_over_regions
 from pipeline.decoders.registry import DecoderOptions
 
 
@@ -28,10 +28,10 @@ class Merge(Decoder):
         self.dense = nn.Linear(options.hidden, options.hidden)
 
     def pool(self, features: Tensor) -> Tensor:
-        return features.float().mean(1, keepdim=True)  # (N, 1, C)
+        return mean_over_regions(features.float(), self.real_regions(features)).unsqueeze(1)  # (N, 1, C)
 
     def start(self, features: Tensor) -> State:
-        pooled = self.feature_dropout(self.normalize(features.float().mean(1)))  # (B, C)
+        pooled = self.feature_dropout(self.normalize(self.pool(features).squeeze(1)))  # (B, C)
         image = torch.relu(self.image(pooled))  # (B, H)
         return State((image,), (torch.zeros_like(image), torch.zeros_like(image)))
 

@@ -73,8 +73,12 @@ DECODERS: dict[str, DecoderKind] = {
 }
 
 
-def make_decoder(params: Mapping[str, Any], *, vocabulary: int, regions: int, channels: int) -> "Decoder":
+def make_decoder(
+    params: Mapping[str, Any], *, vocabulary: int, regions: int, channels: int, padded: bool = False
+) -> "Decoder":
     """Build an untrained decoder for features (N, regions, channels) and `vocabulary` tokens.
+
+    With `padded`, regions of zeros are padding: they get no attention and do not count in means.
 
     `params` is the decoder section of params.yaml: `kind` and options of that kind; options left out have their
     defaults. Raises `ValueError` for an unknown kind, an unknown option or a value that is not allowed.
@@ -85,7 +89,6 @@ def make_decoder(params: Mapping[str, Any], *, vocabulary: int, regions: int, ch
         raise ValueError(f"decoder.kind must be one of {', '.join(DECODERS)}, got {params.get('kind')!r}")
     entry = DECODERS[params["kind"]]
     module, name = entry.path.split(":")
-    decoder: Decoder = getattr(import_module(module), name)(
-        entry.options.model_validate(dict(params)), Sizes(vocabulary=vocabulary, regions=regions, channels=channels)
-    )
+    sizes = Sizes(vocabulary=vocabulary, regions=regions, channels=channels, padded=padded)
+    decoder: Decoder = getattr(import_module(module), name)(entry.options.model_validate(dict(params)), sizes)
     return decoder

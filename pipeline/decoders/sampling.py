@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.decoders.decoder import Decoder, State
-from pipeline.decoders.search import NEVER_GENERATED, Hypothesis, SamplingOptions
+from pipeline.decoders.search import NEVER_GENERATED, Hypothesis, SamplingOptions, not_finite
 from pipeline.tokens import BOS, EOS
 
 
@@ -25,7 +25,7 @@ def sample(
 
     Random numbers come from `generator`, by default a new one with `options.seed`. The decoder stays in its mode: call
     `eval()` before. Log-probabilities are the decoder's own, whatever the temperature. PAD, BOS and UNK are never
-    generated.
+    generated. Raises `NumericError` when probabilities are not finite.
     """
     if generator is None:
         generator = torch.Generator(features.device).manual_seed(options.seed)
@@ -39,6 +39,8 @@ def sample(
     weights: list[Tensor] = []  # of each step, (B S, R)
     for step in range(options.max_length + 1):
         log_probs, state = decoder.step(state, tokens)
+        if bool(log_probs.isnan().any()):  # `multinomial` would raise an error of its own, on a GPU for good
+            raise not_finite()
         log_probs[:, NEVER_GENERATED] = -torch.inf
         token = torch.multinomial(_restrict(log_probs, options).softmax(-1), 1, generator=generator).squeeze(1)
         if step == options.max_length:

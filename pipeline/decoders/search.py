@@ -5,10 +5,15 @@ This module imports neither torch nor numpy.
 
 from dataclasses import dataclass
 
+from pipeline.errors import NumericError
 from pipeline.tokens import BOS, PAD, UNK
 
 NEVER_GENERATED = (PAD, BOS, UNK)
 """Tokens that no search generates."""
+MAX_BEAM_SIZE = 100
+"""Larger beams find no better captions (E. Cohen and J. C. Beck, 2019), and memory grows with the beam."""
+MAX_LENGTH = 1000
+"""Tokens of the longest caption that a search may be asked for."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,9 @@ class SearchOptions:
     def __post_init__(self) -> None:
         if min(self.beam_size, self.max_length) < 1:
             raise ValueError(f"beam_size {self.beam_size} and max_length {self.max_length} must be at least 1")
+        if self.beam_size > MAX_BEAM_SIZE:
+            raise ValueError(f"beam_size {self.beam_size} must be at most {MAX_BEAM_SIZE}")
+        _check_max_length(self.max_length)
         if min(self.length_penalty, self.min_length, self.no_repeat_ngram) < 0:
             raise ValueError(
                 f"length_penalty {self.length_penalty}, min_length {self.min_length} and no_repeat_ngram "
@@ -61,6 +69,7 @@ class SamplingOptions:
     def __post_init__(self) -> None:
         if self.max_length < 1:
             raise ValueError(f"max_length {self.max_length} must be at least 1")
+        _check_max_length(self.max_length)
         if not self.temperature > 0:
             raise ValueError(f"temperature {self.temperature} must be above 0")
         if self.top_k < 0:
@@ -83,3 +92,20 @@ class Hypothesis:
     """Attention weights over the regions for each token; None if not asked for or the decoder has no attention."""
     agreement: float | None = None
     """CIDEr-D (0 to 10) against the captions of similar training images; None without re-ranking."""
+
+
+def _check_max_length(length: int) -> None:
+    if length > MAX_LENGTH:
+        raise ValueError(f"max_length {length} must be at most {MAX_LENGTH}")
+
+
+def require_hypotheses(found: list[list[Hypothesis]]) -> list[list[Hypothesis]]:
+    """Return `found` unchanged. Raises `NumericError` when an image has no hypothesis: no probability was finite."""
+    if not all(found):
+        raise not_finite()
+    return found
+
+
+def not_finite() -> NumericError:
+    """The error of a decoder whose probabilities are NaN: weights or features overflow."""
+    return NumericError("the decoder's probabilities are not finite, so there is no caption; train again")

@@ -8,7 +8,7 @@ section 3.2:
     h2_t = LSTM2([context_t, h1_t], h2_{t-1})                       (6)
     p_{t+1} = softmax(W_output h2_t)                                (7)
 
-Unlike the paper, regions are the grid of a CNN and have a learned position.
+Unlike the paper, regions have a learned position, since they usually are the grid of a CNN.
 Shapes: see decoder.py.
 """
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pipeline.decoders.additive_attention import AdditiveAttention, RegionEmbedding
-from pipeline.decoders.decoder import Decoder, Sizes, State
+from pipeline.decoders.decoder import Decoder, Sizes, State, mean_over_regions
 from pipeline.decoders.lstm import gate_layer, lstm_cell
 from pipeline.decoders.registry import AttentionOptions
 
@@ -35,11 +35,13 @@ class UpDown(Decoder):
         self.language_gates = gate_layer(3 * hidden, hidden)
 
     def start(self, features: Tensor) -> State:
+        real = self.real_regions(features)  # (B, R)
         values = self.regions(self.feature_dropout(self.normalize(features)))  # (B, R, H)
-        mean = values.mean(1)  # (B, H)
+        mean = mean_over_regions(values, real)  # (B, H)
         h1, c1, h2, c2 = (torch.zeros_like(mean) for _ in range(4))
         weights = values.new_zeros(values.shape[:2])  # (B, R)
-        return State((values, self.attend.project_keys(values), self.image_gates(mean)), (h1, c1, h2, c2, weights))
+        image = (values, self.attend.project_keys(values), self.image_gates(mean))
+        return State(image if real is None else (*image, real), (h1, c1, h2, c2, weights))
 
     def advance(self, state: State, words: Tensor) -> tuple[Tensor, State]:
         words = words.unflatten(0, (state.image[0].shape[0], -1))  # (B, K, E)
@@ -53,7 +55,8 @@ class UpDown(Decoder):
         return torch.stack(outputs, 1)  # (B, T, H)
 
     def image_vector(self, state: State) -> Tensor:
-        return state.image[0].mean(1)
+        values, _, _, *real = state.image
+        return mean_over_regions(values, *real)
 
     def attention_weights(self, state: State) -> Tensor:
         return state.beam[4]
@@ -65,8 +68,8 @@ class UpDown(Decoder):
 
     def _recur(self, state: State, input_gates: Tensor) -> tuple[Tensor, State]:
         """h2 (B K, H) and the next state, given the tokens' and the image's summand of LSTM1's gates (B K, 4 H)."""
-        (values, keys, _), (h1, c1, h2, c2, _) = state
+        (values, keys, _, *real), (h1, c1, h2, c2, _) = state
         h1, c1 = lstm_cell(input_gates + self.attention_gates(torch.cat([h2, h1], -1)), c1)  # equation 2
-        context, weights = self.attend(values, keys, h1)  # (B K, H), (B K, R); equations 3-5
+        context, weights = self.attend(values, keys, h1, *real)  # (B K, H), (B K, R); equations 3-5
         h2, c2 = lstm_cell(self.language_gates(torch.cat([context, h1, h2], -1)), c2)  # equation 6
         return h2, State(state.image, (h1, c1, h2, c2, weights))

@@ -1,7 +1,8 @@
 """Image decoding and preprocessing: the only module that uses Pillow to read files.
 
-Whatever an image file holds (16 bits, a palette, transparency, an EXIF orientation), the result is an upright 8-bit
-RGB image. A file that cannot be decoded raises `ImageError` with the reason, and never another exception.
+Whatever an image file holds (10 to 16 bits, floats, a palette, transparency, an EXIF orientation), the result is an
+upright 8-bit RGB image. A file that cannot be decoded, or whose range of values is unknown, raises `ImageError` with
+the reason, and never another exception.
 
 S is the side of the encoder's square input, in pixels.
 """
@@ -10,6 +11,7 @@ import base64
 import io
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,17 +20,25 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL import __version__ as _PILLOW_VERSION
 
+from pipeline.encoders import png
 from pipeline.encoders.spec import Preprocessing
 from pipeline.errors import DataError
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP")
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "AVIF")
+"""The formats that Pillow reads. HEIC is read where the extra `heif` is installed."""
 MAX_PIXELS = 100_000_000
 """Larger images are refused before they are decompressed: a file of a few kilobytes can claim terabytes."""
 LIBRARY = f"pillow {_PILLOW_VERSION}"
 """The decoder. Another version may decode a JPEG to pixels that differ in their last bits."""
 BACKGROUND = (255, 255, 255)
 """RGB color behind transparent pixels."""
+_JPEG, _END_OF_JPEG = b"\xff\xd8\xff", b"\xff\xd9"
 
+_STRIP_PIXELS = 1 << 22
+_HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+_BIT_DEPTHS = (8, 10, 12, 14, 16, 32)
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _MAX_SAMPLE_VALUE = 258, 262, 281
+"""Tags of TIFF."""
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -42,41 +52,127 @@ class ImageError(DataError):
     """An image that cannot be used. The message is the reason alone; the caller adds the path."""
 
 
-def decode_image(content: bytes) -> Image.Image:
-    """Decode the first frame of an image file to upright RGB. Raises `ImageError`."""
+def decode_image(content: bytes, *, fill_truncated: bool = False) -> Image.Image:
+    """Decode the first frame of an image file to upright RGB. Raises `ImageError`.
+
+    With `fill_truncated`, a JPEG that ends too early is gray where its pixels are missing, and no error.
+    """
     if not content:
         raise ImageError("the file is empty")
+    if fill_truncated and content.startswith(_JPEG):
+        content += _END_OF_JPEG  # of a complete file nothing after its end is read
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                width, height = image.size
-                if width * height > MAX_PIXELS:
-                    raise ImageError(f"{width} x {height} pixels, more than the limit of {MAX_PIXELS}")
+            with _open(content) as image:
+                has_deep_colors = len(image.getbands()) > 1 and ";16" in str(getattr(image, "tile", ""))
                 image.load()
-                return _convert_to_rgb(ImageOps.exif_transpose(image))
+                if has_deep_colors:
+                    _check_brightness(image)
+                if image.format == "PNG" and _may_be_cut(image) and (missing := png.missing_bytes(content)):
+                    raise ImageError(f"damaged: truncated: {missing:,} bytes of its pixels are missing")
+                ImageOps.exif_transpose(image, in_place=True)
+                return _convert_to_rgb(image)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:  # Pillow's own check comes first above twice its limit
         raise ImageError(f"more than the limit of {MAX_PIXELS} pixels") from error
     except UnidentifiedImageError as error:
-        raise ImageError(f"not an image in one of the formats {', '.join(FORMATS)}") from error
+        raise ImageError(f"not an image in one of the formats {', '.join(FORMATS)}, HEIC") from error
     except Exception as error:  # Pillow's parsers raise ValueError, SyntaxError, struct.error and others
-        raise ImageError(f"damaged: {error or type(error).__name__}") from error
+        raise ImageError(f"damaged: {str(error).strip() or type(error).__name__}") from error
+
+
+def _open(content: bytes) -> Image.Image:
+    """Open an image file of at most `MAX_PIXELS` pixels. Raises `ImageError` and Pillow's errors."""
+    image: Image.Image
+    if not _is_heic(content):
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        _check_size(*image.size)
+        return image
+    try:
+        from pillow_heif.as_plugin import HeifImageFile
+    except ImportError as error:
+        raise ImageError(
+            "a HEIC image, which needs the extra heif: pip install 'captioner[heif]'; or convert it to JPEG"
+        ) from error
+    image = HeifImageFile(io.BytesIO(content))  # type: ignore[no-untyped-call]
+    _check_size(*image.size)
+    return image
+
+
+def _is_heic(content: bytes) -> bool:
+    """Whether a file's first box names a brand of HEIC and not AVIF, which shares some of them."""
+    brands = content[8 : int.from_bytes(content[:4])]
+    return content[4:8] == b"ftyp" and content[8:12] in _HEIC_BRANDS and b"avif" not in brands
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"{width} x {height} pixels, more than the limit of {MAX_PIXELS}")
+
+
+def _check_brightness(image: Image.Image) -> None:
+    """Refuse colors of 12 bits stored as 16, of which Pillow keeps the upper 8: they would become black."""
+    colors = np.asarray(image)[..., : 1 if image.mode == "LA" else 3]  # without the opacity
+    if colors.max(initial=0) < 16:
+        raise ImageError("16-bit colors that use at most 12 of the 16 bits; save it with 8 bits per color")
+
+
+def _may_be_cut(image: Image.Image) -> bool:
+    """Whether the last row is all zeros, as Pillow leaves rows that a file does not contain, or written early."""
+    return (
+        "interlace" in image.info
+        or image.crop((0, image.height - 1, image.width, image.height)).getbbox(alpha_only=False) is None
+    )
 
 
 def _convert_to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):  # convert("RGB") would clip nearly every 16-bit value to white
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in {"I", "F"}:
-        values = np.asarray(image, dtype=np.float64)
-        scale = 257.0 if values.max(initial=0) > 255 else 1.0
-        return Image.fromarray(np.clip(values / scale, 0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode.startswith(("I", "F")):  # convert("RGB") would clip nearly every 16-bit value to white
+        tags = getattr(image, "tag_v2", {})
+        gray = _scale_to_8_bits(np.asarray(image), _stated_bits(tags))
+        return Image.fromarray(255 - gray if tags.get(_PHOTOMETRIC) == 0 else gray).convert("RGB")
     if image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:
-        foreground = image.convert("RGBA")
-        background = Image.new("RGBA", foreground.size, (*BACKGROUND, 255))
-        return Image.alpha_composite(background, foreground).convert("RGB")
+        return _without_transparency(image)
     return image.convert("RGB")
+
+
+def _stated_bits(tags: Mapping[int, Any]) -> int:
+    """Bits of a gray value by the tags of a TIFF; 0 where they state no more than the size of its memory."""
+    for tag in (_MAX_SAMPLE_VALUE, _BITS_PER_SAMPLE):
+        value = tags.get(tag, 0)
+        number = int(value[0] if isinstance(value, tuple) and value else value or 0)
+        bits = number.bit_length() if tag == _MAX_SAMPLE_VALUE else number
+        if 8 < bits < 16:
+            return bits
+    return 0
+
+
+def _scale_to_8_bits(values: NDArray[Any], stated_bits: int) -> NDArray[np.uint8]:
+    """Scale gray values to 0 to 255 by their stated bits, else by the smallest usual bit depth that holds them all.
+
+    Floats up to 1 are shares of white. Raises `ImageError` for negative values and those that are not finite.
+    """
+    low, high = float(values.min(initial=0)), float(values.max(initial=0))
+    if not np.isfinite(values).all():
+        raise ImageError("gray values that are not finite; save it with values from 0 to 1 or 0 to 255")
+    if low < -0.01 * high:
+        raise ImageError(f"gray values from {low:g} to {high:g}; save it with values from 0 to 1 or 0 to 255")
+    if values.dtype.kind == "f" and high <= 1:
+        return np.asarray((values.clip(0, 1) * 255).round(), np.uint8)
+    bits = next(bits for bits in (stated_bits, *_BIT_DEPTHS) if high < 2**bits or bits == _BIT_DEPTHS[-1])
+    return np.asarray((values / 2 ** (bits - 8)).clip(0, 255), np.uint8)
+
+
+def _without_transparency(image: Image.Image) -> Image.Image:
+    """Convert to RGB over `BACKGROUND`, in strips: each of the three steps copies its input."""
+    result = Image.new("RGB", image.size)
+    rows = max(1, _STRIP_PIXELS // max(1, image.width))
+    for top in range(0, image.height, rows):
+        foreground = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
+        background = Image.new("RGBA", foreground.size, (*BACKGROUND, 255))
+        result.paste(Image.alpha_composite(background, foreground).convert("RGB"), (0, top))
+    return result
 
 
 def to_rgb_image(value: bytes | NDArray[Any] | Image.Image) -> Image.Image:
@@ -176,12 +272,17 @@ def preprocess_image(image: Image.Image, preprocessing: Preprocessing) -> NDArra
     return np.asarray(narrow.resize((size, size), resampling, box=(0, passes.top, size, passes.bottom)))
 
 
+def load_pixels(content: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Return the encoder's input (S, S, 3) from an image file. Raises `ImageError`."""
+    return preprocess_image(decode_image(content, fill_truncated=preprocessing.fill_truncated), preprocessing)
+
+
 def thumbnail(content: bytes, side: int) -> tuple[str, int, int]:
     """Return a JPEG of at most `side` pixels per side as a `data:` URL, its width and its height.
 
     Raises `ImageError`.
     """
-    image = decode_image(content)
+    image = decode_image(content, fill_truncated=True)
     image.thumbnail((side, side), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
@@ -209,7 +310,9 @@ def describe_image(content: bytes, *, header_only: bool = False) -> ImageDescrip
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            with _open(content) as image:
                 return ImageDescription(image.width, image.height, image.mode, image.format or "")
+    except ImageError:
+        raise
     except Exception as error:
         raise ImageError(f"damaged: {error or type(error).__name__}") from error

@@ -7,18 +7,27 @@ This module does not import torch. A line gives a class that implements `encoder
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from pipeline.errors import ParamsError
+
 if TYPE_CHECKING:
     from pipeline.encoders.source import EncoderSource
 
 SOURCES = {
     "torchvision": "pipeline.encoders.torchvision:Torchvision",
+    "timm": "pipeline.encoders.timm:Timm",
+    "open_clip": "pipeline.encoders.open_clip:OpenClip",
 }
 
 
 def get_source(name: str) -> "EncoderSource":
-    """Import the source called `name`. Raises `ValueError` for an unknown name."""
+    """Import the source called `name`. Raises `ValueError` for an unknown name, `ParamsError` without its library."""
     if name not in SOURCES:
         raise ValueError(f"encoder source must be one of {', '.join(SOURCES)}, got {name!r}")
     module, attribute = SOURCES[name].split(":")
-    source: EncoderSource = getattr(import_module(module), attribute)()
+    try:
+        source: EncoderSource = getattr(import_module(module), attribute)()
+    except ModuleNotFoundError as error:
+        raise ParamsError(
+            f"the encoder source {name} needs {error.name}, which is in an extra: pip install 'captioner[{name}]'"
+        ) from error
     return source

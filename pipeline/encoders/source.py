@@ -3,14 +3,28 @@
 B images, S input side, C channels, H x W the layer's map.
 """
 
+import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.encoders.spec import Preprocessing
+from pipeline.encoders.weights_file import SUFFIXES
 from pipeline.errors import ParamsError
+
+FEATURES = "features"
+"""Layer name, in sources that name layers themselves: the network's last feature map."""
+POOLED = "pooled"
+"""Layer name, in such sources: the vector that the network pools its last map to."""
+RANDOM_STRIDE = 8
+"""Largest stride of the map that `layer: auto` selects with random weights, in input pixels per map position. Deeper
+random layers blur the image."""
+RANDOM_IMAGE_SIZE = 112
+"""`image_size: auto` with random weights, unless the network accepts one size only."""
 
 
 class WeightsNotFetched(Exception):
@@ -40,14 +54,19 @@ class LoadedModel:
 class EncoderSource(Protocol):
     """One library of pretrained networks."""
 
-    def load(self, name: str, weights: str, seed: int) -> LoadedModel:
-        """Load the network `name`. `weights` is one of the source's names, a file, or `none` for random weights.
+    @property
+    def library(self) -> str:
+        """The library and its version, where an image's features may depend on it; else empty."""
 
-        Raises `ParamsError` for an unknown name or unusable weights, `WeightsNotFetched`.
+    def load(self, name: str, weights: str, size: int | None, seed: int) -> LoadedModel:
+        """Load the network `name` for inputs of `size` pixels; None selects the size that the weights were trained at.
+
+        `weights` is one of the source's names, a file, or `none` for random weights. Raises `ParamsError` for an
+        unknown name, unusable weights or an impossible size, `WeightsNotFetched`.
         """
 
-    def make_uninitialized(self, name: str) -> nn.Module:
-        """Build the network `name` without weights; on the `meta` device it allocates nothing."""
+    def empty_network(self, name: str, layer: str, size: int) -> nn.Module:
+        """Build what `cut_at` returns without trained weights; its state dict is loaded from a model file."""
 
     def default_layer(self, loaded: LoadedModel, name: str, size: int) -> str:
         """Return the layer that `layer: auto` selects for inputs of `size` pixels. Raises `ParamsError`."""
@@ -55,14 +74,38 @@ class EncoderSource(Protocol):
     def cut_at(self, model: nn.Module, layer: str, name: str) -> nn.Module:
         """Return the part of `model` up to `layer`, a module from images (B, 3, S, S) to the layer's output.
 
-        Raises `ParamsError` for an unknown layer.
+        It shares the tensors of `model` and has none that the layer does not depend on. `model` may be changed. Raises
+        `ParamsError` for an unknown layer.
         """
 
     def feature_map(self, output: Tensor, layer: str) -> Tensor:
         """Convert a layer's output to a map (B, C, H, W) or a vector (B, C).
 
-        Removes class and register tokens and moves channels first. Raises `ParamsError` when the output is neither.
+        Removes class and register tokens and moves channels first, where the network has not done so. Raises
+        `ParamsError` when the output is neither.
         """
+
+
+def check_weights_path(weights: str) -> None:
+    """Raise `ParamsError` if `weights` is meant as a file, which the caller has not found."""
+    path = Path(weights)
+    if path.suffix in SUFFIXES or path.name != weights:
+        raise ParamsError(f"params.encoder.weights: {weights}: no such file")
+
+
+def check_map_or_vector(output: Tensor, layer: str) -> Tensor:
+    """Return `output` unchanged. Raises `ParamsError` when it is neither a map (B, C, H, W) nor a vector (B, C)."""
+    if output.dim() not in {2, 4}:
+        raise ParamsError(f"params.encoder.layer: {layer} outputs {tuple(output.shape)}, which is not a feature map")
+    return output
+
+
+def find_layer(layer: str, known: Sequence[str], name: str) -> None:
+    """Raise `ParamsError` with suggestions when `layer` is none of the `known` layers of the network `name`."""
+    if layer not in known:
+        close = difflib.get_close_matches(layer, known, n=3)
+        hint = f"did you mean {', '.join(close)}? " if close else ""
+        raise ParamsError(f"params.encoder.layer: {name} has no layer {layer!r}; {hint}known: {', '.join(known)}")
 
 
 @torch.inference_mode()

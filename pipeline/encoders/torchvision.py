@@ -11,39 +11,42 @@ import torch
 from torch import Tensor, fx, nn
 
 from pipeline.encoders.images import BACKGROUND
-from pipeline.encoders.source import LoadedModel, WeightsNotFetched, run_network
+from pipeline.encoders.source import (
+    RANDOM_IMAGE_SIZE,
+    RANDOM_STRIDE,
+    LoadedModel,
+    WeightsNotFetched,
+    check_map_or_vector,
+    check_weights_path,
+    run_network,
+)
 from pipeline.encoders.spec import Preprocessing
-from pipeline.encoders.weights_file import SUFFIXES, load_weights_file
+from pipeline.encoders.weights_file import load_weights_file
 from pipeline.errors import ParamsError
-
-RANDOM_STRIDE = 8
-"""Largest stride of the map that `layer: auto` selects with random weights, in input pixels per map position. Deeper
-random layers blur the image."""
-RANDOM_IMAGE_SIZE = 112
-"""`image_size: auto` with random weights, unless the network accepts one size only."""
 
 
 class Torchvision:
     """Implements `EncoderSource` with torchvision's classification models."""
 
-    def load(self, name: str, weights: str, seed: int) -> LoadedModel:
+    library = ""
+
+    def load(self, name: str, weights: str, size: int | None, seed: int) -> LoadedModel:
         """See `EncoderSource.load`."""
         from torchvision import models
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = self.make_uninitialized(name)
+            model = _create(name)
         enum = models.get_model_weights(name)
         default = _preprocessing(enum["DEFAULT"])
         if weights == "none":
-            size = getattr(model, "image_size", RANDOM_IMAGE_SIZE)  # vision transformers accept one size only
-            return LoadedModel(model, f"random:{seed}", default, size)
+            own_size = getattr(model, "image_size", RANDOM_IMAGE_SIZE)  # vision transformers accept one size only
+            return LoadedModel(model, f"random:{seed}", default, size or own_size)
         path = Path(weights)
         if path.is_file():
             missing = load_weights_file(model, path, name)
-            return LoadedModel(model, "file", default, default.size, missing)
-        if path.suffix in SUFFIXES or path.name != weights:
-            raise ParamsError(f"params.encoder.weights: {weights}: no such file")
+            return LoadedModel(model, "file", default, size or default.size, missing)
+        check_weights_path(weights)
         try:
             chosen = enum[weights.rsplit(".", 1)[-1]]
         except KeyError:
@@ -57,21 +60,12 @@ class Torchvision:
             raise WeightsNotFetched(f"{weights} of {name} cannot be downloaded from {chosen.url}: {error}") from error
         model.load_state_dict(tensors)
         preprocessing = _preprocessing(chosen)
-        return LoadedModel(model, chosen.name, preprocessing, preprocessing.size)
+        return LoadedModel(model, chosen.name, preprocessing, size or preprocessing.size)
 
-    def make_uninitialized(self, name: str) -> nn.Module:
-        """See `EncoderSource.make_uninitialized`."""
-        from torchvision import models
-
-        known = models.list_models(module=models)
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=3)
-            hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(known)}"
-            raise ParamsError(f"params.encoder.name: torchvision has no classification model {name!r}; {hint}")
-        # These two networks were trained on inputs scaled differently; transform_input converts ours.
-        options = {"init_weights": False, "transform_input": True} if name in {"googlenet", "inception_v3"} else {}
-        model: nn.Module = models.get_model(name, weights=None, **options)
-        return model.eval()
+    def empty_network(self, name: str, layer: str, size: int) -> nn.Module:
+        """See `EncoderSource.empty_network`."""
+        with torch.device("meta"):
+            return self.cut_at(_create(name), layer, name)
 
     def default_layer(self, loaded: LoadedModel, name: str, size: int) -> str:
         """Return the last layer whose output is a map, or the last transformer tokens.
@@ -117,8 +111,6 @@ class Torchvision:
 
     def feature_map(self, output: Tensor, layer: str) -> Tensor:
         """See `EncoderSource.feature_map`."""
-        if output.dim() == 2:  # (B, C): a fully connected layer
-            return output
         if output.dim() == 3:  # (B, 1 + T, C): a transformer's tokens, the class token first
             side = _map_side(output)
             if not side:
@@ -127,9 +119,24 @@ class Torchvision:
                 )
             tokens = output[:, 1:].transpose(1, 2)  # (B, C, T)
             return tokens.reshape(*tokens.shape[:2], side, side)
-        if output.dim() == 4:
-            return output.permute(0, 3, 1, 2) if _has_channels_last(output, layer) else output
-        raise ParamsError(f"params.encoder.layer: {layer} outputs {tuple(output.shape)}, which is not a feature map")
+        if output.dim() == 4 and _has_channels_last(output, layer):
+            return output.permute(0, 3, 1, 2)
+        return check_map_or_vector(output, layer)
+
+
+def _create(name: str) -> nn.Module:
+    """Build the network `name` with random weights. Raises `ParamsError` for an unknown name."""
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=3)
+        hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(known)}"
+        raise ParamsError(f"params.encoder.name: torchvision has no classification model {name!r}; {hint}")
+    # These two networks were trained on inputs scaled differently; transform_input converts ours.
+    options = {"init_weights": False, "transform_input": True} if name in {"googlenet", "inception_v3"} else {}
+    model: nn.Module = models.get_model(name, weights=None, **options)
+    return model.eval()
 
 
 def _preprocessing(weights: Any) -> Preprocessing:

@@ -1,7 +1,8 @@
 """Reading a network's weights from a file that another program saved."""
 
 import pickle
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +13,31 @@ from torch import Tensor, nn
 from pipeline.errors import ParamsError
 
 SUFFIXES = frozenset({".pth", ".pt", ".ckpt", ".bin", ".safetensors"})
-_STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")
+_STATE_DICT_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "teacher")
 """Where training programs put the state dict in their checkpoints."""
 
 
-def load_weights_file(model: nn.Module, path: Path, name: str) -> frozenset[str]:
+def load_weights_file(
+    model: nn.Module, path: Path, name: str, convert: Callable[[Any, nn.Module], Any] | None = None
+) -> frozenset[str]:
     """Load the tensors of `path` that fit `model`; return the names that are missing or have another shape.
 
-    Reads safetensors, plain state dicts and common checkpoints. Loading never runs code from the file. Raises
-    `ParamsError` when nothing fits.
+    Reads safetensors, plain state dicts and common checkpoints, in which the network may be a part of a larger one.
+    `convert` may translate a state dict that does not fit. Loading never runs code from the file. Raises `ParamsError`
+    when nothing fits.
     """
     content: Any = _read(path)
     for key in _STATE_DICT_KEYS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    found = content if isinstance(content, dict) else {}
-    found = {str(key).removeprefix("module."): value for key, value in found.items()}  # DistributedDataParallel's
+    content = content if isinstance(content, dict) else {}
+    # The prefixes of torch.compile and DistributedDataParallel
+    found = {str(key).removeprefix("_orig_mod.").removeprefix("module."): value for key, value in content.items()}
     expected = model.state_dict()
-    fitting = {
-        key: found[key]
-        for key, value in expected.items()
-        if isinstance(found.get(key), Tensor) and found[key].shape == value.shape
-    }
+    fitting = _fitting(found, expected)
+    if len(fitting) < len(expected) and convert:
+        with suppress(Exception):  # a converter assumes a file of its network; without one the file is used as it is
+            fitting = max(fitting, _fitting(convert(dict(found), model), expected), key=len)
     if not fitting:
         raise ParamsError(
             f"params.encoder.weights: {path} is not a state dict of {name}: "
@@ -42,6 +46,24 @@ def load_weights_file(model: nn.Module, path: Path, name: str) -> frozenset[str]
     model.load_state_dict(fitting, strict=False)
     counters = {key for key in expected if key.endswith("num_batches_tracked")}  # unused, and absent from older files
     return frozenset(expected.keys() - fitting.keys() - counters)
+
+
+def _fitting(found: Mapping[str, Any], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors with expected names and shapes.
+
+    In a checkpoint of a larger network they have a prefix, e.g. `visual.`: the one with which most tensors fit.
+    """
+    last = max(expected, key=len, default="")
+    prefixes = {key.removesuffix(last) for key in found if key.endswith(last)} | {""}
+    candidates = (
+        {
+            key: found[prefix + key]
+            for key, value in expected.items()
+            if isinstance(found.get(prefix + key), Tensor) and found[prefix + key].shape == value.shape
+        }
+        for prefix in sorted(prefixes)
+    )
+    return max(candidates, key=len)
 
 
 def _read(path: Path) -> Any:

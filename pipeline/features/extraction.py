@@ -147,7 +147,7 @@ def encode_on_cpu(
     """Decode and encode `images` in threads, each of which takes `batch_size` images from files to features."""
 
     def encode(batch: Batch) -> EncodedBatch:
-        found = decode_batch(batch, lambda content: encoder.preprocess(image_files.decode_image(content)))
+        found = decode_batch(batch, lambda content: image_files.load_pixels(content, encoder.spec.preprocessing))
         features = np.empty((0, encoder.regions, encoder.channels), np.float16)
         if found.decoded:
             features = encoder.encode(np.stack(found.decoded))

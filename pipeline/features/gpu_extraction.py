@@ -1,207 +1,214 @@
-"""Extraction on a GPU, where decoding images takes longest: threads decode them, the GPU does everything else.
+"""Extraction on a GPU: processes decode and resize images, the GPU runs the network.
 
-    files → threads: decode → pinned memory → GPU: resize images of equal shape together, run the network → features
+    files → processes: decode, resize → shared memory → GPU: network → features
 
-`submit` starts the work of a batch and `collect` waits for its features. Batches overlap: the pixels of one are copied
-to the GPU while another is encoded and the features of a third are copied back.
+Batches overlap: the pixels of one are copied to the GPU while another is encoded and the features of a third are
+copied back. A batch's memory is filled again once its features have been collected, so memory is bounded, and
+decoding waits for the GPU.
 
-Resizing on the GPU returns Pillow's bytes (`accel.resampling`), so it does not matter where an image is resized. JPEGs
-are not decoded on the GPU: NVIDIA's decoder upsamples chroma differently from Pillow, so that `predict` would see
-other pixels than the decoder was trained on.
+JPEGs are not decoded on the GPU: NVIDIA's decoder upsamples chroma differently from Pillow by default, so that
+`predict` would see other pixels than the decoder was trained on.
 
 The same code runs on a CPU, without overlap; the tests use that.
 
 B images of a batch, S input side, R regions, C channels.
 """
 
-import math
+import warnings
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby, islice
-from typing import NamedTuple
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.accel.resampling import can_resample, resample
 from pipeline.encoders.encoder import GPU_BATCH, Encoder
-from pipeline.encoders.images import decode_image, to_rgb_image
-from pipeline.features.image_batches import (
-    Batch,
-    DecodedBatch,
-    EncodedBatch,
-    ImageFile,
-    decode_batch,
-    map_ahead,
-    split_into_batches,
-)
+from pipeline.encoders.images import load_pixels
+from pipeline.features.decode_pool import DecodePool, Reasons, WorkerError
+from pipeline.features.image_batches import Batch, EncodedBatch, ImageFile, decode_batch, map_ahead
 
 CHUNK = 16
-"""Images that a thread decodes one after another. Four chunks make a batch."""
-MAX_GPU_RESIZE_PIXELS = 1_000_000
-"""Larger images are resized by the threads, so that less memory is queued and copied."""
+"""Images that a worker decodes one after another. Four chunks make a batch."""
 MAX_PENDING = 3
 """Batches on the GPU at a time."""
 
 
-class DecodedImage(NamedTuple):
-    """An image in host memory."""
+@dataclass(frozen=True)
+class Chunk:
+    """Images that one worker decodes, and where their pixels go."""
 
-    pixels: NDArray[np.uint8]
-    """(H, W, 3), or (S, S, 3) if `resized`."""
-    resized: bool
+    images: Sequence[ImageFile]
+    slots: Sequence[int]
+
+
+class Decoder(Protocol):
+    """Decodes images into memory."""
+
+    slots: NDArray[np.uint8]
+    """(n, S, S, 3)"""
+
+    def decode(self, images: Sequence[ImageFile], slots: Sequence[int]) -> Reasons:
+        """Decode each image into its slot. Thread-safe."""
+
+
+class ThreadDecoder:
+    """Decodes in the calling thread, for machines on which processes cannot be started."""
+
+    def __init__(self, encoder: Encoder, images: int) -> None:
+        self._encoder = encoder
+        side = encoder.spec.preprocessing.size
+        self.slots = np.zeros((images, side, side, 3), np.uint8)
+
+    def decode(self, images: Sequence[ImageFile], slots: Sequence[int]) -> Reasons:
+        """See `Decoder`."""
+        found = decode_batch(Batch(0, images), lambda content: load_pixels(content, self._encoder.spec.preprocessing))
+        for row, pixels in zip(found.rows, found.decoded, strict=True):
+            self.slots[slots[row]] = pixels
+        return [None if row in found.rows else found.unreadable[image.sha256] for row, image in enumerate(images)]
 
 
 @dataclass
 class PendingBatch:
     """A batch whose features the GPU is computing."""
 
-    rows: list[int]
+    batch: Batch
+    reasons: Reasons
     features: Tensor
-    """(B, R, C) in host memory, valid after `finished`."""
+    """(GPU_BATCH, R, C) in host memory, valid after `finished`."""
     finished: torch.cuda.Event | None
     """None on a CPU."""
-    unreadable: dict[str, str]
 
 
 class GpuExtractor:
-    """Encodes batches of decoded images on one device. `decode` may run in any thread, the rest in one."""
+    """Encodes batches of decoded images on one device, in one thread."""
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
         self.device = encoder.device
         self._cuda = self.device.type == "cuda"
         self._copy_stream = torch.cuda.Stream(self.device) if self._cuda else None
-        self._staging: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
-        """Pinned memory and the event after which its copy to the GPU is complete."""
         shape = (GPU_BATCH, encoder.regions, encoder.channels)
-        self._outputs = deque(self._allocate_pinned(shape, torch.float16) for _ in range(MAX_PENDING + 1))
-        self.resizes_on_device = self._resizes_exactly()
-        """Whether the device resizes images. The threads do it where the device would not return Pillow's bytes."""
+        self._outputs = deque(
+            torch.empty(shape, dtype=torch.float16, pin_memory=self._cuda) for _ in range(MAX_PENDING + 1)
+        )
 
-    def decode(self, chunk: Batch) -> DecodedBatch[DecodedImage]:
-        """Read and decode the images of a chunk. Thread-safe."""
-        preprocessing = self.encoder.spec.preprocessing
-
-        def decode(content: bytes) -> DecodedImage:
-            image = decode_image(content)
-            small = image.width * image.height <= MAX_GPU_RESIZE_PIXELS
-            if self.resizes_on_device and small and can_resample(preprocessing, *image.size):
-                return DecodedImage(np.asarray(image), resized=False)
-            return DecodedImage(self.encoder.preprocess(image), resized=True)
-
-        return decode_batch(chunk, decode)
-
-    def submit(self, chunks: Sequence[DecodedBatch[DecodedImage]]) -> PendingBatch:
-        """Start encoding a batch of at most `GPU_BATCH` images."""
-        pairs = [pair for chunk in chunks for pair in zip(chunk.rows, chunk.decoded, strict=True)]
-        pairs.sort(key=lambda pair: _shape_key(pair[1]))
-        unreadable = {sha256: reason for chunk in chunks for sha256, reason in chunk.unreadable.items()}
+    def submit(self, batch: Batch, pixels: NDArray[np.uint8], reasons: Reasons) -> PendingBatch:
+        """Start encoding `pixels` (GPU_BATCH, S, S, 3), which must not change before the batch is collected."""
         with torch.inference_mode():
-            features = self.encoder.forward(self.network_input([image for _, image in pairs]))
+            features = self.encoder.forward(self._upload(torch.from_numpy(pixels)))
             output = self._outputs.popleft()
             output.copy_(features, non_blocking=self._cuda)
             finished = torch.cuda.Event() if self._cuda else None
             if finished:
                 finished.record(torch.cuda.current_stream(self.device))
-        return PendingBatch([row for row, _ in pairs], output, finished, unreadable)
+        return PendingBatch(batch, reasons, output, finished)
 
     def collect(self, pending: PendingBatch) -> EncodedBatch:
-        """Wait for a batch and return its features. Raises `NumericError`."""
+        """Wait for a batch and return the features of its readable images. Raises `NumericError`."""
         if pending.finished:
             pending.finished.synchronize()
-        features = np.array(pending.features[: len(pending.rows)].numpy())
+        readable = [place for place, reason in enumerate(pending.reasons) if reason is None]
+        features = pending.features.numpy()[readable]  # a copy
         self._outputs.append(pending.features)
-        return EncodedBatch(pending.rows, self.encoder.check_finite(features), pending.unreadable)
+        images = pending.batch.images
+        unreadable = {images[place].sha256: reason for place, reason in enumerate(pending.reasons) if reason}
+        rows = [pending.batch.start + place for place in readable]
+        return EncodedBatch(rows, self.encoder.check_finite(features), unreadable)
 
-    def network_input(self, decoded: Sequence[DecodedImage]) -> Tensor:
-        """Copy images to the device and resize them: the network's input (GPU_BATCH, S, S, 3), padded with zeros.
-
-        `decoded` is sorted by `_shape_key`, so that images of one shape are adjacent and resized together.
-        """
-        preprocessing = self.encoder.spec.preprocessing
-        size = preprocessing.size
-        batch = torch.zeros(GPU_BATCH, size, size, 3, dtype=torch.uint8, device=self.device)
-        if not decoded:
-            return batch
-        uploaded = self._upload([image.pixels for image in decoded])
-        first = start = 0
-        for (resized, shape), group in groupby(decoded, key=_shape_key):
-            count = len(list(group))
-            end = start + count * math.prod(shape)
-            images = uploaded[start:end].view(count, *shape)  # (count, H, W, 3)
-            batch[first : first + count] = images if resized else resample(images, preprocessing)
-            first, start = first + count, end
-        return batch
-
-    def _resizes_exactly(self) -> bool:
-        """Whether the device resizes noise to Pillow's bytes; some compute matrix products with fewer bits."""
-        preprocessing = self.encoder.spec.preprocessing
-        pixels = (np.random.default_rng(0).integers(0, 2, (150, 200, 3)) * 255).astype(np.uint8)
-        if not can_resample(preprocessing, 200, 150):
-            return False
-        with torch.inference_mode():
-            ours = resample(torch.from_numpy(pixels).to(self.device).unsqueeze(0), preprocessing)[0].cpu().numpy()
-        return np.array_equal(ours, self.encoder.preprocess(to_rgb_image(pixels)))
-
-    def _upload(self, arrays: Sequence[NDArray[np.uint8]]) -> Tensor:
-        """Copy the bytes of `arrays`, concatenated, to the device, on a stream of its own."""
-        size = sum(array.size for array in arrays)
-        host = self._staging_memory(size)
-        np.concatenate([array.reshape(-1) for array in arrays], out=host.numpy()[:size])
+    def _upload(self, pixels: Tensor) -> Tensor:
+        """Copy to the device, on a stream of its own."""
         if self._copy_stream is None:
-            self._staging.append((host, None))
-            return host[:size].to(self.device, copy=True)
+            return pixels.to(self.device)
         with torch.cuda.stream(self._copy_stream):
-            uploaded = host[:size].to(self.device, non_blocking=True)
+            uploaded = pixels.to(self.device, non_blocking=True)
             copied = torch.cuda.Event()
             copied.record(self._copy_stream)
-        self._staging.append((host, copied))
         compute_stream = torch.cuda.current_stream(self.device)
         compute_stream.wait_event(copied)
         uploaded.record_stream(compute_stream)
         return uploaded
 
-    def _staging_memory(self, size: int) -> Tensor:
-        """Return pinned memory of at least `size` bytes, reused once its last copy is complete."""
-        if len(self._staging) <= MAX_PENDING:
-            return self._allocate_pinned((size,), torch.uint8)
-        host, copied = self._staging.popleft()
-        if copied:
-            copied.synchronize()
-        return host if len(host) >= size else self._allocate_pinned((size + size // 4,), torch.uint8)
-
-    def _allocate_pinned(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        return torch.empty(*shape, dtype=dtype, pin_memory=self._cuda)
-
 
 def encode_on_gpu(
     images: Sequence[ImageFile], encoder: Encoder, *, batch_size: int, workers: int
 ) -> Generator[EncodedBatch, None, None]:
-    """Decode `images` in `workers` threads and encode them on the encoder's device, in order.
+    """Decode `images` in `workers` processes and encode them on the encoder's device, in order.
 
-    `batch_size` is ignored: a GPU always encodes `GPU_BATCH` images at a time.
+    `batch_size` is ignored: a GPU always encodes `GPU_BATCH` images at a time. Raises `NumericError`, `PeerError`.
     """
-    extractor = GpuExtractor(encoder)
-    with closing(map_ahead(extractor.decode, split_into_batches(images, CHUNK), workers)) as chunks:
-        yield from _overlapped(extractor, chunks)
+    workers = max(1, min(workers, -(-len(images) // CHUNK)))
+    ahead = -(-(2 * workers + 1) * CHUNK // GPU_BATCH)  # batches that `map_ahead` has begun to decode
+    buffers = MAX_PENDING + ahead + 2
+    with _decoder(encoder, buffers * GPU_BATCH, workers) as decoder, registered(decoder.slots, encoder.device):
+
+        def decode(chunk: Chunk) -> Reasons:
+            return decoder.decode(chunk.images, chunk.slots)
+
+        extractor = GpuExtractor(encoder)
+        decoded = map_ahead(decode, _chunks(images, buffers * GPU_BATCH), workers)
+        try:
+            yield from _overlapped(extractor, decoder, images, decoded)
+        except BaseException:
+            if isinstance(decoder, DecodePool):
+                decoder.close()  # `map_ahead` waits for its threads, and these for the workers
+            decoded.close()
+            raise
 
 
-def _overlapped(extractor: GpuExtractor, chunks: Iterable[DecodedBatch[DecodedImage]]) -> Iterator[EncodedBatch]:
+def _chunks(images: Sequence[ImageFile], slots: int) -> Iterator[Chunk]:
+    """Image n goes to slot n modulo `slots`."""
+    for start in range(0, len(images), CHUNK):
+        some = images[start : start + CHUNK]
+        yield Chunk(some, [(start + place) % slots for place in range(len(some))])
+
+
+def _overlapped(
+    extractor: GpuExtractor, decoder: Decoder, images: Sequence[ImageFile], decoded: Generator[Reasons, None, None]
+) -> Iterator[EncodedBatch]:
     """Keep `MAX_PENDING` batches on the device."""
     pending: deque[PendingBatch] = deque()
-    chunks = iter(chunks)
-    while batch := list(islice(chunks, GPU_BATCH // CHUNK)):
-        pending.append(extractor.submit(batch))
+    for start in range(0, len(images), GPU_BATCH):
+        batch = Batch(start, images[start : start + GPU_BATCH])
+        reasons: Reasons = []
+        while len(reasons) < len(batch.images):
+            reasons += next(decoded)
+        first = start % len(decoder.slots)
+        pending.append(extractor.submit(batch, decoder.slots[first : first + GPU_BATCH], reasons))
         if len(pending) >= MAX_PENDING:
             yield extractor.collect(pending.popleft())
     while pending:
         yield extractor.collect(pending.popleft())
 
 
-def _shape_key(image: DecodedImage) -> tuple[bool, tuple[int, ...]]:
-    return image.resized, image.pixels.shape
+@contextmanager
+def _decoder(encoder: Encoder, images: int, workers: int) -> Iterator[Decoder]:
+    try:
+        pool = DecodePool(encoder.spec.preprocessing, images, workers)
+    except WorkerError as error:
+        warnings.warn(f"images are decoded in threads, which is slower: {error}", stacklevel=2)
+        yield ThreadDecoder(encoder, images)
+        return
+    with pool:
+        yield pool
+
+
+@contextmanager
+def registered(slots: NDArray[np.uint8], device: torch.device) -> Iterator[None]:
+    """Within the block, copies of `slots` to a CUDA device are asynchronous."""
+    if device.type != "cuda":
+        yield
+        return
+    cuda = torch.cuda.cudart()
+    failed = int(cuda.cudaHostRegister(slots.ctypes.data, slots.nbytes, 0))
+    if failed:
+        warnings.warn(f"copies to the GPU are slower: the memory cannot be registered ({failed})", stacklevel=2)
+    try:
+        yield
+    finally:
+        torch.cuda.synchronize(device)
+        if not failed:
+            cuda.cudaHostUnregister(slots.ctypes.data)

@@ -12,7 +12,6 @@ is killed, the marked rows are correct, and the next run computes only the other
 R regions, C channels.
 """
 
-import errno
 import hashlib
 import json
 import time
@@ -28,7 +27,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import DiskError
 from pipeline.features.feature_file import Features
-from pipeline.files import allocate, no_space, replacing, sync, write_at
+from pipeline.files import allocate, replacing, sync, write_at, write_error
 
 SCHEMA = 2
 SYNC_SECONDS = 1.0
@@ -160,7 +159,7 @@ class SegmentWriter:
             yield
         except OSError as error:
             missing = (len(self.segment.keys) - len(self.segment.done())) * self.segment.row_bytes
-            reason = no_space(self.segment.path, missing) if error.errno == errno.ENOSPC else error.strerror
+            reason = write_error(error, self.segment.path, missing)
             raise DiskError(
                 f"{self.segment.path}: cannot be written: {reason}; computed features are kept, run again to continue"
             ) from error

@@ -33,7 +33,7 @@ def draw_attention(image: "ImageInput", caption: Caption, spec: EncoderSpec) -> 
     """
     if caption.attention is None:
         raise DataError("the decoder of this model has no attention weights to draw; train decoder.kind: attention")
-    upright = open_image(image)
+    upright = open_image(image, fill_truncated=spec.preprocessing.fill_truncated)
     region = visible_region(spec.preprocessing, *upright.size)
     tile = ImageOps.contain(upright, (_SIDE, _SIDE), Image.Resampling.LANCZOS)
     pixels = np.asarray(tile, dtype=np.float32)

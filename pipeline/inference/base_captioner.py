@@ -97,7 +97,8 @@ class BaseCaptioner(ABC):
     ) -> GenerationOptions:
         """Options of beam search and re-ranking, with the model's defaults for those left out.
 
-        By default a caption repeats no n-gram that the training captions seldom repeat. A model that stores its
+        By default a caption repeats no n-gram that the training captions seldom repeat, and is not longer than the
+        longest one that the model was trained on. A model that stores its
         training captions re-ranks with 60 neighbors (unless it generates characters), a beam of 10 and a length
         penalty of 1. `search` holds fields of `SearchOptions`. Raises `ParamsError` for an unknown option or an
         impossible value.
@@ -106,6 +107,7 @@ class BaseCaptioner(ABC):
             words = self.vocabulary.tokenizer != character_tokenizer.NAME
             neighbors = DEFAULT_NEIGHBORS if self.reranker is not None and words else 0
         search.setdefault("no_repeat_ngram", self.vocabulary.no_repeat_ngram)
+        search.setdefault("max_length", max(self.vocabulary.max_length, search.get("min_length", 0)))
         if neighbors:
             search.setdefault("beam_size", RERANK_BEAM)
             search.setdefault("length_penalty", RERANK_LENGTH_PENALTY)
@@ -113,6 +115,7 @@ class BaseCaptioner(ABC):
 
     def sampling_options(self, **options: Any) -> GenerationOptions:
         """Options of sampling, fields of `SamplingOptions`. Raises `ParamsError` as `generation_options` does."""
+        options.setdefault("max_length", self.vocabulary.max_length)
         return GenerationOptions(_checked(SamplingOptions, options))
 
     @overload
@@ -148,7 +151,7 @@ class BaseCaptioner(ABC):
         """
         if not images:
             return []
-        pixels = np.stack([self.preprocess(open_image(image)) for image in images])
+        pixels = np.stack([self._pixels(image) for image in images])
         return self.caption_pixels(pixels, options, captions=captions, attention=attention)
 
     def preprocess(self, image: "Image.Image") -> Pixels:
@@ -198,7 +201,7 @@ class BaseCaptioner(ABC):
                 pool.shutdown(cancel_futures=True)
 
     def _pixels(self, image: "ImageInput") -> Pixels:
-        return self.preprocess(open_image(image))
+        return self.preprocess(open_image(image, fill_truncated=self.spec.preprocessing.fill_truncated))
 
     def _predictions(
         self,
@@ -239,12 +242,14 @@ class BaseCaptioner(ABC):
         ]
 
 
-def open_image(image: "ImageInput") -> "Image.Image":
-    """Upright RGB image. Raises `DataError` naming the file, if it is one."""
+def open_image(image: "ImageInput", *, fill_truncated: bool = False) -> "Image.Image":
+    """Upright RGB image; see `decode_image` for `fill_truncated`. Raises `DataError` naming the file, if it is one."""
+    if isinstance(image, bytes):
+        return images.decode_image(image, fill_truncated=fill_truncated)
     if not isinstance(image, str | Path):
         return images.to_rgb_image(image)
     try:
-        return images.decode_image(read_image_bytes(image))
+        return images.decode_image(read_image_bytes(image), fill_truncated=fill_truncated)
     except OSError as error:
         raise DataError(f"{image}: cannot be read: {error.strerror}") from error
     except ValueError as error:  # a NUL character in a list of names

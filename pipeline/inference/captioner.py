@@ -16,7 +16,7 @@ from pipeline.decoders.sampling import sample
 from pipeline.decoders.search import Hypothesis, SamplingOptions
 from pipeline.device import choose_device, single_threaded
 from pipeline.encoders.encoder import Encoder, restore_encoder
-from pipeline.errors import ArtefactError
+from pipeline.errors import ArtefactError, ParamsError
 from pipeline.inference.base_captioner import BaseCaptioner, Caption, GenerationOptions, Pixels
 from pipeline.inference.model_file import TrainedModel
 
@@ -33,10 +33,11 @@ class Captioner(BaseCaptioner):
     ['two dogs run through the snow', 'a child in a red coat']
     """
 
-    def __init__(self, model: TrainedModel, encoder: Encoder, device: torch.device) -> None:
+    def __init__(self, model: TrainedModel, encoder: Encoder | None, device: torch.device) -> None:
+        """Without an encoder only `caption_features` can be used."""
         self.model = model
         self._search_model = model.for_inference(device)
-        self.encoder = encoder
+        self._encoder = encoder
         self.device = device
         self.spec = model.spec
         self.vocabulary = model.vocabulary
@@ -44,20 +45,36 @@ class Captioner(BaseCaptioner):
         self.batch_size = CPU_BATCH if device.type == "cpu" else ACCELERATOR_BATCH
 
     @classmethod
-    def load(cls, path: str | Path, *, device: str = "auto") -> Self:
-        """Raises `DataError` without a file, `ArtefactError` for a damaged one, `ParamsError` for the device."""
+    def load(cls, path: str | Path, *, device: str = "auto", encoder: bool = True) -> Self:
+        """Load a model file; `encoder=False` leaves out the encoder.
+
+        Raises `DataError` without a file, `ArtefactError` for a damaged one and for a model of imported features, which
+        has no encoder, `ParamsError` for the device.
+        """
         chosen = choose_device(device)
         model = TrainedModel.load(Path(path))
+        return cls(model, cls._restored_encoder(model, path, chosen) if encoder else None, chosen)
+
+    @staticmethod
+    def _restored_encoder(model: TrainedModel, path: str | Path, device: torch.device) -> Encoder:
         try:
-            encoder = restore_encoder(model.spec, model.encoder_tensors, chosen)
+            encoder = restore_encoder(model.spec, model.encoder_tensors, device)
         except ArtefactError as error:
             raise ArtefactError(f"{path}: {error}") from error
+        except ParamsError as error:  # names a key of params.yaml, of which the model file has its own copy
+            raise ArtefactError(f"{path}: {str(error).removeprefix('params.')}") from error
         found, expected = (encoder.regions, encoder.channels), (model.regions, model.channels)
         if found != expected:
             raise ArtefactError(
                 f"{path}: the encoder gives (regions, channels) {found}, the decoder expects {expected}; train again"
             )
-        return cls(model, encoder, chosen)
+        return encoder
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder of the model's spec."""
+        assert self._encoder is not None
+        return self._encoder
 
     def caption_pixels(
         self,
@@ -68,9 +85,20 @@ class Captioner(BaseCaptioner):
         attention: bool = False,
     ) -> list[list[Caption]]:
         """See `BaseCaptioner`."""
+        return self.caption_features(self.encode(pixels), options, captions=captions, attention=attention)
+
+    def caption_features(
+        self,
+        encoded: NDArray[np.float16],
+        options: GenerationOptions | None = None,
+        *,
+        captions: int = 1,
+        attention: bool = False,
+    ) -> list[list[Caption]]:
+        """Like `captions`, from features (B, R, C)."""
         options = options or self.generation_options()
         with single_threaded():  # a step of the decoder is too small to gain from threads
-            features = torch.from_numpy(self.encode(pixels)).to(self.device).float()
+            features = torch.from_numpy(encoded).to(self.device).float()
             if isinstance(options.search, SamplingOptions):
                 hypotheses = self._sample(features, options.search, captions, attention)
             else:

@@ -27,6 +27,7 @@ from pipeline.decoders.registry import make_decoder
 from pipeline.decoders.search import Hypothesis, SearchOptions
 from pipeline.encoders.spec import EncoderSpec, sha256_of_tensors
 from pipeline.errors import ArtefactError, CaptionerError, DataError
+from pipeline.features.feature_file import FeatureFile
 from pipeline.files import write_bytes
 from pipeline.inference.model_metadata import KEY, ModelMetadata, Scalar, wrong_metadata
 from pipeline.inference.reranking import NO_RERANKING, Reranker, RerankOptions, require_reranker
@@ -88,17 +89,23 @@ class TrainedModel:
         """A copy of the model on `device` with a decoder that searches faster. It cannot be saved or trained."""
         return replace(self, decoder=accelerate(deepcopy(self.decoder).to(device), device))
 
-    def check_features(self, spec: EncoderSpec, path: Path) -> None:
-        """Raises `ArtefactError` listing every difference between the model's encoder and that of the features."""
-        differences = self.spec.differences(spec)
+    def check_features(self, features: FeatureFile) -> None:
+        """Raise `ArtefactError` listing every difference between the model's encoder and that of the features."""
+        path, differences = features.path, self.spec.differences(features.spec)
         if differences:
             raise ArtefactError(
                 f"{path}: not the features that the model was trained on (model, features): "
                 f"{'; '.join(differences)}; run `dvc repro`"
             )
+        found, expected = (features.regions, features.channels), (self.regions, self.channels)
+        if found != expected:
+            raise ArtefactError(
+                f"{path}: features of (regions, channels) {found}, the model expects {expected}; import them with "
+                f"--regions {self.regions}"
+            )
 
     def save(self, path: Path) -> None:
-        """Raises `DiskError`."""
+        """Write the model file. Raises `DiskError`."""
         from safetensors.torch import save
 
         tensors = {f"decoder.{name}": tensor.cpu().contiguous() for name, tensor in self.decoder.state_dict().items()}
@@ -120,15 +127,17 @@ class TrainedModel:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Raises `DataError` when there is no such file, `ArtefactError` when it is not a complete, undamaged model
-        file of this schema."""
+        """Read a model file.
+
+        Raises `DataError` when there is none, `ArtefactError` when it is not a complete, undamaged file of this schema.
+        """
         if not path.is_file():
             raise DataError(f"{path}: no such model file; `dvc repro` writes models/captioner.safetensors")
         with _opened(path) as file:
             metadata = ModelMetadata.from_json((file.metadata() or {}).get(KEY, ""), path)
             vocabulary = Vocabulary.from_json(metadata.vocabulary, str(path))
             spec = EncoderSpec.from_json(metadata.spec)
-            decoder = _unallocated_decoder(metadata, len(vocabulary), path)
+            decoder = _unallocated_decoder(metadata, len(vocabulary), spec, path)
             _check_sizes(file, decoder, path)
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
             if sha256_of_tensors(tensors) != metadata.tensors_sha256:
@@ -178,12 +187,12 @@ def _opened(path: Path) -> Iterator[Any]:
         raise ArtefactError(f"{path}: not a model file of captioner: {reason}; train again with `dvc repro`") from error
 
 
-def _unallocated_decoder(metadata: ModelMetadata, vocabulary: int, path: Path) -> Decoder:
+def _unallocated_decoder(metadata: ModelMetadata, vocabulary: int, spec: EncoderSpec, path: Path) -> Decoder:
     """The decoder that the metadata describes, without memory for its weights."""
     sizes = {"regions": metadata.regions, "channels": metadata.channels}
     try:
         with torch.device("meta"):
-            return make_decoder(metadata.decoder, vocabulary=vocabulary, **sizes)
+            return make_decoder(metadata.decoder, vocabulary=vocabulary, padded=spec.imported, **sizes)
     except ValidationError as error:
         raise wrong_metadata(path, error, "decoder") from error
 

@@ -1,5 +1,6 @@
 """The metadata of a model file: one key of sorted JSON, validated strictly before any tensor is read."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,13 +33,16 @@ class ModelMetadata(Options):
     )
 
     def to_json(self) -> str:
-        """Sorted JSON with the schema number; the same text for the same metadata."""
+        """Sorted JSON with the schema number and a sha256 over the rest; the same text for the same metadata."""
         content = {"schema": SCHEMA, **self.model_dump()}
-        return json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        return _sorted_json({**content, "sha256": _digest(content)})
 
     @classmethod
     def from_json(cls, text: str, path: Path) -> "ModelMetadata":
-        """Raises `ArtefactError` naming the model file `path`: another schema, or a key that is missing or wrong."""
+        """Parse and check the metadata of the model file `path`.
+
+        Raises `ArtefactError` naming the file for another schema, damage, or a key that is missing or wrong.
+        """
         try:
             content = json.loads(text)
             schema = content.pop("schema")
@@ -49,10 +53,20 @@ class ModelMetadata(Options):
                 f"{path}: model file schema {str(schema)[:20]}, this version reads schema {SCHEMA}; "
                 "train again with this version"
             )
+        if content.pop("sha256", None) != _digest({"schema": schema, **content}):
+            raise ArtefactError(f"{path}: damaged: the metadata do not match their sha256; train again")
         try:
             return cls.model_validate(content)
         except ValidationError as error:
             raise wrong_metadata(path, error) from error
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(_sorted_json(content).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _sorted_json(content: dict[str, Any]) -> str:
+    return json.dumps(content, sort_keys=True, ensure_ascii=False)
 
 
 def wrong_metadata(path: Path, error: ValidationError, *section: str) -> ArtefactError:

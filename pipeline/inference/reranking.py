@@ -3,7 +3,7 @@
 J. Devlin et al., "Exploring Nearest Neighbor Approaches for Image Captioning", 2015 ("consensus caption"); J. Mao et
 al., "Learning like a Child", ICCV 2015. The image vector is the decoder's, before the first token. One difference from
 CIDEr-D: the weight of an n-gram is the mean idf of its tokens, so that one number per token is stored instead of one
-per n-gram. Captions are as good (docs/ablations.md).
+per n-gram. The captions are equally good (docs/ablations.md).
 
 This module works on numpy arrays, so that the torch and the ONNX runtime share it.
 

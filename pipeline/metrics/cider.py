@@ -24,7 +24,7 @@ Ints = NDArray[np.int64]
 
 
 def length_penalty(difference: NDArray[np.number]) -> Floats:
-    """The Gaussian penalty for captions that are so many tokens longer or shorter than their reference."""
+    """The Gaussian penalty for captions that are this many tokens longer or shorter than their reference."""
     penalty: Floats = np.exp(-(difference.astype(np.float64) ** 2) / (2 * SIGMA**2))
     return penalty
 

@@ -1,12 +1,13 @@
 """Compares two systems on the images that both have captioned."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import DataError
 from pipeline.metrics.bootstrap import RESAMPLES
 from pipeline.metrics.evaluation import Evaluation, evaluate
 from pipeline.metrics.scores import Difference, compare
+from pipeline.text import ptb_tokenizer
 
 
 @dataclass(frozen=True)
@@ -49,17 +50,25 @@ def compare_captions(
     seed: int,
     meteor: bool = False,
     resamples: int = RESAMPLES,
+    tokenize: Callable[[str], list[str]] = ptb_tokenizer.tokenize,
 ) -> Comparison:
     """Score both systems on the images that both have; `references` covers the images of both.
 
     Raises `DataError` when they have no image in common.
     """
-    shared = [image for image in first if image in second]
+    shared = sorted(image for image in first if image in second)
     if not shared:
         raise DataError("the two files have no image in common, so there is nothing to compare")
     texts = {image: references[image] for image in shared}
     one, other = (
-        evaluate({image: captions[image] for image in shared}, texts, seed=seed, meteor=meteor, resamples=resamples)
+        evaluate(
+            {image: captions[image] for image in shared},
+            texts,
+            seed=seed,
+            meteor=meteor,
+            resamples=resamples,
+            tokenize=tokenize,
+        )
         for captions in (first, second)
     )
     changes = [

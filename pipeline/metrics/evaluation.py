@@ -21,7 +21,7 @@ class Evaluation:
     """One caption per image, with scores and statistics."""
 
     captions: Mapping[str, str]
-    """By image, as given; the images of `scores` are in this order."""
+    """By image, in the order of their names, which is that of `scores`; resamples then do not depend on the files."""
     references: Mapping[str, Sequence[str]]
     hypotheses: tuple[str, ...]
     """The captions as tokens joined with spaces."""
@@ -67,6 +67,8 @@ def evaluate(
     without = [image for image, texts in references.items() if not texts]
     if without or not references:
         raise DataError(f"no references to score against: {', '.join(without[:5]) or 'no images'}")
+    captions = {image: captions[image] for image in sorted(captions)}
+    references = {image: references[image] for image in captions}
     hypotheses = [join_tokens(tokenize(text)) for text in captions.values()]
     tokenized = [[join_tokens(tokenize(text)) for text in texts] for texts in references.values()]
     return Evaluation(

@@ -28,8 +28,9 @@ class ScoreRecord(_Record):
     """A score times 100, with the ends of its 95% interval."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    """Ends of the 95% interval; None for a single image."""
+    high: float | None
 
 
 class ModelRecord(_Record):
@@ -90,12 +91,12 @@ class EvaluationFile(_Record):
     images: tuple[ImageRecord, ...]
 
     def write(self, path: Path) -> None:
-        """Raises `DiskError`."""
+        """Write the file. Raises `DiskError`."""
         write_text(path, self.model_dump_json() + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Raises `DataError` when the file cannot be read, `ArtefactError` when it is not valid."""
+        """Read the file. Raises `DataError` when it cannot be read, `ArtefactError` when it is not valid."""
         try:
             return cls.model_validate_json(path.read_bytes())
         except OSError as error:
@@ -110,8 +111,11 @@ class EvaluationFile(_Record):
 
 def score_records(scores: Scores) -> dict[str, ScoreRecord]:
     """Every score with its interval."""
+    no_interval = (None, None)
     return {
-        name: ScoreRecord(value=value, low=scores.intervals[name][0], high=scores.intervals[name][1])
+        name: ScoreRecord(
+            value=value, low=scores.intervals.get(name, no_interval)[0], high=scores.intervals.get(name, no_interval)[1]
+        )
         for name, value in scores.corpus.items()
     }
 

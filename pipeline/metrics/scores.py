@@ -18,7 +18,7 @@ class Scores:
     corpus: dict[str, float]
     """Each score of the whole set, in the order of the metrics' registry."""
     intervals: dict[str, tuple[float, float]]
-    """Low and high end of each score's 95% bootstrap interval."""
+    """Low and high end of each score's 95% bootstrap interval; empty for a single image, which has none."""
     per_image: dict[str, Floats]
     """One score of each metric for every image, (N,). The BLEU and METEOR of a set are not the means of these."""
     signatures: dict[str, str]
@@ -32,10 +32,10 @@ class Difference:
     """How much the second of two systems scores above the first, times 100."""
 
     difference: float
-    low: float
-    """Lower end of the 95% interval."""
-    high: float
-    p_value: float
+    low: float | None
+    """Lower end of the 95% interval; None, as the other two, for a single image."""
+    high: float | None
+    p_value: float | None
     """Two-sided, from the paired bootstrap (Koehn 2004)."""
 
 
@@ -60,11 +60,11 @@ def score(
     scorer = _Scorer(metrics, {name: values.shape[1] for name, values in statistics.items()}, images)
     columns = np.column_stack(list(statistics.values()))
     corpus = scorer(columns.sum(axis=0))
-    bounds = intervals(columns, scorer, seed=seed, resamples=resamples)
+    bounds = intervals(columns, scorer, seed=seed, resamples=resamples).tolist() if images > 1 else []
     return Scores(
         images=images,
         corpus=dict(zip(names, corpus.tolist(), strict=True)),
-        intervals={name: (low, high) for name, (low, high) in zip(names, bounds.tolist(), strict=True)},
+        intervals={name: (low, high) for name, (low, high) in zip(names, bounds, strict=bool(bounds))},
         per_image={
             list(entry.titles)[-1]: 100 * metrics[name].scores(statistics[name], 1)[:, -1]
             for name, entry in entries.items()
@@ -83,6 +83,9 @@ def compare(first: Scores, second: Scores, *, seed: int, resamples: int = RESAMP
     scorer = _Scorer(metrics, {name: values.shape[1] for name, values in first.statistics.items()}, first.images)
     one, other = (np.column_stack([scores.statistics[name] for name in metrics]) for scores in (first, second))
     found = paired_differences(one, other, scorer, seed=seed, resamples=resamples)
+    if first.images == 1:
+        differences = dict(zip(first.corpus, found.difference.tolist(), strict=True))
+        return {name: Difference(value, None, None, None) for name, value in differences.items()}
     rows = np.column_stack([found.difference, found.low, found.high, found.p_value])  # (M, 4)
     return {name: Difference(*values) for name, values in zip(first.corpus, rows.tolist(), strict=True)}
 

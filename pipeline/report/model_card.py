@@ -53,17 +53,23 @@ def _limits(evaluation: EvaluationFile, spec: EncoderSpec) -> list[str]:
     trained_images = model.trained_on.get("images")
     if isinstance(trained_images, int) and trained_images < FEW_IMAGES:
         limits.append(f"It was trained on only {trained_images:,} images: expect it to fail on others.")
-    if bleu.high - bleu.low > WIDE_INTERVAL:
+    if bleu.low is None or bleu.high is None:
+        limits.append("Its scores are those of a single image: they have no interval, and CIDEr-D is 0 by definition.")
+    elif bleu.high - bleu.low > WIDE_INTERVAL:
         limits.append(
             f"On {len(evaluation.images):,} images, its BLEU-4 is only known to lie between {bleu.low:.1f} and "
             f"{bleu.high:.1f}: smaller differences prove nothing."
         )
+    if spec.imported:
+        limits.append(f"It captions features of {spec.name}, not image files: another program computes them.")
     if spec.weights.startswith("random"):
         limits.append("Its encoder has random weights, which is enough for drawings but not for photographs.")
     return limits
 
 
 def _license(spec: EncoderSpec) -> str:
+    if spec.imported:
+        return f"features of {spec.name}, which another program computed; see the license of its weights."
     if spec.weights.startswith("random"):
         return "random weights, made from the seed; no license applies."
     if spec.weights == "file":

@@ -55,13 +55,14 @@ class ScoreTile:
 
     title: str
     value: float
-    low: float
-    high: float
+    low: float | None
+    """Ends of the interval; None for a single image."""
+    high: float | None
 
     @property
     def scale(self) -> int:
         """The end of the scale: 100, or more for a CIDEr-D above it."""
-        return 100 * max(1, ceil(self.high / 100))
+        return 100 * max(1, ceil((self.high or self.value) / 100))
 
     @property
     def position(self) -> float:
@@ -69,12 +70,12 @@ class ScoreTile:
 
     @property
     def start(self) -> float:
-        return self._share(self.low)
+        return self._share(self.low or 0.0)
 
     @property
     def width(self) -> float:
         """The width of the interval, large enough to be visible."""
-        return round(max(self._share(self.high) - self.start, 0.6), 2)
+        return round(max(self._share(self.high or 0.0) - self.start, 0.6), 2)
 
     def _share(self, value: float) -> float:
         return round(100 * min(max(value, 0), self.scale) / self.scale, 2)
@@ -164,11 +165,16 @@ def _sources(evaluation: EvaluationFile, spec: EncoderSpec) -> dict[str, dict[st
             "weights": f"{spec.weights}, sha256 {spec.weights_sha256}",
             "layer": f"{spec.layer}, {model.regions} regions of {model.channels} channels",
             "precision": f"{spec.precision}, stored as {spec.dtype}",
-            **{f"preprocessing.{key}": value for key, value in vars(spec.preprocessing).items()},
+            **_preprocessing(spec),
             "digest": spec.digest,
         },
     }
     return {heading: {key: str(value) for key, value in rows.items()} for heading, rows in sections.items()}
+
+
+def _preprocessing(spec: EncoderSpec) -> dict[str, object]:
+    """The preprocessing; nothing for features that another program computed."""
+    return {} if spec.imported else {f"preprocessing.{key}": value for key, value in vars(spec.preprocessing).items()}
 
 
 def training_params(evaluation: EvaluationFile) -> dict[str, object]:

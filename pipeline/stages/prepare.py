@@ -7,9 +7,9 @@ is that of a file, or leads into an archive (see `pipeline.archives`).
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from pipeline import paths
@@ -17,9 +17,9 @@ from pipeline.datasets.caption_markers import strip_markers
 from pipeline.datasets.detection import DetectedFormat, detect_format, read_dataset
 from pipeline.datasets.entries import SPLITS, CaptionEntry, DatasetEntries, ReadOptions, SkippedEntry, skip_entry
 from pipeline.datasets.image_hashes import HashCache, ImageHashes, hash_images
-from pipeline.datasets.image_index import ImageIndex
+from pipeline.datasets.image_index import ImageIndex, number_of
 from pipeline.datasets.image_root import find_image_root, likely_image_roots
-from pipeline.datasets.splits import assign_splits, describe_drawn_splits
+from pipeline.datasets.splits import assign_splits, describe_drawn_splits, drop_leaks
 from pipeline.datasets.tables import CAPTION_COLUMNS, IMAGE_COLUMNS, SKIPPED_COLUMNS
 from pipeline.errors import DataError
 from pipeline.files import write_csv
@@ -63,8 +63,12 @@ class PrepareReport:
     """Assumptions about the dataset."""
     without_captions: int
     """Images in `image_root` that no caption names."""
+    passed_over: tuple[str, ...]
+    """Files in `image_root` that are in no image format that is read."""
     duplicates: int
     """Images with the same bytes as another one of their split."""
+    leaks: int
+    """Images that were left out of a split because they are in another one as well."""
     seen_in_training: dict[str, int]
     """Captions of val and of test that are also, word for word, training captions."""
     share_without_spaces: float
@@ -87,11 +91,16 @@ def prepare(files: PrepareFiles, params: "Params", *, progress: Progress = no_pr
     captions = [entry for entry in captions if entry.image in sha256]
     _check_skipped("images", missing, len(sha256) + len(missing), data.max_skipped)
     _check_skipped("captions", found.skipped, len(found.skipped) + len(found.captions), data.max_skipped)
+    leaks: list[SkippedEntry] = []
+    if data.leaks == "drop":
+        captions, leaks = drop_leaks(captions, sha256)
+        remaining = {entry.image for entry in captions}
+        sha256 = {image: digest for image, digest in sha256.items() if image in remaining}
     splits = assign_splits(captions, sha256, params.seed)
     _refuse_leaks(sha256, splits)
     _refuse_empty_splits(splits, data.captions)
 
-    skipped = (*found.skipped, *missing)
+    skipped = (*found.skipped, *missing, *leaks)
     names = sorted(sha256, key=str.encode)
     captions.sort(key=lambda entry: entry.image.encode())  # stable: an image's captions keep their order
     write_csv(files.captions, CAPTION_COLUMNS, ((one.image, one.caption, splits[one.image]) for one in captions))
@@ -106,9 +115,16 @@ def prepare(files: PrepareFiles, params: "Params", *, progress: Progress = no_pr
         skipped=skipped,
         image_root=index.root,
         hashed=hashes.hashed,
-        notes=(*found.notes, *filter(None, [describe_drawn_splits(captions, sha256)])),
+        notes=(
+            *found.notes,
+            *_describe_linked_folders(index.root, image_paths.values()),
+            *_describe_numbers(image_paths),
+            *filter(None, [describe_drawn_splits(captions, sha256)]),
+        ),
         without_captions=_count_without_captions(index, set(image_paths.values()), found.skipped),
+        passed_over=tuple(index.passed_over()),
         duplicates=len(sha256) - len(set(sha256.values())),
+        leaks=len(leaks),
         seen_in_training=_count_seen_in_training(captions, splits),
         share_without_spaces=share_without_spaces(entry.caption for entry in captions),
     )
@@ -167,9 +183,6 @@ def _locate_images(
         if path is None:
             reason = "not a file" if os.path.exists(index.root / image) else "the image does not exist"
             missing.append(skip_entry(image, reason, first[image].file, first[image].line))
-        elif index.escapes(path):
-            reason = "the image path leads outside the image folder"
-            missing.append(skip_entry(image, reason, first[image].file, first[image].line))
         else:
             names[image] = by_path.setdefault(path, image)
         if number % 1000 == 0:
@@ -180,6 +193,26 @@ def _locate_images(
         if entry.image in names
     ]
     return {image: path for path, image in by_path.items()}, located, missing
+
+
+def _describe_linked_folders(root: Path, image_paths: Iterable[str]) -> Iterator[str]:
+    """A note on each folder of images that is a link, because dvc hashes linked files but not linked folders."""
+    folders = {Path(path.partition("::")[0]).parent for path in image_paths}
+    above = {one for folder in folders for one in (folder, *folder.parents)}
+    for folder in sorted(above):
+        if folder != root and folder.is_relative_to(root) and folder.is_symlink():
+            yield f"{folder}: a link to a folder, in which dvc notices no change; `dvc repro -f prepare` reads it again"
+
+
+def _describe_numbers(image_paths: Mapping[str, str]) -> Iterator[str]:
+    """A note on names that are numbers, such as 7, where the file's name is not, such as 000007.jpg."""
+    inexact = {
+        name: PurePosixPath(path.rpartition("::")[2]).name
+        for name, path in image_paths.items()
+        if number_of(name) and PurePosixPath(path).stem != PurePosixPath(name).stem
+    }
+    for name, file in list(inexact.items())[:1]:
+        yield f"{len(inexact):,} names are the numbers of images, as {name} of {file}"
 
 
 def _first_entries(captions: Sequence[CaptionEntry]) -> dict[str, CaptionEntry]:
@@ -222,7 +255,7 @@ def _refuse_leaks(sha256: Mapping[str, str], splits: Mapping[str, str]) -> None:
         more = f"\n  and {len(pairs) - _SHOWN} more" if len(pairs) > _SHOWN else ""
         raise DataError(
             f"{len(pairs)} pairs of images are identical and in two splits:\n{shown}{more}\n"
-            "keep one image of each pair, or assign both to one split"
+            "keep one image of each pair, assign both to one split, or set params.data.leaks to drop"
         )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pipeline import paths
+from pipeline.datasets.joined_references import join_references
 from pipeline.datasets.tables import read_captions
 from pipeline.decoders.search import Hypothesis, SearchOptions
 from pipeline.device import choose_device, resolve_precision
@@ -20,7 +21,6 @@ from pipeline.features.feature_file import FeatureFile
 from pipeline.files import write_csv, write_json
 from pipeline.inference.model_file import TrainedModel
 from pipeline.inference.reranking import RerankOptions
-from pipeline.metrics.caption_files import join_references
 from pipeline.metrics.evaluation import Evaluation, evaluate
 from pipeline.metrics.evaluation_file import EvaluationFile, ModelRecord, image_records, score_records
 from pipeline.progress import Progress, no_progress
@@ -54,8 +54,14 @@ class ScoreReport:
     """The captions and scores of a split."""
 
     evaluation: Evaluation
-    without_features: int
+    without_features: tuple[str, ...]
     """Images of the split that have no features, so that they are not scored."""
+    max_length: int
+    """Most tokens of a generated caption."""
+    at_max_length: int
+    """Generated captions that have as many."""
+    longer_references: int
+    """References that have more."""
 
 
 def score(files: ScoreFiles, params: "Params", *, progress: Progress = no_progress) -> ScoreReport:
@@ -66,7 +72,7 @@ def score(files: ScoreFiles, params: "Params", *, progress: Progress = no_progre
     """
     features = FeatureFile.open(files.features)
     model = TrainedModel.load(files.model)
-    model.check_features(features.spec, files.features)
+    model.check_features(features)
     captions = read_captions(files.captions, params.score.split)
     encoded = features.index()
     references = {image: texts for image, texts in captions.items() if image in encoded}
@@ -86,8 +92,15 @@ def score(files: ScoreFiles, params: "Params", *, progress: Progress = no_progre
         meteor=params.score.meteor,
         tokenize=get_tokenizer(model.vocabulary.tokenizer, str(files.model)),
     )
-    report = ScoreReport(evaluation, len(captions) - len(references))
-    write_json(files.scores, {**evaluation.metrics(), "without_features": report.without_features})
+    limit = search.max_length
+    report = ScoreReport(
+        evaluation,
+        tuple(image for image in captions if image not in encoded),
+        max_length=limit,
+        at_max_length=sum(len(best.tokens) == limit for best in hypotheses.values()),
+        longer_references=sum(count for length, count in evaluation.reference_lengths.items() if length > limit),
+    )
+    write_json(files.scores, {**evaluation.metrics(), "without_features": len(report.without_features)})
     _write_captions(files.scored_captions, evaluation)
     _write_bleu(files.bleu, evaluation)
     _write_lengths(files.lengths, evaluation)
@@ -96,10 +109,12 @@ def score(files: ScoreFiles, params: "Params", *, progress: Progress = no_progre
 
 
 def search_options(params: "ScoreParams", vocabulary: Vocabulary) -> SearchOptions:
-    """The search of these params; `no_repeat_ngram: auto` is the value that the vocabulary stores."""
+    """The search of these params; `auto` is the value that the vocabulary stores, or `min_length` if that is longer."""
     options = params.model_dump(exclude={"split", "meteor", "rerank"})
     if options["no_repeat_ngram"] == "auto":
         options["no_repeat_ngram"] = vocabulary.no_repeat_ngram
+    if options["max_length"] == "auto":
+        options["max_length"] = max(vocabulary.max_length, params.min_length)
     return SearchOptions(**options)
 
 
@@ -141,8 +156,12 @@ def _write_captions(path: Path, evaluation: Evaluation) -> None:
 def _write_bleu(path: Path, evaluation: Evaluation) -> None:
     """BLEU by n-gram order, with the ends of its 95% interval."""
     scores = evaluation.scores
-    rows = [
-        (name.removeprefix("bleu_"), *(f"{number:.4f}" for number in (value, *scores.intervals[name])))
+    rows: list[tuple[str, ...]] = [
+        (name.removeprefix("bleu_"), f"{value:.4f}", *(f"{end:.4f}" for end in scores.intervals[name]))
+        for name, value in scores.corpus.items()
+        if name.startswith("bleu_") and name in scores.intervals
+    ] or [
+        (name.removeprefix("bleu_"), f"{value:.4f}", "", "")
         for name, value in scores.corpus.items()
         if name.startswith("bleu_")
     ]
@@ -172,7 +191,7 @@ def _evaluation_file(
     return EvaluationFile(
         split=params.score.split,
         seed=params.seed,
-        without_features=report.without_features,
+        without_features=len(report.without_features),
         search={**asdict(search), **{f"rerank.{key}": value for key, value in asdict(rerank).items()}},
         model=_model_record(model),
         scores=score_records(evaluation.scores),

@@ -24,7 +24,7 @@ from pipeline.files import read_json, sha256_of, write_csv
 from pipeline.fingerprint import fingerprint
 from pipeline.inference.model_file import TrainedModel
 from pipeline.metrics.cider import CiderD
-from pipeline.text.tokenizers import MAX_TOKENS, get_tokenizer, join_tokens
+from pipeline.text.tokenizers import get_tokenizer, join_tokens
 from pipeline.text.vocabulary import Vocabulary
 from pipeline.tokens import EOS
 from pipeline.training.batches import Batches
@@ -32,7 +32,7 @@ from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.determinism import deterministic
 from pipeline.training.distributed import SINGLE_PROCESS, ProcessGroup
 from pipeline.training.feature_source import FeatureSource, StreamedFeatures, chunks, open_features
-from pipeline.training.history import EpochMetrics
+from pipeline.training.history import EpochMetrics, best_epoch
 from pipeline.training.losses import Reward
 from pipeline.training.trainer import TrainingData, TrainingResult, train_decoder
 from pipeline.training.validation import Validation
@@ -60,12 +60,17 @@ class TrainFiles:
 
 @dataclass(frozen=True)
 class TrainReport:
-    """How training ended, and the number of training images, training captions and decoder parameters."""
+    """How training ended, and the number of training and val images, training captions and decoder parameters."""
 
     result: TrainingResult
     images: int
+    val_images: int
     captions: int
     parameters: int
+    max_length: int
+    """Tokens to which training captions were cut."""
+    cut: int
+    """Training captions that were longer."""
 
 
 def train(
@@ -74,14 +79,18 @@ def train(
     *,
     on_epoch: Callable[[EpochMetrics], None] = lambda metrics: None,
     on_resume: Callable[[int], None] = lambda epochs: None,
+    on_missing: Callable[[str, Sequence[str]], None] = lambda split, images: None,
     processes: ProcessGroup = SINGLE_PROCESS,
 ) -> TrainReport:
     """Train the decoder, or resume an interrupted run with the same params, inputs and code.
 
-    Of several `processes` only the first one writes. Raises `DataError`, `ArtefactError`, `ParamsError`, `PeerError`;
+    `on_missing` receives the images of a split that have no features, so that they are left out. Of several `processes`
+    only the first one writes. Raises `DataError`, `ArtefactError`, `ParamsError`, `PeerError`;
     `NumericError` if the loss is not finite, after writing the best model so far.
     """
     inputs = _Inputs.read(files)
+    for split, images in inputs.without_features.items():
+        on_missing(split, images)
     sections = {"seed": params.seed, "decoder": params.decoder.model_dump(), "train": params.train.model_dump()}
     hashes = [sha256_of(files.captions), sha256_of(files.vocabulary), inputs.features.digest()]
     processes.expect_equal([sections, hashes])
@@ -97,6 +106,7 @@ def train(
             vocabulary=len(inputs.vocabulary),
             regions=inputs.features.regions,
             channels=inputs.features.channels,
+            padded=inputs.features.spec.imported,
         )
         decoder.normalize.fit(inputs.stream(inputs.train))
         decoder.to(processes.device)
@@ -111,7 +121,7 @@ def train(
 
         def save() -> None:
             if processes.rank == 0:
-                best = max(history, key=lambda metrics: metrics.selection_key)
+                best = best_epoch(history, by_score=validation.score_decides)
                 _model(files, params, inputs, decoder, sections, best.epoch).save(files.model)
 
         try:
@@ -135,7 +145,16 @@ def train(
         if processes.rank == 0:
             checkpoint.remove()
     captions = sum(map(len, inputs.train.values()))
-    return TrainReport(result, len(inputs.train), captions, sum(part.numel() for part in decoder.parameters()))
+    limit = inputs.vocabulary.max_length
+    return TrainReport(
+        result,
+        len(inputs.train),
+        len(inputs.val),
+        captions,
+        parameters=sum(part.numel() for part in decoder.parameters()),
+        max_length=limit,
+        cut=sum(len(tokens) > limit for of_image in inputs.tokenized(inputs.train) for tokens in of_image),
+    )
 
 
 @dataclass(frozen=True)
@@ -147,19 +166,23 @@ class _Inputs:
     train: Mapping[str, Sequence[str]]
     """The captions of each image of the train split that has features."""
     val: Mapping[str, Sequence[str]]
+    without_features: Mapping[str, Sequence[str]]
+    """By split, where there are any: the images that have no features."""
 
     @classmethod
     def read(cls, files: TrainFiles) -> "_Inputs":
         features = FeatureFile.open(files.features)
         with_features = features.index()
+        captions = {split: read_captions(files.captions, split) for split in ("train", "val")}
+        missing = {split: [image for image in found if image not in with_features] for split, found in captions.items()}
         train, val = (
-            {image: texts for image, texts in read_captions(files.captions, split).items() if image in with_features}
-            for split in ("train", "val")
+            {image: texts for image, texts in found.items() if image in with_features} for found in captions.values()
         )
         if not train or not val:
             split = "val" if train else "train"
             raise DataError(f"{files.features}: has no features of images of the {split} split; run `dvc repro`")
-        return cls(features, Vocabulary.from_json(read_json(files.vocabulary), str(files.vocabulary)), train, val)
+        vocabulary = Vocabulary.from_json(read_json(files.vocabulary), str(files.vocabulary))
+        return cls(features, vocabulary, train, val, {split: images for split, images in missing.items() if images})
 
     def prepare(self, decoder: Decoder, params: "Params", processes: ProcessGroup) -> tuple[TrainingData, Validation]:
         """The train and the val split as the trainer needs them."""
@@ -191,8 +214,8 @@ class _Inputs:
         return [[tokenize(text) for text in texts] for texts in split.values()]
 
     def encoded(self, split: Mapping[str, Sequence[str]]) -> list[list[list[int]]]:
-        """The token ids of each image's captions, from BOS to EOS, cut to the longest length that is trained on."""
-        limit = MAX_TOKENS[self.vocabulary.tokenizer]
+        """The token ids of each image's captions, from BOS to EOS, cut to the vocabulary's `max_length`."""
+        limit = self.vocabulary.max_length
         return [self.vocabulary.encode(tokens[:limit] for tokens in of_image) for of_image in self.tokenized(split)]
 
     def reward(self) -> Reward:

@@ -39,6 +39,14 @@ class VocabReport:
     unit: str
     coverage: dict[str, float]
     """By split, where it has captions: the share of its tokens that are in the vocabulary."""
+    captions: int
+    """Training captions."""
+    max_length: int
+    """Tokens to which training captions are cut."""
+    cut: int
+    """Training captions that are longer."""
+    longest: int
+    """Tokens of the longest one."""
 
 
 def vocab(files: VocabFiles, params: "Params") -> VocabReport:
@@ -54,7 +62,9 @@ def vocab(files: VocabFiles, params: "Params") -> VocabReport:
     def tokens(split: str) -> Iterator[list[str]]:
         return (tokenize(caption) for of_image in captions[split].values() for caption in of_image)
 
-    vocabulary = Vocabulary.build(tokens("train"), min_count=min_count, tokenizer=tokenizer)
+    given = params.vocab.max_length
+    max_length = given if isinstance(given, int) else None
+    vocabulary = Vocabulary.build(tokens("train"), min_count=min_count, tokenizer=tokenizer, max_length=max_length)
     if len(vocabulary) == len(SPECIAL_TOKENS):
         highest = max(Counter(chain.from_iterable(tokens("train"))).values(), default=0)
         raise ParamsError(
@@ -63,4 +73,6 @@ def vocab(files: VocabFiles, params: "Params") -> VocabReport:
         )
     write_json(files.vocabulary, vocabulary.to_json())
     coverage = {split: vocabulary.coverage(tokens(split)) for split in ("val", "test") if captions[split]}
-    return VocabReport(len(vocabulary), unit, coverage)
+    lengths = [len(caption) for caption in tokens("train")]
+    cut = sum(length > vocabulary.max_length for length in lengths)
+    return VocabReport(len(vocabulary), unit, coverage, len(lengths), vocabulary.max_length, cut, max(lengths))

@@ -9,7 +9,8 @@ UNITS = {"word": ptb_tokenizer.NAME, "character": character_tokenizer.NAME}
 """The tokenizer's name by `params.vocab.unit`."""
 TOKENIZERS = {ptb_tokenizer.NAME: ptb_tokenizer.tokenize, character_tokenizer.NAME: character_tokenizer.tokenize}
 MAX_TOKENS = {ptb_tokenizer.NAME: 60, character_tokenizer.NAME: 240}
-"""Longer training captions are cut: one caption of a thousand words would make a thousand steps of a whole batch."""
+"""`params.vocab.max_length: auto` is at most this: one caption of a thousand words would make a thousand steps of a
+whole batch."""
 
 
 def get_tokenizer(name: str, place: str) -> Callable[[str], list[str]]:

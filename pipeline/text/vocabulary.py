@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from pipeline.errors import ArtefactError
 from pipeline.text import character_tokenizer
-from pipeline.text.tokenizers import join_tokens
+from pipeline.text.tokenizers import MAX_TOKENS, join_tokens
 from pipeline.tokens import BOS, EOS, SPECIAL_TOKENS, UNK
 
 RARE_SHARE = 0.05
@@ -27,14 +27,23 @@ class Vocabulary:
     no_repeat_ngram: int = 0
     """The smallest n >= 2 for which training captions rarely repeat an n-gram: the default for a search that forbids
     repetition. 0 where even n-grams of `MAX_NGRAM` tokens are often repeated."""
+    max_length: int = 60
+    """Tokens to which training captions are cut: the default for the longest caption of a search."""
 
     @classmethod
-    def build(cls, captions: Iterable[Sequence[str]], *, min_count: int, tokenizer: str) -> Self:
-        """Build the vocabulary from tokenized captions, in one pass. Rarer tokens than `min_count` become <unk>."""
+    def build(
+        cls, captions: Iterable[Sequence[str]], *, min_count: int, tokenizer: str, max_length: int | None = None
+    ) -> Self:
+        """Build the vocabulary from tokenized captions, in one pass. Rarer tokens than `min_count` become <unk>.
+
+        `max_length` is by default the length of the longest caption, at most that of `MAX_TOKENS`.
+        """
         counts: Counter[str] = Counter()
+        longest = 1
         total, repeating = 0, dict.fromkeys(range(2, MAX_NGRAM + 1), 0)
         for caption in captions:
             counts.update(caption)
+            longest = max(longest, len(caption))
             total += 1
             for size in repeating:
                 ngrams = list(zip(*(caption[start:] for start in range(size)), strict=False))
@@ -48,7 +57,8 @@ class Vocabulary:
         )
         unknown = counts.total() - sum(counts[token] for token in kept)
         of_tokens = (0, 0, 0, unknown, *(counts[token] for token in kept))
-        return cls((*SPECIAL_TOKENS, *kept), of_tokens, tokenizer, rare[0] if rare else 0)
+        limit = max_length or min(longest, MAX_TOKENS[tokenizer])
+        return cls((*SPECIAL_TOKENS, *kept), of_tokens, tokenizer, rare[0] if rare else 0, limit)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -79,6 +89,7 @@ class Vocabulary:
         return {
             "tokenizer": self.tokenizer,
             "no_repeat_ngram": self.no_repeat_ngram,
+            "max_length": self.max_length,
             "tokens": list(self.tokens),
             "counts": list(self.counts),
         }
@@ -87,12 +98,24 @@ class Vocabulary:
     def from_json(cls, content: Any, place: str) -> Self:
         """Rebuild a vocabulary stored in the file `place`. Raises `ArtefactError`."""
         try:
-            ngram = content["no_repeat_ngram"]
-            vocabulary = cls(tuple(content["tokens"]), tuple(content["counts"]), content["tokenizer"], ngram)
+            ngram, limit = content["no_repeat_ngram"], content["max_length"]
+            vocabulary = cls(tuple(content["tokens"]), tuple(content["counts"]), content["tokenizer"], ngram, limit)
         except (TypeError, KeyError, AttributeError) as error:
             raise ArtefactError(f"{place}: not a vocabulary; run `dvc repro -f vocab`") from error
-        special = vocabulary.tokens[: len(SPECIAL_TOKENS)]
-        sizes_match = len(vocabulary.tokens) == len(vocabulary.counts)
-        if special != SPECIAL_TOKENS or not sizes_match or type(ngram) is not int or ngram < 0:
+        if not vocabulary._is_consistent():
             raise ArtefactError(f"{place}: not a vocabulary of this version; run `dvc repro -f vocab`")
         return vocabulary
+
+    def _is_consistent(self) -> bool:
+        """Whether the types and sizes are those that `build` makes: the values may be those of a damaged file."""
+        return (
+            self.tokens[: len(SPECIAL_TOKENS)] == SPECIAL_TOKENS
+            and all(type(token) is str for token in self.tokens)
+            and len(set(self.tokens)) == len(self.tokens) == len(self.counts)
+            and all(type(count) is int and count >= 0 for count in self.counts)
+            and type(self.tokenizer) is str
+            and type(self.no_repeat_ngram) is int
+            and 0 <= self.no_repeat_ngram <= MAX_NGRAM
+            and type(self.max_length) is int
+            and 1 <= self.max_length <= 1000
+        )

@@ -1,6 +1,6 @@
 """Metrics of all epochs, selection of the best ones, and early stopping."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ class EpochMetrics:
     val_loss: float
     """Cross-entropy of the val references in nats per token, without dropout and label smoothing."""
     val_cider_d: float
-    """CIDEr-D of greedy captions of the val images, times 100."""
+    """CIDEr-D of the captions of the val images that beam search finds, times 100."""
     lr: float
     """Learning rate of the last step."""
     reward: float
@@ -31,25 +31,35 @@ class EpochMetrics:
     tokens_per_second: float
     """Real tokens per second of training, over all processes."""
 
-    @property
-    def selection_key(self) -> tuple[float, float]:
-        """Larger is better: the score; of equal scores, the lower val loss."""
-        return self.val_cider_d, -self.val_loss
 
-    @property
-    def progress_key(self) -> tuple[float, float]:
-        """What early stopping waits for: a better score, or a lower val loss while every caption still scores 0."""
-        return self.val_cider_d, 0.0 if self.val_cider_d else -self.val_loss
+def best_epoch(epochs: Sequence[EpochMetrics], *, by_score: bool) -> EpochMetrics:
+    """The epoch of the highest score, of equal scores that of the lowest val loss, else the first.
+
+    Without `by_score` the val loss alone decides.
+    """
+    return max(epochs, key=lambda metrics: _selection_key(metrics, by_score))
+
+
+def _selection_key(metrics: EpochMetrics, by_score: bool) -> tuple[float, float]:
+    """Larger is better."""
+    return metrics.val_cider_d if by_score else 0.0, -metrics.val_loss
+
+
+def _progress_key(metrics: EpochMetrics, by_score: bool) -> tuple[float, float]:
+    """What early stopping waits for: a better score, or a lower val loss while every caption still scores 0."""
+    score = metrics.val_cider_d if by_score else 0.0
+    return score, 0.0 if score else -metrics.val_loss
 
 
 class History:
     """The metrics of all epochs and the weights of the best ones."""
 
-    def __init__(self, keep: int) -> None:
-        """`keep` is the number of epochs whose weights are kept."""
+    def __init__(self, keep: int, *, by_score: bool) -> None:
+        """`keep` is the number of epochs whose weights are kept. Without `by_score` the val loss ranks epochs."""
         self.epochs: list[EpochMetrics] = []
         self.best_weights: list[tuple[int, Weights]] = []
         """Number and weights of the best epochs, the best one first."""
+        self.by_score = by_score
         self._keep = keep
 
     def __len__(self) -> int:
@@ -57,22 +67,22 @@ class History:
 
     @property
     def best(self) -> EpochMetrics:
-        """The metrics of the best epoch, of equal ones the first."""
-        return max(self.epochs, key=lambda metrics: metrics.selection_key)
+        """The metrics of the best epoch."""
+        return best_epoch(self.epochs, by_score=self.by_score)
 
     @property
     def epochs_without_progress(self) -> int:
         """Number of epochs since the last one that improved on all before it."""
         if not self.epochs:
             return 0
-        keys = [metrics.progress_key for metrics in self.epochs]
+        keys = [_progress_key(metrics, self.by_score) for metrics in self.epochs]
         return len(keys) - 1 - keys.index(max(keys))
 
     def add(self, metrics: EpochMetrics, network: nn.Module) -> None:
         """Record an epoch, and keep the weights of `network` if they are among the best."""
         self.epochs.append(metrics)
         self.best_weights.append((metrics.epoch, weights_of(network)))
-        self.best_weights.sort(key=lambda kept: self.epochs[kept[0] - 1].selection_key, reverse=True)
+        self.best_weights.sort(key=lambda kept: _selection_key(self.epochs[kept[0] - 1], self.by_score), reverse=True)
         del self.best_weights[self._keep :]
 
     def load_best_weights(self, network: nn.Module) -> None:

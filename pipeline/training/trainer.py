@@ -48,6 +48,8 @@ class TrainingResult:
     """How training ended."""
 
     best: EpochMetrics
+    by_score: bool
+    """Whether CIDEr-D chose the best epoch, not the val loss."""
     epochs: int
     resumed_after: int
     """Epochs of an earlier, interrupted run."""
@@ -93,7 +95,8 @@ def train_decoder(
         ) from error
     finally:
         trainer.history.load_best_weights(trainer.decoder)
-    return TrainingResult(trainer.history.best, len(trainer.history), resumed_after)
+    history = trainer.history
+    return TrainingResult(history.best, history.by_score, len(history), resumed_after)
 
 
 class Trainer:
@@ -130,7 +133,7 @@ class Trainer:
         self.graphed_step: GraphedStep | None = None
         if on_gpu and processes.count == 1 and not params.scheduled_sampling:
             self.use_cuda_graphs()
-        self.history = History(keep=params.average_best)
+        self.history = History(keep=params.average_best, by_score=validation.score_decides)
         self.cross_entropy_epochs = 0
         """Epochs before self-critical training; 0 until it starts."""
 

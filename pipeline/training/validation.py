@@ -1,10 +1,12 @@
-"""Validation after each epoch: CIDEr-D of greedy captions, and the cross-entropy of the references.
+"""Validation after each epoch: CIDEr-D of generated captions, and the cross-entropy of the references.
 
-CIDEr-D decides when training stops, because the cross-entropy goes on falling after the captions have become worse.
+CIDEr-D chooses the epoch and decides when training stops, because the cross-entropy rises while captions still improve.
+The captions come from the search that scores: a greedy search can rank epochs differently, and its captions are
+complete where those of a beam are still empty. A few images say little: one n-gram that happens to match can outweigh a
+halved loss. With fewer than `MIN_IMAGES`, the cross-entropy decides.
 """
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import torch
 
@@ -17,8 +19,8 @@ from pipeline.training.batches import Batches
 from pipeline.training.feature_source import FeatureSource, chunks, with_features
 from pipeline.training.losses import CaptionLoss
 
-MAX_LENGTH = 240
-"""Longest caption that is generated during training: one very long reference must not slow down every epoch."""
+MIN_IMAGES = 50
+"""Val images from which CIDEr-D chooses the epoch."""
 
 
 class Validation:
@@ -38,20 +40,25 @@ class Validation:
         self._device = device
         self._cider = CiderD(references)
 
-    @cached_property
+        self.search = SearchOptions(max_length=vocabulary.max_length, no_repeat_ngram=vocabulary.no_repeat_ngram)
+        """Beam search with the defaults of `params.score`: a change of `score` must not need a new training."""
+
+    @property
+    def score_decides(self) -> bool:
+        """Whether there are enough images to choose epochs by CIDEr-D."""
+        return len(self._references) >= MIN_IMAGES
+
+    @property
     def max_length(self) -> int:
-        """Length limit of generated captions, in tokens: that of the longest reference."""
-        longest = max(len(reference.split()) for references in self._references for reference in references)
-        with_spaces = " " in self._vocabulary.tokens  # a character vocabulary has the space, the metrics ignore it
-        return min(MAX_LENGTH, 2 * longest if with_spaces else longest)
+        """Length limit of generated captions, in tokens: the one that `params.score.max_length: auto` has."""
+        return self.search.max_length
 
     def cider_d(self, decoder: Decoder) -> float:
-        """CIDEr-D of greedy captions, times 100."""
+        """CIDEr-D of the captions that beam search finds, times 100."""
         decoder.eval()
-        options = SearchOptions(beam_size=1, max_length=self.max_length)
         captions = []
         for features in self._features.batches(chunks(len(self._features))):
-            for best, *_ in beam_search(decoder, features, options):
+            for best, *_ in beam_search(decoder, features, self.search):
                 captions.append(self._vocabulary.for_metrics(self._vocabulary.decode(best.tokens)))
         score: float = 100 * float(self._cider.score(captions).mean())
         return score

@@ -22,7 +22,7 @@ from pipeline.inference.base_captioner import BaseCaptioner, Caption
 from pipeline.tokens import SPECIAL_TOKENS
 from pipeline.web.batching import Batcher, CaptionRequest, DecodedImage
 from pipeline.web.security import Guard
-from pipeline.web.uploads import FIELD, discard, read_image
+from pipeline.web.uploads import CLIENT_LEFT, FIELD, discard, read_image
 
 _TYPES = {"html": "text/html; charset=utf-8", "css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
 _STATIC = ("page.css", "page.js", "attention.js", "captions.js", "files.js", "table.js")
@@ -92,12 +92,12 @@ class ErrorOut:
 
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorOut, "description": "The form cannot be read or has other fields"},
+    400: {"model": ErrorOut, "description": "The form cannot be read or has other fields, or the length is ambiguous"},
     403: {"model": ErrorOut, "description": "The request is for another host, or from a page of another site"},
     408: {"model": ErrorOut, "description": "The body did not arrive in time"},
     413: {"model": ErrorOut, "description": "The image is larger than the server's limit"},
     415: {"model": ErrorOut, "description": "The body is neither an image nor a form"},
-    422: {"model": ErrorOut, "description": "The image cannot be used, or a parameter is out of range"},
+    422: {"model": ErrorOut, "description": "The image cannot be used, or a parameter is unknown or out of range"},
     503: {"model": ErrorOut, "description": "Too many concurrent requests; try again after `Retry-After` seconds"},
 }
 _BINARY = {"type": "string", "format": "binary"}
@@ -109,9 +109,13 @@ _BODY = {
         **{f"image/{name.lower()}": {"schema": _BINARY} for name in FORMATS},
     },
 }
+_PARAMETERS = ("captions", "beam_size", "max_length", "attention")
 Captions = Annotated[int, Query(ge=1, le=10, description="Number of different captions, best first")]
 BeamSize = Annotated[int | None, Query(ge=1, le=20, description="Beam size; 1 is greedy search. Default: the model's")]
-MaxLength = Annotated[int, Query(ge=1, le=100, description="Longest caption, in tokens")]
+MaxLength = Annotated[
+    int | None,
+    Query(ge=1, le=500, description="Longest caption, in tokens; by default the longest that was trained on"),
+]
 Attention = Annotated[bool, Query(description="Include attention weights, if the decoder has them")]
 
 
@@ -144,11 +148,12 @@ def make_app(captioner: BaseCaptioner, *, limits: Limits = Limits(), hosts: Coll
         request: Request,
         captions: Captions = 1,
         beam_size: BeamSize = None,
-        max_length: MaxLength = 30,
+        max_length: MaxLength = None,
         attention: Attention = False,
     ) -> ImageOut:
         """Caption the image in the body: its bytes, or a form with the file `image`."""
         nonlocal active
+        _check_query(request)
         if active >= limits.max_requests:
             raise HTTPException(503, "too many concurrent requests; try again", headers={"Retry-After": "1"})
         active += 1
@@ -224,13 +229,24 @@ def _add_error_handlers(app: FastAPI, limits: Limits) -> None:
         return JSONResponse(asdict(ErrorOut("; ".join(reasons))), 422)
 
 
+def _check_query(request: Request) -> None:
+    """Raise `RequestValidationError` for parameters that FastAPI would ignore: unknown ones, and repeated ones."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    problems = {
+        name: f"unknown parameter; known: {', '.join(_PARAMETERS)}" for name in names if name not in _PARAMETERS
+    }
+    problems |= {name: "given more than once" for name in _PARAMETERS if names.count(name) > 1}
+    if problems:
+        raise RequestValidationError([{"loc": ("query", name), "msg": words} for name, words in problems.items()])
+
+
 async def _unless_disconnected(request: Request, captions: Coroutine[Any, Any, list[Caption]]) -> list[Caption]:
     """The result of `captions`, which is cancelled when the client disconnects."""
     waiting = asyncio.ensure_future(captions)
     try:
         while not (await asyncio.wait({waiting}, timeout=_DISCONNECT_POLL))[0]:
             if await request.is_disconnected():
-                raise HTTPException(499, "the client has disconnected")
+                raise HTTPException(CLIENT_LEFT, "the client has disconnected")
     finally:
         waiting.cancel()
     return waiting.result()

@@ -4,17 +4,20 @@ An idle server answers a single request at once; a busy one gains the throughput
 """
 
 import asyncio
+import ctypes
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.encoders.images import ImageError, describe_image
 from pipeline.inference.base_captioner import BaseCaptioner, Caption, Pixels, open_image
 
 DECODING_THREADS = 2
-"""Images decoded at a time: each may need as much memory as the pixel limit allows."""
+"""Images of up to `LARGE_PIXELS` that are decoded at a time. Of larger ones, which may take a gigabyte, it is one."""
+LARGE_PIXELS = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class CaptionRequest:
     captions: int
     beam_size: int | None
     """None: the model's default."""
-    max_length: int
+    max_length: int | None
+    """None: the model's default."""
     attention: bool
 
 
@@ -52,6 +56,7 @@ class Batcher:
         self._waiting: list[_Waiting] = []
         self._arrived = asyncio.Event()
         self._decoding = ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="decode")
+        self._decoding_large = ThreadPoolExecutor(1, thread_name_prefix="decode-large")
         self._computing = ThreadPoolExecutor(1, thread_name_prefix="caption")
         self.batch_sizes: list[int] = []
         """The sizes of the latest 100 batches."""
@@ -67,11 +72,15 @@ class Batcher:
             for one in self._waiting:
                 one.result.cancel()
             self._decoding.shutdown(cancel_futures=True)
+            self._decoding_large.shutdown(cancel_futures=True)
             self._computing.shutdown(cancel_futures=True)
 
     async def decode(self, content: bytes) -> DecodedImage:
-        """Raises `ImageError` with the reason."""
-        return await asyncio.get_running_loop().run_in_executor(self._decoding, self._decode, content)
+        """Decode an image in a thread. Raises `ImageError` with the reason."""
+        loop = asyncio.get_running_loop()
+        if await loop.run_in_executor(self._decoding, _is_large, content):
+            return await loop.run_in_executor(self._decoding_large, self._decode_large, content)
+        return await loop.run_in_executor(self._decoding, self._decode, content)
 
     async def caption(self, image: DecodedImage, request: CaptionRequest) -> list[Caption]:
         """The captions of an image, once a batch with it is done. Cancel the call to withdraw the image."""
@@ -81,8 +90,14 @@ class Batcher:
         return await result
 
     def _decode(self, content: bytes) -> DecodedImage:
-        image = open_image(content)
+        image = open_image(content, fill_truncated=self._captioner.spec.preprocessing.fill_truncated)
         return DecodedImage(self._captioner.preprocess(image), image.width, image.height)
+
+    def _decode_large(self, content: bytes) -> DecodedImage:
+        try:
+            return self._decode(content)
+        finally:
+            _release_memory()
 
     async def _work(self) -> None:
         while True:
@@ -117,7 +132,24 @@ class Batcher:
 
     def _caption(self, batch: list[_Waiting]) -> list[list[Caption]]:
         request = batch[0].request
-        search = {} if request.beam_size is None else {"beam_size": request.beam_size}
-        options = self._captioner.generation_options(max_length=request.max_length, **search)
+        given = {"beam_size": request.beam_size, "max_length": request.max_length}
+        options = self._captioner.generation_options(
+            **{name: value for name, value in given.items() if value is not None}
+        )
         pixels = np.stack([one.pixels for one in batch])
         return self._captioner.caption_pixels(pixels, options, captions=request.captions, attention=request.attention)
+
+
+def _is_large(content: bytes) -> bool:
+    """Whether the header of an image announces many pixels."""
+    try:
+        described = describe_image(content, header_only=True)
+    except ImageError:  # decoding finds the reason
+        return False
+    return described.width * described.height > LARGE_PIXELS
+
+
+def _release_memory() -> None:
+    """Return freed memory to the system. glibc would keep it, up to a gigabyte per large image."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -44,19 +44,31 @@ class Guard:
                 headers.setdefault("cache-control", "no-store")
             await send(message)
 
-        refusal = self._refusal(Headers(scope=scope))
-        app = JSONResponse({"error": refusal}, 403, {"Connection": "close"}) if refusal else self._app
+        headers = Headers(scope=scope)
+        app = self._app
+        if "content-length" in headers and "transfer-encoding" in headers:
+            app = _refusal(400, "a request with both Content-Length and Transfer-Encoding is refused")
+        elif reason := self._reason(scope["method"], headers):
+            app = _refusal(403, reason)
         await app(scope, receive, send_with_headers)
 
-    def _refusal(self, headers: Headers) -> str | None:
+    def _reason(self, method: str, headers: Headers) -> str | None:
+        """Why the request is not from this server's page, a program or a link; None if it is."""
         if self._hosts is not None and _host(headers.get("host", "")) not in self._hosts:
             return "requests for this host are refused; see --allow-host"
-        if headers.get("sec-fetch-site", "none") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
+        link = headers.get("sec-fetch-mode") == "navigate" and method in {"GET", "HEAD"}
+        if headers.get("sec-fetch-site", "none") not in {"none", "same-origin"} and not link:
             return "requests from pages of other sites are refused"
-        origin = headers.get("origin", "").partition("://")[2].lower()  # for browsers without sec-fetch-site
-        if "sec-fetch-site" not in headers and origin and origin != headers.get("host", "").strip().lower():
-            return "requests from pages of other sites are refused"
+        if "sec-fetch-site" not in headers and "origin" in headers:  # an older browser, or a server without TLS
+            origin = headers["origin"].partition("://")[2].lower()  # empty for `null`
+            if origin != headers.get("host", "").strip().lower():
+                return "requests from pages of other sites are refused"
         return None
+
+
+def _refusal(status: int, reason: str) -> ASGIApp:
+    """A response that ends the connection: the rest of its body could be read as another request."""
+    return JSONResponse({"error": reason}, status, {"Connection": "close"})
 
 
 def _host(value: str) -> str:

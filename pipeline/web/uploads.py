@@ -7,8 +7,11 @@ from contextlib import aclosing
 from fastapi import HTTPException, Request
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
 
 FIELD = "image"
+CLIENT_LEFT = 499
+"""The status of a request whose client has disconnected; nobody receives it."""
 TIMEOUT = 30.0
 """Seconds within which a body must arrive."""
 _FORM_OVERHEAD = 4096
@@ -19,7 +22,7 @@ async def read_image(request: Request, max_bytes: int) -> bytes:
     """The bytes of the image, at most `max_bytes`.
 
     Raises `HTTPException`: 400 for a form that cannot be read or has other fields, 408 for a body that does not
-    arrive in time, 413 for one that is too large, 415 for another content type.
+    arrive in time, 413 for one that is too large, 415 for another content type, 499 for a client that disconnects.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     form = kind == "multipart/form-data"
@@ -35,6 +38,8 @@ async def read_image(request: Request, max_bytes: int) -> bytes:
             return b"".join([chunk async for chunk in chunks])
     except TimeoutError:
         raise HTTPException(408, f"the image did not arrive within {TIMEOUT:.0f} seconds") from None
+    except ClientDisconnect:
+        raise HTTPException(CLIENT_LEFT, "the client has disconnected") from None
 
 
 async def discard(request: Request, limit: int) -> None:

@@ -25,11 +25,11 @@ BFLOAT16 = pytest.mark.skipif(
 )
 
 
-def pair(kind):
+def pair(kind, *, padded=False):
     """A plain decoder and an accelerated copy."""
     torch.manual_seed(0)
     options = {"kind": kind, "embed": 64, "hidden": 128}
-    plain = make_decoder(options, vocabulary=V, regions=R, channels=C).eval()
+    plain = make_decoder(options, vocabulary=V, regions=R, channels=C, padded=padded).eval()
     plain.normalize.fit([torch.randn(50, R, C)])
     for parameter in plain.parameters():
         parameter.data.mul_(2)
@@ -57,6 +57,15 @@ def test_logits_in_evaluation_mode_are_the_same(kind, gradients):
     plain, fast = pair(kind)
     with torch.set_grad_enabled(gradients):
         torch.testing.assert_close(fast(*inputs()), plain(*inputs()), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_padding_is_masked_as_in_the_plain_form(kind):
+    plain, fast = pair(kind, padded=True)
+    features, tokens = inputs()
+    features[1:, 5:] = 0
+    features[3:, 2:] = 0
+    torch.testing.assert_close(fast(features, tokens), plain(features, tokens), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", DECODERS)

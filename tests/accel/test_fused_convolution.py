@@ -1,4 +1,4 @@
-"""The fused network computes what torchvision's own computes, up to rounding."""
+"""The fused network computes what the library's own computes, up to rounding."""
 
 import pytest
 import torch
@@ -102,3 +102,28 @@ def test_the_original_network_is_not_changed():
     before = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
     fuse_convolutions(plain, 64, torch.bfloat16, CPU)
     assert all(torch.equal(before[name], tensor) for name, tensor in plain.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("test_resnet", 64), ("test_efficientnet", 64), ("tf_efficientnet_lite0", 65), ("tf_efficientnet_lite0", 64)],
+)
+@torch.inference_mode()
+def test_timms_combined_layers_are_fused(name, size):
+    timm = pytest.importorskip("timm", reason="needs the extra: pip install 'captioner[timm]'")
+    from pipeline.encoders.timm import cut_timm_model
+
+    torch.manual_seed(3)
+    plain = cut_timm_model(timm.create_model(name), "features", name)
+    for module in plain.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.bias.data.uniform_(-0.2, 0.2)
+            module.running_mean.uniform_(-0.2, 0.2)
+            module.running_var.uniform_(0.8, 1.2)
+    image = torch.rand(1, 3, size, size).contiguous(memory_format=torch.channels_last) * 4 - 2
+    graph = fuse_convolutions(plain, size, torch.float32, CPU)
+    assert cosine(plain(image), graph(image)) > 1 - 1e-7
+    used = [graph.get_submodule(str(layer.target)) for layer in graph.graph.nodes if layer.op == "call_module"]
+    assert not [layer for layer in used if isinstance(layer, nn.BatchNorm2d | nn.Identity)]
+    if fused_convolution._can_pack(torch.float32):
+        assert not [layer for layer in used if isinstance(layer, nn.Conv2d)]

@@ -169,3 +169,16 @@ def test_a_revision_that_is_not_there_or_has_no_captions_is_named(repository):
     code, _, err = run_command("compare", "empty", "second", cwd=repository)
     assert code == 3
     assert err == "error: metrics/captions.csv: not in revision empty; run `dvc repro score` there and commit it\n"
+
+
+def test_one_image_proves_nothing(folder):
+    for name, caption in (("one.csv", "a man on a"), ("other.csv", "a dog stands near a river")):
+        (folder / name).write_text(f"image,caption,references\ndog.png,{caption},{REFERENCES['dog.png']}\n")
+    code, out, err = run_command("compare", "one.csv", "other.csv", cwd=folder)
+    assert code == 0
+    assert "warning: one image: CIDEr-D is 0 by definition" in err
+    table = out.split("\n\n")[1].splitlines()[1:]
+    assert all("none" in line and line.endswith("no clear difference") for line in table)
+    code, out, _ = run_command("compare", "one.csv", "other.csv", "--json", cwd=folder)
+    bleu = json.loads(out)["differences"]["bleu_1"]
+    assert (bleu["difference"] > 0, bleu["interval"], bleu["p_value"]) == (True, None, None)

@@ -29,6 +29,7 @@ def test_captions_and_images_are_found_and_printed(project):
         "params.yaml: data.format: table",
         "params.yaml: data.captions: data/tiny/captions.csv",
         "params.yaml: data.images: data/tiny/images",
+        "note: encoder.weights is none: random weights suit drawings only; docs/encoders.md lists trained encoders",
         "next: dvc repro",
     ]
     assert (data_of(project).captions, data_of(project).images) == ("data/tiny/captions.csv", "data/tiny/images")
@@ -62,7 +63,7 @@ def test_a_language_without_spaces_causes_a_warning(project):
     (project / "data/tiny/rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     err = run_command("init", "data/tiny", cwd=project)[2]
     assert "warning: 100% of the captions are in a script without spaces between words" in err
-    assert "score.max_length to about 60 (it then counts characters), and params.score.rerank.neighbors to 0" in err
+    assert "set params.vocab.unit to character and params.score.rerank.neighbors to 0" in err
     assert "set params.vocab.unit to character" in run_command("prepare", cwd=project)[2]
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from support import run_command
 
 from pipeline.cli import Stopped
-from pipeline.commands.image_inputs import is_image, read_inputs
+from pipeline.commands.image_inputs import NOT_A_LIST, address_message, is_image, read_inputs
 
 TINY = "data/tiny/images"
 NO_IMAGE = "no image found; give a file, a folder or a quoted glob pattern"
@@ -33,6 +33,23 @@ def test_files_patterns_and_folders_are_captioned_in_the_order_given(trained_pro
     assert names == ["003.png", "000.png", "001.png", "002.png", *(f"{number:03d}.png" for number in range(18))]
 
 
+def test_files_of_a_folder_that_are_no_images_are_counted_by_suffix(trained_project, tmp_path):
+    content = (trained_project / TINY / "000.png").read_bytes()
+    for name in ("a.jfif", "captions.csv", "._a.jfif", "b.CR2", "sub/c.cr2", "sub/d.mov"):
+        (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "folder" / name).write_bytes(content)
+    code, out, err = predict(trained_project, str(tmp_path / "folder"))
+    assert (code, len(out.splitlines())) == (0, 1)
+    assert err == f"note: {tmp_path}/folder: files that are not images: 2 .cr2, 1 .mov\n"
+
+
+def test_a_folder_of_links_is_searched(trained_project, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/more").symlink_to(trained_project / TINY)
+    code, out, _ = predict(trained_project, str(tmp_path / "folder"))
+    assert (code, len(out.splitlines())) == (0, 18)
+
+
 def test_standard_input_is_an_image_or_a_list_of_paths(trained_project):
     image = (trained_project / TINY / "000.png").read_bytes()
     _, expected, _ = predict(trained_project, f"{TINY}/000.png", f"{TINY}/001.png")
@@ -46,6 +63,56 @@ def test_an_empty_standard_input_is_an_error(trained_project):
     code, _, message = predict(trained_project, "-")
     assert code == 3
     assert "standard input: no image and no path" in message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n1 0 obj\n",
+        b"<!DOCTYPE html>\n<html>\n<title>404</title>\n",
+        b"\x1f\x8b\x08\x00\x00\x00\x00\x00 and\nmore\nlines\n",
+        b"photos/some-long-name.jpg".ljust(100, b"\0") + b"0000644\0\n\n\n",  # a tar file
+        "photo.jpg\nother.jpg\n".encode("utf-16"),
+        b"a.png\0b.png\0",  # find -print0
+        bytes(200_000),
+        b"\x1b[31mred\x07\n",
+    ],
+)
+def test_bytes_that_are_neither_an_image_nor_a_list_give_one_line(trained_project, content):
+    code, out, message = predict(trained_project, "-", stdin=content)
+    assert (code, out, message) == (3, "", f"error: {NOT_A_LIST}\n")
+
+
+def test_a_damaged_image_on_standard_input_is_named(trained_project):
+    image = (trained_project / TINY / "000.png").read_bytes()
+    code, out, message = predict(trained_project, "-", stdin=image[:200])
+    assert (code, out) == (3, "")
+    assert message.startswith("error: standard input: damaged")
+    assert message.count("\n") == 1
+
+
+def test_a_list_with_a_byte_order_mark_is_read(trained_project):
+    code, out, _ = predict(trained_project, "-", stdin=f"\ufeff{TINY}/000.png\n".encode())
+    assert (code, out.split(": ")[0]) == (0, f"{TINY}/000.png")
+
+
+def test_an_address_gets_the_command_that_downloads_it(trained_project, tmp_path):
+    address = "https://example.org/a b/photo.jpg?width=500&x=1"
+    hint = f"{address}: an address, not a file; download it first: curl -fL -o photo.jpg '{address}'"
+    assert predict(tmp_path, address) == (3, "", f"error: {hint}\n")
+    _, _, message = predict(trained_project, "-", stdin=f"{TINY}/000.png\n{address}\n".encode())
+    assert message.splitlines()[0] == f"error: {hint}"
+    _, _, message = predict(tmp_path, "https://example.org/\x1b[31m;rm")
+    assert "\x1b" not in message
+    assert address_message("s3://bucket/a.jpg").endswith("download the image and give its path")
+    assert address_message("data/a.jpg") is None
+
+
+@pytest.mark.parametrize("option", ["--beam", "--num-captions", "--max-length"])
+def test_a_search_too_large_to_end_is_refused(tmp_path, option):
+    code, out, message = predict(tmp_path, "photo.jpg", option, "100000")
+    assert (code, out) == (2, "")
+    assert f"Invalid value for '{option}'" in message
 
 
 def test_a_bad_line_of_a_list_is_reported_and_the_others_are_captioned(trained_project):
@@ -98,7 +165,7 @@ def test_a_full_disk_keeps_an_older_table(trained_project, tmp_path, monkeypatch
 def test_an_interruption_keeps_the_rows_so_far(trained_project, tmp_path, monkeypatch):
     table = tmp_path / "out.csv"
 
-    def interrupted(files):
+    def interrupted(files, problems):
         yield from list(files)[:2]
         raise Stopped(signal.SIGINT)
 
@@ -222,7 +289,7 @@ class Typed(io.BytesIO):
 
 def test_a_list_is_read_line_by_line():
     typed = Typed(b"a.png\nb.png\nc.png\n")
-    inputs = read_inputs(["-"], typed)
+    inputs = read_inputs(["-"], {}, typed)
     assert next(inputs) == "a.png"
     assert typed.lines == 1
     assert list(inputs) == ["b.png", "c.png"]
@@ -232,7 +299,7 @@ def test_a_list_is_read_line_by_line():
 def test_an_image_of_each_format_is_distinguished_from_a_list(kind):
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8), (9, 200, 13)).save(buffer, kind)
-    ((name, content),) = read_inputs(["-"], io.BytesIO(buffer.getvalue()))
+    ((name, content),) = read_inputs(["-"], {}, io.BytesIO(buffer.getvalue()))
     assert (name, content) == ("-", buffer.getvalue())
     assert not is_image(b"BMW/front.jpg\nRI")
 

@@ -109,3 +109,43 @@ def test_control_characters_in_an_error_are_escaped(folder):
     code, _, err = run_command("score", "none\x1b[31m.json", "--references", "references.json", cwd=folder)
     assert code == 3
     assert err == "error: none\\x1b[31m.json: cannot be read: No such file or directory\n"
+
+
+def test_empty_captions_are_a_warning(folder):
+    captions = [{"image_id": image, "caption": text} for image, text in ((1, "a brown dog"), (2, ""), (3, " "))]
+    (folder / "ours.json").write_text(json.dumps(captions))
+    code, _, err = score(folder)
+    assert (code, err) == (0, "warning: 2 of 3 captions are empty\n")
+
+
+def test_one_image_has_no_interval_and_a_cider_of_zero_by_definition(folder):
+    (folder / "ours.json").write_text(json.dumps(CAPTIONS[:1]))
+    code, out, err = score(folder, "--subset")
+    assert code == 0
+    assert "warning: one image: CIDEr-D is 0 by definition" in err
+    assert [line.split() for line in out.splitlines() if line.startswith("CIDEr-D")] == [["CIDEr-D", "0.0", "none"]]
+    _, out, _ = score(folder, "--subset", "--json")
+    assert json.loads(out)["intervals"] == {}
+
+
+def test_captions_without_spaces_need_a_choice_of_unit(folder):
+    (folder / "references.json").write_text(json.dumps({"1": ["一只狗在草地上跑"], "2": ["两个人在踢足球"]}))
+    (folder / "ours.json").write_text(json.dumps({"1": "一只狗在草地上", "2": "两个人在田里踢足球"}))
+    code, out, err = score(folder)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: 100% of the references are in a script without spaces between words")
+    code, out, _ = score(folder, "--unit", "character", "--json")
+    assert code == 0
+    assert json.loads(out)["bleu_4"] > 50
+    code, _, err = run_command("compare", "ours.json", "ours.json", "--references", "references.json", cwd=folder)
+    assert code == 2
+    assert "add --unit character" in err
+    compare = ("compare", "ours.json", "ours.json", "--references", "references.json", "--unit", "character", "--json")
+    code, out, _ = run_command(*compare, cwd=folder)
+    assert json.loads(out)["first"]["bleu_4"] > 50
+
+
+def test_what_the_user_should_know_about_the_match_is_printed(folder):
+    (folder / "ours.json").write_text(json.dumps([{**one, "image_id": f"00{one['image_id']}"} for one in CAPTIONS]))
+    code, _, err = score(folder)
+    assert (code, err) == (0, "note: 3 images are matched by number, such as 001 with 1\n")

@@ -40,6 +40,15 @@ def test_json_has_everything(project):
     assert found["captions"]["coverage"][0]["by_split"]["val"] == 1.0
 
 
+def test_files_that_are_no_images_are_counted(project):
+    (project / "data/tiny/images/a.mov").write_bytes(b"x")
+    note = "note: data/tiny/images: files that are not images: 1 .mov\n"
+    assert run_command("stats", cwd=project)[2] == note
+    code, out, err = run_command("stats", "--json", cwd=project)
+    assert (code, err, json.loads(out)["passed_over"]) == (0, note, ["a.mov"])
+    assert note in run_command("prepare", cwd=project)[2]
+
+
 def test_options_select_another_dataset(project):
     write_dataset(project / "other", images=36)
     code, out, _ = run_command("stats", "--captions", "other/captions.csv", "--images", "other/images", cwd=project)

@@ -101,3 +101,17 @@ def test_karpathy_splits_where_restval_is_trained_on(tmp_path):
         (4, "d.jpg", "the image has no sentences"),
         (5, "", "the image has no filename"),
     ]
+
+
+def test_captions_that_the_file_marks_as_unfit_are_noted(tmp_path):
+    annotations = [{"image_id": 1, "caption": f"caption {number}", "is_rejected": number < 2} for number in range(5)]
+    annotations[4]["is_precanned"] = True
+    path = write(
+        tmp_path, json.dumps({"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": annotations}), "a.json"
+    )
+    entries = read("coco", path)
+    assert len(entries.captions) == 5
+    assert entries.notes == [
+        f"{path}: marks 2 is_rejected and 1 is_precanned of its captions; they are used; delete them from the file to "
+        "leave them out"
+    ]

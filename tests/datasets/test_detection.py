@@ -2,6 +2,7 @@
 
 import pytest
 from reading import detect, kept, read, write
+from support import ROOT
 
 from pipeline.datasets.registry import FORMATS
 from pipeline.errors import DataError
@@ -11,24 +12,32 @@ LAYOUTS = {
     "flickr8k token": {"Flickr8k.token.txt": "a.jpg#0\tx\n"},
     "flickr30k": {"results.csv": "image_name| comment_number| comment\na.jpg| 0| x\n"},
     "flickr30k token": {"results_20130124.token": "a.jpg#0\tx\n"},
-    "coco": {"annotations/captions_val2017.json": '{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": []}'},
-    "karpathy": {"dataset_flickr8k.json": '{"images": [{"sentences": []}]}'},
+    "coco": {
+        "annotations/captions_val2017.json": '{"images": [{"id": 1, "file_name": "a.jpg"}], '
+        '"annotations": [{"image_id": 1, "caption": "x"}]}'
+    },
+    "karpathy": {
+        "dataset_flickr8k.json": '{"images": [{"filename": "a.jpg", "split": "val", "sentences": [{"raw": "x"}]}]}'
+    },
     "table": {"my rows.tsv": "image\tcaption\na.jpg\tx\n"},
     "table csv": {"captions.csv": "image,caption\na.jpg,x\n", "notes.csv": "date,weather\n1,2\n"},
     "table jsonl": {"rows.jsonl": '{"image": "a.jpg", "caption": "x"}\n'},
     "folder": {"a.jpg": "image", "a.txt": "x"},
     "folder metadata": {"metadata.csv": "file_name,text\na.jpg,x\n", "a.jpg": "image"},
 }
+"""Files of each format, with the caption `x` of `a.jpg`."""
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_each_layout_is_detected_from_its_folder_and_its_file(tmp_path, layout):
+def test_each_layout_is_detected_from_its_folder_and_its_file_and_read(tmp_path, layout):
     files = [write(tmp_path, text, name) for name, text in LAYOUTS[layout].items()]
     found = detect(tmp_path)
     assert found.format == layout.split()[0]
     assert found.evidence
     if layout != "folder":
         assert detect(files[0]).format == found.format
+    ((image, caption, _),) = kept(read(found.format, found.captions))
+    assert (image.split("/")[-1], caption) == ("a.jpg", "x")
 
 
 def test_of_two_captions_files_the_more_certain_one_is_used_and_the_other_named(tmp_path):
@@ -41,9 +50,9 @@ def test_of_two_captions_files_the_more_certain_one_is_used_and_the_other_named(
 
 def test_unknown_files_are_refused(tmp_path):
     write(tmp_path, "hello", "readme.md")
-    with pytest.raises(DataError, match=r"no captions were recognized: .* see docs/datasets.md"):
+    with pytest.raises(DataError, match=r"no captions were recognized: .*karpathy: dataset_.* see docs/datasets.md"):
         detect(tmp_path)
-    with pytest.raises(DataError, match=r"odd\.json: JSON, but not a list of objects"):
+    with pytest.raises(DataError, match=r"odd\.json: JSON, but not objects with image and caption"):
         detect(write(tmp_path, '{"a": 1}', "odd.json"))
     with pytest.raises(DataError, match="no such file or folder"):
         detect(tmp_path / "missing")
@@ -84,8 +93,11 @@ def test_captions_one_folder_deeper_are_found(tmp_path):
     assert (found.format, found.captions) == ("flickr30k", path)
 
 
-def test_every_format_of_the_registry_has_a_layout_here():
+def test_every_format_has_a_layout_here_and_a_page():
     assert {layout.split()[0] for layout in LAYOUTS} == set(FORMATS)
+    assert {page.stem for page in (ROOT / "docs/datasets").iterdir()} == set(FORMATS)
+    for name in FORMATS:
+        assert f"(datasets/{name}.md)" in (ROOT / "docs/datasets.md").read_text()
 
 
 def test_json_of_something_else_is_not_a_table(tmp_path):

@@ -23,7 +23,7 @@ def test_each_line_of_a_text_file_is_a_caption(tmp_path):
     ]
     assert skipped(entries) == [
         (0, "c.jpg", "the image has no caption"),
-        (0, "lost.txt", "no image stands beside the text"),
+        (0, "lost.txt", "no image is beside the text"),
     ]
 
 
@@ -92,3 +92,11 @@ def test_an_imagefolder_with_metadata_in_each_split(tmp_path):
     entries = read("folder", tmp_path)
     assert kept(entries) == [("test/1.jpg", "a cat", "test"), ("train/1.jpg", "a dog", "train")]
     assert skipped(entries) == [(0, "train/2.jpg", "the image has no caption")]
+
+
+def test_a_caption_beside_a_file_of_another_format_names_that_file(tmp_path):
+    for name, content in {"a.jpg": b"x", "a.txt": "a dog", "b.jp2": b"x", "b.txt": "a cat"}.items():
+        write(tmp_path, content, name)
+    assert skipped(read("folder", tmp_path)) == [
+        (0, "b.txt", "b.jp2 beside the text is in no image format that is read")
+    ]

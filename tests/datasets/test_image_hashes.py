@@ -29,7 +29,7 @@ def test_unchanged_images_come_from_the_cache(images, tmp_path):
     assert (first.hashed, second.hashed, second.sha256) == (5, 0, first.sha256)
 
 
-def test_a_changed_digit_in_the_cache_is_not_believed(images, tmp_path):
+def test_a_cache_entry_with_a_changed_digit_is_ignored(images, tmp_path):
     cache = tmp_path / "cache.csv"
     first = hash_again(images, cache)
     lines = cache.read_text().splitlines()

@@ -89,16 +89,41 @@ def test_a_damaged_archive_is_refused(tmp_path):
         ImageIndex(path).find("a.jpg")
 
 
-def test_a_link_that_leads_outside_the_folder_is_detected(tmp_path):
-    write(tmp_path, b"secret", "secret.jpg")
+def test_links_of_the_user_are_followed_also_to_folders_and_in_circles(tmp_path):
+    write(tmp_path, b"x", "cache/a.jpg")
+    write(tmp_path, b"y", "photos/B.jpg")
     root = tmp_path / "images"
     root.mkdir()
-    (root / "a.jpg").symlink_to(tmp_path / "secret.jpg")
-    write(root, b"x", "b.jpg")
-    (root / "c.jpg").symlink_to(root / "b.jpg")
+    (root / "a.jpg").symlink_to(tmp_path / "cache/a.jpg")
+    (root / "more").symlink_to(tmp_path / "photos")
+    (tmp_path / "photos/loop").symlink_to(root)
+    (root / "gone.jpg").symlink_to(tmp_path / "gone.jpg")
     index = ImageIndex(root)
-    assert index.escapes(index.find("a.jpg"))
-    assert not index.escapes(index.find("c.jpg"))
+    assert list(index.names()) == ["a.jpg", "gone.jpg", "more/B.jpg"]
+    assert read_image_bytes(index.find("a.jpg")) == b"x"
+    assert read_image_bytes(index.find("more/b.jpg")) == b"y"
+
+
+@pytest.mark.parametrize("name", ["7", "07", "7.jpg", "000007"])
+@pytest.mark.parametrize("file", ["000007.jpg", "sub/7.jpg", "COCO_train2014_000000000007.jpg"])
+def test_a_name_may_be_the_number_of_an_image(tmp_path, name, file):
+    write(tmp_path, b"x", file)
+    assert ImageIndex(tmp_path).find(name) == (tmp_path / file).as_posix()
+
+
+def test_a_number_that_could_be_two_images_is_none(tmp_path):
+    for file in ("a_7.jpg", "b_07.jpg", "a_8.jpg"):
+        write(tmp_path, b"x", file)
+    assert ImageIndex(tmp_path).find("7") is None
+    assert ImageIndex(tmp_path).find("8").endswith("a_8.jpg")
+    write(tmp_path, b"x", "9.jpg")  # where files are named by numbers, others do not count
+    assert ImageIndex(tmp_path).find("8") is None
+
+
+def test_files_that_are_no_images_are_listed(tmp_path):
+    for name in ("a.jpg", "a.txt", "captions.csv", "sub/b.JP2", "c.mov", ".hidden"):
+        write(tmp_path, b"x", name)
+    assert ImageIndex(tmp_path).passed_over() == ["c.mov", "sub/b.JP2"]
 
 
 def test_links_in_archives_are_not_images(tmp_path):

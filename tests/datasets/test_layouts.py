@@ -142,8 +142,8 @@ def test_a_language_without_spaces_trains_by_characters(project):
     write_dataset(project / "data/tiny", images=54)
     rows = []
     for image, caption, split in tiny(project):
-        colour = next(word for word in chinese if word in caption)
-        rows.append((image, f"\u8fd9\u5f20\u56fe\u7247\u5168\u662f{chinese[colour]}\u7684\u3002", split))
+        color = next(word for word in chinese if word in caption)
+        rows.append((image, f"\u8fd9\u5f20\u56fe\u7247\u5168\u662f{chinese[color]}\u7684\u3002", split))
     with (project / "data/tiny/captions.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("image", "caption", "split"), *rows])
     set_param(project, "vocab.unit", "character")

@@ -25,12 +25,20 @@ def small_decoder() -> Callable[..., Decoder]:
     """A function that builds a decoder in evaluation mode; `std` draws all parameters from a normal distribution."""
 
     def build(
-        kind: str, *, vocabulary: int, regions: int, channels: int, std: float = 0.0, **changes: float
+        kind: str,
+        *,
+        vocabulary: int,
+        regions: int,
+        channels: int,
+        padded: bool = False,
+        std: float = 0.0,
+        **changes: float,
     ) -> Decoder:
         torch.manual_seed(3)
         given = {**SMALL, **DROPOUT, **changes}
         params = {name: value for name, value in given.items() if name in DECODERS[kind].options.model_fields}
-        decoder = make_decoder({"kind": kind, **params}, vocabulary=vocabulary, regions=regions, channels=channels)
+        sizes = {"vocabulary": vocabulary, "regions": regions, "channels": channels}
+        decoder = make_decoder({"kind": kind, **params}, **sizes, padded=padded)
         for parameter in decoder.parameters() if std else ():
             torch.nn.init.normal_(parameter, std=std)
         return decoder.eval()

@@ -9,6 +9,7 @@ from pipeline.decoders.beam_search import beam_search
 from pipeline.decoders.registry import DECODERS
 from pipeline.decoders.search import NEVER_GENERATED, SearchOptions
 from pipeline.device import supports_bfloat16
+from pipeline.errors import NumericError
 from pipeline.tokens import BOS, EOS, PAD
 
 V, R, C = 6, 2, 3
@@ -165,3 +166,9 @@ def test_no_ngram_is_repeated(decoder, features, size):
 def test_impossible_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         SearchOptions(**options)
+
+
+def test_features_that_are_not_finite_are_an_error(decoder, features):
+    features[3] = torch.nan
+    with pytest.raises(NumericError, match="the decoder's probabilities are not finite"):
+        beam_search(decoder, features, SearchOptions())

@@ -36,7 +36,7 @@ def test_every_option_has_a_default_and_a_description(kind):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"kind": "transformer"}, "decoder.kind must be one of inject, merge, attention, updown"),
+        ({"kind": "transformer"}, f"decoder.kind must be one of {', '.join(DECODERS)}"),
         ({}, "decoder.kind must be one of"),
         ({"kind": "inject", "attention": 8}, "attention"),
         ({"kind": "merge", "hidden": 0}, "hidden"),

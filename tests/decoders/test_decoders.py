@@ -6,12 +6,12 @@ import torch
 from torch.nn import functional
 
 from pipeline.decoders.decoder import FeatureNormalizer, State
-from pipeline.decoders.registry import DECODERS
+from pipeline.decoders.registry import DECODERS, AttentionOptions
 from pipeline.tokens import BOS, EOS
 
 V, R, C = 11, 4, 6
 SIZES = {"vocabulary": V, "regions": R, "channels": C}
-WITH_ATTENTION = ("attention", "updown")
+WITH_ATTENTION = [kind for kind, entry in DECODERS.items() if issubclass(entry.options, AttentionOptions)]
 
 
 @pytest.fixture(params=DECODERS)
@@ -131,3 +131,29 @@ def test_chunks_may_be_float16_arrays():
     from_tensor.fit([torch.from_numpy(features)])
     torch.testing.assert_close(from_arrays.mean, from_tensor.mean)
     torch.testing.assert_close(from_arrays.scale, from_tensor.scale)
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_padding_changes_nothing(kind, small_decoder):
+    padded = small_decoder(kind, vocabulary=V, regions=R + 3, channels=C, padded=True)
+    exact = small_decoder(kind, **SIZES, padded=True)
+    for own, other in zip(exact.parameters(), padded.parameters(), strict=True):
+        own.data = other.data[:R] if own.shape != other.shape else other.data  # parameters of regions: the first ones
+    features, tokens = inputs()
+    longer = functional.pad(features, (0, 0, 0, 3))
+    with_padding = padded(longer, tokens)
+    torch.testing.assert_close(with_padding, exact(features, tokens))
+    torch.testing.assert_close(padded(padded.pool(longer), tokens), with_padding)
+    state = padded.start(longer)
+    torch.testing.assert_close(padded.image_vector(state), exact.image_vector(exact.start(features)))
+    weights = padded.attention_weights(padded.step(state, tokens[:, 0])[1])
+    assert weights is None or (weights[:, R:] == 0).all()
+
+
+def test_padding_does_not_count_in_the_normalization():
+    features = torch.randn(50, R, C, generator=torch.Generator().manual_seed(0)) + 3
+    real, padded = FeatureNormalizer(C), FeatureNormalizer(C, padded=True)
+    real.fit([features])
+    padded.fit([torch.cat([features, torch.zeros(50, 2, C)], 1)])
+    torch.testing.assert_close(padded.mean, real.mean)
+    torch.testing.assert_close(padded.scale, real.scale)

@@ -7,6 +7,7 @@ from pipeline.decoders.beam_search import beam_search
 from pipeline.decoders.registry import DECODERS
 from pipeline.decoders.sampling import sample
 from pipeline.decoders.search import NEVER_GENERATED, SamplingOptions, SearchOptions
+from pipeline.errors import NumericError
 from pipeline.tokens import BOS, EOS
 
 V, R, C = 6, 2, 3
@@ -95,3 +96,9 @@ def test_sampling_restricted_to_one_token_is_greedy_search(decoder, features, op
 def test_impossible_options_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         SamplingOptions(**options)
+
+
+def test_features_that_are_not_finite_are_an_error(decoder, features):
+    features[3] = torch.nan
+    with pytest.raises(NumericError, match="the decoder's probabilities are not finite"):
+        sample(decoder, features, SamplingOptions())

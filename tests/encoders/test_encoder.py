@@ -25,6 +25,7 @@ def encoder(
     seed=1,
     weights="none",
     precision="float32",
+    **more,
 ):
     return build_encoder(
         name=name,
@@ -36,6 +37,7 @@ def encoder(
         precision=precision,
         seed=seed,
         device=CPU,
+        **more,
     )
 
 
@@ -132,12 +134,12 @@ def test_weights_files_are_read_as_training_programs_save_them(tmp_path, how):
 @pytest.mark.parametrize("name", SOURCES)
 def test_every_registered_source_has_the_interface(name):
     source = get_source(name)
-    for method in ("load", "make_uninitialized", "default_layer", "cut_at", "feature_map"):
+    for method in ("load", "empty_network", "default_layer", "cut_at", "feature_map"):
         assert callable(getattr(source, method))
 
 
 def test_an_unknown_source_is_refused_with_the_choices():
-    with pytest.raises(ValueError, match="must be one of torchvision, got 'timmy'"):
+    with pytest.raises(ValueError, match=f"must be one of {', '.join(SOURCES)}, got 'timmy'"):
         get_source("timmy")
 
 
@@ -150,6 +152,14 @@ def test_outputs_that_are_no_feature_map_are_refused(shape):
 def test_a_vector_has_one_region():
     with pytest.raises(ParamsError, match="outputs one vector; must be 1, got 3"):
         encoder("alexnet", "classifier.4", 3, "auto")
+
+
+def test_the_spec_states_whether_truncated_jpegs_are_filled():
+    skip, fill = encoder(), encoder(truncated_jpegs="fill")
+    assert "fill_truncated" not in skip.spec.to_json()
+    assert fill.spec.preprocessing.fill_truncated
+    assert fill.spec.digest != skip.spec.digest
+    assert EncoderSpec.from_json(fill.spec.to_json()) == fill.spec
 
 
 def test_random_weights_depend_on_the_seed_only():

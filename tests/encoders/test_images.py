@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import struct
+import sys
 
 import numpy as np
 import pytest
@@ -35,6 +37,68 @@ def test_sixteen_bit_values_are_scaled_not_clipped():
     assert abs(pixels.mean() - 127) < 2
 
 
+@pytest.mark.parametrize(
+    ("values", "tags", "expected"),
+    [
+        (np.uint16([[0, 4095]]), {}, [0, 255]),  # 12 bits
+        (np.uint16([[0, 900]]), {281: 4095}, [0, 56]),  # 12 bits, as MaxSampleValue states
+        (np.uint16([[0, 65535]]), {262: 0}, [255, 0]),  # zero is white
+        (np.int32([[0, 65535]]), {}, [0, 255]),
+        (np.float32([[0, 0.5]]), {}, [0, 128]),
+        (np.float32([[0, 200]]), {}, [0, 200]),
+        (np.float32([[0, 65535]]), {}, [0, 255]),
+    ],
+)
+def test_gray_values_are_scaled_by_the_bits_or_the_tags_that_are_there(values, tags, expected):
+    pixels = np.asarray(decode_image(encoded(Image.fromarray(values), "TIFF", tiffinfo=tags)))
+    assert pixels[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("values", [[[-1, 1]], [[0, np.nan]], [[-5, -1]]])
+def test_gray_values_of_unknown_range_are_refused_and_not_blackened(values):
+    with pytest.raises(ImageError, match=r"gray values .*; save it with values from 0 to 1 or 0 to 255"):
+        decode_image(encoded(Image.fromarray(np.float32(values)), "TIFF"))
+
+
+def test_colors_of_twelve_bits_in_sixteen_are_refused_and_not_blackened():
+    def tiff(value):
+        """An uncompressed TIFF of one pixel with three 16-bit colors."""
+        strip = 8 + 2 + 9 * 12 + 4
+        short, long = 3, 4
+        tags = [(256, short, 1, 1), (257, short, 1, 1), (258, short, 3, strip), (259, short, 1, 1), (262, short, 1, 2)]
+        tags += [(273, long, 1, strip + 6), (277, short, 1, 3), (278, short, 1, 1), (279, long, 1, 6)]
+        entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+        return (
+            struct.pack("<2sHIH", b"II", 42, 8, 9) + entries + bytes(4) + struct.pack("<6H", 16, 16, 16, *[value] * 3)
+        )
+
+    assert np.asarray(decode_image(tiff(65535))).tolist() == [[[255, 255, 255]]]
+    with pytest.raises(ImageError, match="at most 12 of the 16 bits; save it with 8 bits per color"):
+        decode_image(tiff(4095))
+
+
+def test_heic_is_read_with_its_extra_and_refused_by_name_without_it(monkeypatch):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    buffer = io.BytesIO()
+    pillow_heif.from_pillow(Image.new("RGB", (64, 32), (200, 0, 0))).save(buffer)
+    image = decode_image(buffer.getvalue())
+    assert image.size == (64, 32)
+    assert abs(image.getpixel((9, 9))[0] - 200) < 9
+    monkeypatch.setitem(sys.modules, "pillow_heif.as_plugin", None)
+    with pytest.raises(ImageError, match=r"extra heif: pip install 'captioner\[heif\]'"):
+        decode_image(buffer.getvalue())
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_truncated_jpeg_is_damaged_or_on_request_gray_where_it_ends(progressive):
+    content = encoded(Image.new("RGB", (64, 64), (250, 250, 250)), "JPEG", progressive=progressive)
+    assert decode_image(content, fill_truncated=True) == decode_image(content)
+    end = content.index(b"\xff\xda") + 20
+    with pytest.raises(ImageError, match="truncated"):
+        decode_image(content[:end])
+    assert decode_image(content[:end], fill_truncated=True).getpixel((63, 63)) == (128, 128, 128)
+
+
 def test_transparent_pixels_show_the_background():
     pixels = np.asarray(decode_image(encoded(Image.new("RGBA", (4, 4), (255, 0, 0, 0)))))
     assert (pixels == images.BACKGROUND).all()
@@ -63,7 +127,7 @@ def test_the_exif_orientation_is_applied(orientation):
     assert (np.asarray(decode_image(encoded(stored, exif=exif))) == np.asarray(upright)).all()
 
 
-@pytest.mark.parametrize("form", ["GIF", "WEBP", "TIFF", "BMP"])
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "TIFF", "BMP", "AVIF"])
 def test_the_common_formats_are_read(form):
     assert decode_image(encoded(Image.new("RGB", (5, 4), (200, 0, 0)), form)).size == (5, 4)
 

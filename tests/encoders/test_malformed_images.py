@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 import zlib
 from pathlib import Path
 
@@ -109,3 +110,38 @@ def test_folders_pipes_and_broken_links_are_listed_and_no_other_image_changes(pr
     after = FeatureFile.open(project / paths.FEATURES)
     assert set(after.images) == set(expected) - set(names)
     assert all(after.load([image]).tobytes() == expected[image] for image in after.images)
+
+
+def png_file(width, height, *, depth=8, color=2, interlaced=0, pixels):
+    """A PNG file whose compressed pixels are complete as a stream, however few they are."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, interlaced)
+    palette = chunk(b"PLTE", bytes(768)) if color == 3 else b""
+    body = palette + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body
+
+
+def test_a_png_with_one_row_of_many_is_refused():
+    row = b"\0" + bytes([200, 30, 30]) * 9_999
+    with pytest.raises(ImageError, match=r"damaged: truncated: 299,920,004 bytes of its pixels are missing"):
+        decode_image(png_file(9_999, 9_999, pixels=row))
+
+
+@pytest.mark.parametrize(("depth", "color"), [(1, 0), (8, 0), (16, 0), (8, 2), (4, 3), (8, 4), (8, 6)])
+@pytest.mark.parametrize("interlaced", [0, 1])
+def test_a_black_png_is_decoded_only_when_it_is_complete(depth, color, interlaced):
+    bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color]
+
+    def rows(columns, count):
+        return count * (1 + (columns * bits + 7) // 8) if columns else 0
+
+    sizes = [(2, 2), (1, 2), (3, 1), (2, 3), (5, 2), (4, 5), (9, 4)]  # the seven passes of 9 x 9 pixels
+    size = sum(rows(*one) for one in sizes) if interlaced else rows(9, 9)
+    complete = png_file(9, 9, depth=depth, color=color, interlaced=interlaced, pixels=bytes(size))
+    assert decode_image(complete).size == (9, 9)
+    for missing in (1, rows(9, 1), size // 2, size):
+        with pytest.raises(ImageError, match=r"damaged: .*truncated"):
+            decode_image(png_file(9, 9, depth=depth, color=color, interlaced=interlaced, pixels=bytes(size - missing)))

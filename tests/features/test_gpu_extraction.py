@@ -2,20 +2,25 @@
 
 import contextlib
 import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
 import zlib
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support import small_encoder
+from support import ROOT, small_encoder
 
 from pipeline.encoders.encoder import GPU_BATCH
 from pipeline.encoders.images import decode_image
-from pipeline.features import extraction, gpu_extraction
+from pipeline.features import decode_pool, extraction, gpu_extraction
 from pipeline.features.feature_file import FeatureFile
-from pipeline.features.gpu_extraction import CHUNK, GpuExtractor, encode_on_gpu
-from pipeline.features.image_batches import Batch, ImageFile, split_into_batches
+from pipeline.features.gpu_extraction import GpuExtractor, encode_on_gpu
+from pipeline.features.image_batches import Batch, ImageFile
 
 
 @pytest.fixture(scope="module", params=["stretch", "crop"])
@@ -34,7 +39,7 @@ def save_image(path, size, mode="RGB", **options):
 
 @pytest.fixture
 def images(tmp_path):
-    """Thirteen images: several of one shape, one of the network's own size, some that the threads resize."""
+    """Thirteen images: several of one shape, one of the network's own size, and of several modes."""
     made = [save_image(tmp_path / f"a{n}.jpg", (90, 70), quality=90) for n in range(4)]
     made += [save_image(tmp_path / f"b{n}.jpg", (70, 90 + n)) for n in range(2)]
     made += [save_image(tmp_path / "gray.jpg", (90, 70), "L"), save_image(tmp_path / "print.jpg", (90, 70), "CMYK")]
@@ -45,74 +50,58 @@ def images(tmp_path):
     return [*made, save_image(tmp_path / "rotated.jpg", (90, 70), exif=rotated)]
 
 
-@pytest.fixture(autouse=True)
-def low_resize_limit(monkeypatch):
-    monkeypatch.setattr(gpu_extraction, "MAX_GPU_RESIZE_PIXELS", 11_000)
-
-
 def preprocessed(images, encoder):
     return np.stack([encoder.preprocess(decode_image(image.path.read_bytes())) for image in images])
 
 
-def network_input(extractor, images, monkeypatch):
-    """Return what the network receives for each image."""
+def features_by_row(batches):
+    rows = [row for batch in batches for row in batch.rows]
+    assert rows == sorted(rows)
+    return dict(zip(rows, np.concatenate([batch.features for batch in batches]), strict=True))
+
+
+@pytest.fixture(params=["processes", "threads"])
+def decoder(request, monkeypatch):
+    """Both ways to decode: threads where processes cannot be started."""
+    if request.param == "processes":
+        yield
+        return
+    monkeypatch.setattr(decode_pool.sys, "executable", "/nowhere/python")
+    with pytest.warns(UserWarning, match="images are decoded in threads, which is slower"):
+        yield
+
+
+def test_the_network_receives_the_preprocessed_images(images, encoder, decoder, monkeypatch):
     inputs = []
-    forward = extractor.encoder.forward
-
-    def recording(pixels):
-        inputs.append(pixels.numpy().copy())
-        return forward(pixels)
-
-    monkeypatch.setattr(extractor.encoder, "forward", recording)
-    pending = extractor.submit([extractor.decode(chunk) for chunk in split_into_batches(images, 5)])
-    extractor.collect(pending)
+    forward = encoder.forward
+    monkeypatch.setattr(encoder, "forward", lambda pixels: inputs.append(pixels.numpy().copy()) or forward(pixels))
+    list(encode_on_gpu(images, encoder, batch_size=1, workers=2))
     (batch,) = inputs
     assert batch.shape == (GPU_BATCH, 64, 64, 3)
+    assert np.array_equal(batch[: len(images)], preprocessed(images, encoder))
     assert not batch[len(images) :].any()
-    return batch[np.argsort(pending.rows)]
-
-
-def test_the_network_receives_the_preprocessed_images(images, encoder, monkeypatch):
-    extractor = GpuExtractor(encoder)
-    assert extractor.resizes_on_device
-    decoded = extractor.decode(Batch(0, images)).decoded
-    resized = {image.image for image, found in zip(images, decoded, strict=True) if found.resized}
-    # 9,000 x 1 pixels cannot be stretched to a square exactly; their center can be cropped.
-    assert resized == {"large.png"} | (set() if encoder.spec.preprocessing.shorter_side else {"wide.png"})
-    assert np.array_equal(network_input(extractor, images, monkeypatch), preprocessed(images, encoder))
-
-
-def test_a_device_that_computes_with_fewer_bits_resizes_nothing(images, encoder, monkeypatch):
-    monkeypatch.setattr(gpu_extraction, "resample", lambda pixels, _: torch.zeros(len(pixels), 64, 64, 3))
-    extractor = GpuExtractor(encoder)
-    assert not extractor.resizes_on_device
-    assert all(image.resized for image in extractor.decode(Batch(0, images)).decoded)
-    assert np.array_equal(network_input(extractor, images, monkeypatch), preprocessed(images, encoder))
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_every_image_gets_its_own_features(images, encoder, workers):
-    many = [*images] * 20  # more batches than are pending at a time
-    found = list(encode_on_gpu(many, encoder, batch_size=1, workers=workers))
-    rows = [row for batch in found for row in batch.rows]
-    assert sorted(rows) == list(range(len(many)))
-    features = np.concatenate([batch.features for batch in found])[np.argsort(rows)]
+    many = [*images] * 80  # more batches than there is memory for
+    found = features_by_row(list(encode_on_gpu(many, encoder, batch_size=1, workers=workers)))
+    assert list(found) == list(range(len(many)))
     expected = encoder.encode(preprocessed(images, encoder))
-    assert np.allclose(features, np.tile(expected, (20, 1, 1)), atol=2e-3)
+    assert np.allclose(np.stack(list(found.values())), np.tile(expected, (80, 1, 1)), atol=2e-3)
     distance = np.abs(expected[:, None] - expected[None]).max((2, 3)) + np.eye(len(expected))
     assert distance.min() > 0.01  # so that a swap would be noticed
 
 
-def test_unreadable_images_are_listed_and_change_no_other_row(images, encoder):
+def test_unreadable_images_are_listed_and_change_no_other_row(images, encoder, decoder):
     damaged = images[1].path.read_bytes()[:600]
     images[1].path.write_bytes(damaged)
     images[1] = ImageFile("a1.jpg", images[1].path, hashlib.sha256(damaged).hexdigest())
     images[3].path.unlink()
     images[5].path.write_bytes(images[0].path.read_bytes())
-    extractor = GpuExtractor(encoder)
-    batch = extractor.collect(extractor.submit([extractor.decode(Batch(100, images))]))
-    assert sorted(batch.rows) == [100, 102, 104, *range(106, 100 + len(images))]
-    kept = [images[row - 100] for row in batch.rows]
+    (batch,) = encode_on_gpu(images, encoder, batch_size=1, workers=2)
+    assert batch.rows == [0, 2, 4, *range(6, len(images))]
+    kept = [images[row] for row in batch.rows]
     assert np.allclose(batch.features, encoder.encode(preprocessed(kept, encoder)), atol=2e-3)
     assert batch.unreadable[images[1].sha256].startswith("damaged")
     assert "No such file" in batch.unreadable[images[3].sha256]
@@ -128,23 +117,30 @@ def test_a_batch_of_unreadable_images_has_no_rows(encoder, tmp_path):
     assert list(batch.unreadable) == [image.sha256]
 
 
-def test_pinned_memory_is_reused_only_after_its_copy(encoder):
-    class Copy:
-        done = False
+def test_decoding_waits_until_features_are_collected(images, encoder, monkeypatch):
+    """The memory of a batch is not filled again before its features were collected."""
+    collected, too_early = 0, []
+    decode = decode_pool.DecodePool.decode
+    many = [ImageFile(str(number), images[0].path, images[0].sha256) for number in range(30 * GPU_BATCH)]
 
-        def synchronize(self):
-            self.done = True
+    def checked(pool, images, slots):
+        first = int(images[0].image)
+        if first - len(pool.slots) >= collected * GPU_BATCH:
+            too_early.append(first)
+        return decode(pool, images, slots)
 
-    extractor = GpuExtractor(encoder)
-    extractor._staging.clear()
-    copies = [Copy() for _ in range(gpu_extraction.MAX_PENDING + 1)]
-    hosts = [torch.empty(100, dtype=torch.uint8) for _ in copies]
-    extractor._staging.extend(zip(hosts, copies, strict=True))
-    assert extractor._staging_memory(80) is hosts[0]
-    assert [copy.done for copy in copies] == [True, False, False, False]
-    extractor._staging.append((hosts[0], Copy()))
-    assert len(extractor._staging_memory(101)) >= 101  # memory that is too small is not reused
-    assert copies[1].done
+    monkeypatch.setattr(decode_pool.DecodePool, "decode", checked)
+    monkeypatch.setattr(encoder, "forward", lambda pixels: torch.zeros(GPU_BATCH, encoder.regions, encoder.channels))
+    collect = GpuExtractor.collect
+
+    def counted(extractor, pending):
+        nonlocal collected
+        collected += 1
+        return collect(extractor, pending)
+
+    monkeypatch.setattr(GpuExtractor, "collect", counted)
+    assert len(list(encode_on_gpu(many, encoder, batch_size=1, workers=2))) == 30
+    assert not too_early
 
 
 def test_extraction_fills_the_store_and_the_feature_file(images, encoder, tmp_path, monkeypatch):
@@ -160,19 +156,60 @@ def test_extraction_fills_the_store_and_the_feature_file(images, encoder, tmp_pa
     assert (again.encoded, again.from_store) == (0, len(images))
 
 
-def test_an_interrupted_run_keeps_the_collected_batches(encoder, tmp_path, monkeypatch):
-    many = [save_image(tmp_path / f"{number:03d}.png", (20, 20 + number % 3)) for number in range(7 * CHUNK)]
+def test_an_interrupted_run_keeps_the_collected_batches_and_no_process(encoder, tmp_path, monkeypatch):
+    many = [save_image(tmp_path / f"{number:03d}.png", (20, 20 + number % 3)) for number in range(2 * GPU_BATCH)]
     monkeypatch.setattr(extraction, "encode_on_cpu", encode_on_gpu)
     monkeypatch.setattr(gpu_extraction, "MAX_PENDING", 1)
+    pools = []
+    close = decode_pool.DecodePool.close
+    monkeypatch.setattr(decode_pool.DecodePool, "close", lambda pool: (pools.extend(pool._workers), close(pool)))
 
     def interrupt(done, total, note):
         raise KeyboardInterrupt
 
     out, store = tmp_path / "features.h5", tmp_path / "store"
     with pytest.raises(KeyboardInterrupt):
-        extraction.extract_features(many, encoder, out, store=store, batch_size=CHUNK, workers=2, progress=interrupt)
-    report = extraction.extract_features(many, encoder, out, store=store, batch_size=CHUNK, workers=2)
+        extraction.extract_features(many, encoder, out, store=store, batch_size=5, workers=2, progress=interrupt)
+    assert pools
+    assert all(worker._process.poll() is not None for worker in pools)
+    report = extraction.extract_features(many, encoder, out, store=store, batch_size=5, workers=2)
     assert (report.from_store, report.encoded) == (GPU_BATCH, len(many) - GPU_BATCH)
+
+
+ENDLESS = """
+import hashlib, sys
+from pathlib import Path
+sys.path.insert(0, "tests")
+from support import small_encoder
+from pipeline.features.gpu_extraction import encode_on_gpu
+from pipeline.features.image_batches import ImageFile
+path = Path(sys.argv[1])
+image = ImageFile("x", path, hashlib.sha256(path.read_bytes()).hexdigest())
+try:
+    for batch in encode_on_gpu([image] * 1_000_000, small_encoder(), batch_size=1, workers=2):
+        print("batch", flush=True)
+finally:
+    print("ended", flush=True)  # what follows is the end of an interpreter that has imported torch
+"""
+
+
+def test_ctrl_c_ends_everything_within_a_second(tmp_path):
+    image = save_image(tmp_path / "x.png", (90, 70))
+    program = [sys.executable, "-c", ENDLESS, str(image.path)]
+    process = subprocess.Popen(
+        program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout.readline() == "batch\n"
+    os.killpg(process.pid, signal.SIGINT)
+    began = time.monotonic()
+    while process.stdout.readline() != "ended\n":
+        pass
+    assert time.monotonic() - began < 1
+    _, err = process.communicate(timeout=30)
+    assert err.count("Traceback") == 1  # of the main process; workers print nothing
+    assert err.rstrip().endswith("KeyboardInterrupt")
+    with pytest.raises(ProcessLookupError):  # nobody of the group is left
+        os.killpg(process.pid, 0)
 
 
 def test_cuda_streams_wait_for_each_other(images, encoder, monkeypatch):
@@ -208,8 +245,9 @@ def test_cuda_streams_wait_for_each_other(images, encoder, monkeypatch):
     extractor = GpuExtractor(encoder)
     monkeypatch.setattr(extractor, "_cuda", True)
     monkeypatch.setattr(extractor, "_copy_stream", Stream("copy stream"))
-    monkeypatch.setattr(extractor, "_allocate_pinned", lambda shape, dtype: torch.empty(*shape, dtype=dtype))
-    batch = extractor.collect(extractor.submit([extractor.decode(Batch(0, images))]))
+    pixels = np.zeros((GPU_BATCH, 64, 64, 3), np.uint8)
+    pixels[: len(images)] = preprocessed(images, encoder)
+    batch = extractor.collect(extractor.submit(Batch(0, images), pixels, [None] * len(images)))
     assert log == [
         "enter copy stream",
         "pixels copied: recorded on copy stream",
@@ -219,4 +257,26 @@ def test_cuda_streams_wait_for_each_other(images, encoder, monkeypatch):
         "features ready: recorded on compute stream",
         "host waits for features ready",
     ]
-    assert np.allclose(batch.features[np.argsort(batch.rows)], encoder.encode(preprocessed(images, encoder)), atol=2e-3)
+    assert np.allclose(batch.features, encoder.encode(preprocessed(images, encoder)), atol=2e-3)
+
+
+@pytest.mark.parametrize("failure", [0, 2])
+def test_shared_memory_is_registered_for_the_time_of_the_extraction(failure, monkeypatch):
+    log = []
+
+    class Cuda:
+        def cudaHostRegister(self, address, size, flags):
+            log.append(("register", address, size))
+            return failure
+
+        def cudaHostUnregister(self, address):
+            log.append(("unregister", address))
+
+    monkeypatch.setattr(torch.cuda, "cudart", Cuda)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: log.append("synchronize"))
+    slots = np.zeros((2, 4, 4, 3), np.uint8)
+    expected = [("register", slots.ctypes.data, 96), "synchronize"]
+    warned = pytest.warns(UserWarning, match="cannot be registered") if failure else contextlib.nullcontext()
+    with warned, gpu_extraction.registered(slots, torch.device("cuda")):
+        pass
+    assert log == (expected if failure else [*expected, ("unregister", slots.ctypes.data)])

@@ -42,7 +42,7 @@ def test_paths_become_absolute_and_urls_stay(table, tmp_path, monkeypatch):
     assert found["sha256"].to_pylist() == ["b" * 64, "", ""]
 
 
-def test_csv_and_parquet_are_read_alike(table, tmp_path):
+def test_csv_and_parquet_give_the_same_manifest(table, tmp_path):
     columns = dict(zip(("image", "path", "sha256"), zip(*ROWS, strict=True), strict=True))
     pq.write_table(pa.table({"other": [1, 2, 3], **columns}), tmp_path / "images.parquet")
     assert read_manifest(tmp_path / "images.parquet").equals(read_manifest(table))

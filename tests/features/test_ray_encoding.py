@@ -71,7 +71,7 @@ def test_a_shard_is_made_again_when_it_is_damaged_or_a_server_did_not_answer(job
     path.write_bytes(path.read_bytes()[:-1])
     reasons = job.unfinished()
     assert "000000.h5: lacks 1 images whose server did not answer" in reasons[0]
-    assert "000001.h5: not a readable features file" in reasons[1]
+    assert "000001.h5: truncated" in reasons[1]
 
 
 def plan(device, encoders=0, **resources):

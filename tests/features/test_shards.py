@@ -108,7 +108,7 @@ def replace_by_other_features(path, folder):
 
 
 def replace_by_other_encoder(path, folder):
-    write_feature_file(path, replace(SPEC, precision="float64"), IMAGES[12:16], SHAPE, read)
+    write_feature_file(path, replace(SPEC, precision="bfloat16"), IMAGES[12:16], SHAPE, read)
 
 
 def flip_a_bit(path, folder):
@@ -121,7 +121,7 @@ def flip_a_bit(path, folder):
     ("damage", "message"),
     [
         (lose, "no such file"),
-        (truncate, "shorter|not a readable"),
+        (truncate, "truncated"),
         (replace_by_other_images, r"not the shard that index\.parquet lists"),
         (replace_by_other_features, r"not the shard that index\.parquet lists"),
         (replace_by_other_encoder, "another encoder .*precision"),

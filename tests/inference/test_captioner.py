@@ -1,5 +1,8 @@
 """The Python interface: kinds of image input, batches, several captions, attention weights."""
 
+import io
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -92,20 +95,38 @@ def test_an_image_that_cannot_be_used_is_a_data_error(captioner, image):
 def test_defaults_of_the_search_depend_on_the_model(captioner):
     known = captioner.vocabulary.no_repeat_ngram
     assert known in {2, 3, 4}
+    limits = {"no_repeat_ngram": known, "max_length": captioner.vocabulary.max_length}
     default = captioner.generation_options()
-    assert default.search == SearchOptions(beam_size=10, length_penalty=1.0, no_repeat_ngram=known)
+    assert default.search == SearchOptions(beam_size=10, length_penalty=1.0, **limits)
     assert default.rerank == RerankOptions(neighbors=60)
     assert captioner.generation_options(beam_size=2).search.beam_size == 2
     assert captioner.generation_options(no_repeat_ngram=0).search.no_repeat_ngram == 0
     without = captioner.generation_options(neighbors=0)
-    assert without.search == SearchOptions(no_repeat_ngram=known)
+    assert without.search == SearchOptions(**limits)
+    assert captioner.generation_options(min_length=40).search.max_length == 40
+    assert captioner.sampling_options().search.max_length == captioner.vocabulary.max_length == 6
     assert without.rerank.neighbors == 0
 
 
-@pytest.mark.parametrize("option", [{"color": 1}, {"beam_size": 0}, {"neighbors": -1}, {"min_length": 40}])
+@pytest.mark.parametrize(
+    "option", [{"color": 1}, {"beam_size": 0}, {"neighbors": -1}, {"min_length": 4, "max_length": 3}]
+)
 def test_an_unknown_or_impossible_option_is_named(captioner, option):
     with pytest.raises(ParamsError, match=next(iter(option))):
         captioner.generation_options(**option)
+
+
+def test_a_model_trained_with_truncated_jpegs_captions_them(captioner, images, monkeypatch):
+    buffer = io.BytesIO()
+    Image.open(images[0]).convert("RGB").save(buffer, "JPEG")
+    truncated = buffer.getvalue()[:-100]
+    with pytest.raises(DataError, match="truncated"):
+        captioner(truncated)
+    preprocessing = replace(captioner.spec.preprocessing, fill_truncated=True)
+    monkeypatch.setattr(captioner, "spec", replace(captioner.spec, preprocessing=preprocessing))
+    assert captioner(truncated)
+    (prediction,) = captioner.stream([("cut", truncated)])
+    assert prediction.error is None
 
 
 def test_a_caption_repeats_no_ngram_that_the_training_captions_do_not_repeat(captioner, images, monkeypatch):

@@ -1,5 +1,6 @@
 """The model file: what is saved is loaded, and a wrong or damaged file is refused before it costs memory."""
 
+import hashlib
 import json
 import struct
 from dataclasses import replace
@@ -15,6 +16,7 @@ from pipeline import Captioner, paths
 from pipeline.decoders.registry import DECODERS, make_decoder
 from pipeline.encoders.spec import sha256_of_tensors
 from pipeline.errors import ArtefactError, DataError
+from pipeline.features.feature_file import FeatureFile
 from pipeline.inference.model_file import TrainedModel
 from pipeline.inference.model_metadata import KEY
 from pipeline.text.vocabulary import Vocabulary
@@ -37,11 +39,18 @@ def build(header, data):
     return struct.pack("<Q", len(text)) + text + data
 
 
-def with_metadata(content, change):
+def sealed(metadata):
+    """The text of metadata, with a sha256 that fits them."""
+    content = {key: value for key, value in metadata.items() if key != "sha256"}
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False)
+    return json.dumps({**content, "sha256": hashlib.sha256(text.encode()).hexdigest()})
+
+
+def with_metadata(content, change, *, seal=True):
     header, data = parse(content)
     metadata = json.loads(header["__metadata__"][KEY])
     change(metadata)
-    header["__metadata__"][KEY] = json.dumps(metadata)
+    header["__metadata__"][KEY] = sealed(metadata) if seal else json.dumps(metadata)
     return build(header, data)
 
 
@@ -128,6 +137,24 @@ def test_wrong_metadata_are_refused(content, tmp_path, change, words):
 
 
 @pytest.mark.parametrize(
+    "change",
+    [
+        set_item(params={}),
+        set_item(trained_on={"images": 4}),
+        set_decoder(feature_dropout=0.5),
+        lambda metadata: metadata["vocabulary"]["tokens"].sort(),
+        lambda metadata: metadata.pop("sha256"),
+        lambda metadata: metadata.update(spec=metadata["spec"].replace("0.4", "0.5")),
+    ],
+)
+def test_changed_metadata_without_their_sha256_are_refused(content, tmp_path, change):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(with_metadata(content, change, seal=False))
+    with pytest.raises(ArtefactError, match="damaged: the metadata do not match their sha256; train again"):
+        TrainedModel.load(path)
+
+
+@pytest.mark.parametrize(
     "damaged",
     [
         lambda content: b"",
@@ -158,7 +185,7 @@ def changed_tensors(path, change):
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     change(tensors)
     metadata["tensors_sha256"] = sha256_of_tensors(tensors)
-    save_file(tensors, path, {KEY: json.dumps(metadata)})
+    save_file(tensors, path, {KEY: sealed(metadata)})
 
 
 @pytest.mark.parametrize(
@@ -199,10 +226,12 @@ def test_an_encoder_that_gives_other_features_is_refused(content, tmp_path):
         Captioner.load(path, device="cpu")
 
 
-def test_features_of_another_encoder_are_refused_with_all_differences(trained_project, tmp_path):
+def test_features_of_another_encoder_are_refused_with_all_differences(trained_project):
     model = TrainedModel.load(trained_project / paths.MODEL)
+    features = FeatureFile.open(trained_project / paths.FEATURES)
+    model.check_features(features)
     with pytest.raises(ArtefactError, match=r"layer: .*, other; grid: 3, 5; run `dvc repro`"):
-        model.check_features(replace(model.spec, layer="other", grid=5), tmp_path / "features.h5")
+        model.check_features(replace(features, spec=replace(model.spec, layer="other", grid=5)))
 
 
 def test_a_restored_encoder_has_the_values_of_the_file(captioner):

@@ -40,7 +40,7 @@ def untrained_captioner(*, kind="attention", words=40, **encoder):
     """A captioner with a random decoder whose logits are large, so that captions do not depend on rounding."""
     options = {"weights": "none", "layer": "auto", "grid": 3, "image_size": 64, "fit": "stretch"}
     built = build_encoder(**options | {"precision": "float32", "seed": 3} | encoder, device=CPU)
-    vocabulary = Vocabulary((*SPECIAL_TOKENS, *(f"w{n}" for n in range(words))), (0,) * (words + 4), "ptb")
+    vocabulary = Vocabulary((*SPECIAL_TOKENS, *(f"w{n}" for n in range(words))), (0,) * (words + 4), "ptb", 0, 30)
     params = DECODERS[kind].options(kind=kind, embed=24, hidden=32).model_dump()
     torch.manual_seed(5)
     sizes = {"regions": built.regions, "channels": built.channels}
@@ -115,10 +115,17 @@ def test_every_decoder_exports(tmp_path, kind):
         {"name": "alexnet", "layer": "classifier.4", "grid": 1},
         {"name": "vit_b_32", "image_size": "auto", "grid": 3},
         {"name": "swin_t", "grid": 1},
+        {"source": "timm", "name": "test_vit", "image_size": 96},
+        {"source": "timm", "name": "test_efficientnet", "layer": "pooled", "grid": 1},
+        {"source": "timm", "name": "tf_efficientnet_lite0", "layer": "features", "image_size": 65, "grid": 2},
+        {"source": "timm", "name": "test_convnext", "grid": 2},
+        {"source": "open_clip", "name": "ViT-S-32-alt", "image_size": "auto"},
+        {"source": "open_clip", "name": "RN50", "layer": "layer3", "image_size": 128},
     ],
     ids=lambda encoder: encoder["name"],
 )
 def test_every_kind_of_encoder_layer_exports(tmp_path, encoder):
+    pytest.importorskip(encoder.get("source", "torchvision"))
     captioner = untrained_captioner(**encoder)
     assert_same_captions(captioner, exported(captioner, tmp_path / "onnx"), random_pixels(captioner.spec, 2))
 
@@ -263,6 +270,8 @@ def unusual_images(folder):
     Image.fromarray(gray).save(folder / "gray16.png")
     Image.fromarray(gray.astype(np.int32)).save(folder / "gray32.tif")
     Image.fromarray((gray >> 8).astype(np.float32)).save(folder / "float.tif")
+    Image.fromarray(gray >> 4).save(folder / "gray12.tif")
+    Image.fromarray((gray / 65535).astype(np.float32)).save(folder / "shares.tif")
     Image.fromarray(green[..., 0]).save(folder / "palette.png", transparency=30)
     orientation = Image.Exif()
     orientation[0x0112] = 6
@@ -276,7 +285,7 @@ def test_the_example_decodes_every_kind_of_image_as_predict_does(folder, tmp_pat
     from pipeline.inference.base_captioner import open_image
 
     images = unusual_images(tmp_path / "images")
-    assert len(images) == 6
+    assert len(images) == 8
     code, out, message = run_example(folder, *images)
     assert (code, message) == (0, "")
     assert out == greedy(folder, *images)
@@ -306,9 +315,11 @@ def test_the_example_joins_characters_as_predict_does(images, copy):
 
 @pytest.mark.parametrize(("size", "length", "distinct"), [(1, 8, True), (0, 20, False)])
 def test_the_example_repeats_no_ngram(images, copy, size, length, distinct):
-    change_description(copy, lambda description: description["vocabulary"].update(no_repeat_ngram=size))
+    change_description(
+        copy, lambda description: description["vocabulary"].update(no_repeat_ngram=size, max_length=length)
+    )
     example = (copy / "caption.py").read_text()
-    endless = example.replace("[0, 1, 3], 30", f"[0, 1, 2, 3], {length}")  # never ends before
+    endless = example.replace("[0, 1, 3]  # NEVER", "[0, 1, 2, 3]  # NEVER")  # never ends before
     assert endless != example
     (copy / "caption.py").write_text(endless)
     tokens = run_example(copy, images[0])[1].split(": ", 1)[1].split()

@@ -37,6 +37,13 @@ def test_metrics_are_rounded_numbers():
     assert found["signatures"]["bleu"].startswith("nrefs:var")
 
 
+def test_intervals_do_not_depend_on_the_order_of_the_images():
+    other = dict(reversed(CAPTIONS.items()))
+    found = evaluate(other, {image: REFERENCES[image] for image in other}, seed=0)
+    assert found.scores.intervals == evaluate(CAPTIONS, REFERENCES, seed=0).scores.intervals
+    assert list(found.captions) == list(found.references) == ["0", "1", "2"]
+
+
 def test_other_images_or_another_order_are_refused():
     with pytest.raises(DataError, match="captions of 3 images cannot be scored against references of 2 other images"):
         evaluate(CAPTIONS, {key: REFERENCES[key] for key in "01"}, seed=0)

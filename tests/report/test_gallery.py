@@ -73,7 +73,7 @@ def test_of_many_images_the_best_the_worst_and_some_random_ones_are_held(cards):
     held = [card for card in found.values() if card.thumbnail]
     assert len(found) == number
     assert 2 * EXAMPLES < len(held) <= 4 * EXAMPLES
-    order = sorted(found.values(), key=lambda card: (card.record.scores["cider_d"], int(card.record.image)))
+    order = sorted(found.values(), key=lambda card: (card.record.scores["cider_d"], card.record.image))
     assert all(card.thumbnail for card in (*order[:EXAMPLES], *order[-EXAMPLES:]))
     assert all(card.attention is None for card in found.values() if not card.thumbnail)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support import COLOURS, ROOT, run_command, set_param, small_params, write_project
+from support import COLORS, ROOT, run_command, set_param, small_params, write_project
 
 from pipeline import paths
 from pipeline.errors import DataError, DiskError
@@ -127,9 +127,9 @@ def timeout():
 
 
 def draw(number):
-    colour = list(COLOURS.values())[number % 3]
+    color = list(COLORS.values())[number % 3]
     noise = np.random.default_rng(number).integers(-25, 25, (40, 50, 3))
-    return Image.fromarray((noise + np.array(colour)).clip(0, 255).astype(np.uint8))
+    return Image.fromarray((noise + np.array(color)).clip(0, 255).astype(np.uint8))
 
 
 def name(number):

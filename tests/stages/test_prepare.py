@@ -92,12 +92,42 @@ def test_a_folder_with_the_name_of_an_image_is_skipped(dataset):
     assert [(one.image, one.reason) for one in found.skipped] == [("k.jpg", "not a file")]
 
 
-def test_links_to_the_outside_are_skipped(dataset):
-    (dataset / "secret").write_bytes(b"secret")
-    (dataset / "images/k.jpg").symlink_to(dataset / "secret")
-    save(dataset, [*rows_of(dataset), ("k.jpg", "a dog", "train")])
-    found, _ = run(dataset, max_skipped=0.2)
-    assert [one.reason for one in found.skipped] == ["the image path leads outside the image folder"]
+def test_links_to_elsewhere_are_images_and_names_that_climb_out_are_not(dataset):
+    (dataset / "elsewhere.jpg").write_bytes(b"elsewhere")
+    (dataset / "images/k.jpg").symlink_to(dataset / "elsewhere.jpg")
+    (dataset / "images/l.jpg").symlink_to(dataset / "gone.jpg")
+    rows = [(name, "a dog", "train") for name in ("k.jpg", "l.jpg", "../elsewhere.jpg")]
+    save(dataset, [*rows_of(dataset), *rows])
+    found, out = run(dataset, max_skipped=0.2)
+    assert out["images"][-1]["image"] == "k.jpg"
+    assert [(one.image, one.reason) for one in found.skipped] == [
+        ("../elsewhere.jpg", "the image path leads outside the image folder"),
+        ("l.jpg", "cannot be read: No such file or directory"),
+    ]
+
+
+def test_a_linked_folder_is_read_and_noted_because_dvc_does_not_follow_it(dataset):
+    (dataset / "images").rename(dataset / "photos")
+    (dataset / "images").mkdir()
+    (dataset / "images/more").symlink_to(dataset / "photos")
+    save(dataset, [(f"more/{image}", caption, split) for image, caption, split in rows_of(dataset)])
+    report, out = run(dataset)
+    assert len(out["images"]) == 10
+    assert [note.partition(":")[0] for note in report.notes] == [f"{dataset}/images/more"]
+
+
+def test_files_that_are_no_images_are_reported(dataset):
+    for name in ("x.mov", "y.jp2", "z.JP2"):
+        (dataset / "images" / name).write_bytes(b"x")
+    assert run(dataset)[0].passed_over == ("x.mov", "y.jp2", "z.JP2")
+
+
+def test_names_that_are_numbers_mean_numbered_images_and_are_noted(dataset):
+    (dataset / "images/a.jpg").rename(dataset / "images/IMG_0007.jpg")
+    save(dataset, [("7", "caption number 0", "train"), *rows_of(dataset)[1:]])
+    report, out = run(dataset)
+    assert out["images"][0]["path"].endswith("IMG_0007.jpg")
+    assert report.notes == ("1 names are the numbers of images, as 7 of IMG_0007.jpg",)
 
 
 def test_too_many_unusable_captions_stop_the_run(dataset):
@@ -128,9 +158,27 @@ def test_identical_images_in_two_splits_are_refused(dataset):
         "2 pairs of images are identical and in two splits:",
         "  a.jpg (train) and i.jpg (test)",
         "  g.jpg (val) and j.jpg (test)",
-        "keep one image of each pair, or assign both to one split",
+        "keep one image of each pair, assign both to one split, or set params.data.leaks to drop",
     ]
     assert not (dataset / "out").exists()
+
+
+def test_dropping_leaks_keeps_the_copies_in_test_then_val_and_lists_the_others(dataset):
+    shutil.copy(dataset / "images/a.jpg", dataset / "images/i.jpg")
+    shutil.copy(dataset / "images/g.jpg", dataset / "images/j.jpg")
+    save(dataset, [*rows_of(dataset), ("h.jpg", "also in train", "train")])
+    with pytest.raises(DataError, match=r"h.jpg is in train and also in val; .* or set params.data.leaks to drop"):
+        run(dataset)
+    report, out = run(dataset, leaks="drop", max_skipped=0.0)
+    assert report.images == {"train": 5, "val": 1, "test": 2}
+    assert report.leaks == 3
+    assert [(one["image"], one["reason"].partition(" (")[0]) for one in out["skipped"]] == [
+        ("a.jpg", "the same image is in test, so that it is left out of train"),
+        ("g.jpg", "the same image is in test, so that it is left out of val"),
+        ("h.jpg", "the same image is in val, so that it is left out of train"),
+    ]
+    assert not {"a.jpg", "g.jpg"} & {row["image"] for name in ("images", "captions") for row in out[name]}
+    assert "also in train" not in {row["caption"] for row in out["captions"]}
 
 
 def test_ten_of_many_identical_pairs_are_listed(dataset):

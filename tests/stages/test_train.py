@@ -7,6 +7,7 @@ import pytest
 from support import small_params
 
 from pipeline import paths
+from pipeline.decoders.registry import DECODERS
 from pipeline.errors import DataError, NumericError
 from pipeline.inference.model_file import TrainedModel
 from pipeline.params import read_params
@@ -127,7 +128,7 @@ def test_captions_without_features_of_a_split_are_refused(files, params, tmp_pat
         train(replace(files, captions=only_train), params)
 
 
-@pytest.mark.parametrize("kind", ["inject", "merge", "updown"])
+@pytest.mark.parametrize("kind", DECODERS)
 def test_every_decoder_trains(files, kind):
     params = small_params(decoder={"kind": kind}, train={"epochs": 1})
     assert train(files, params).result.epochs == 1

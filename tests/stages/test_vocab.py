@@ -48,6 +48,32 @@ def test_an_empty_vocabulary_is_refused(tmp_path):
     assert not (tmp_path / "vocab.json").exists()
 
 
+def test_the_longest_caption_limits_the_length_up_to_sixty_words(tmp_path):
+    report, vocabulary = build(tmp_path)
+    assert (vocabulary["max_length"], report.cut) == (3, 0)
+    report, vocabulary = build(tmp_path, [*CAPTIONS, ("e.jpg", "dog " * 70, "train")])
+    assert (vocabulary["max_length"], report.cut, report.captions, report.longest) == (60, 1, 3, 70)
+    report, vocabulary = build(tmp_path, max_length=2)
+    assert (vocabulary["max_length"], report.cut) == (2, 1)
+
+
+def test_vocab_train_and_score_count_the_captions_beyond_the_limit(project):
+    set_param(project, "vocab.max_length", 4)
+    messages = {}
+    for stage in ("prepare", "extract", "vocab", "train", "score"):
+        code, _, messages[stage] = run_command(stage, cwd=project)
+        assert code == 0, messages[stage]
+    assert (
+        "warning: 12 of 24 training captions are longer than 4 words, the longest 6; train will cut them "
+        "(params.vocab.max_length)" in messages["vocab"]
+    )
+    assert "train: 12 training captions were cut to 4 tokens (params.vocab.max_length)" in messages["train"]
+    assert (
+        "warning: 3 of 6 references are longer than 4 tokens, the most that a caption has (params.score.max_length); "
+        in messages["score"]
+    )
+
+
 def test_the_command_prints_unit_and_coverage(project):
     set_param(project, "vocab.unit", "character")
     set_param(project, "score.rerank", {"neighbors": 0})

@@ -51,6 +51,13 @@ def test_an_invalid_no_repeat_ngram_is_refused(wrong):
         Vocabulary.from_json(content, "vocab.json")
 
 
+@pytest.mark.parametrize("wrong", [None, "2", 0, 2.5, True])
+def test_an_invalid_max_length_is_refused(wrong):
+    content = Vocabulary.build([REPEATS_ONE], min_count=1, tokenizer="ptb").to_json() | {"max_length": wrong}
+    with pytest.raises(ArtefactError, match=r"vocab.json: not a vocabulary"):
+        Vocabulary.from_json(content, "vocab.json")
+
+
 def test_json_round_trip():
     built = Vocabulary.build([["a", "b"]], min_count=1, tokenizer="ptb")
     assert built.no_repeat_ngram == 2

@@ -7,6 +7,7 @@ import torch
 from toy_training import FEATURES, largest_difference, make_trainer, weights_of
 
 from pipeline.accel.cuda_graphs import CaptureError, GraphedFunction
+from pipeline.decoders.registry import DECODERS
 from pipeline.tokens import PAD
 from pipeline.training.determinism import deterministic
 from pipeline.training.graphed_step import static_shape
@@ -97,7 +98,7 @@ def test_a_failed_capture_leaves_the_state_unchanged():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("kind", ["inject", "merge", "attention", "updown"])
+@pytest.mark.parametrize("kind", DECODERS)
 def test_replayed_steps_train_like_plain_steps_on_a_gpu(kind):
     trainers = [make_trainer(batch_size=8, epochs=3, decoder={"kind": kind}, **EVERYTHING) for _ in range(2)]
     for trainer in trainers:

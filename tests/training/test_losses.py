@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 from toy_training import FEATURES, MAX_LENGTH, TEXTS, VOCABULARY, make_data, make_decoder_of, make_params
 
-from pipeline.decoders.registry import make_decoder
+from pipeline.decoders.registry import DECODERS, make_decoder
 from pipeline.decoders.sampling import sample
 from pipeline.decoders.search import SamplingOptions
 from pipeline.tokens import PAD
@@ -51,7 +51,7 @@ def test_masking_the_padding_gives_the_loss_of_the_real_positions(smoothing):
     torch.testing.assert_close(loss(FEATURES[:2], masked), loss(FEATURES[:2], real))
 
 
-@pytest.mark.parametrize("kind", ["inject", "merge", "attention", "updown"])
+@pytest.mark.parametrize("kind", DECODERS)
 def test_the_gradients_of_the_shares_add_up_to_that_of_the_whole_batch(kind):
     params = make_params(decoder={"kind": kind}, batch_size=10)
     decoder, batches = make_decoder_of(params), make_data(params).batches

@@ -12,20 +12,26 @@ from toy_training import (
     SEED,
     TOKENS,
     VAL_IMAGES,
+    VOCABULARY,
     Killed,
     color_reward,
     largest_difference,
     make_trainer,
+    make_validation,
     train,
     weights_of,
 )
 
 from pipeline.errors import NumericError
-from pipeline.training.batches import epoch_seed
+from pipeline.params import ScoreParams
+from pipeline.stages.score import search_options
+from pipeline.training.batches import Batches, epoch_seed
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.determinism import deterministic
+from pipeline.training.feature_source import ResidentFeatures
 from pipeline.training.losses import CaptionLoss, self_critical_batch
 from pipeline.training.trainer import check_finite
+from pipeline.training.validation import Validation
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +63,8 @@ def test_training_lowers_the_losses_and_keeps_the_best_epoch():
     result, history, _ = train()
     assert history[-1].train_loss < history[0].train_loss
     assert history[-1].val_loss < 0.5 * history[0].val_loss
-    assert result.best.val_cider_d == max(metrics.val_cider_d for metrics in history) > 50
+    assert result.best.val_loss == min(metrics.val_loss for metrics in history), "six val images are few"
+    assert result.best.val_cider_d > 50
 
 
 def test_bfloat16_training_learns_too():
@@ -93,6 +100,32 @@ def test_while_all_scores_are_zero_the_val_loss_decides():
     run(trainer, 6)
     assert trainer.history.best.epoch == 5
     assert not trainer.start_epoch()
+
+
+def test_with_few_val_images_the_val_loss_decides():
+    # One chance n-gram of four images gave the first epoch a score, and halving the loss gave none.
+    trainer = make_trainer(
+        scores=[6.0, 0.0, 0.0, 0.0, 0.0], losses=[3.0, 2.5, 1.7, 1.8, 1.9], score_decides=False, epochs=9, patience=2
+    )
+    run(trainer, 5)
+    assert trainer.history.best.epoch == 3
+    assert not trainer.start_epoch()
+
+
+def test_from_fifty_val_images_the_score_decides():
+    def validation(images):
+        tokens = [TOKENS[0]] * images
+        batches = Batches(tokens, list(range(images)), batch_size=4, seed=SEED)
+        source = ResidentFeatures(FEATURES[:1].expand(images, -1, -1))
+        return Validation(source, batches, [["all so red"]] * images, VOCABULARY, device=torch.device("cpu"))
+
+    assert [validation(images).score_decides for images in (49, 50)] == [False, True]
+
+
+def test_validation_searches_as_the_score_stage_does_by_default():
+    search = make_validation().search
+    assert search == search_options(ScoreParams(), VOCABULARY)
+    assert search.beam_size > 1
 
 
 def test_training_stops_when_the_score_no_longer_rises():

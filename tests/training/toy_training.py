@@ -58,7 +58,8 @@ class ScriptedValidation:
 
     max_length = MAX_LENGTH
 
-    def __init__(self, scores, losses=None):
+    def __init__(self, scores, losses=None, *, score_decides=True):
+        self.score_decides = score_decides
         self._scores = iter(scores)
         self._losses = iter(losses or [10.0 - index for index in range(len(scores))])
 
@@ -69,11 +70,11 @@ class ScriptedValidation:
         return next(self._losses)
 
 
-def make_trainer(*, scores=(), losses=None, reward=color_reward, decoder=None, **train):
+def make_trainer(*, scores=(), losses=None, score_decides=True, reward=color_reward, decoder=None, **train):
     """A `Trainer` with one step per epoch unless a batch size is given, and a scripted validation."""
     train = {"batch_size": 30, "weight_decay": 0.0, "clip": 1e9, **train}
     params = make_params(decoder=decoder, **train)
-    validation = ScriptedValidation(scores or [50.0] * 20, losses)
+    validation = ScriptedValidation(scores or [50.0] * 20, losses, score_decides=score_decides)
     return Trainer(make_decoder_of(params), make_data(params, reward), validation, params.train, seed=SEED)
 
 

@@ -4,6 +4,7 @@ import http.client
 import io
 import itertools
 import json
+import logging
 import os
 import signal
 import socket
@@ -85,7 +86,7 @@ def test_a_body_that_is_not_an_image_is_refused_with_the_reason(server, body, ki
 
 def test_a_form_with_another_field_or_two_images_is_refused(server, images):
     content = images[0].read_bytes()
-    body, headers = form(content, field="picture")
+    body, headers = form(content, field="photo")
     assert send(server, body=body, **headers)[0] == 400
     twice = form(content)[0].replace(b"--edge--\r\n", b"") + form(content)[0]
     assert send(server, body=twice, **headers)[0] == 400
@@ -104,6 +105,18 @@ def test_a_parameter_out_of_range_is_named(server, images, query):
     status, _, response = send(server, f"{CAPTIONS}?{query}", images[0].read_bytes(), content_type="image/png")
     assert status == 422
     assert response["error"].startswith(query.split("=")[0] + ": ")
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("beam=5", "beam: unknown parameter; known: captions, beam_size, max_length, attention"),
+        ("captions=2&captions=3", "captions: given more than once"),
+    ],
+)
+def test_an_unknown_or_repeated_parameter_is_not_ignored(server, images, query, words):
+    status, _, response = send(server, f"{CAPTIONS}?{query}", images[0].read_bytes(), content_type="image/png")
+    assert (status, response) == (422, {"error": words})
 
 
 def test_a_body_is_counted_while_it_arrives(server):
@@ -153,6 +166,135 @@ def test_other_hosts_and_other_sites_are_refused(server, images):
     status, headers, _ = send(server, method="OPTIONS", **preflight)
     assert status == 403
     assert "access-control-allow-origin" not in headers
+
+
+def test_forged_origins_and_forms_of_other_sites_are_refused(server, images):
+    content = images[0].read_bytes()
+    body, headers = form(content)
+    navigation = {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}
+    assert send(server, body=body, origin="null", **headers)[0] == 403
+    assert send(server, body=body, origin="null", **navigation, **headers)[0] == 403
+    assert send(server, body=body, **navigation, **headers)[0] == 403
+    assert send(server, "/", method="GET", **navigation)[0] == 200  # a link to the page
+    other_port = {"origin": "http://localhost:1", "sec_fetch_site": "same-site", "sec_fetch_mode": "cors"}
+    assert send(server, body=body, **other_port, **headers)[0] == 403
+
+
+def receive_all(connection):
+    """Everything until the server closes the connection."""
+    received = b""
+    with suppress(ConnectionResetError):
+        while chunk := connection.recv(65536):
+            received += chunk
+    return received
+
+
+def connect(server):
+    return socket.create_connection(("127.0.0.1", server.port), timeout=20)
+
+
+def test_a_request_with_two_lengths_gets_one_answer_and_a_closed_connection(server):
+    hidden = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    head = b"POST /v1/captions HTTP/1.1\r\nhost: localhost\r\ncontent-type: image/png\r\ncontent-length: 5\r\n"
+    with connect(server) as connection:
+        connection.sendall(head + b"transfer-encoding: chunked\r\n\r\n0\r\n\r\n" + hidden)
+        received = receive_all(connection)
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert received.count(b"HTTP/1.1 ") == 1
+    assert b"both Content-Length and Transfer-Encoding" in received
+
+
+@pytest.fixture
+def logged():
+    """The messages of the server that are warnings or errors."""
+    messages = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logging.getLogger("uvicorn.error").addHandler(handler)
+    yield messages
+    logging.getLogger("uvicorn.error").removeHandler(handler)
+
+
+@pytest.mark.parametrize("kind", ["image/png", "multipart/form-data; boundary=edge"])
+def test_a_client_that_leaves_while_it_sends_causes_no_traceback(server, logged, kind):
+    with connect(server) as connection:
+        head = f"POST /v1/captions HTTP/1.1\r\nhost: localhost\r\ncontent-type: {kind}\r\ncontent-length: 5000\r\n\r\n"
+        connection.sendall(head.encode() + b"--edge\r\n")
+        time.sleep(0.2)
+    time.sleep(0.5)
+    assert send(server, "/healthz", method="GET")[0] == 200
+    assert logged == []
+
+
+@pytest.mark.parametrize("start", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nhost: localhost\r\nx: "])
+@pytest.mark.parametrize("second", [False, True])
+def test_headers_that_take_too_long_end_the_connection(server, monkeypatch, start, second):
+    monkeypatch.setattr("pipeline.web.server.HEADER_SECONDS", 0.5)
+    began = time.monotonic()
+    with connect(server) as connection:
+        if second and start:
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            assert b"200 OK" in connection.recv(65536)
+        connection.sendall(start)
+        connection.settimeout(0.2)
+        with suppress(OSError):
+            while time.monotonic() - began < 10:
+                try:
+                    if not connection.recv(65536):
+                        break
+                except TimeoutError:
+                    connection.sendall(b"x" if start else b"")
+    assert time.monotonic() - began < 3
+
+
+def test_a_body_that_takes_too_long_is_answered_and_ends_the_connection(server, monkeypatch):
+    monkeypatch.setattr("pipeline.web.uploads.TIMEOUT", 0.5)
+    with connect(server) as connection:
+        head = b"POST /v1/captions HTTP/1.1\r\nhost: localhost\r\ncontent-type: image/png\r\ncontent-length: 9\r\n\r\n"
+        connection.sendall(head + b"x")
+        received = receive_all(connection)
+    assert received.startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_body_that_nothing_reads_ends_the_connection(server, monkeypatch):
+    monkeypatch.setattr("pipeline.web.server.BODY_SECONDS", 0.5)
+    began = time.monotonic()
+    with connect(server) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100000\r\n\r\n")
+        with suppress(OSError):
+            while time.monotonic() - began < 10:
+                connection.sendall(b"x")
+                time.sleep(0.1)
+    assert time.monotonic() - began < 4
+
+
+def test_large_images_are_decoded_one_at_a_time(captioner, monkeypatch):
+    from pipeline.web import batching
+    from pipeline.web.app import make_app
+
+    monkeypatch.setattr(batching, "LARGE_PIXELS", 100)
+    active, most = 0, 0
+
+    def decode(self, content):
+        nonlocal active, most
+        active += 1
+        most = max(most, active)
+        time.sleep(0.05)
+        active -= 1
+        return original(self, content)
+
+    original = batching.Batcher._decode
+    monkeypatch.setattr(batching.Batcher, "_decode", decode)
+    buffer = io.BytesIO()
+    Image.new("RGB", (30, 30), "red").save(buffer, "PNG")
+    own = Server(make_app(captioner))
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = pool.map(lambda _: send(own, body=buffer.getvalue(), content_type="image/png")[0], range(8))
+            assert list(found) == [200] * 8
+    finally:
+        own.stop()
+    assert most == 1
 
 
 def test_fifty_concurrent_clients_get_correct_captions_in_batches(server, captioner, images):
@@ -222,8 +364,6 @@ def test_a_defect_in_one_batch_does_not_stop_the_server(captioner, images):
     from pipeline.web.app import make_app
 
     class Faulty(type(captioner)):
-        faults = 0
-
         def caption_pixels(self, pixels, options=None, **wanted):
             if wanted.get("captions") == 7:
                 raise RuntimeError("a defect")

@@ -22,7 +22,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.util.annotations import RayDeprecationWarning
 
-from pipeline.encoders.images import ImageError, decode_image, preprocess_image
+from pipeline.encoders.images import ImageError, load_pixels
 from pipeline.encoders.spec import EncoderSpec
 from pipeline.errors import ArtefactError
 from pipeline.features.feature_file import write_feature_file
@@ -113,7 +113,7 @@ def decode_shard(row: Row, job: Job) -> Row:
             if not reason:
                 try:
                     place = reasons.count("")
-                    pixels[place] = preprocess_image(decode_image(content), job.spec.preprocessing)
+                    pixels[place] = load_pixels(content, job.spec.preprocessing)
                 except ImageError as error:
                     reason = str(error)
             reasons.append(reason)

@@ -45,8 +45,11 @@ class OnnxCaptioner(BaseCaptioner):
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Raises `DataError` without an export, `ArtefactError` when it is damaged or of another version,
-        `ParamsError` without onnxruntime."""
+        """Load an export.
+
+        Raises `DataError` without one, `ArtefactError` when it is damaged or of another version, `ParamsError` without
+        onnxruntime.
+        """
         folder = Path(folder)
         try:
             import onnxruntime
@@ -123,7 +126,7 @@ def _reranker(content: bytes, description: Mapping[str, Any], place: str) -> Rer
 
 
 def _session(onnxruntime: Any, path: Path, content: bytes) -> "onnxruntime.InferenceSession":
-    """Raises `ArtefactError` naming the file."""
+    """Load a network. Raises `ArtefactError` naming the file."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads must not occupy cores

@@ -57,7 +57,7 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
 
 
 def check_replaceable(folder: Path) -> None:
-    """Raises `ParamsError` when `folder` holds files that are not of an export, `DiskError` when it is a file."""
+    """Raise `ParamsError` when `folder` holds files that are not of an export, `DiskError` when it is a file."""
     if folder.exists() and not folder.is_dir():
         raise DiskError(f"{folder}: cannot be written: a file is in its place; choose another folder")
     others = sorted(path.name for path in folder.iterdir() if path.name not in _OWN) if folder.is_dir() else []

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.decoders.search import NEVER_GENERATED, Hypothesis, SearchOptions
+from pipeline.decoders.search import NEVER_GENERATED, Hypothesis, SearchOptions, require_hypotheses
 from pipeline.tokens import BOS, EOS
 
 Array = NDArray[Any]
@@ -24,14 +24,18 @@ Step = Callable[[State, Array], tuple[Array, State, Array | None]]
 def beam_search(
     step: Step, state: State, options: SearchOptions, *, captions: int = 1, attention: bool = False
 ) -> list[list[Hypothesis]]:
-    """The best `captions` hypotheses of each image, best first, from the decoder's first state."""
+    """The best `captions` hypotheses of each image, best first, from the decoder's first state.
+
+    Raises `NumericError` when no probability is finite.
+    """
     beams = _Beams(state, options, captions)
     for _ in range(options.max_length + 1):  # the last step can only generate EOS
         log_probs, following, weights = step(beams.state, beams.tokens.reshape(-1))
         beams.extend(log_probs, following, weights if attention else None)
         if not len(beams.image):
             break
-    return [sorted(found, key=lambda one: -one.score)[:captions] for found in beams.finished]
+    found = require_hypotheses(beams.finished)
+    return [sorted(of_image, key=lambda one: -one.score)[:captions] for of_image in found]
 
 
 class _Beams:

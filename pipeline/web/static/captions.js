@@ -14,7 +14,8 @@ export async function getModel() {
 export async function captionsOf(file, { captions, beam, length, attention, limit }) {
   if (file.size > limit) throw new RequestError(`The file is larger than ${Math.floor(limit / 1e6)} MB.`);
   if (file.size === 0) throw new RequestError("The file is empty.");
-  const query = new URLSearchParams({ captions, max_length: length, attention });
+  const query = new URLSearchParams({ captions, attention });
+  if (length !== null) query.set("max_length", length);
   if (beam !== null) query.set("beam_size", beam);
   for (let attempt = 0; ; attempt += 1) {
     const response = await send(`/v1/captions?${query}`, file);

@@ -90,7 +90,7 @@ async function caption(item) {
     item.result = await captionsOf(item.file, {
       captions: bounded(at.number),
       beam: at.beam.value === "" ? null : bounded(at.beam),
-      length: bounded(at.length),
+      length: at.length.value === "" ? null : bounded(at.length),
       attention: server.attention,
       limit: server.max_bytes,
     });

@@ -1,0 +1,506 @@
+"""Everything that a GPU must show, in one command: equal results first, then speed and memory.
+
+    python benchmarks/gpu.py [--device auto] [--small]
+
+Prints one line per check and the tables of docs/benchmarks.md. Exit code 1 if results differ or a part fails. Sized for
+six minutes on an H100 with 16 cores; needs neither dvc nor a network. A CPU, or `--small`, gets a small version, in
+which speeds mean nothing.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import importlib.util
+import os
+import resource
+import runpy
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import extract as extract_benchmark
+import numpy as np
+import search as search_benchmark
+import torch
+import train as train_benchmark
+
+from pipeline.decoders.registry import DECODERS, make_decoder
+from pipeline.decoders.search import SearchOptions
+from pipeline.device import choose_device, engine, supports_bfloat16
+from pipeline.encoders.encoder import Encoder, build_encoder
+from pipeline.encoders.images import decode_image
+from pipeline.features.extraction import extract_features
+from pipeline.features.feature_file import FeatureFile
+from pipeline.features.image_batches import ImageFile
+from pipeline.files import sha256_of
+from pipeline.params import check_params
+from pipeline.training.batches import Batches
+from pipeline.training.determinism import deterministic
+from pipeline.training.distributed import ProcessGroup
+from pipeline.training.feature_source import ResidentFeatures
+from pipeline.training.trainer import Trainer, TrainingData
+
+ROOT = Path(__file__).resolve().parent.parent
+GRAPH_TOLERANCE = 1e-3
+"""Largest relative difference of an epoch's loss between CUDA graphs and plain steps on one device."""
+CPU_TOLERANCE = 1e-2
+"""The same between a GPU and a CPU: rounding grows over the steps of a training."""
+COSINE = 0.9999
+"""Smallest cosine of an image's features on two devices."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured."""
+
+    train: train_benchmark.Sizes
+    train_batches: tuple[int, ...]
+    seconds: float
+    """Per training measurement."""
+    extraction: list[str]
+    """Arguments of benchmarks/extract.py."""
+    encoder: str
+    layer: str
+    search_images: int
+    vocabulary: int
+    scenes: dict[str, int]
+    """Images per split of the built-in dataset."""
+    params: dict[str, dict[str, Any]]
+    """Differences to the shipped params.yaml, by section."""
+    epochs: int
+    """Epochs of the runs whose bytes are compared."""
+
+
+FULL = Scale(
+    train=train_benchmark.Sizes(),
+    train_batches=(64, 1024),
+    seconds=1.5,
+    extraction=["--images", "20000", "--distinct", "2000", "--other-images", "2000", "--repeats", "1"],
+    encoder="resnet50",
+    layer="layer4",
+    search_images=512,
+    vocabulary=3000,
+    scenes={"train": 1000, "val": 100, "test": 100},
+    params={},
+    epochs=6,
+)
+SMALL = Scale(
+    train=train_benchmark.Sizes(hidden=16, embed=16, words=60),
+    train_batches=(32,),
+    seconds=0.01,
+    extraction=["--images", "48", "--distinct", "8", "--other-images", "8", "--repeats", "1", "--grid", "1"],
+    encoder="squeezenet1_1",
+    layer="auto",
+    search_images=4,
+    vocabulary=60,
+    scenes={"train": 24, "val": 6, "test": 2},
+    params={
+        "encoder": {"name": "alexnet", "image_size": 64, "grid": 2},
+        "decoder": {"embed": 8, "hidden": 16, "attention": 8},
+        "train": {"epochs": 3},
+    },
+    epochs=3,
+)
+
+
+@dataclass
+class Run:
+    """The device, a folder for files, and the checks that failed so far."""
+
+    device: torch.device
+    scale: Scale
+    folder: Path
+    failures: list[str] = field(default_factory=list)
+
+    def check(self, name: str, passed: bool, detail: str) -> None:
+        """Print the result of a check, and remember a failure."""
+        print(f"{'ok    ' if passed else 'FAILED'}  {name}: {detail}", flush=True)
+        if not passed:
+            self.failures.append(name)
+
+
+# --- training: equal curves
+
+
+class NoValidation:
+    """Training alone is compared."""
+
+    max_length = 12
+
+    def cider_d(self, decoder: object) -> float:
+        return 0.0
+
+    def loss(self, decoder: object) -> float:
+        return 0.0
+
+
+def loss_curve(kind: str, device: torch.device, *, graphs: bool) -> tuple[list[float], bool]:
+    """The training loss of each epoch on random captions, and whether the steps were CUDA graphs to the end."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(2, 12, (200,), generator=generator).tolist()
+    captions = [[1, *torch.randint(4, 40, (length,), generator=generator).tolist(), 2] for length in lengths]
+    features = torch.randn(40, 4, 16, generator=generator)
+    plain = {"feature_dropout": 0.0, "embedding_dropout": 0.0, "output_dropout": 0.0}  # devices draw other numbers
+    params = check_params(
+        {
+            "decoder": {"kind": kind, "embed": 32, "hidden": 64, **plain},
+            "train": {"epochs": 5, "batch_size": 16, "ema": 0.9, "bag_of_words": 0.1, "precision": "float32"},
+        }
+    )
+    torch.manual_seed(0)
+    decoder = make_decoder(params.decoder.model_dump(), vocabulary=40, regions=4, channels=16).to(device)
+    batches = Batches(captions, [number // 5 for number in range(200)], batch_size=16, seed=1)
+    data = TrainingData(ResidentFeatures(decoder.pool(features).to(device)), batches)
+    with deterministic(1):
+        trainer = Trainer(decoder, data, NoValidation(), params.train, seed=1, processes=ProcessGroup(device))  # type: ignore[arg-type]
+        if not graphs:
+            trainer.graphed_step = None
+        losses = [trainer.run_epoch().train_loss for _ in range(params.train.epochs)]
+    return losses, trainer.graphed_step is not None
+
+
+def largest_difference(curve: list[float], other: list[float]) -> float:
+    """The largest relative difference of two curves."""
+    return max(abs(one - two) / abs(two) for one, two in zip(curve, other, strict=True))
+
+
+def check_loss_curves(run: Run) -> None:
+    for kind in DECODERS:
+        on_cpu, _ = loss_curve(kind, torch.device("cpu"), graphs=False)
+        plain, _ = loss_curve(kind, run.device, graphs=False)
+        difference = largest_difference(plain, on_cpu)
+        run.check(
+            f"loss of {kind}, {run.device.type} and CPU", difference < CPU_TOLERANCE, f"differ by {difference:.1e}"
+        )
+        run.check(f"{kind} learns", on_cpu[-1] < on_cpu[0], f"loss {on_cpu[0]:.3f} to {on_cpu[-1]:.3f}")
+        if run.device.type != "cuda":
+            continue
+        graphed, captured = loss_curve(kind, run.device, graphs=True)
+        run.check(f"CUDA graphs of {kind}", captured, "captured" if captured else "not captured")
+        difference = largest_difference(graphed, plain)
+        run.check(
+            f"loss of {kind}, graphs and plain steps", difference < GRAPH_TOLERANCE, f"differ by {difference:.1e}"
+        )
+
+
+# --- training: equal bytes, on the built-in dataset
+
+
+def draw_dataset(run: Run) -> Path:
+    """Draw the built-in dataset into a project of its own and run the stages before `train`."""
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    project = run.folder / "project"
+    scenes = project / "data" / "scenes"
+    scenes.mkdir(parents=True)
+    shutil.copy(ROOT / "data/scenes/draw.py", scenes)
+    drawn = yaml.load(ROOT / "data/scenes/params.yaml")
+    drawn["scenes"].update(run.scale.scenes)
+    yaml.dump(drawn, scenes / "params.yaml")
+    runpy.run_path(str(scenes / "draw.py"), run_name="__main__")
+    params = yaml.load(ROOT / "params.yaml")
+    for section, changes in run.scale.params.items():
+        params[section].update(changes)
+    params["run"]["device"] = str(run.device)
+    yaml.dump(params, project / "params.yaml")
+    began = time.perf_counter()
+    for stage in ("prepare", "extract", "vocab"):
+        run_stage(project, stage)
+    print(f"prepare, extract and vocab of the built-in dataset: {time.perf_counter() - began:.1f} s")
+    return project
+
+
+def start_stage(project: Path, stage: str, *arguments: str) -> "subprocess.Popen[str]":
+    environment = {name: value for name, value in os.environ.items() if name != "DVC_ROOT"}
+    environment |= {"PYTHONPATH": str(ROOT), "CAPTIONER_CACHE": str(project / "cache")}
+    command = [sys.executable, "-m", "pipeline", stage, *arguments]
+    return subprocess.Popen(
+        command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def run_stage(project: Path, stage: str, *arguments: str) -> str:
+    """Run a stage in a new process and return what it prints. Raises `RuntimeError`."""
+    process = start_stage(project, stage, *arguments)
+    printed, _ = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"{stage} ended with exit code {process.returncode}:\n{printed}")
+    return printed
+
+
+def trained_bytes(project: Path) -> bytes:
+    """The outputs of `train`, which are deleted."""
+    outputs = [project / "models/captioner.safetensors", project / "metrics/training.csv"]
+    content = b"".join(path.read_bytes() for path in outputs)
+    for path in outputs:
+        path.unlink()
+    return content
+
+
+def check_bytes(run: Run, project: Path) -> None:
+    """Train twice, then kill a training after its second epoch and resume it: the outputs are the same bytes."""
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    params = yaml.load(project / "params.yaml")
+    params["train"].update(epochs=run.scale.epochs, average_best=2, ema=0.9)
+    params["train"]["scst"]["epochs"] = 1
+    yaml.dump(params, project / "short.yaml")
+    table = project / "metrics/training.csv"
+
+    def train() -> str:
+        return run_stage(project, "train", "--params", "short.yaml")
+
+    train()
+    once = trained_bytes(project)
+    train()
+    run.check("training again", trained_bytes(project) == once, f"{len(once):,} bytes of model and metrics")
+    process = start_stage(project, "train", "--params", "short.yaml")
+    while process.poll() is None and not (table.exists() and table.read_text().count("\n") > 2):
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    run.check(
+        "training killed", process.returncode < 0, "after the second epoch" if process.returncode < 0 else "ended"
+    )
+    table.unlink(missing_ok=True)
+    printed = train()
+    resumed = "resumes an interrupted run" in printed
+    run.check(
+        "training resumed", resumed and trained_bytes(project) == once, "the same bytes" if resumed else "started again"
+    )
+
+
+def time_builtin_dataset(run: Run, project: Path) -> None:
+    """Seconds to train the built-in dataset with the shipped params, in this process."""
+    from ruamel.yaml import YAML
+
+    from pipeline.stages.train import TrainFiles, train
+
+    params = check_params(YAML(typ="safe", pure=True).load(project / "params.yaml"))
+    with contextlib.chdir(project):
+        began = time.perf_counter()
+        report = train(TrainFiles(), params, processes=ProcessGroup(run.device))
+        seconds = time.perf_counter() - began
+    best = report.result.best
+    print(
+        f"the built-in dataset trains in {seconds:.1f} s: {report.result.epochs} epochs of {report.captions} captions, "
+        f"val CIDEr-D {best.val_cider_d:.1f}, {best.tokens_per_second:,.0f} tokens/s in the best epoch"
+    )
+
+
+# --- extraction
+
+
+def make_encoder(run: Run, device: torch.device, precision: str) -> Encoder:
+    return build_encoder(
+        name=run.scale.encoder,
+        weights="none",
+        layer=run.scale.layer,
+        grid=1,
+        image_size=224,
+        fit="crop",
+        precision=precision,
+        seed=1,
+        device=device,
+    )
+
+
+def check_extraction(run: Run) -> None:
+    """Rows on the device equal those of another run bit for bit, and those of the CPU closely."""
+    folder = run.folder / "extraction"
+    (folder / "images").mkdir(parents=True)
+    paths = extract_benchmark.draw(folder / "images", 100, 20)
+    images = [ImageFile(path.name, path, sha256_of(path)) for path in paths]
+
+    def features(encoder: Encoder, name: str, workers: int) -> tuple[bytes, np.ndarray[Any, Any]]:
+        out = folder / f"{name}.h5"
+        extract_features(images, encoder, out, store=folder / name, batch_size=8, workers=workers)
+        file = FeatureFile.open(out)
+        return out.read_bytes(), file.load([image.image for image in images]).astype(np.float64).reshape(
+            len(images), -1
+        )
+
+    _, on_cpu = features(make_encoder(run, torch.device("cpu"), "float32"), "cpu", 2)
+    for precision in ("float32", "bfloat16")[: 1 + supports_bfloat16(run.device)]:
+        encoder = make_encoder(run, run.device, precision)
+        content, rows = features(encoder, f"{precision}-2", 2)
+        again, _ = features(encoder, f"{precision}-3", 3)
+        run.check(f"extraction again, {precision}", content == again, f"{len(content):,} bytes, 2 and 3 workers")
+        cosine = np.sum(rows * on_cpu, 1) / (np.linalg.norm(rows, axis=1) * np.linalg.norm(on_cpu, axis=1))
+        passed = bool(cosine.min() > (COSINE if precision == "float32" else 1 - 20 * (1 - COSINE)))
+        run.check(f"features in {precision} and on the CPU", passed, f"cosine at least {cosine.min():.7f}")
+
+
+def measure_extraction(run: Run) -> None:
+    arguments = [
+        *run.scale.extraction,
+        "--name",
+        run.scale.encoder,
+        "--layer",
+        run.scale.layer,
+        "--device",
+        str(run.device),
+    ]
+    given = extract_benchmark.parse_arguments(arguments)
+    with tempfile.TemporaryDirectory(dir=run.folder) as folder:
+        encoder = make_encoder(run, run.device, "auto")
+        best, _ = extract_benchmark.measure(given, encoder, os.cpu_count() or 1, Path(folder))
+        extract_benchmark.print_table(best, os.cpu_count() or 1)
+
+
+def measure_device_decoding(run: Run) -> None:
+    """JPEG decoding by nvImageCodec with interpolated chroma: speed, and the difference to Pillow."""
+    if run.device.type != "cuda" or importlib.util.find_spec("nvidia") is None:
+        print("nvImageCodec: not measured (needs a GPU and the package nvidia-nvimgcodec-cu13)")
+        return
+    try:
+        from nvidia import nvimgcodec
+    except ImportError as error:
+        print(f"nvImageCodec: not measured ({error})")
+        return
+    folder = run.folder / "jpeg"
+    folder.mkdir()
+    contents = [path.read_bytes() for path in extract_benchmark.draw(folder, 256, 256)]
+    decoder = nvimgcodec.Decoder(options=":fancy_upsampling=1")
+    decoder.decode(contents)
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    for _ in range(8):
+        decoded = decoder.decode(contents)
+    torch.cuda.synchronize()
+    rate = 8 * len(contents) / (time.perf_counter() - began)
+    ours = [np.asarray(image.cpu()) for image in decoded[:64]]
+    pillow = [decode_image(content) for content in contents[:64]]
+    largest = max(int(np.abs(one.astype(int) - np.asarray(two)).max()) for one, two in zip(ours, pillow, strict=True))
+    encoder = make_encoder(run, run.device, "float32")
+    from PIL import Image
+
+    rows = [
+        encoder.encode(np.stack([encoder.preprocess(image) for image in images])).astype(np.float64).reshape(64, -1)
+        for images in (map(Image.fromarray, ours), pillow)
+    ]
+    cosine = np.sum(rows[0] * rows[1], 1) / (np.linalg.norm(rows[0], axis=1) * np.linalg.norm(rows[1], axis=1))
+    size = sum(map(len, contents)) / len(contents) / 1000
+    print(
+        f"nvImageCodec: {rate:,.0f} images/s for {size:.0f} kB JPEGs; pixels differ from Pillow's by at most "
+        f"{largest}; cosine of the features at least {cosine.min():.6f}"
+    )
+
+
+# --- speed of training and search
+
+
+def measure_training(run: Run) -> None:
+    for batch in run.scale.train_batches:
+        sizes = dataclasses.replace(run.scale.train, batch=batch)
+        rates = train_benchmark.measure_training(sizes, run.device, run.scale.seconds)
+        print(f"\ntraining, hidden {sizes.hidden}, {sizes.words} words, batch {batch}\n")
+        train_benchmark.print_table(rates)
+        tokens = 30_000 * 11.8  # Flickr8k's training captions, with EOS
+        seconds = tokens / rates["ours, attention, float32"]
+        print(f"\nan epoch of 30,000 captions, attention, float32: {seconds:.1f} s")
+
+
+def measure_search(run: Run) -> None:
+    """Beam search beside one image at a time, both on the device."""
+    print("\n| beam search, beam 5 | images/s | of one at a time | same captions |\n|---|---|---|---|")
+    options = SearchOptions(beam_size=5, max_length=20, length_penalty=0.7)
+    features = torch.randn(run.scale.search_images, 49, 1280, device=run.device)
+    few = features[:16]
+    for kind in DECODERS:
+        decoder = search_benchmark.build(kind, run.scale.vocabulary).to(run.device)
+        alone, expected = search_benchmark.images_per_second(
+            lambda decoder=decoder: search_benchmark.one_at_a_time(decoder, few, options), run.device, repeats=1
+        )
+        print(f"| {kind}, one image at a time | {alone:,.1f} | 1.0 | |")
+        for batch in (64, 256)[: 1 + (run.scale is FULL)]:
+
+            def search(decoder: Any = decoder, batch: int = batch) -> list[tuple[int, ...]]:
+                return search_benchmark.batched(decoder, features, options, batch, "float32")
+
+            rate, found = search_benchmark.images_per_second(search, run.device, repeats=2)
+            same = sum(one == two for one, two in zip(expected, found, strict=False)) / len(expected)
+            print(f"| {kind}, batches of {batch} | {rate:,.1f} | {rate / alone:.1f} | {same:.0%} |", flush=True)
+            if run.device.type == "cpu":  # a GPU rounds products of other sizes differently, which breaks near ties
+                run.check(f"beam search of {kind}", same == 1, "finds the captions of one image at a time")
+
+
+# --- the whole
+
+
+@contextlib.contextmanager
+def part(run: Run, name: str) -> Iterator[None]:
+    """Print a part's time and peak memory. A failure ends the part, not the run."""
+    print(f"\n== {name}", flush=True)
+    if run.device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(run.device)
+    began = time.perf_counter()
+    try:
+        yield
+    except Exception:
+        traceback.print_exc(file=sys.stdout)
+        run.check(name, False, "raised an exception")
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    memory, largest = (resource.getrusage(one).ru_maxrss / 2**20 for one in who)
+    on_device = ""
+    if run.device.type == "cuda":
+        on_device = f", {torch.cuda.max_memory_allocated(run.device) / 2**30:.1f} GiB on the device"
+    seconds = time.perf_counter() - began
+    print(
+        f"-- {seconds:.1f} s; peak memory so far {memory:.1f} GiB, of the largest other process {largest:.1f} GiB"
+        f"{on_device}",
+        flush=True,
+    )
+
+
+def measure(run: Run) -> None:
+    parts: dict[str, Callable[[Run], None]] = {
+        "loss curves": check_loss_curves,
+        "extraction: parity": check_extraction,
+        "training": measure_training,
+        "extraction: speed": measure_extraction,
+        "extraction: decoding on the device": measure_device_decoding,
+        "beam search": measure_search,
+    }
+    for name, measured in parts.items():
+        with part(run, name):
+            measured(run)
+    with part(run, "the built-in dataset"):
+        project = draw_dataset(run)
+        time_builtin_dataset(run, project)
+        check_bytes(run, project)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--small", action="store_true", help="check that everything runs; always so on a CPU")
+    given = parser.parse_args()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when CUDA starts
+    device = choose_device(given.device)
+    scale = SMALL if given.small or device.type != "cuda" else FULL
+    print(f"{engine(device)}; {os.cpu_count()} cores; {'small' if scale is SMALL else 'full'}")
+    began = time.perf_counter()
+    if scale is SMALL:
+        torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(device, scale, Path(folder))
+        measure(run)
+    print(f"\n{time.perf_counter() - began:.0f} s in all; {len(run.failures)} checks failed")
+    for name in run.failures:
+        print(f"FAILED  {name}")
+    raise SystemExit(1 if run.failures else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""The layout of features.h5: its header, and HDF5's structures around the features.
+
+    header   4096 bytes   JSON (schema, spec, shape (N, R, C), bytes of an id, offsets of the three arrays), padded; its
+                          last 64 bytes are the hex sha256 of every other byte of the file outside the features
+    HDF5     the rest     see `feature_file`
+
+The header is HDF5's user block, which other programs skip. This program reads the header and never HDF5's structures:
+a damaged one can keep the library busy forever, and it would ignore signals.
+
+N images, R regions, C channels.
+"""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+
+from pipeline.encoders.spec import EncoderSpec
+from pipeline.errors import DataError
+
+SCHEMA = 2
+HEADER_BYTES = 4096
+DIGEST_BYTES = 64
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_CHUNK = 1 << 20
+
+
+class HeaderError(ValueError):
+    """The header is not one of this schema. The message is the reason alone."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """Where everything is in the file."""
+
+    spec: str
+    """The EncoderSpec's canonical JSON."""
+    shape: tuple[int, int, int]
+    id_bytes: int
+    """Bytes of an image id, padded with zeros."""
+    image: int
+    """Offset of the ids, as the next two."""
+    crc32: int
+    features: int
+
+    @property
+    def feature_bytes(self) -> int:
+        images, regions, channels = self.shape
+        return images * regions * channels * 2
+
+    @property
+    def size(self) -> int:
+        """The smallest possible size of the file."""
+        images = self.shape[0]
+        return max(
+            self.image + images * self.id_bytes,
+            self.crc32 + images * 4,
+            self.features + self.feature_bytes,
+            HEADER_BYTES,
+        )
+
+    def pack(self) -> bytes:
+        """Return the header without its digest."""
+        content = json.dumps({"schema": SCHEMA, **asdict(self)}, sort_keys=True).encode()
+        room = HEADER_BYTES - DIGEST_BYTES
+        if len(content) > room:
+            raise DataError(f"the encoder spec is {len(content):,} bytes long, {room:,} are allowed; use shorter names")
+        return content.ljust(room)
+
+    @classmethod
+    def unpack(cls, header: bytes) -> Self:
+        """Parse the first `HEADER_BYTES` of a file. Raises `HeaderError`."""
+        if header.startswith(HDF5_SIGNATURE):
+            raise HeaderError(f"an HDF5 file of version 0.1 or of another program, this version reads schema {SCHEMA}")
+        try:
+            fields = json.loads(header[:-DIGEST_BYTES])
+            schema = fields.pop("schema")
+            if schema != SCHEMA:
+                raise HeaderError(f"schema {str(schema)[:20]}, this version reads schema {SCHEMA}")
+            images, regions, channels = fields.pop("shape")
+            found = cls(shape=(images, regions, channels), **fields)
+        except HeaderError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise HeaderError("not a features file of captioner") from error
+        sizes = (*found.shape, found.id_bytes, found.image, found.crc32, found.features)
+        if type(found.spec) is not str or any(type(size) is not int or not 0 <= size < 2**60 for size in sizes):
+            raise HeaderError("the header has impossible types or values")
+        if not (regions and channels and found.id_bytes) or min(sizes[4:]) < HEADER_BYTES:
+            raise HeaderError("the header has impossible sizes or offsets")
+        return found
+
+
+def digest_outside_features(file: BinaryIO, header: Header) -> str:
+    """Return the hex sha256 of the file without its features and without the digest itself."""
+    end = header.features + header.feature_bytes
+    parts = ((0, HEADER_BYTES - DIGEST_BYTES), (HEADER_BYTES, header.features), (end, os.fstat(file.fileno()).st_size))
+    digest = hashlib.sha256()
+    for start, stop in parts:
+        file.seek(start)
+        while start < stop and (chunk := file.read(min(_CHUNK, stop - start))):
+            digest.update(chunk)
+            start += len(chunk)
+    return digest.hexdigest()
+
+
+def make_layout(spec: EncoderSpec, ids: list[bytes], shape: tuple[int, int]) -> tuple["SparseFile", Header]:
+    """Return the file without features, checksums and digest, and its header.
+
+    The bytes depend on the arguments alone. Raises `DataError` for a spec that is too long.
+    """
+    import h5py
+
+    layout = SparseFile()
+    images = np.array(ids, f"S{max(map(len, ids), default=1)}")
+    arrays: dict[str, tuple[tuple[int, ...], Any]] = {
+        "image": (images.shape, images.dtype),
+        "crc32": ((len(ids),), "<u4"),
+        "features": ((len(ids), *shape), "<f2"),
+    }
+    with h5py.File(layout, "w", userblock_size=HEADER_BYTES) as file:
+        file.attrs["schema"] = SCHEMA
+        file.attrs["spec"] = spec.to_json()
+        for name, (full_shape, dtype) in arrays.items():
+            creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            creation.set_layout(h5py.h5d.CONTIGUOUS)
+            creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+            creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+            creation.set_obj_track_times(False)
+            space = h5py.h5s.create_simple(full_shape)
+            h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(np.dtype(dtype)), space, creation)
+        offsets = {name: file[name].id.get_offset() if ids else HEADER_BYTES for name in arrays}
+    header = Header(spec.to_json(), (len(ids), *shape), images.dtype.itemsize, **offsets)
+    for place, content in ((0, header.pack()), (header.image, images.tobytes())):
+        layout.seek(place)
+        layout.write(content)
+    return layout, header
+
+
+class SparseFile(io.RawIOBase):
+    """A file in memory that keeps only the pages written to it: HDF5's structures around gigabytes of features.
+
+    HDF5 itself must not write to a disk that may be full: it fails with errors of its own, or crashes.
+    """
+
+    _PAGE = 4096
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._position = 0
+        self._pages: dict[int, bytearray] = {}
+
+    def written(self) -> Iterator[tuple[int, bytes]]:
+        """Return the offset and content of each written page, in order."""
+        for number, page in sorted(self._pages.items()):
+            start = number * self._PAGE
+            yield start, bytes(page[: max(0, self.size - start)])
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def truncate(self, size: int | None = None) -> int:
+        self.size = self._position if size is None else size
+        return self.size
+
+    def write(self, content: Any) -> int:
+        view = memoryview(content).cast("B")
+        for start, end, number, within in self._page_parts(len(view)):
+            page = self._pages.setdefault(number, bytearray(self._PAGE))
+            page[within : within + end - start] = view[start:end]
+        self._position += len(view)
+        self.size = max(self.size, self._position)
+        return len(view)
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")[: max(0, self.size - self._position)]
+        for start, end, number, within in self._page_parts(len(view)):
+            page = self._pages.get(number, bytes(self._PAGE))
+            view[start:end] = page[within : within + end - start]
+        self._position += len(view)
+        return len(view)
+
+    def _page_parts(self, length: int) -> Iterator[tuple[int, int, int, int]]:
+        """Split a buffer of `length` at the current position: start and end in it, the page, the offset in the page."""
+        start = 0
+        while start < length:
+            number, within = divmod(self._position + start, self._PAGE)
+            end = min(length, start + self._PAGE - within)
+            yield start, end, number, within
+            start = end

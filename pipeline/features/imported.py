@@ -1,0 +1,265 @@
+"""Readers of features that another program computed, such as bottom-up region features.
+
+    folder    one .npz or .npy file per image, named after it
+    HDF5      one dataset per image, or one big dataset beside a dataset of ids
+    array     one .npy file (N, R, C) and a file of N ids
+
+An image's array is (R, C), (C,) or (H, W, C); images may have different numbers of regions.
+
+N images, R regions of an image, C channels.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import DataError
+
+ARRAY_SUFFIXES = (".npz", ".npy")
+HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf")
+NPZ_KEYS = ("feat", "features", "x", "att", "arr_0")
+"""Names under which programs store an image's features in an .npz file, the preferred one first."""
+ID_DATASETS = ("ids", "image_ids", "image_id", "image", "images")
+ID_SUFFIX = "_features"
+"""Of a dataset's name behind the image id; datasets with other suffixes, such as `_boxes`, are passed over."""
+LARGEST = float(np.finfo(np.float16).max)
+
+
+class ImportSource(Protocol):
+    """Features by id."""
+
+    def ids(self) -> Sequence[str]:
+        """Return all ids."""
+
+    def read(self, key: str) -> NDArray[Any]:
+        """Return the array of an id. Thread-safe. Raises `DataError` with the reason alone."""
+
+
+def open_source(path: Path, *, ids: Path | None, key: str | None) -> ImportSource:
+    """Open a folder, an HDF5 file or an array. `ids` belongs to an array; `key` names the array of an .npz file, or
+    the big dataset of an HDF5 file.
+
+    Raises `DataError` when nothing is there or the layout is not recognized.
+    """
+    if path.is_dir():
+        return FolderSource(path, key)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file or folder; give the features to import")
+    suffix = path.suffix.lower()
+    try:
+        if suffix in HDF5_SUFFIXES:
+            return Hdf5Source.open(path, key)
+        if suffix == ".npy":
+            if ids is None:
+                raise DataError(f"{path}: an array needs --ids, a file with the image id of each row")
+            return ArraySource.open(path, ids)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    raise DataError(f"{path}: not a folder of .npz or .npy files, an .npy array or an HDF5 file (.h5, .hdf5)")
+
+
+class FolderSource:
+    """One .npz or .npy file per image; an id is the file's path in the folder without this suffix."""
+
+    def __init__(self, folder: Path, key: str | None) -> None:
+        self._key = key
+        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in ARRAY_SUFFIXES)
+        self._files = {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
+        if not self._files:
+            raise DataError(f"{folder}: contains no .npz or .npy file")
+
+    def ids(self) -> Sequence[str]:
+        return list(self._files)
+
+    def read(self, key: str) -> NDArray[Any]:
+        try:
+            loaded = np.load(self._files[key], allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return loaded
+            with loaded:
+                return np.asarray(loaded[self._name(loaded.files)])
+        except DataError:
+            raise
+        except Exception as error:  # zipfile and numpy raise many types for a damaged file
+            raise DataError(f"damaged: {error or type(error).__name__}") from error
+
+    def _name(self, names: Sequence[str]) -> str:
+        """The name of the features in an .npz file."""
+        if self._key is not None:
+            if self._key in names:
+                return self._key
+            raise DataError(f"has no array {self._key!r}, only {', '.join(names)}")
+        found = names if len(names) == 1 else [name for name in NPZ_KEYS if name in names]
+        if not found:
+            raise DataError(f"holds the arrays {', '.join(names)}; name one with --key")
+        return found[0]
+
+
+@dataclass(frozen=True)
+class ArraySource:
+    """One big array (N, R, C) with the id of each row."""
+
+    rows: Mapping[str, int]
+    features: Any
+    """An array or an HDF5 dataset."""
+    counts: NDArray[np.int64] | None = None
+    """(N,) regions of each image; None: all R."""
+
+    @classmethod
+    def open(cls, path: Path, ids: Path) -> Self:
+        features = np.load(path, mmap_mode="r", allow_pickle=False)
+        return cls(_rows(read_ids(ids), len(features), path), features)
+
+    def ids(self) -> Sequence[str]:
+        return list(self.rows)
+
+    def read(self, key: str) -> NDArray[Any]:
+        row = self.rows[key]
+        values = np.asarray(self.features[row])
+        return values if self.counts is None else values[: int(self.counts[row])]
+
+
+@dataclass(frozen=True)
+class Hdf5Source:
+    """One dataset per image in an HDF5 file."""
+
+    names: Mapping[str, str]
+    """The dataset of each id."""
+    file: Any
+
+    @classmethod
+    def open(cls, path: Path, key: str | None) -> "ImportSource":
+        """Open a file in either layout."""
+        import h5py
+
+        with ExitStack() as closing:
+            file = closing.enter_context(h5py.File(path, "r"))
+            names: list[str] = []
+            file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+            ids = next((name for name in ID_DATASETS if name in names), None)
+            closing.pop_all()  # stays open as long as the source
+        if ids is not None:
+            features = file[_features_dataset(file, names, key, path)]
+            counts = file["num_boxes"][()] if "num_boxes" in names else None
+            found = [one.decode() if isinstance(one, bytes) else str(one) for one in file[ids][()].tolist()]
+            return ArraySource(_rows(found, len(features), path), features, counts)
+        suffixed = {name.removesuffix(ID_SUFFIX): name for name in names if name.endswith(ID_SUFFIX)}
+        if not names:
+            raise DataError(f"{path}: contains no dataset")
+        return cls(suffixed or {name: name for name in names}, file)
+
+    def ids(self) -> Sequence[str]:
+        return list(self.names)
+
+    def read(self, key: str) -> NDArray[Any]:
+        try:
+            return np.asarray(self.file[self.names[key]][()])
+        except (OSError, RuntimeError) as error:
+            raise DataError(f"damaged: {error}") from error
+
+
+def _features_dataset(file: Any, names: Sequence[str], key: str | None, path: Path) -> str:
+    """The name of the big dataset."""
+    if key is not None and key not in names:
+        raise DataError(f"{path}: has no dataset {key!r}, only {', '.join(names[:10])}")
+    found = [key] if key else [name for name in names if file[name].ndim == 3]
+    if len(found) != 1:
+        raise DataError(f"{path}: which of the datasets {', '.join(names[:10])} holds the features? Name it with --key")
+    return str(found[0])
+
+
+def _rows(ids: Sequence[str], count: int, path: Path) -> dict[str, int]:
+    rows = {one: row for row, one in enumerate(ids)}
+    if len(ids) != count:
+        raise DataError(f"{path}: {count} rows, but {len(ids)} ids")
+    if len(rows) != count:
+        raise DataError(f"{path}: {count - len(rows)} of {count} ids occur twice")
+    return rows
+
+
+def read_ids(path: Path) -> list[str]:
+    """Read the ids of an array's rows: a JSON list, an .npy array, or one per line. Raises `DataError`."""
+    try:
+        if path.suffix.lower() == ".npy":
+            return [str(one) for one in np.load(path, allow_pickle=False).tolist()]
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix.lower() == ".json":
+            return [str(one) for one in json.loads(text)]
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{path}: not a list of ids: {error}") from error
+    return text.splitlines()
+
+
+@dataclass(frozen=True)
+class Match:
+    """Which features belong to which image."""
+
+    found: dict[str, str]
+    """The id by image."""
+    missing: list[str]
+    """Images without features."""
+    extra: list[str]
+    """Ids without an image."""
+
+
+def match_ids(images: Iterable[str], ids: Sequence[str]) -> Match:
+    """Find the features of each image.
+
+    An id is the image's name or path, with or without suffix, or the number at its end: `9`, `000000000009` and
+    `val2014/COCO_val2014_000000000009` are `val2014/COCO_val2014_000000000009.jpg`. Raises `DataError` when features
+    could belong to several images.
+    """
+    by_name = {_without_zeros(one): one for one in ids} | {one: one for one in ids}
+    found: dict[str, str] = {}
+    missing: list[str] = []
+    image_of: dict[str, str] = {}
+    for image in images:
+        one = next((by_name[name] for name in _names(image) if name in by_name), None)
+        if one is None:
+            missing.append(image)
+        elif one in image_of:
+            raise DataError(
+                f"the features {one!r} could belong to {image_of[one]} and to {image}; name them after the whole path"
+            )
+        else:
+            found[image] = one
+            image_of[one] = image
+    return Match(found, missing, [one for one in ids if one not in image_of])
+
+
+def _names(image: str) -> list[str]:
+    """The ids that an image may have, the most exact first."""
+    path = PurePosixPath(image)
+    stem = path.stem
+    number = stem[len(stem.rstrip("0123456789")) :]
+    names = [image, path.with_suffix("").as_posix(), path.name, stem]
+    return [*names, _without_zeros(number)] if number else names
+
+
+def _without_zeros(number: str) -> str:
+    return (number.lstrip("0") or "0") if number.isdecimal() else number
+
+
+def regions_of(values: NDArray[Any], channels: int | None) -> NDArray[np.float16]:
+    """Return the regions (R, C) of an image's array: (R, C), (C,) or (H, W, C).
+
+    Raises `DataError` with the reason alone: another shape, other than `channels` channels, or values that are not
+    finite in float16.
+    """
+    if values.dtype.kind not in "fiu" or values.ndim not in (1, 2, 3) or not values.size:
+        raise DataError(f"is {values.dtype} {values.shape}, expected numbers (regions, channels)")
+    regions = values.reshape(-1, values.shape[-1])
+    if channels is not None and regions.shape[1] != channels:
+        raise DataError(f"has {regions.shape[1]} channels, the features before it have {channels}")
+    if not np.isfinite(regions).all() or np.abs(regions).max() > LARGEST:
+        raise DataError("has values that are not finite, or beyond float16's range")
+    stored: NDArray[np.float16] = regions.astype(np.float16)
+    if not stored.any():
+        raise DataError("has only zeros")
+    return stored

@@ -1,0 +1,136 @@
+"""`import-features`: writes features that another program computed, in the place of the stage `extract`.
+
+Reads images.csv, prepare's skipped.csv and the features. Writes features.h5, an encoder.safetensors without tensors and
+metrics/skipped.csv, which adds the images without features. Images with fewer regions than others are padded with
+regions of zeros, which the decoders mask.
+
+R regions, C channels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline import paths
+from pipeline.datasets.tables import SKIPPED_COLUMNS, read_images
+from pipeline.encoders.spec import imported_spec
+from pipeline.errors import DataError
+from pipeline.features.feature_file import Features, write_feature_file
+from pipeline.features.imported import ImportSource, match_ids, open_source, regions_of
+from pipeline.files import read_csv, write_bytes, write_csv
+from pipeline.progress import Progress, no_progress
+
+if TYPE_CHECKING:
+    from pipeline.params import Params
+
+
+@dataclass(frozen=True)
+class ImportFiles:
+    """Inputs and outputs, beside the features to import."""
+
+    images: Path = paths.IMAGES
+    skipped_by_prepare: Path = paths.SKIPPED_ROWS
+    features: Path = paths.FEATURES
+    encoder: Path = paths.ENCODER
+    skipped: Path = paths.SKIPPED
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """Where the features are, and how they are stored."""
+
+    source: Path
+    name: str
+    """Of the program or network that computed the features. Features of one name are comparable."""
+    ids: Path | None = None
+    key: str | None = None
+    regions: int | None = None
+    """Regions stored per image; None: the largest number that an image has."""
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What was imported."""
+
+    images: int
+    regions: int
+    channels: int
+    fewest_regions: int
+    skipped: dict[str, str]
+    """Reason by image for each image without features."""
+    extra: list[str]
+    """Ids of features without an image."""
+    cut: int
+    """Images with more than `regions` regions, of which the first ones were kept."""
+
+
+def import_features(
+    files: ImportFiles, params: "Params", options: ImportOptions, *, progress: Progress = no_progress
+) -> ImportReport:
+    """Write features.h5 from the features of another program. Reads the section `data` of `params`.
+
+    Raises `DataError` when the features cannot be read, and when more than `data.max_skipped` of the images have none;
+    `DiskError`.
+    """
+    source = open_source(options.source, ids=options.ids, key=options.key)
+    images = sorted(row.image for row in read_images(files.images))
+    match = match_ids(images, source.ids())
+    skipped = dict.fromkeys(match.missing, f"no features of it in {options.source}")
+    counts, channels = _check(source, match.found, skipped, progress)
+    _refuse_too_many(skipped, len(images), params.data.max_skipped)
+    regions = options.regions or max(counts.values())
+
+    def read(some: Sequence[str]) -> Features:
+        features = np.zeros((len(some), regions, channels), np.float16)
+        for row, image in enumerate(some):
+            values = regions_of(source.read(match.found[image]), channels)[:regions]
+            features[row, : len(values)] = values
+        return features
+
+    write_feature_file(files.features, imported_spec(options.name, channels), counts, (regions, channels), read)
+    _write_others(files, skipped)
+    cut = sum(count > regions for count in counts.values())
+    return ImportReport(len(counts), regions, channels, min(counts.values()), skipped, match.extra, cut)
+
+
+def _check(
+    source: ImportSource, found: dict[str, str], skipped: dict[str, str], progress: Progress
+) -> tuple[dict[str, int], int]:
+    """Read everything once: the number of regions of each usable image, and the number of channels.
+
+    Adds the other images to `skipped`: the file's size must be known before it is written.
+    """
+    counts: dict[str, int] = {}
+    channels: int | None = None
+    for number, (image, key) in enumerate(found.items(), start=1):
+        try:
+            values = regions_of(source.read(key), channels)
+            counts[image], channels = values.shape
+        except DataError as error:
+            skipped[image] = str(error)
+        progress(number, len(found), "images checked")
+    return counts, channels or 0
+
+
+def _refuse_too_many(skipped: dict[str, str], images: int, max_skipped: float) -> None:
+    if len(skipped) > max_skipped * images or len(skipped) == images:
+        shown = "\n".join(f"  {image}: {reason}" for image, reason in sorted(skipped.items())[:5])
+        raise DataError(
+            f"{len(skipped)} of {images} images have no usable features, more than params.data.max_skipped = "
+            f"{max_skipped} allows:\n{shown}\nadd their features or raise params.data.max_skipped"
+        )
+
+
+def _write_others(files: ImportFiles, skipped: dict[str, str]) -> None:
+    from safetensors.numpy import save
+
+    rows = [
+        ("extract", row.path, 0, row.image, skipped[row.image])
+        for row in sorted(read_images(files.images), key=lambda row: row.image)
+        if row.image in skipped
+    ]
+    write_bytes(files.encoder, save({}))
+    write_csv(files.skipped, SKIPPED_COLUMNS, [*read_csv(files.skipped_by_prepare, SKIPPED_COLUMNS), *rows])

@@ -1,0 +1,64 @@
+"""The HTTP server: uvicorn with time limits for the parts of a request."""
+
+import asyncio
+from typing import Any
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HEADER_SECONDS = 10.0
+"""Within which the headers of a request must arrive, counted from the connection or from their first byte."""
+BODY_SECONDS = 60.0
+"""Within which a body must arrive, counted from the headers. `uploads.TIMEOUT` answers an image before; this closes
+connections whose body nothing reads."""
+
+
+def make_config(app: Any) -> uvicorn.Config:
+    """The configuration of a server for `app`, whichever optional parts of uvicorn are installed."""
+    return uvicorn.Config(
+        app,
+        http=TimedConnection,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        timeout_graceful_shutdown=5,
+    )
+
+
+class TimedConnection(H11Protocol):
+    """A connection that is closed when headers or a body take too long to arrive, which uvicorn does not limit."""
+
+    _timer: asyncio.TimerHandle | None = None
+    _timed: Any = None
+    """The state of the client that the timer belongs to."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._limit_time()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._limit_time()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._cancel()
+
+    def _limit_time(self) -> None:
+        """Start a timer when the client begins to send headers or a body, cancel it when these are complete."""
+        state = self.conn.their_state
+        if state is self._timed:
+            return
+        self._cancel()
+        seconds = {h11.IDLE: HEADER_SECONDS, h11.SEND_BODY: BODY_SECONDS}.get(state)
+        if seconds is not None:
+            self._timed = state
+            self._timer = self.loop.call_later(seconds, self.transport.close)
+
+    def _cancel(self) -> None:
+        self._timed = None
+        if self._timer:
+            self._timer.cancel()

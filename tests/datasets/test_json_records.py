@@ -1,0 +1,82 @@
+"""JSON of captions in the layouts that datasets have."""
+
+import json
+
+import pytest
+from reading import detect, kept, read, skipped, write
+
+from pipeline.errors import DataError
+
+LAYOUTS = {
+    "captions by image": {"a.jpg": ["a dog", "a wet dog"], "b.jpg": ["a cat"]},
+    "one caption by image": {"a.jpg": "a dog", "b.png": "a cat"},
+    "objects by image": {"a.jpg": {"captions": ["a dog"], "split": "val"}, "b.jpg": {"captions": ["a cat"]}},
+    "R2Gen": {
+        "train": [{"id": "1", "report": "no effusion", "image_path": ["1/0.png", "1/1.png"], "split": "train"}],
+        "val": [{"id": "2", "report": "clear lungs", "image_path": ["2/0.png"]}],
+    },
+    "TextCaps": {
+        "dataset_name": "textcaps",
+        "data": [{"image_id": "0c", "image_name": "0c", "set_name": "val", "caption_id": 3, "caption_str": "a sign"}],
+    },
+    "LLaVA": [
+        {
+            "id": "7",
+            "image": "7.jpg",
+            "conversations": [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "a red bus"}],
+        }
+    ],
+    "annotations alone": {"info": {}, "annotations": [{"image_id": 9, "caption": "a bear"}]},
+}
+EXPECTED = {
+    "captions by image": [("a.jpg", "a dog", None), ("a.jpg", "a wet dog", None), ("b.jpg", "a cat", None)],
+    "one caption by image": [("a.jpg", "a dog", None), ("b.png", "a cat", None)],
+    "objects by image": [("a.jpg", "a dog", "val"), ("b.jpg", "a cat", None)],
+    "R2Gen": [
+        ("1/0.png", "no effusion", "train"),
+        ("1/1.png", "no effusion", "train"),
+        ("2/0.png", "clear lungs", "val"),
+    ],
+    "TextCaps": [("0c", "a sign", "val")],
+    "LLaVA": [("7.jpg", "a red bus", None)],
+    "annotations alone": [("9", "a bear", None)],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_layout_is_detected_and_read(tmp_path, layout):
+    path = write(tmp_path, json.dumps(LAYOUTS[layout]), "odd name.json")
+    found = detect(tmp_path)
+    assert (found.format, found.captions) == ("table", path)
+    entries = read("table", path)
+    assert kept(entries) == EXPECTED[layout]
+    assert not entries.skipped
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"name": "a package", "version": "1.0"},
+        {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "bbox": [1, 2, 3, 4]}]},
+        {"cells": [{"cell_type": "code"}]},
+        {"train": [], "val": []},
+        {},
+        7,
+    ],
+)
+def test_json_of_something_else_is_refused_by_name(tmp_path, content):
+    write(tmp_path, json.dumps(content), "odd.json")
+    with pytest.raises(DataError, match=r"no captions were recognized(?s:.*)odd.json"):
+        detect(tmp_path)
+
+
+def test_an_image_that_occurs_twice_as_a_key_is_refused(tmp_path):
+    path = write(tmp_path, '{"a.jpg": ["a dog"], "b.jpg": ["a cat"], "a.jpg": ["a wet dog"]}', "a.json")
+    with pytest.raises(DataError, match=r"the key 'a.jpg' occurs 2 times in one object; join their values"):
+        read("table", path)
+
+
+def test_a_conversation_of_several_answers_is_no_caption(tmp_path):
+    turns = [{"from": "human", "value": "?"}, {"from": "gpt", "value": "a bus"}] * 2
+    path = write(tmp_path, json.dumps([{"image": "a.jpg", "conversations": turns}]), "a.json")
+    assert skipped(read("table", path)) == [(1, "a.jpg", "the caption is not text")]

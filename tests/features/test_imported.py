@@ -1,0 +1,143 @@
+"""Features of other programs are read in their usual layouts and matched with the images."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+
+from pipeline.errors import DataError
+from pipeline.features.imported import match_ids, open_source, regions_of
+
+FEATURES = {name: np.full((2, 3), number, np.float32) for number, name in enumerate(("one", "two"), start=1)}
+BOTH = np.stack(list(FEATURES.values()))
+
+
+def folder_of_npz(folder):
+    for name, values in FEATURES.items():
+        np.savez(folder / f"{name}.npz", feat=values, boxes=np.zeros((2, 4)))
+    return folder, None
+
+
+def folder_of_npy(folder):
+    for name, values in FEATURES.items():
+        np.save(folder / f"{name}.npy", values)
+    return folder, None
+
+
+def hdf5_with_a_dataset_per_image(folder):
+    with h5py.File(folder / "x.hdf5", "w") as file:
+        for name, values in FEATURES.items():
+            file[f"{name}_features"] = values
+            file[f"{name}_boxes"] = np.zeros((2, 4))
+    return folder / "x.hdf5", None
+
+
+def hdf5_with_one_dataset(folder):
+    with h5py.File(folder / "x.h5", "w") as file:
+        file["features"] = BOTH
+        file["image_ids"] = list(FEATURES)
+    return folder / "x.h5", None
+
+
+def array_with_ids(folder):
+    np.save(folder / "x.npy", BOTH)
+    (folder / "ids.json").write_text(json.dumps(list(FEATURES)))
+    return folder / "x.npy", folder / "ids.json"
+
+
+@pytest.mark.parametrize(
+    "layout", [folder_of_npz, folder_of_npy, hdf5_with_a_dataset_per_image, hdf5_with_one_dataset, array_with_ids]
+)
+def test_each_layout_gives_the_features_by_id(layout, tmp_path):
+    path, ids = layout(tmp_path)
+    source = open_source(path, ids=ids, key=None)
+    assert sorted(source.ids()) == ["one", "two"]
+    for name, values in FEATURES.items():
+        assert np.array_equal(source.read(name), values)
+
+
+def test_an_hdf5_file_may_count_the_regions_of_each_image(tmp_path):
+    path, _ = hdf5_with_one_dataset(tmp_path)
+    with h5py.File(path, "a") as file:
+        file["num_boxes"] = [1, 2]
+    source = open_source(path, ids=None, key=None)
+    assert [len(source.read(name)) for name in FEATURES] == [1, 2]
+
+
+def test_the_array_of_an_npz_file_can_be_named(tmp_path):
+    np.savez(tmp_path / "one.npz", pooled=np.ones(3), grid=np.zeros((2, 3)))
+    assert open_source(tmp_path, ids=None, key="pooled").read("one").shape == (3,)
+    with pytest.raises(DataError, match="holds the arrays pooled, grid; name one with --key"):
+        open_source(tmp_path, ids=None, key=None).read("one")
+    with pytest.raises(DataError, match="has no array 'feat'"):
+        open_source(tmp_path, ids=None, key="feat").read("one")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("x.txt", b"", "not a folder of"),
+        ("x.npy", b"", "needs --ids"),
+        ("x.h5", b"not HDF5", "cannot be read"),
+        (None, None, "no such file"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(name, content, problem, tmp_path):
+    if name:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=problem):
+        open_source(tmp_path / (name or "x"), ids=None, key=None)
+
+
+def test_pickled_objects_are_not_loaded(tmp_path):
+    np.save(tmp_path / "one.npy", np.array([{}]), allow_pickle=True)
+    with pytest.raises(DataError, match="damaged"):
+        open_source(tmp_path, ids=None, key=None).read("one")
+
+
+def test_an_array_needs_one_id_per_row(tmp_path):
+    path, ids = array_with_ids(tmp_path)
+    for wrong, problem in ((["one"], "2 rows, but 1 ids"), (["one", "one"], "1 of 2 ids occur twice")):
+        ids.write_text(json.dumps(wrong))
+        with pytest.raises(DataError, match=problem):
+            open_source(path, ids=ids, key=None)
+
+
+@pytest.mark.parametrize("key", ["a/dog.jpg", "a/dog", "dog.jpg", "dog"])
+def test_an_id_is_the_name_of_an_image_in_some_form(key):
+    match = match_ids(["a/dog.jpg", "b/cat.jpg"], [key, "other"])
+    assert match.found == {"a/dog.jpg": key}
+    assert (match.missing, match.extra) == (["b/cat.jpg"], ["other"])
+
+
+@pytest.mark.parametrize("key", ["9", "000000000009", "COCO_val2014_000000000009"])
+def test_an_id_may_be_the_number_at_the_end_of_a_name(key):
+    image = "val2014/COCO_val2014_000000000009.jpg"
+    assert match_ids([image], [key, "10"]).found == {image: key}
+
+
+def test_features_of_two_images_are_refused():
+    with pytest.raises(DataError, match=r"'dog' could belong to a/dog\.jpg and to b/dog\.jpg"):
+        match_ids(["a/dog.jpg", "b/dog.jpg"], ["dog"])
+
+
+def test_vectors_and_grids_become_regions():
+    assert regions_of(np.ones(3), None).shape == (1, 3)
+    assert regions_of(np.ones((4, 5, 3)), 3).shape == (20, 3)
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        (np.ones((2, 4)), "has 4 channels, the features before it have 3"),
+        (np.array([[1, np.nan, 0]]), "not finite"),
+        (np.array([[1, 1e6, 0]]), "float16's range"),
+        (np.zeros((2, 3)), "only zeros"),
+        (np.ones((0, 3)), "expected numbers"),
+        (np.array([["a"]]), "expected numbers"),
+    ],
+)
+def test_unusable_features_have_a_reason(values, problem):
+    with pytest.raises(DataError, match=problem):
+        regions_of(values, 3)
