@@ -59,6 +59,12 @@ def _extract_locally(params: "Params") -> None:
     announce_device(params.run.device)
     with progress_bar("extract") as progress:
         report = run(ExtractFiles(), params, store=store_folder(), progress=progress)
+    if report.map_size:
+        height, width = report.map_size
+        say(
+            f"warning: params.encoder.grid is {params.encoder.grid}, but the layer's map has {height} x {width} regions, "
+            f"so some are repeated; set it to {min(height, width)}, or raise params.encoder.image_size"
+        )
     for image, reason in list(report.unreadable.items())[:5]:
         say(f"skipped: {image}: {reason}")
     skipped = f", {len(report.unreadable)} skipped (see {paths.SKIPPED})" if report.unreadable else ""

@@ -8,12 +8,15 @@ from pipeline.datasets.entries import SPLITS, CaptionEntry, SkippedEntry, skip_e
 from pipeline.errors import DataError
 
 VAL, TEST = 0.1, 0.1
+EXACT_BELOW = 300
+"""Of fewer images, exact tenths are drawn: chance would give 40 images anything from none to nine for val."""
 
 
 def assign_splits(entries: Iterable[CaptionEntry], sha256: Mapping[str, str], seed: int) -> dict[str, str]:
     """The split of each image that has a sha256.
 
-    Splits of the dataset stand. Images without one are drawn 80/10/10 from (seed, name). A val or test split that the
+    Splits of the dataset stand. Images without one are drawn 80/10/10 from (seed, name): from `EXACT_BELOW` images on
+    each by itself, so that new images move no others; of fewer, exact tenths. A val or test split that the
     dataset lacks is drawn from its train images, a tenth each. Each drawn split gets at least one image where train
     keeps one. Images with the same bytes are drawn together. Raises `DataError` when an image is in two splits.
     """
@@ -22,10 +25,11 @@ def assign_splits(entries: Iterable[CaptionEntry], sha256: Mapping[str, str], se
     splits: dict[str, str] = {}
     by_content: dict[str, str] = {}
     train_by_content: dict[str, str] = {}
+    limits = _limits(seed, [image for image, split in own.items() if split is None or (split == "train" and lacking)])
     # Images with a split of their own come first, so that copies without one can follow them.
     for image in sorted(own, key=lambda image: (own[image] is None, own[image] == "train", image.encode())):
         split, digest = own[image], sha256[image]
-        drawn = _draw(seed, image)
+        drawn = _draw(seed, image, limits)
         if split is None:
             split = by_content.get(digest, drawn)
         elif split == "train" and lacking:
@@ -113,10 +117,18 @@ def _fill_empty_splits(
             splits |= dict.fromkeys(images, empty)
 
 
-def _draw(seed: int, image: str) -> str:
-    """Depends on seed and name alone, so that new images do not move others to another split."""
-    place = _place(seed, image)
-    return "val" if place < VAL else "test" if place < VAL + TEST else "train"
+def _limits(seed: int, images: Sequence[str]) -> tuple[float, float]:
+    """The places below which a drawn image is in val, and in val or test."""
+    if len(images) >= EXACT_BELOW:
+        return VAL, VAL + TEST
+    places = [*sorted(_place(seed, image) for image in images), 1.0]
+    val = round(VAL * len(images))
+    return places[val], places[val + round(TEST * len(images))]
+
+
+def _draw(seed: int, image: str, limits: tuple[float, float]) -> str:
+    place, (val, test) = _place(seed, image), limits
+    return "val" if place < val else "test" if place < test else "train"
 
 
 def _place(seed: int, image: str) -> float:

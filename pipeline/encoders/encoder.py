@@ -53,6 +53,8 @@ class Encoder:
         if not isinstance(output, Tensor):
             raise ParamsError(f"params.encoder.layer: {spec.layer} of {spec.name} outputs {type(output).__name__}")
         _, self.regions, self.channels = self._pool(output).shape
+        self.map_size = tuple(self._source.feature_map(output, spec.layer).shape[2:])
+        """Height and width of the layer's map; empty for a vector. A larger grid repeats its values."""
 
     @property
     def engine(self) -> str:

@@ -49,6 +49,8 @@ class ExtractReport:
     """Time spent encoding."""
     unreadable: dict[str, str]
     """Reason by image id for each image without features."""
+    map_size: tuple[int, ...] = ()
+    """Height and width of the encoder's map, where `params.encoder.grid` is larger than one of them."""
 
 
 def extract_features(

@@ -5,7 +5,7 @@ model file has to contain) and metrics/skipped.csv, which adds the images that c
 an earlier run come from the feature store.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,4 +68,6 @@ def extract(files: ExtractFiles, params: "Params", *, store: Path, progress: Pro
         )
     write_bytes(files.encoder, save(encoder.tensors_to_embed()))
     write_csv(files.skipped, SKIPPED_COLUMNS, [*read_csv(files.skipped_by_prepare, SKIPPED_COLUMNS), *skipped])
+    if encoder.map_size and encoder.spec.grid > min(encoder.map_size):
+        return replace(report, map_size=encoder.map_size)
     return report

@@ -51,3 +51,13 @@ def test_unreadable_images_are_reported_and_too_many_stop_the_run(project):
     assert (
         (project / "metrics/skipped.csv").read_text().splitlines()[1].startswith("extract,data/tiny/images/000.png,0,")
     )
+
+
+def test_a_grid_larger_than_the_map_is_a_warning(project):
+    assert run_command("prepare")[0] == 0
+    set_param(project, "encoder.grid", 20)
+    code, _, err = run_command("extract")
+    assert code == 0
+    assert "warning: params.encoder.grid is 20, but the layer's map has 15 x 15 regions" in err
+    set_param(project, "encoder.grid", 3)
+    assert "warning" not in run_command("extract")[2]

@@ -1,9 +1,11 @@
 """Assignment of images to splits."""
 
+from collections import Counter
+
 import pytest
 
 from pipeline.datasets.entries import CaptionEntry
-from pipeline.datasets.splits import assign_splits, describe_drawn_splits
+from pipeline.datasets.splits import EXACT_BELOW, assign_splits, describe_drawn_splits
 from pipeline.errors import DataError
 
 
@@ -30,10 +32,18 @@ def test_splits_of_the_dataset_are_kept():
 def test_the_split_of_an_image_does_not_depend_on_the_others():
     found = many(None)
     splits = assign_splits(found, unique_digests(found), 3)
-    some = many(None, 100)
+    some = many(None, EXACT_BELOW)
     assert all(splits[image] == split for image, split in assign_splits(some, unique_digests(some), 3).items())
     assert 280 <= sum(split == "train" for split in splits.values()) <= 350
     assert assign_splits(found, unique_digests(found), 4) != splits
+
+
+@pytest.mark.parametrize("own", [None, "train"])
+def test_of_few_images_exact_tenths_are_drawn(own):
+    for seed in range(20):
+        found = many(own, 40)
+        counts = Counter(assign_splits(found, unique_digests(found), seed).values())
+        assert counts == {"train": 32, "val": 4, "test": 4}
 
 
 def test_a_missing_split_is_drawn_from_the_train_images():

@@ -58,6 +58,7 @@ def pixels(made, count=1):
         pytest.param("vit_base_patch16_siglip_224", 0, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.filterwarnings("ignore:torch.searchsorted:UserWarning")
 @torch.inference_mode()
 def test_features_are_timms_own_as_a_map_without_class_and_register_tokens(name, prefix):
     size = 70 if "patch14" in name else 64
