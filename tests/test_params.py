@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import runpy
 
 import jsonschema
@@ -12,6 +13,7 @@ from ruamel.yaml import YAML
 from support import ROOT
 
 from pipeline.decoders.registry import DECODERS
+from pipeline.decoders.search import MAX_BEAM_SIZE
 from pipeline.errors import ParamsError
 from pipeline.params import RENAMED, check_params, read_params, schema, to_yaml, write_section
 
@@ -275,3 +277,23 @@ def test_every_training_of_the_quality_benchmark_has_valid_parameters(training):
         sections.setdefault("train", {})["store_captions"] = True
     check_params(sections)
     assert set(content) - set(sections) <= {"extends", "against", "seed", "members", "mirrored"}
+
+
+def test_a_path_with_spaces_is_quoted_as_documented(tmp_path):
+    """The example of docs/experiments.md, through the parser of `dvc exp run -S`."""
+    from dvc.utils.hydra import apply_overrides
+
+    documented = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
+    overrides = re.findall(r"-S '(data\.[^']* [^']*)'", documented)
+    assert len(overrides) == 2
+    path = tmp_path / "params.yaml"
+    path.write_text((ROOT / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    apply_overrides(path, overrides)
+    data = read_params(path).data
+    assert (data.images, data.captions) == ("my photos (2024)", "my photos (2024)/captions.csv")
+
+
+def test_the_largest_beam_is_that_of_the_search():
+    assert check_params({"score": {"beam_size": MAX_BEAM_SIZE}}).score.beam_size == MAX_BEAM_SIZE
+    with pytest.raises(ParamsError, match=r"params\.score\.beam_size"):
+        check_params({"score": {"beam_size": MAX_BEAM_SIZE + 1}})

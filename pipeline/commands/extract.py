@@ -62,7 +62,7 @@ def _extract_locally(params: "Params") -> None:
     if report.map_size:
         height, width = report.map_size
         say(
-            f"warning: params.encoder.grid is {params.encoder.grid}, but the layer's map has {height} x {width} regions, "
+            f"warning: params.encoder.grid is {params.encoder.grid}, but the layer's map has {height} x {width}, "
             f"so some are repeated; set it to {min(height, width)}, or raise params.encoder.image_size"
         )
     for image, reason in list(report.unreadable.items())[:5]:

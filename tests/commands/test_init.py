@@ -8,7 +8,7 @@ import sys
 import zipfile
 
 import pytest
-from support import ROOT, run_command, set_param
+from support import ROOT, run_command, set_param, write_project
 
 from pipeline.params import read_params
 
@@ -179,3 +179,17 @@ def test_images_in_a_folder_of_the_same_name_below_the_captions_are_found(projec
     data = data_of(project)
     assert (data.format, data.captions) == ("flickr30k", "data/kaggle/flickr30k_images/results.csv")
     assert data.images == "data/kaggle/flickr30k_images/flickr30k_images"
+
+
+def test_dvc_ignores_the_built_in_dataset_where_it_is_not_used(tmp_path):
+    write_project(tmp_path)
+    (tmp_path / "data/scenes").mkdir()
+    (tmp_path / "data/scenes/dvc.yaml").write_text("stages: {}\n")
+    (tmp_path / ".dvcignore").write_text("*.pyc\n")
+    _, _, message = run_command("init", "data/tiny", cwd=tmp_path)
+    assert ".dvcignore: /data/scenes/ added, so that DVC ignores the built-in dataset" in message
+    assert (tmp_path / ".dvcignore").read_text() == "*.pyc\n/data/scenes/\n"
+    assert ".dvcignore" not in run_command("init", "data/tiny", cwd=tmp_path)[2]
+    (tmp_path / "data/tiny").rename(tmp_path / "data/scenes/tiny")
+    assert ".dvcignore: /data/scenes/ removed" in run_command("init", "data/scenes", cwd=tmp_path)[2]
+    assert (tmp_path / ".dvcignore").read_text() == "*.pyc\n"

@@ -161,6 +161,8 @@ def test_no_ngram_is_repeated(decoder, features, size):
         ({"no_repeat_ngram": -1}, "no_repeat_ngram -1"),
         ({"min_length": 4, "max_length": 3}, "min_length 4 must not exceed max_length 3"),
         ({"precision": "float16"}, "precision 'float16'"),
+        ({"beam_size": 101}, "beam_size 101 must be at most 100"),
+        ({"max_length": 1001}, "max_length 1001 must be at most 1000"),
     ],
 )
 def test_impossible_options_are_refused(options, message):

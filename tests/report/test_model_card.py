@@ -27,6 +27,13 @@ def test_scores_have_interval_signature_and_data():
     assert "20% of the captions are distinct, 33% end in a function word" in text
 
 
+def test_the_scores_of_a_single_image_have_no_interval():
+    evaluation = make_evaluation({"0": "a dog runs"}, {"0": ["a dog runs on grass"]})
+    text = render_model_card(evaluation, spec=make_spec(), counts=[("test", 1, 1)])
+    assert f"| BLEU-1 | {evaluation.scores['bleu_1'].value:.1f} | none |" in text
+    assert "those of a single image: they have no interval, and CIDEr-D is 0 by definition" in text
+
+
 def test_no_language_is_named_but_that_of_the_captions():
     assert "in\nthe language of its training captions" in card()
     assert "English" not in card()

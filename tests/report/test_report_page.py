@@ -54,6 +54,20 @@ def statistics(references, image_file):
     return dataset_statistics({"train": references}, {"a": image_file}, {"a": "1", EVIL: "1"}, headers_only=True)
 
 
+def test_the_score_of_a_single_image_has_no_interval(tmp_path):
+    image_file, references = write_image(tmp_path), {"a.png": ["a dog"]}
+    evaluation = make_evaluation({"a.png": "a dog"}, references)
+    text = render_report(
+        evaluation,
+        spec=make_spec(),
+        statistics=statistics(references, image_file),
+        curves=CURVES,
+        cards=make_cards(evaluation, {"a.png": image_file}, make_spec()),
+    )
+    assert text.count("one image: no interval") == len(evaluation.scores)
+    assert "95%: " not in text
+
+
 class Elements(HTMLParser):
     """The tags of a page with their attributes, and the text outside scripts and styles."""
 
