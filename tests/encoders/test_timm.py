@@ -59,6 +59,9 @@ def pixels(made, count=1):
     ],
 )
 @pytest.mark.filterwarnings("ignore:torch.searchsorted:UserWarning")
+@pytest.mark.filterwarnings(
+    "ignore:Using a non-tuple sequence:UserWarning"
+)  # timm resizes Swin's relative positions so
 @torch.inference_mode()
 def test_features_are_timms_own_as_a_map_without_class_and_register_tokens(name, prefix):
     size = 70 if "patch14" in name else 64
