@@ -58,6 +58,6 @@ def test_a_grid_larger_than_the_map_is_a_warning(project):
     set_param(project, "encoder.grid", 20)
     code, _, err = run_command("extract")
     assert code == 0
-    assert "warning: params.encoder.grid is 20, but the layer's map has 15 x 15 regions" in err
+    assert "warning: params.encoder.grid is 20, but the layer's map has 15 x 15" in err
     set_param(project, "encoder.grid", 3)
     assert "warning" not in run_command("extract")[2]
