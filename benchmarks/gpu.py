@@ -133,6 +133,7 @@ class NoValidation:
     """Training alone is compared."""
 
     max_length = 12
+    score_decides = False
 
     def cider_d(self, decoder: object) -> float:
         return 0.0
