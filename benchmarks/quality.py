@@ -1,15 +1,20 @@
-"""Five-fold comparison of the trainings in benchmarks/quality, on the same features.
+"""Comparison of trainings on Flickr8k: scores, intervals and paired differences.
 
-    python benchmarks/quality.py FLICKR8K ENCODER_WEIGHTS [--jobs 2] [--folds 5] [--only NAME ...] [--table]
+    python benchmarks/quality.py folds FLICKR8K WEIGHTS [--jobs 2] [--only NAME ...] [--table]
+    python benchmarks/quality.py official FLICKR8K WEIGHTS [--split test] [--jobs 2] [--only NAME ...] [--table]
 
-FLICKR8K is a folder in the `flickr8k` format, ENCODER_WEIGHTS a MobileNetV2 state dict. Every image is in the test part
-of one fold, and its caption comes from the model of that fold. Scores are over all images together; differences are
-paired by image. Each finished (training, fold) is kept in .cache/quality, so that an interrupted run resumes; `--table`
-only prints the results so far. One training takes some minutes on one core, all of them take hours.
+FLICKR8K is a folder in the `flickr8k` format, WEIGHTS the folder of the encoders' weights files. `folds` runs the
+trainings of benchmarks/quality/folds: every image is in the test part of one of five folds, and its caption comes from
+the model of that fold. `official` runs those of benchmarks/quality/official on the split lists beside the captions; it
+captions and scores val, where choices are made, unless `--split test` is given.
 
-A file in benchmarks/quality holds the params that differ from `base.yaml`; `popular-*` are trainings as published
-tutorials run them. `extends` names another file to start from, `mirrored` adds the mirrored training images, `members`
-lists trainings whose probabilities are averaged, and `against` names the training to compare with.
+Scores are over all images together; differences are paired by image. Models and captions are kept in .cache/quality, so
+that an interrupted run resumes; `--table` only prints the results so far.
+
+A training's file holds the params that differ from `base.yaml`; `popular-*` are trainings as published tutorials run
+them. `extends` names another file to start from, `mirrored` adds the mirrored training images, `train_images` and
+`captions_per_image` train on the first so many, `members` lists trainings whose probabilities are averaged, and
+`against` names the training to compare with. Trainings that differ only in `score` share one model.
 """
 
 import argparse
@@ -19,8 +24,10 @@ import os
 import shutil
 import statistics
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -42,31 +49,105 @@ from pipeline.inference.model_file import TrainedModel
 from pipeline.inference.reranking import RerankOptions
 from pipeline.metrics.comparison import compare_captions
 from pipeline.metrics.evaluation import Evaluation, evaluate
-from pipeline.params import Params, check_params
+from pipeline.params import Params
+from pipeline.params_file import check_params
 from pipeline.stages.extract import ExtractFiles, extract
 from pipeline.stages.prepare import PrepareFiles, prepare
 from pipeline.stages.score import search_options
 from pipeline.stages.train import TrainFiles, train
 from pipeline.stages.vocab import VocabFiles, vocab
 
-HERE = Path(__file__).parent
-TRAININGS = HERE / "quality"
-CACHE = HERE.parent / ".cache" / "quality"
+TRAININGS = Path(__file__).parent / "quality"
+CACHE = Path(__file__).parent.parent / ".cache" / "quality"
 FOLDS, VAL = 5, 80
 MIRRORED = "mirrored-"
-SECTIONS = ("vocab", "decoder", "train", "score")
+TRAINED = ("vocab", "decoder", "train", "encoder")
+"""Sections of the params that the model depends on."""
 
 
-def training(name: str) -> dict[str, Any]:
-    """The content of a file in benchmarks/quality, merged with what it extends."""
-    with (TRAININGS / f"{name}.yaml").open(encoding="utf-8") as file:
-        content: dict[str, Any] = YAML(typ="safe").load(file) or {}
-    if name == "base":
-        return content
-    return _merged(training(content.pop("extends", "base")), content)
+@dataclass(frozen=True)
+class Comparison:
+    """The trainings of a folder in benchmarks/quality, on one dataset."""
+
+    name: str
+    """folds or official."""
+    dataset: Path
+    weights: Path
+    split: str
+    """The split that is captioned and scored, of each fold."""
+
+    @property
+    def cache(self) -> Path:
+        return CACHE / self.name
+
+    @property
+    def folds(self) -> int:
+        return FOLDS if self.name == "folds" else 1
+
+    @cached_property
+    def names(self) -> list[str]:
+        return sorted(path.stem for path in (TRAININGS / self.name).glob("*.yaml") if path.stem != "base")
+
+    @cached_property
+    def captions(self) -> dict[str, list[str]]:
+        return tables.read_captions(self.cache / "captions.csv")
+
+    def training(self, name: str) -> dict[str, Any]:
+        """The content of a training's file, merged with what it extends."""
+        with (TRAININGS / self.name / f"{name}.yaml").open(encoding="utf-8") as file:
+            content: dict[str, Any] = YAML(typ="safe").load(file) or {}
+        if name == "base":
+            return content
+        return _merged(self.training(content.pop("extends", "base")), content)
+
+    def params(self, name: str) -> Params:
+        """The params of a training. Every model stores its captions, so that each search can re-rank."""
+        given = self.training(name)
+        images = self.cache / "images"
+        encoder = {**given["encoder"], "weights": str(self.weights / given["encoder"]["weights"])}
+        data = {"captions": str(images / "captions.csv"), "images": str(images), "max_skipped": 0.0}
+        return check_params(
+            {
+                "seed": given.get("seed", 17),
+                "data": {"format": "table", **data},
+                "encoder": encoder,
+                "vocab": given["vocab"],
+                "decoder": given["decoder"],
+                "train": {**given["train"], "store_captions": True},
+                "score": given["score"],
+                "run": {"device": "cpu", "threads": 1},
+            }
+        )
+
+    def features(self, name: str) -> Path:
+        """The folder with the features of a training's encoder."""
+        return self.cache / f"features-{_digest(self.training(name)['encoder'])}"
+
+    def model(self, name: str, fold: int) -> Path:
+        """The folder of a trained model. It depends on the content of the training, not on its name."""
+        given = {key: value for key, value in self.training(name).items() if key not in ("score", "against")}
+        return self.cache / "models" / _digest([given, fold])
+
+    def result(self, name: str, fold: int) -> Path:
+        """The file with the captions of a model for the scored split."""
+        given = {key: value for key, value in self.training(name).items() if key != "against"}
+        return self.cache / "results" / f"{_digest([given, fold])}-{self.split}.json"
+
+    def splits(self, fold: int) -> dict[str, str]:
+        """The split of each image. A fifth is test in a fold, and `VAL` others are val."""
+        if self.name == "official":
+            with (self.cache / "splits.json").open(encoding="utf-8") as file:
+                found: dict[str, str] = json.load(file)
+            return found
+        names = sorted(name for name in self.captions if not name.startswith(MIRRORED))
+        order = np.random.default_rng(0).permutation(len(names))
+        test = set(np.array_split(order, FOLDS)[fold].tolist())
+        others = [index for index in np.roll(order, -(fold + 1) * len(names) // FOLDS).tolist() if index not in test]
+        val = set(others[:VAL])
+        return {name: "test" if i in test else "val" if i in val else "train" for i, name in enumerate(names)}
 
 
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
@@ -74,136 +155,120 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def params_of(name: str, images: Path, weights: str) -> Params:
-    """The params of a training."""
-    given = training(name)
-    content = {section: given[section] for section in SECTIONS if section in given}
-    if content.get("score", {}).get("rerank", {}).get("neighbors"):
-        content["train"] = {**content.get("train", {}), "store_captions": True}
-    return check_params(
-        {
-            "seed": given.get("seed", 17),
-            "data": {
-                "format": "table",
-                "captions": str(images / "captions.csv"),
-                "images": str(images),
-                "max_skipped": 0.0,
-            },
-            "encoder": {"name": "mobilenet_v2", "weights": weights, "grid": 7},
-            "run": {"device": "cpu", "threads": 1},
-            **content,
-        }
-    )
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def make_features(dataset: Path, weights: str) -> None:
-    """One features.h5 of all images and of their mirror images."""
-    images = CACHE / "images"
+def make_images(of: Comparison) -> None:
+    """A folder of all images, with a mirrored copy of each for `folds`, and captions.csv."""
+    images = of.cache / "images"
     images.mkdir(parents=True, exist_ok=True)
-    entries = read_dataset("flickr8k", dataset)
-    rows = [(entry.image, entry.caption) for entry in entries if isinstance(entry, CaptionEntry)]
+    entries = [one for one in read_dataset("flickr8k", of.dataset) if isinstance(one, CaptionEntry)]
+    if of.name == "official":
+        entries = [one for one in entries if one.split]
+        write_json(of.cache / "splits.json", {one.image: one.split for one in entries})
+    rows = [(entry.image, entry.caption) for entry in entries]
     for name in sorted({image for image, _ in rows}):
         if not (images / name).exists():
-            shutil.copy(dataset / "Images" / name, images / name)
+            shutil.copy(of.dataset / "Images" / name, images / name)
         mirrored = images / f"{MIRRORED}{Path(name).stem}.png"
-        if not mirrored.exists():
+        if of.name == "folds" and not mirrored.exists():
             with Image.open(images / name) as image:
                 ImageOps.mirror(image).save(mirrored)
-    both = [*rows, *((f"{MIRRORED}{Path(name).stem}.png", caption) for name, caption in rows)]
-    write_csv(images / "captions.csv", ("image", "caption"), both)
-    params = params_of("base", images, weights)
-    prepared = PrepareFiles(
-        captions=CACHE / "captions.csv",
-        images=CACHE / "images.csv",
-        skipped=CACHE / "skipped.csv",
-        hash_cache=CACHE / "hashes.csv",
+    if of.name == "folds":
+        rows += [(f"{MIRRORED}{Path(name).stem}.png", caption) for name, caption in rows]
+    write_csv(images / "captions.csv", ("image", "caption"), rows)
+    prepare(_prepared(of), of.params("base"))
+
+
+def _prepared(of: Comparison) -> PrepareFiles:
+    return PrepareFiles(
+        captions=of.cache / "captions.csv",
+        images=of.cache / "images.csv",
+        skipped=of.cache / "skipped.csv",
+        hash_cache=of.cache / "hashes.csv",
     )
-    prepare(prepared, params)
+
+
+def make_features(of: Comparison, name: str) -> None:
+    """The features of all images by the encoder of a training."""
+    prepared, folder = _prepared(of), of.features(name)
     extracted = ExtractFiles(
         images=prepared.images,
         skipped_by_prepare=prepared.skipped,
-        features=CACHE / "features.h5",
-        encoder=CACHE / "encoder.safetensors",
-        skipped=CACHE / "skipped-by-extract.csv",
+        features=folder / "features.h5",
+        encoder=folder / "encoder.safetensors",
+        skipped=folder / "skipped.csv",
     )
-    extract(extracted, params, store=CACHE / "store")
+    extract(extracted, of.params(name), store=of.cache / "store")
 
 
-def split_of(fold: int) -> dict[str, str]:
-    """The split of each image in a fold: a fifth is test, `VAL` others are val."""
-    names = sorted(name for name in tables.read_captions(CACHE / "captions.csv") if not name.startswith(MIRRORED))
-    order = np.random.default_rng(0).permutation(len(names))
-    test = set(np.array_split(order, FOLDS)[fold].tolist())
-    others = [index for index in np.roll(order, -(fold + 1) * len(names) // FOLDS).tolist() if index not in test]
-    val = set(others[:VAL])
-    return {name: "test" if i in test else "val" if i in val else "train" for i, name in enumerate(names)}
-
-
-def key_of(name: str, fold: int) -> str:
-    """The name of a result: it depends on the content of the training, not on its name."""
-    content = json.dumps([training(name), fold], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-
-def result_of(name: str, fold: int) -> dict[str, Any] | None:
-    path = CACHE / "results" / f"{key_of(name, fold)}.json"
-    if not path.exists():
-        return None
-    found: dict[str, Any] = read_json(path)
-    return found
-
-
-def run_fold(name: str, fold: int, weights: str) -> tuple[str, int, float]:
-    """Train, or load the members, and caption the fold's test images."""
-    began = time.monotonic()
-    params = params_of(name, CACHE / "images", weights)
-    given = training(name)
-    folder = CACHE / "models" / key_of(name, fold)
-    splits = split_of(fold)
-    test = [image for image, split in splits.items() if split == "test"]
-    epochs, best = 0, 0.0
-    if "members" in given:
-        members = [CACHE / "models" / key_of(one, fold) / "model.safetensors" for one in given["members"]]
-    else:
-        members = [folder / "model.safetensors"]
-        epochs, best = _train(params, folder, splits, mirrored=given.get("mirrored", False))
-    models = [TrainedModel.load(path) for path in members]
+def run_fold(of: Comparison, name: str, fold: int) -> tuple[str, int, dict[str, Any]]:
+    """Train, or load the members, and caption the scored images of a fold."""
+    params, given = of.params(name), of.training(name)
+    members = given.get("members", [name])
+    for member in members:
+        if not (of.model(member, fold) / "training.json").exists():
+            _train(of, member, fold)
+    trained = [read_json(of.model(member, fold) / "training.json") for member in members]
+    models = [TrainedModel.load(of.model(member, fold) / "model.safetensors") for member in members]
     model = models[0]
     if len(models) > 1:
         model = replace(model, decoder=Ensemble([one.decoder for one in models]))  # type: ignore[arg-type]
-    features = FeatureFile.open(CACHE / "features.h5")
-    search = search_options(params.score, model.vocabulary)
-    rerank = RerankOptions(**params.score.rerank.model_dump())
+    features = FeatureFile.open(of.features(name) / "features.h5")
+    images = sorted(image for image, split in of.splits(fold).items() if split == of.split)
+    search, rerank = search_options(params.score, model.vocabulary), RerankOptions(**params.score.rerank.model_dump())
+    captions = {}
     with single_threaded():
-        found = model.search(torch.from_numpy(features.load(test)).float(), search, rerank)
-    captions = {image: model.vocabulary.decode(several[0].tokens) for image, several in zip(test, found, strict=True)}
-    took = time.monotonic() - began
-    result = {"name": name, "fold": fold, "captions": captions, "epochs": epochs, "best": best, "seconds": took}
-    write_json(CACHE / "results" / f"{key_of(name, fold)}.json", result)
-    return name, fold, took
+        for start in range(0, len(images), 200):
+            several = images[start : start + 200]
+            found = model.search(torch.from_numpy(features.load(several)).float(), search, rerank)
+            captions |= {
+                image: model.vocabulary.decode(one[0].tokens) for image, one in zip(several, found, strict=True)
+            }
+    result = {
+        "name": name,
+        "captions": captions,
+        "epochs": max(one["epochs"] for one in trained),
+        "best": trained[0]["best"],
+        "seconds": sum(one["seconds"] for one in trained),
+    }
+    write_json(of.result(name, fold), result)
+    return name, fold, result
 
 
-def _train(params: Params, folder: Path, splits: dict[str, str], *, mirrored: bool) -> tuple[int, float]:
+def _train(of: Comparison, name: str, fold: int) -> None:
+    began = time.monotonic()
+    params, given, splits = of.params(name), of.training(name), of.splits(fold)
+    folder, features = of.model(name, fold), of.features(name)
     folder.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for image, texts in tables.read_captions(CACHE / "captions.csv").items():
+    rows, train_images = [], 0
+    for image, texts in of.captions.items():
         view = image.startswith(MIRRORED)
-        name = f"{Path(image).stem.removeprefix(MIRRORED)}.jpg" if view else image
-        if not view or (mirrored and splits[name] == "train"):
-            rows += [(image, text, splits[name]) for text in texts]
+        split = splits.get(f"{Path(image).stem.removeprefix(MIRRORED)}.jpg" if view else image)
+        if split is None or (view and not (given.get("mirrored") and split == "train")):
+            continue
+        if split == "train":
+            train_images += 1
+            if train_images > given.get("train_images", len(of.captions)):
+                continue
+            texts = texts[: given.get("captions_per_image")]
+        rows += [(image, text, split) for text in texts]
     write_csv(folder / "captions.csv", tables.CAPTION_COLUMNS, rows)
     vocab(VocabFiles(captions=folder / "captions.csv", vocabulary=folder / "vocab.json"), params)
     files = TrainFiles(
         captions=folder / "captions.csv",
-        features=CACHE / "features.h5",
+        features=features / "features.h5",
         vocabulary=folder / "vocab.json",
-        encoder=CACHE / "encoder.safetensors",
+        encoder=features / "encoder.safetensors",
         model=folder / "model.safetensors",
         metrics=folder / "training.csv",
         checkpoints=folder / "checkpoints",
     )
     result = train(files, params).result
-    return result.epochs, result.best.val_cider_d
+    seconds = time.monotonic() - began
+    found = {"epochs": result.epochs, "best": result.best.val_cider_d, "seconds": seconds}
+    write_json(folder / "training.json", found)
 
 
 class Ensemble(nn.Module):
@@ -242,70 +307,84 @@ class Ensemble(nn.Module):
         return State(sum((state.image for state in states), ()), sum((state.beam for state in states), ()))
 
 
-def evaluation_of(name: str, folds: int) -> Evaluation | None:
-    """The scores of a training over the test images of its folds; None until all folds are finished."""
-    found = [result_of(name, fold) for fold in range(folds)]
-    captions = {image: text for one in found if one for image, text in one["captions"].items()}
-    if not all(found):
+def evaluation_of(of: Comparison, name: str) -> Evaluation | None:
+    """The scores of a training over the images of its folds; None until all folds are finished."""
+    results = [of.result(name, fold) for fold in range(of.folds)]
+    if not all(path.exists() for path in results):
         return None
-    everything = tables.read_captions(CACHE / "captions.csv")
+    captions = {image: text for path in results for image, text in read_json(path)["captions"].items()}
     captions = {image: captions[image] for image in sorted(captions)}
-    return evaluate(captions, {image: everything[image] for image in captions}, seed=0)
+    return evaluate(captions, {image: of.captions[image] for image in captions}, seed=0)
 
 
-def table(names: list[str], folds: int) -> None:
+def table(of: Comparison, names: Sequence[str]) -> None:
     """Print the scores of each training, and its CIDEr-D minus that of the training in `against`."""
-    rows = {name: one for name in names if (one := evaluation_of(name, folds))}
+    rows = {name: one for name in names if (one := evaluation_of(of, name))}
     images = max((one.scores.images for one in rows.values()), default=0)
-    print(f"\n{images} images, {folds} folds\n")
-    print("| training | BLEU-1 | BLEU-4 | CIDEr-D | ROUGE-L | distinct | against | CIDEr-D | p | min per fold |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print(f"\n{images} images of {of.split}, {of.folds} fold(s)\n")
+    print("| training | BLEU-1 | BLEU-4 | CIDEr-D | ROUGE-L | distinct | against | CIDEr-D | p | epochs | min |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
     for name, one in rows.items():
-        scores, (low, high) = one.scores.corpus, one.scores.intervals["cider_d"]
-        other = training(name).get("against", "")
+        scores, intervals = one.scores.corpus, one.scores.intervals
+        other = of.training(name).get("against", "")
         gain, p = "", ""
         if other in rows:
             change = compare_captions(rows[other].captions, one.captions, one.references, seed=0)
             cider = change.differences["cider_d"]
             gain = f"{cider.difference:+.1f} ({cider.difference / rows[other].scores.corpus['cider_d']:+.0%})"
             p = f"{cider.p_value:.3f}"
-        minutes = statistics.mean(found["seconds"] for fold in range(folds) if (found := result_of(name, fold))) / 60
+        results = [read_json(of.result(name, fold)) for fold in range(of.folds)]
+        minutes = statistics.mean(result["seconds"] for result in results) / 60
+        epochs = statistics.mean(result["epochs"] for result in results)
+        ranges = {metric: "{:.1f} to {:.1f}".format(*intervals[metric]) for metric in ("bleu_4", "cider_d")}
         print(
-            f"| {name} | {scores['bleu_1']:.1f} | {scores['bleu_4']:.1f} | "
-            f"{scores['cider_d']:.1f} ({low:.1f} to {high:.1f}) | {scores['rouge_l']:.1f} | "
-            f"{one.diversity['distinct_captions']:.0%} | {other} | {gain} | {p} | {minutes:.1f} |"
+            f"| {name} | {scores['bleu_1']:.1f} | {scores['bleu_4']:.1f} ({ranges['bleu_4']}) | "
+            f"{scores['cider_d']:.1f} ({ranges['cider_d']}) | {scores['rouge_l']:.1f} | "
+            f"{one.diversity['distinct_captions']:.0%} | {other} | {gain} | {p} | {epochs:.0f} | {minutes:.0f} |"
         )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("comparison", choices=["folds", "official"])
     parser.add_argument("dataset", type=Path)
     parser.add_argument("weights", type=Path)
+    parser.add_argument("--split", choices=["val", "test"], help="default: test of folds, val of official")
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--folds", type=int, default=FOLDS, help="run only the first folds")
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
-    files = sorted(path.stem for path in TRAININGS.glob("*.yaml") if path.stem != "base")
-    names = given.only or sorted(files, key=lambda name: ("members" in training(name), name))
-    weights = str(given.weights.resolve())
-    if not (CACHE / "features.h5").exists() and not given.table:
-        make_features(given.dataset.resolve(), weights)
+    split = given.split or ("test" if given.comparison == "folds" else "val")
+    of = Comparison(given.comparison, given.dataset.resolve(), given.weights.resolve(), split)
+    names = given.only or sorted(of.names, key=lambda name: ("members" in of.training(name), name))
+    if not given.table:
+        run(of, names, given.jobs)
+    table(of, names)
+
+
+def run(of: Comparison, names: Sequence[str], jobs: int) -> None:
+    """Train and caption whatever has no result yet."""
+    if not (of.cache / "images.csv").exists():
+        make_images(of)
+    for name in names:
+        if not (of.features(name) / "features.h5").exists():
+            make_features(of, name)
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     for members in (False, True):  # an ensemble waits for its members
         todo = [
             (name, fold)
-            for fold in range(given.folds)
+            for fold in range(of.folds)
             for name in names
-            if result_of(name, fold) is None and ("members" in training(name)) == members and not given.table
+            if not of.result(name, fold).exists() and ("members" in of.training(name)) == members
         ]
-        with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool:
-            work = [pool.submit(run_fold, name, fold, weights) for name, fold in todo]
-            for finished in as_completed(work):
-                name, fold, took = finished.result()
-                best = result_of(name, fold) or {}
-                print(f"{name}, fold {fold}: {took:.0f} s, {best['epochs']} epochs, val {best['best']:.1f}", flush=True)
-    table(names, given.folds)
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+            for finished in as_completed([pool.submit(run_fold, of, name, fold) for name, fold in todo]):
+                name, fold, found = finished.result()
+                minutes = found["seconds"] / 60
+                print(
+                    f"{name}, fold {fold}: {minutes:.1f} min, {found['epochs']} epochs, val {found['best']:.1f}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

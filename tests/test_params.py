@@ -15,7 +15,9 @@ from support import ROOT
 from pipeline.decoders.registry import DECODERS
 from pipeline.decoders.search import MAX_BEAM_SIZE
 from pipeline.errors import ParamsError
-from pipeline.params import RENAMED, check_params, read_params, schema, to_yaml, write_section
+from pipeline.params import schema
+from pipeline.params_errors import RENAMED
+from pipeline.params_file import check_params, read_params, to_yaml, write_section
 
 RECIPES = sorted((ROOT / "docs" / "recipes").glob("*.yaml"))
 
@@ -168,11 +170,24 @@ def test_a_long_value_is_shortened_in_the_message():
         ("a: &a [*a]\n", "nested deeper than 20 levels"),
         ("a: " + "[" * 30 + "]" * 30, "nested deeper than 20 levels"),
         ("a: " + "[" * 5000 + "]" * 5000, "nested too deeply"),
+        ("a: " + "[" * 200_000, "nested too deeply"),
         ("# " + "x" * (1 << 20), "larger than 1,048,576 bytes"),
         ("seed: " + "9" * 5000, "not valid YAML"),
         ("[1, 2]", "params: must be a section with keys and values"),
     ],
-    ids=["syntax", "duplicate key", "tag", "aliases", "recursive", "deep", "very deep", "large", "digits", "list"],
+    ids=[
+        "syntax",
+        "duplicate key",
+        "tag",
+        "aliases",
+        "recursive",
+        "deep",
+        "very deep",
+        "unclosed",
+        "large",
+        "digits",
+        "list",
+    ],
 )
 def test_a_malformed_file_is_refused(path, text, reason):
     path.write_text(text)
@@ -268,15 +283,21 @@ def test_a_recipe_holds_differences_only(recipe):
 
 
 @pytest.mark.parametrize(
-    "training", sorted((ROOT / "benchmarks" / "quality").glob("*.yaml")), ids=lambda path: path.stem
+    "training",
+    sorted((ROOT / "benchmarks" / "quality").glob("*/*.yaml")),
+    ids=lambda path: f"{path.parent.name}-{path.stem}",
 )
 def test_every_training_of_the_quality_benchmark_has_valid_parameters(training):
     content = load(training)
-    sections = {key: value for key, value in content.items() if key in {"vocab", "decoder", "train", "score"}}
+    sections = {
+        key: value for key, value in content.items() if key in {"encoder", "vocab", "decoder", "train", "score"}
+    }
     if sections.get("score", {}).get("rerank", {}).get("neighbors"):
         sections.setdefault("train", {})["store_captions"] = True
     check_params(sections)
-    assert set(content) - set(sections) <= {"extends", "against", "seed", "members", "mirrored"}
+    assert set(content) - set(sections) <= {
+        *("extends", "against", "seed", "members", "mirrored", "train_images", "captions_per_image")
+    }
 
 
 def test_a_path_with_spaces_is_quoted_as_documented(tmp_path):
