@@ -21,6 +21,12 @@ from typing import Any, BinaryIO
 from pipeline.errors import DataError, DiskError
 
 
+def check_no_folder(path: Path) -> None:
+    """Raise `DiskError` when a folder is where a file is to be written."""
+    if path.is_dir():
+        raise DiskError(f"{path}: is a folder, but a file is to be written here; move the folder away")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Context manager: yields the path of an empty temporary file that replaces `path` when the block succeeds.
@@ -29,8 +35,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     with _disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise DiskError(f"{path}: is a folder, but a file is to be written here; move the folder away")
+        check_no_folder(path)
         beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # minus the umask, unlike tempfile
     try:
@@ -65,6 +70,27 @@ def walk_files(root: Path, *, hidden_folders: bool) -> Iterator[str]:
         below = os.path.relpath(folder, root).replace(os.sep, "/")
         prefix = "" if below == "." else f"{below}/"
         yield from (prefix + file for file in sorted(files) if not file.startswith("._"))
+
+
+_STARTS = {
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself; run `git lfs pull`",
+    b"<!doctype html": "a web page, not the file itself; download it again",
+    b"<html": "a web page, not the file itself; download it again",
+    b"\x1f\x8b": "compressed with gzip; unpack it with gunzip",
+}
+
+
+def other_content(file: Path | bytes) -> str | None:
+    """What a file is, or its first bytes, that cannot be read as expected, with a remedy; None if unknown."""
+    size = max(map(len, _STARTS))
+    if isinstance(file, Path):
+        try:
+            with file.open("rb") as opened:
+                file = opened.read(size)
+        except OSError:
+            return None
+    start = file[:size].lower()
+    return next((words for known, words in _STARTS.items() if start.startswith(known.lower())), None)
 
 
 def remove_leftovers(path: Path) -> None:

@@ -130,6 +130,7 @@ _PLAIN_NAME = re.compile(r"(?:[\w-][\w.-]*/)*[\w-][\w.-]*", re.ASCII)
 """Matches most names, which then need no further check."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DRIVE = re.compile("[A-Za-z]:")
+_ADDRESS = re.compile("[A-Za-z][A-Za-z0-9+.-]*://")
 _WORD = re.compile(r"[^\W_]")
 
 
@@ -143,6 +144,8 @@ def check_image_name(image: str) -> str | None:
         return _describe_surrogate(broken[0])
     if _CONTROL.search(image):
         return "the image name holds a control character"
+    if _ADDRESS.match(image):
+        return "the image name is an address; download the images and name their files"
     path = PurePosixPath(image.replace("\\", "/"))
     if path.is_absolute() or _DRIVE.match(image):
         return "the image path is absolute; make it relative to params.data.images"

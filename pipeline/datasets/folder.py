@@ -5,7 +5,6 @@ Every non-blank line of a .txt or .caption is a caption; a .json has them under 
 archives named train, val or test (`train-00012.tar` as well) are splits.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,6 +15,7 @@ from pipeline.datasets.detection import Candidate
 from pipeline.datasets.entries import AUTO, SPLIT_NAMES, CaptionEntry, Entry, ReadOptions, make_entry, skip_entry
 from pipeline.datasets.image_index import TEXT_SUFFIXES, ImageIndex
 from pipeline.datasets.table import read_table
+from pipeline.datasets.text_files import parse_json
 from pipeline.errors import DataError
 
 METADATA = ("metadata.csv", "metadata.jsonl")
@@ -127,7 +127,7 @@ def _read_text(image: str, path: str, encoding: str) -> Iterator[Entry]:
 
 def _read_json(image: str, content: bytes, path: str) -> Iterator[Entry]:
     try:
-        record = json.loads(content)
+        record = parse_json(content)
     except (ValueError, RecursionError) as error:
         yield skip_entry(image, f"not valid JSON: {str(error)[:100]}", path, 1)
         return

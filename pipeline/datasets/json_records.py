@@ -23,11 +23,17 @@ _LAYOUTS = (
     rf'\{{\s*"[^"]+({_SUFFIXES})(#\d+)?"\s*:',
 )
 _LAYOUT = re.compile("|".join(_LAYOUTS), re.DOTALL | re.IGNORECASE)
+_TEXT_BY_NAME = re.compile(r'\{\s*"[^"]+"\s*:\s*"')
 
 
 def may_have_records(start: str) -> bool:
     """Whether JSON that starts like this may hold records. COCO's boxes, which are large, do not look like it."""
     return start.startswith("[") or _LAYOUT.match(start) is not None
+
+
+def may_have_text_by_name(start: str) -> bool:
+    """Whether JSON that starts like this may be `{"a": "a dog"}`: captions by image, or anything else."""
+    return _TEXT_BY_NAME.match(start) is not None and not may_have_records(start)
 
 
 def find_records(content: Any) -> Iterator[Any] | None:

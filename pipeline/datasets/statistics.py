@@ -1,9 +1,10 @@
 """Statistics of a dataset before training: its captions, their words, its images and its duplicates."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from statistics import median
@@ -99,19 +100,22 @@ def dataset_statistics(
     *,
     sample: int | None = None,
     headers_only: bool = False,
+    fill_truncated: bool = False,
     progress: Progress = no_progress,
 ) -> DatasetStatistics:
     """Compute the statistics from the captions by split and image, and the path and sha256 of each image.
 
-    `sample` opens that many images, evenly spaced, instead of all. `headers_only` does not decode them. Raises
-    `ValueError` without a caption.
+    `sample` opens that many images, evenly spaced, instead of all. `headers_only` does not decode them, and
+    `fill_truncated` accepts JPEGs that end too early. Raises `ValueError` without a caption.
     """
     by_content: dict[str, list[str]] = {}
     for image, digest in sha256.items():
         by_content.setdefault(digest, []).append(image)
     return DatasetStatistics(
         captions=caption_statistics(captions),
-        images=_image_statistics(files, sample, headers_only, progress),
+        images=_image_statistics(
+            files, sample, partial(describe_image, header_only=headers_only, fill_truncated=fill_truncated), progress
+        ),
         duplicates=tuple(tuple(images) for images in by_content.values() if len(images) > 1),
     )
 
@@ -172,7 +176,10 @@ def _vocabulary_coverage(by_split: Mapping[str, Sequence[tuple[str, ...]]]) -> t
 
 
 def _image_statistics(
-    files: Mapping[str, Path], sample: int | None, headers_only: bool, progress: Progress
+    files: Mapping[str, Path],
+    sample: int | None,
+    describe: Callable[[bytes], ImageDescription],
+    progress: Progress,
 ) -> ImageStatistics:
     names = list(files)
     if sample is not None and sample < len(names):
@@ -180,7 +187,7 @@ def _image_statistics(
     described: list[tuple[ImageDescription, int]] = []
     unusable: list[tuple[str, str]] = []
     with ThreadPoolExecutor() as pool:
-        results = pool.map(lambda name: _describe(files[name], headers_only), names)
+        results = pool.map(lambda name: _describe(files[name], describe), names)
         for number, (name, result) in enumerate(zip(names, results, strict=True), start=1):
             if isinstance(result, str):
                 unusable.append((name, result))
@@ -201,11 +208,11 @@ def _image_statistics(
     )
 
 
-def _describe(path: Path, headers_only: bool) -> tuple[ImageDescription, int] | str:
+def _describe(path: Path, describe: Callable[[bytes], ImageDescription]) -> tuple[ImageDescription, int] | str:
     """The image's description and size in bytes, or why it cannot be used."""
     try:
         content = read_image_bytes(path)
-        return describe_image(content, header_only=headers_only), len(content)
+        return describe(content), len(content)
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     except ImageError as error:

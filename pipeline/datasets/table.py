@@ -9,8 +9,9 @@ Columns are found by their usual names or by those in params.data (see columns.p
 import ast
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -31,15 +32,26 @@ from pipeline.datasets.entries import (
     make_entry,
     skip_entry,
 )
-from pipeline.datasets.json_records import find_records, may_have_records
-from pipeline.datasets.text_files import first_line, load_json, numbered_lines, open_text, sniff_json
+from pipeline.datasets.image_index import ImageIndex
+from pipeline.datasets.json_records import find_records, may_have_records, may_have_text_by_name
+from pipeline.datasets.text_files import (
+    first_line,
+    load_json,
+    numbered_lines,
+    open_text,
+    parse_json,
+    read_start,
+    sniff_json,
+)
 from pipeline.errors import DataError
 
 DELIMITERS = (",", "\t", ";", "|")
 JSON_LINES = frozenset({".jsonl", ".ndjson"})
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
-"""Of files that are tried as tables in a folder."""
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".xlsx", ".gz")
+"""Of files that are tried as tables in a folder; the last ones are named with what they are instead."""
 COMMON_NAMES = ("captions.csv", "captions.tsv", "captions.jsonl", "captions.json", "dataset.csv", "annotations.csv")
+ImageNames = Callable[[], set[str]]
+"""The images of a folder, without folders and suffixes; computed once, and only if needed."""
 _NOT_RECORDS = "JSON, but not objects with image and caption in a known layout; see docs/datasets.md"
 _NUMBER = re.compile(r"#\d+$")
 """Flickr's caption number after an image name: `name.jpg#0`."""
@@ -50,6 +62,7 @@ def detect_table(path: Path, options: ReadOptions) -> Iterator[Candidate]:
     if path.is_file():
         yield _candidate(path, options)
         return
+    names = cache(lambda: {_bare_name(name) for name in ImageIndex(path).names()})
     common = [path / name for name in COMMON_NAMES if (path / name).is_file()]
     for file in common:
         yield replace(_candidate(file, options), by_name=True)
@@ -59,20 +72,22 @@ def detect_table(path: Path, options: ReadOptions) -> Iterator[Candidate]:
         common += parts
     for file in (file for suffix in SUFFIXES for file in sorted(path.glob(f"*{suffix}"))):
         if file not in common:
-            yield _candidate(file, options)
+            yield _candidate(file, options, names)
 
 
-def _candidate(path: Path, options: ReadOptions) -> Candidate:
+def _candidate(path: Path, options: ReadOptions, names: ImageNames | None = None) -> Candidate:
+    """A file as a table. Where it may be something else, one of its images must be among `names`, if given."""
     kinds = {".json": "JSON objects", **dict.fromkeys(JSON_LINES, "JSON lines")}
     kind = kinds.get(path.suffix.lower(), "a table")
-    return Candidate(path, f"{path.name}, {kind}", problem=_problem(path, options) or "")
+    return Candidate(path, f"{path.name}, {kind}", problem=_problem(path, options, names) or "")
 
 
-def _problem(path: Path, options: ReadOptions) -> str | None:
+def _problem(path: Path, options: ReadOptions, names: ImageNames | None = None) -> str | None:
     """Why a file is not a table of captions; None when its first entries can be read."""
     suffix = path.suffix.lower()
-    if suffix == ".json" and not may_have_records(sniff_json(path)):  # it may be large
-        return f"{path}: {_NOT_RECORDS}"
+    start = sniff_json(path) if suffix == ".json" else ""  # it may be large
+    if suffix == ".json" and not may_have_records(start) and not may_have_text_by_name(start):
+        return _not_text(path) or f"{path}: {_NOT_RECORDS}"
     try:
         entries = list(islice(_read_file(path, options), 20))
     except DataError as error:
@@ -82,7 +97,27 @@ def _problem(path: Path, options: ReadOptions) -> str | None:
     skipped = [entry for entry in entries if isinstance(entry, SkippedEntry)]
     if suffix in {".json", *JSON_LINES} and len(skipped) == len(entries):  # JSON of something else
         return f"{path}, line {skipped[0].line}: {skipped[0].reason}"
+    images = {_bare_name(entry.image) for entry in entries if isinstance(entry, CaptionEntry)}
+    if names and may_have_text_by_name(start) and images.isdisjoint(names()):
+        return (
+            f"{path}: JSON with texts, but no image in {path.parent} is named like one of its keys; if they are "
+            "captions, name this file"
+        )
     return None
+
+
+def _not_text(path: Path) -> str | None:
+    """Why a file cannot be read as text at all."""
+    try:
+        read_start(path)
+    except (DataError, OSError) as error:
+        return str(error)
+    return None
+
+
+def _bare_name(name: str) -> str:
+    """The name of an image without folder, suffix and case."""
+    return PurePosixPath(name).stem.casefold()
 
 
 def read_table(path: Path, options: ReadOptions) -> Iterator[Entry]:
@@ -117,7 +152,7 @@ def _read_file(path: Path, options: ReadOptions) -> Iterator[Entry]:
     if suffix in JSON_LINES:
         yield from _read_json_lines(path, options)
     elif suffix == ".json":
-        records = find_records(load_json(path, options.encoding, unique_keys=True))
+        records = find_records(load_json(path, options.encoding))
         if records is None:
             raise DataError(f"{path}: {_NOT_RECORDS}")
         for number, record in enumerate(records, start=1):
@@ -245,7 +280,7 @@ def _read_json_lines(path: Path, options: ReadOptions) -> Iterator[Entry]:
             if not text.strip():
                 continue
             try:
-                record = json.loads(text)
+                record = parse_json(text)
             except (ValueError, RecursionError) as error:
                 yield skip_entry("", f"not valid JSON: {str(error)[:100]}", path, number)
                 continue

@@ -14,8 +14,10 @@ from typing import Any, TextIO
 
 from pipeline.datasets.entries import AUTO
 from pipeline.errors import DataError, ParamsError
+from pipeline.files import other_content
 
 _SNIFFED = 1 << 18
+_START = 32
 _SHORT = 8
 """An error so close to the end of a JSON file is taken for the end of a truncated one."""
 
@@ -24,7 +26,8 @@ _SHORT = 8
 def open_text(path: Path, encoding: str = AUTO) -> Iterator[TextIO]:
     """Open a file, keeping its line ends. Raises `DataError`, also for errors of reading inside the block."""
     try:
-        chosen = _detect_encoding(path) if encoding == AUTO else codecs.lookup(encoding).name
+        start = read_start(path)
+        chosen = encoding_of(start[:4]) if encoding == AUTO else codecs.lookup(encoding).name
         with path.open(newline="", encoding=chosen, errors="surrogateescape") as file:
             yield file
     except LookupError as error:
@@ -47,14 +50,16 @@ def first_line(path: Path, encoding: str = AUTO) -> str:
         return file.readline().rstrip("\r\n")
 
 
-def load_json(path: Path, encoding: str = AUTO, *, unique_keys: bool = False) -> Any:
-    """The parsed file. Raises `DataError` with line and column of a mistake, and on request for a repeated key."""
+def load_json(path: Path, encoding: str = AUTO) -> Any:
+    """The parsed file. Raises `DataError` with line and column of a mistake, and for a repeated key."""
     with open_text(path, encoding) as file:
         text = file.read()
     try:
-        return json.loads(text, strict=False, object_pairs_hook=_refuse_repeated_keys if unique_keys else None)
+        return parse_json(text)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
+        if not error.pos:
+            raise DataError(f"{path}, {place}: not JSON; check params.data.format") from error
         if error.msg.startswith("Unterminated") or error.pos >= len(text.rstrip()) - _SHORT:
             raise DataError(f"{path}, {place}: the JSON ends too early; copy or download the file again") from error
         raise DataError(f"{path}, {place}: not valid JSON: {error.msg}") from error
@@ -62,7 +67,7 @@ def load_json(path: Path, encoding: str = AUTO, *, unique_keys: bool = False) ->
         raise DataError(f"{path}: not valid JSON: {error}") from error
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str | bytes) -> Any:
     """Parse JSON. Raises `ValueError`, also where an object has a key twice, of which `json` keeps the last."""
     return json.loads(text, strict=False, object_pairs_hook=_refuse_repeated_keys)
 
@@ -79,9 +84,11 @@ def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def sniff_json(path: Path) -> str:
     """The start and the end of a JSON file, enough to tell layouts apart: ASCII keys in any Unicode encoding.
 
-    Raises `DataError`.
+    It is empty for what is no file. Raises `DataError`.
     """
     try:
+        if not path.is_file():
+            return ""
         with path.open("rb") as file:
             start = file.read(_SNIFFED)
             file.seek(max(path.stat().st_size - _SNIFFED, file.tell()))
@@ -91,12 +98,24 @@ def sniff_json(path: Path) -> str:
     return content.replace(b"\0", b"").decode("ascii", errors="ignore").lstrip("\ufeff \t\r\n")
 
 
-def _detect_encoding(path: Path) -> str:
+def read_start(path: Path) -> bytes:
+    """The first bytes. Raises `DataError` for an empty file, for one that is no text, and for a pipe or a device."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise DataError(f"{path}: not a regular file; save the captions in one")
     with path.open("rb") as file:
-        start = file.read(4)
+        start = file.read(_START)
     if not start:
         raise DataError(f"{path}: the file is empty")
-    return encoding_of(start)
+    if words := not_text(start):
+        raise DataError(f"{path}: {words}")
+    return start
+
+
+def not_text(start: bytes) -> str | None:
+    """What a file is that starts like this and is no text, with a remedy; None for a text."""
+    tables = {b"PK\x03\x04": "a zip archive or an Excel file", b"PAR1": "a Parquet file"}
+    known = next((words for magic, words in tables.items() if start.startswith(magic)), None)
+    return f"{known}; save the captions as CSV" if known else other_content(start)
 
 
 def encoding_of(start: bytes) -> str:

@@ -10,8 +10,9 @@ S is the side of the encoder's square input, in pixels.
 import base64
 import io
 import math
+import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from PIL import __version__ as _PILLOW_VERSION
 from pipeline.encoders import png
 from pipeline.encoders.spec import Preprocessing
 from pipeline.errors import DataError
+from pipeline.files import other_content
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "AVIF")
 """The formats that Pillow reads. HEIC is read where the extra `heif` is installed."""
@@ -39,6 +41,14 @@ _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", 
 _BIT_DEPTHS = (8, 10, 12, 14, 16, 32)
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _MAX_SAMPLE_VALUE = 258, 262, 281
 """Tags of TIFF."""
+_COLORS = {"RGB": 3, "RGBA": 3, "LA": 1}
+"""Bands without opacity of modes whose colors may have 16 bits in the file. CMYK is left out: its zeros are white."""
+_OTHER_BYTE_ORDER = {
+    f"{bands};16{order}": f"{bands};16{other}"
+    for bands in ("RGB", "RGBA", "RGBX")
+    for order, other in (("B", "L"), ("L", "B"), ("N", "B" if sys.byteorder == "little" else "L"))
+} | {"LA;16B": "RGBA"}
+"""Pillow's names of 16-bit colors in a file. Gray with opacity is read as four bytes instead."""
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -65,10 +75,10 @@ def decode_image(content: bytes, *, fill_truncated: bool = False) -> Image.Image
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with _open(content) as image:
-                has_deep_colors = len(image.getbands()) > 1 and ";16" in str(getattr(image, "tile", ""))
+                has_deep_colors = image.mode in _COLORS and ";16" in str(getattr(image, "tile", ""))
                 image.load()
                 if has_deep_colors:
-                    _check_brightness(image)
+                    _scale_dark_colors(image, content)
                 if image.format == "PNG" and _may_be_cut(image) and (missing := png.missing_bytes(content)):
                     raise ImageError(f"damaged: truncated: {missing:,} bytes of its pixels are missing")
                 ImageOps.exif_transpose(image, in_place=True)
@@ -78,6 +88,8 @@ def decode_image(content: bytes, *, fill_truncated: bool = False) -> Image.Image
     except Image.DecompressionBombError as error:  # Pillow's own check comes first above twice its limit
         raise ImageError(f"more than the limit of {MAX_PIXELS} pixels") from error
     except UnidentifiedImageError as error:
+        if words := other_content(content):
+            raise ImageError(words) from error
         raise ImageError(f"not an image in one of the formats {', '.join(FORMATS)}, HEIC") from error
     except Exception as error:  # Pillow's parsers raise ValueError, SyntaxError, struct.error and others
         raise ImageError(f"damaged: {str(error).strip() or type(error).__name__}") from error
@@ -112,11 +124,44 @@ def _check_size(width: int, height: int) -> None:
         raise ImageError(f"{width} x {height} pixels, more than the limit of {MAX_PIXELS}")
 
 
-def _check_brightness(image: Image.Image) -> None:
-    """Refuse colors of 12 bits stored as 16, of which Pillow keeps the upper 8: they would become black."""
-    colors = np.asarray(image)[..., : 1 if image.mode == "LA" else 3]  # without the opacity
-    if colors.max(initial=0) < 16:
-        raise ImageError("16-bit colors that use at most 12 of the 16 bits; save it with 8 bits per color")
+def _scale_dark_colors(image: Image.Image, content: bytes) -> None:
+    """Scale 16-bit colors of at most 12 bits as gray values are. Raises `ImageError`.
+
+    `image` is the decoded file. Pillow keeps the upper 8 of the 16 bits, so 12-bit colors would become black.
+    """
+    dark = [bool(np.max(band) < 16) for band in image.getextrema()]  # (minimum, maximum) of each band
+    if not all(dark[: _COLORS[image.mode]]):
+        return
+    bands = len(dark) if all(dark) else _COLORS[image.mode]
+    lower = _lower_bytes(content)
+
+    def values(rows: tuple[int, int, int, int]) -> NDArray[np.uint16]:
+        upper_bytes, lower_bytes = (np.asarray(one.crop(rows))[..., :bands] for one in (image, lower))
+        return np.asarray(upper_bytes.astype(np.uint16) << 8 | lower_bytes)
+
+    strips = list(_strips(image))
+    if all(_made_from_8_bits(values(rows)) for rows in strips):
+        return
+    bits = _bit_depth(max(int(values(rows).max()) for rows in strips), _stated_bits(getattr(image, "tag_v2", {})))
+    for rows in strips:
+        scaled = np.array(image.crop(rows))
+        scaled[..., :bands] = values(rows) >> (bits - 8)
+        image.paste(Image.fromarray(scaled), rows)
+
+
+def _lower_bytes(content: bytes) -> Image.Image:
+    """The lower 8 of the 16 bits of each color: what Pillow keeps when told the other byte order."""
+    with _open(content) as image:
+        tiles: list[Any] = getattr(image, "tile", [])
+        raw_modes = [tile.args if isinstance(tile.args, str) else tile.args[0] for tile in tiles]
+        if image.mode == "LA" or not set(raw_modes) <= set(_OTHER_BYTE_ORDER):
+            raise ImageError("16-bit colors that use at most 12 of the 16 bits; save it with 8 bits per color")
+        for place, (tile, raw_mode) in enumerate(zip(tiles, raw_modes, strict=True)):
+            other = _OTHER_BYTE_ORDER[raw_mode]
+            tiles[place] = tile._replace(args=other if isinstance(tile.args, str) else (other, *tile.args[1:]))
+        image.load()
+        gray = "LA;16B" in raw_modes  # its four bytes are both of gray, then both of opacity
+        return Image.merge("RGBA", [*[image.getchannel(1)] * 3, image.getchannel(3)]) if gray else image.copy()
 
 
 def _may_be_cut(image: Image.Image) -> bool:
@@ -160,19 +205,37 @@ def _scale_to_8_bits(values: NDArray[Any], stated_bits: int) -> NDArray[np.uint8
         raise ImageError(f"gray values from {low:g} to {high:g}; save it with values from 0 to 1 or 0 to 255")
     if values.dtype.kind == "f" and high <= 1:
         return np.asarray((values.clip(0, 1) * 255).round(), np.uint8)
-    bits = next(bits for bits in (stated_bits, *_BIT_DEPTHS) if high < 2**bits or bits == _BIT_DEPTHS[-1])
-    return np.asarray((values / 2 ** (bits - 8)).clip(0, 255), np.uint8)
+    if values.dtype.kind == "u" and not stated_bits and _made_from_8_bits(values):
+        return np.asarray(values >> 8, np.uint8)
+    return np.asarray((values / 2 ** (_bit_depth(high, stated_bits) - 8)).clip(0, 255), np.uint8)
+
+
+def _bit_depth(high: float, stated_bits: int) -> int:
+    """The stated bits of values up to `high`, else the smallest usual bit depth that holds them."""
+    return next(bits for bits in (stated_bits or 8, *_BIT_DEPTHS) if high < 2**bits or bits == _BIT_DEPTHS[-1])
+
+
+def _made_from_8_bits(values: NDArray[Any]) -> bool:
+    """Whether 16-bit values are 8-bit ones times 257 or 256, as programs write them: these fill 16 bits."""
+    lower = values & 255
+    return not lower.any() or bool((lower == values >> 8).all())
 
 
 def _without_transparency(image: Image.Image) -> Image.Image:
     """Convert to RGB over `BACKGROUND`, in strips: each of the three steps copies its input."""
     result = Image.new("RGB", image.size)
-    rows = max(1, _STRIP_PIXELS // max(1, image.width))
-    for top in range(0, image.height, rows):
-        foreground = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
+    for rows in _strips(image):
+        foreground = image.crop(rows).convert("RGBA")
         background = Image.new("RGBA", foreground.size, (*BACKGROUND, 255))
-        result.paste(Image.alpha_composite(background, foreground).convert("RGB"), (0, top))
+        result.paste(Image.alpha_composite(background, foreground).convert("RGB"), rows)
     return result
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+    """The boxes of groups of rows, each with at most `_STRIP_PIXELS` pixels or one row."""
+    height = max(1, _STRIP_PIXELS // max(1, image.width))
+    for top in range(0, image.height, height):
+        yield 0, top, image.width, min(top + height, image.height)
 
 
 def to_rgb_image(value: bytes | NDArray[Any] | Image.Image) -> Image.Image:
@@ -300,13 +363,14 @@ class ImageDescription:
     format: str
 
 
-def describe_image(content: bytes, *, header_only: bool = False) -> ImageDescription:
+def describe_image(content: bytes, *, header_only: bool = False, fill_truncated: bool = False) -> ImageDescription:
     """Read an image file's size and format. Raises `ImageError` for a file that cannot be decoded.
 
-    With `header_only` the pixels are not decoded, so that damage after the header goes unnoticed.
+    With `header_only` the pixels are not decoded, so that damage after the header goes unnoticed. See `decode_image`
+    for `fill_truncated`.
     """
     if not header_only:
-        decode_image(content)
+        decode_image(content, fill_truncated=fill_truncated)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import SHARED
 
-from pipeline.datasets.caption_files import match_captions, parse_captions, read_caption_file, read_reference_file
+from pipeline.datasets.caption_files import parse_captions, read_caption_file, read_reference_file
+from pipeline.datasets.caption_matching import match_captions
 from pipeline.datasets.joined_references import join_references, split_references
 from pipeline.errors import DataError
 

@@ -53,6 +53,16 @@ def test_a_layout_is_detected_and_read(tmp_path, layout):
     assert not entries.skipped
 
 
+def test_captions_by_names_without_suffix_are_detected_by_the_images(tmp_path):
+    path = write(tmp_path, '{"left": "a dog", "right": "a cat"}', "odd name.json")
+    with pytest.raises(DataError, match=r"odd name.json: JSON with texts, but no image in .* is named like"):
+        detect(tmp_path)
+    assert detect(path).format == "table"  # the user named the file
+    write(tmp_path, b"", "images/right.png")
+    assert (detect(tmp_path).format, detect(tmp_path).captions) == ("table", path)
+    assert kept(read("table", path)) == [("left", "a dog", None), ("right", "a cat", None)]
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -3,12 +3,16 @@
 docs/datasets.md lists the same cases in a table.
 """
 
+import gzip
 import json
+import os
+import re
 import unicodedata
 
 import pytest
 from reading import detect, kept, read, skipped, write
 
+from pipeline.datasets.caption_files import read_reference_file
 from pipeline.errors import DataError, ParamsError
 
 HEADER = "image,caption\n"
@@ -293,6 +297,37 @@ def test_a_header_alone_is_refused(tmp_path):
         detect(tmp_path)
 
 
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (LFS, "a Git LFS pointer, not the file itself; run `git lfs pull`"),
+        (b"<!DOCTYPE html><title>404</title>", "a web page, not the file itself; download it again"),
+        (b"PK\x03\x04xl/workbook.xml", "a zip archive or an Excel file; save the captions as CSV"),
+        (b"PAR1\x15\x04", "a Parquet file; save the captions as CSV"),
+        (gzip.compress(b"image,caption\na.jpg,x\n"), "compressed with gzip; unpack it with gunzip"),
+    ],
+)
+@pytest.mark.parametrize("name", ["captions.csv", "captions.json", "rows.jsonl", "rows.parquet", "captions.csv.gz"])
+def test_a_file_that_is_no_text_is_named_with_what_it_is(tmp_path, content, words, name):
+    path = write(tmp_path, content, name)
+    for place in (tmp_path, path):
+        with pytest.raises(DataError, match=rf"{name}: {re.escape(words)}"):
+            detect(place)
+    with pytest.raises(DataError, match=rf"{name}: {re.escape(words)}"):
+        read_reference_file(path)
+
+
+def test_a_pipe_instead_of_a_captions_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "captions.csv")
+    os.mkfifo(tmp_path / "captions.json")
+    for place in (tmp_path, tmp_path / "captions.csv"):
+        with pytest.raises(DataError, match=r"captions.csv: not a regular file; save the captions in one"):
+            detect(place)
+
+
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.9, 0.999])
 def test_truncated_json_is_refused(tmp_path, keep):
     images = [{"id": n, "file_name": f"{n}.jpg"} for n in range(50)]
@@ -308,6 +343,8 @@ def test_invalid_json_is_refused_with_the_place(tmp_path):
     text = '{"images": [{"id": 1, "file_name": "1.jpg"}, {"id": 2 "file_name": "2.jpg"}], "annotations": []' + " " * 100
     with pytest.raises(DataError, match=r"captions.json, line 1, column 55: not valid JSON: Expecting ',' delim"):
         read("coco", write(tmp_path, text + "}", "captions.json"))
+    with pytest.raises(DataError, match=r"captions.json, line 1, column 1: not JSON; check params.data.format"):
+        read("coco", write(tmp_path, HEADER, "captions.json"))
     for text in ('{"images": [}', "[1, 2", '"text"', "{1: 2}", '{"images": [[' + "[" * 100_000, '{"images": []} x'):
         with pytest.raises(
             DataError, match=r"captions.json.*: (not valid JSON|the JSON ends too early|not in COCO's layout)"
@@ -325,10 +362,33 @@ def test_an_invalid_json_line_affects_itself_only(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("format", "text"),
+    [
+        ("coco", '{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [], "annotations": []}'),
+        ("karpathy", '{"images": [{"filename": "a.jpg", "split": "val", "split": "test", "sentences": []}]}'),
+        ("table", '[{"image": "a.jpg", "caption": "x", "caption": "y"}]'),
+    ],
+)
+def test_a_json_file_with_a_repeated_key_is_refused(tmp_path, format, text):
+    with pytest.raises(DataError, match=r"a.json: not valid JSON: the key '\w+' occurs 2 times in one object"):
+        read(format, write(tmp_path, text, "a.json"))
+
+
+def test_a_repeated_key_in_json_lines_or_beside_an_image_is_skipped(tmp_path):
+    twice = '{"image": "a.jpg", "caption": "x", "caption": "y"}\n'
+    reason = "not valid JSON: the key 'caption' occurs 2 times in one object; join their values"
+    assert skipped(table(tmp_path, twice, "c.jsonl")) == [(1, "", reason)]
+    write(tmp_path, b"", "images/a.jpg")
+    write(tmp_path, twice, "images/a.json")
+    assert skipped(read("folder", tmp_path / "images")) == [(1, "a.jpg", reason)]
+
+
 # Names
 
 LEAVES = "the image path leads outside the image folder"
 ABSOLUTE = "the image path is absolute; make it relative to params.data.images"
+ADDRESS = "the image name is an address; download the images and name their files"
 OUTSIDE = {
     "../a.jpg": LEAVES,
     "x/../../a.jpg": LEAVES,
@@ -341,6 +401,8 @@ OUTSIDE = {
     "C:/a.jpg": ABSOLUTE,
     "a/..": LEAVES,
     "..": LEAVES,
+    "https://example.org/a.jpg": ADDRESS,
+    "s3://bucket/a.jpg": ADDRESS,
     ".": LEAVES,
 }
 
