@@ -1,50 +1,22 @@
-"""Typed, frozen parameters of a run: one section per stage, read from params.yaml.
+"""Typed, frozen parameters of a run: one section per stage.
 
 Every parameter has a default, so that a file holds only what differs. A decoder has its own options, which
-`decoders/registry.py` lists; options of another registered decoder may stay in the file and are ignored, so that
-`-S decoder.kind=inject` works with any file. All other unknown keys are refused.
+`decoders/registry.py` lists; options of another registered decoder may stay in a file and are ignored, so that
+`-S decoder.kind=inject` works with any file. All other unknown keys are refused. `params_file.py` reads files.
 
-Files are read by YAML 1.2, in which `1e-05` (what `dvc exp run -S train.lr=1e-5` writes) is a number.
 `params.schema.json` and `docs/params.md` are generated from these models.
 """
 
-import difflib
 from collections.abc import Mapping
-from io import StringIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from pipeline.control_characters import CONTROL
 from pipeline.datasets.registry import FORMATS
 from pipeline.decoders.registry import DECODERS, DecoderOptions
 from pipeline.encoders.registry import SOURCES
-from pipeline.errors import ParamsError
-from pipeline.files import write_text
 from pipeline.options import Options
-
-MAX_FILE_BYTES = 1 << 20
-MAX_DEPTH = 20
-MAX_ALIASES = 8
-"""YAML aliases in one file: a few nested ones can stand for gigabytes."""
-_SHOWN = 80
-"""Characters of a value that a message shows."""
-
-RENAMED = {
-    "data.max_bad": "data.max_skipped",
-    "encoder.node": "encoder.layer",
-    "decoder.word_dropout": "decoder.embedding_dropout",
-    "train.average": "train.average_best",
-    "train.remember": "train.store_captions",
-    "score.neighbours": "score.rerank.neighbors",
-    "score.consensus": "score.rerank.weight",
-}
-"""Keys of version 0.1 and their names since 0.2."""
-REMOVED = {
-    "decoder.tie_weights": "it improved no score",
-    "decoder.layer_norm": "it improved no score",
-}
 
 
 def _printable(text: str) -> str:
@@ -110,8 +82,8 @@ class EncoderParams(Options):
 
     source: SourceName = Field(
         default="torchvision",
-        description=f"Library of the network: {', '.join(SOURCES)}. All but torchvision are extras: "
-        "`pip install 'captioner[timm]'`",
+        description=f"Library of the network: {', '.join(SOURCES)}. open_clip is an extra: "
+        "`pip install 'captioner[open_clip]'`",
     )
     name: Text = Field(
         default="vgg11",
@@ -121,7 +93,8 @@ class EncoderParams(Options):
     weights: Text = Field(
         default="none",
         description="The source's name of published weights (torchvision: IMAGENET1K_V2, timm: a1_in1k, open_clip: "
-        "openai; DEFAULT for the first two), a file with a state dict, or none for random weights from the seed. DVC "
+        "openai; DEFAULT for the first two), a file with a state dict, a model file of captioner or starter for the "
+        "encoder inside, or none for random weights from the seed. DVC "
         "tracks the name of a file, not its content: rename the file when it changes",
     )
     layer: Text = Field(
@@ -253,6 +226,12 @@ class TrainParams(Options):
         description="Store the training captions and an image vector of each training image in the model file, which "
         "score.rerank needs: about 70 bytes per caption, and 2 x decoder.hidden bytes per image",
     )
+    init_from: Text = Field(
+        default="none",
+        description="Trained captioner whose weights training starts from: a model file, or starter. The encoder, "
+        "decoder.kind and the decoder's widths must be those of the model; tokens that it does not know start from "
+        "random values. DVC tracks the name of a file, not its content: rename the file when it changes",
+    )
     scst: ScstParams = Field(default_factory=ScstParams, description="Self-critical sequence training")
 
 
@@ -376,65 +355,6 @@ class Params(Options):
         return self
 
 
-def read_params(path: Path) -> Params:
-    """Read and check a params.yaml. Raises `ParamsError` with one line per mistake."""
-    return check_params(_parse(_read_text(path), str(path)))
-
-
-def check_params(content: Any) -> Params:
-    """Build `Params` from plain dicts; None stands for an empty file or section. Raises `ParamsError`."""
-    content = {} if content is None else content
-    mistakes: list[str] = []
-    if isinstance(content, Mapping):
-        content = {key: {} if value is None and key in Params.model_fields else value for key, value in content.items()}
-        content, mistakes = _without_old_keys(content)
-    try:
-        params = Params.model_validate(content)
-    except ValidationError as error:
-        mistakes += _lines([dict(mistake) for mistake in error.errors(include_url=False)])
-        raise ParamsError("\n".join(mistakes)) from error
-    if mistakes:
-        raise ParamsError("\n".join(mistakes))
-    return params
-
-
-def to_yaml(params: Params) -> str:
-    """The text of a params.yaml that holds every parameter."""
-    from ruamel.yaml import YAML
-
-    text = StringIO()
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    yaml.width = 8192
-    for name, value in params.model_dump().items():
-        text.write("\n" if isinstance(value, dict) else "")
-        yaml.dump({name: value}, text)
-    return text.getvalue()
-
-
-def write_section(path: Path, name: str, values: dict[str, Any]) -> None:
-    """Change `values` in section `name` of a params.yaml; comments and all other values stay.
-
-    Nothing is written unless the result is valid. Raises `ParamsError`, `DiskError`.
-    """
-    from ruamel.yaml import YAML
-
-    text = _read_text(path)
-    check_params(_parse(text, str(path)))
-    yaml = YAML()
-    yaml.width = 4096
-    yaml.preserve_quotes = True
-    content = yaml.load(text) or {}
-    if content.get(name) is None:
-        content[name] = {}
-    content[name].update(values)
-    changed = StringIO()
-    yaml.dump(content, changed)
-    check_params(_parse(changed.getvalue(), str(path)))
-    write_text(path, changed.getvalue())
-
-
 def schema() -> dict[str, Any]:
     """Return the JSON schema of params.yaml, for editors. It allows the options of all decoder kinds."""
     found = Params.model_json_schema()
@@ -456,142 +376,3 @@ def schema() -> dict[str, Any]:
         "additionalProperties": False,
     }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}
-
-
-def _read_text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
-    except FileNotFoundError as error:
-        raise ParamsError(f"{path}: no such file; run the command in the folder that holds it") from error
-    except OSError as error:
-        raise ParamsError(f"{path}: cannot be read: {error.strerror}") from error
-    if len(content) > MAX_FILE_BYTES:
-        raise ParamsError(f"{path}: larger than {MAX_FILE_BYTES:,} bytes; is it a params file?")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ParamsError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
-
-
-def _parse(text: str, source: str) -> Any:
-    """Parse YAML 1.2. Raises `ParamsError`, also for more nesting or aliases than any params file needs."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
-    from ruamel.yaml.events import AliasEvent
-
-    try:
-        if "*" in text:
-            aliases = sum(isinstance(event, AliasEvent) for event in YAML(typ="safe", pure=True).parse(text))
-            if aliases > MAX_ALIASES:
-                raise ParamsError(
-                    f"{source}: {aliases} YAML aliases, at most {MAX_ALIASES} are allowed; write the values"
-                )
-        content = YAML(typ="safe", pure=True).load(text)
-    except MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ParamsError(f"{source}{line}: not valid YAML: {_cut(error.problem or error.context or '')}") from error
-    except (YAMLError, ValueError, OverflowError) as error:
-        raise ParamsError(f"{source}: not valid YAML: {_cut(str(error))}") from error
-    except RecursionError as error:
-        raise ParamsError(f"{source}: nested too deeply; a params file has three levels") from error
-    if not _is_shallow(content, MAX_DEPTH):
-        raise ParamsError(f"{source}: nested deeper than {MAX_DEPTH} levels; a params file has three")
-    return content
-
-
-def _is_shallow(value: Any, depth: int) -> bool:
-    if not isinstance(value, dict | list | set | tuple):
-        return True
-    children = [*value, *value.values()] if isinstance(value, dict) else list(value)
-    return depth > 0 and all(_is_shallow(child, depth - 1) for child in children)
-
-
-def _without_old_keys(content: Mapping[Any, Any]) -> tuple[dict[Any, Any], list[str]]:
-    """The content without keys and values of version 0.1, and a line for each of them."""
-    lines = []
-    known = dict(content)
-    for old in (*RENAMED, *REMOVED):
-        section, _, key = old.partition(".")
-        values = known.get(section)
-        if isinstance(values, Mapping) and key in values:
-            known[section] = {name: value for name, value in values.items() if name != key}
-            if old in RENAMED:
-                lines.append(f"params.{old}: renamed; write {RENAMED[old]}")
-            else:
-                lines.append(f"params.{old}: no longer exists ({REMOVED[old]}); delete it")
-    encoder = known.get("encoder")
-    if isinstance(encoder, Mapping) and encoder.get("fit") == "squash":
-        known["encoder"] = {**encoder, "fit": "stretch"}
-        lines.append("params.encoder.fit: squash is renamed; write stretch")
-    return known, lines
-
-
-def _lines(mistakes: list[dict[str, Any]]) -> list[str]:
-    """One line per wrong key: what is allowed and what it holds. Alternatives of a union share a line."""
-    lines: dict[str, str] = {}
-    for mistake in mistakes:
-        key, allowed, got = _explained(mistake)
-        lines[key] = f"{lines[key].removesuffix(got)} or {allowed}{got}" if key in lines else f"{key}: {allowed}{got}"
-    return list(lines.values())
-
-
-def _explained(mistake: dict[str, Any]) -> tuple[str, str, str]:
-    """The key, what is allowed there, and what it holds."""
-    location = _location(mistake["loc"])
-    key = ".".join(["params", *map(_shown_key, location)])
-    if mistake["type"] == "extra_forbidden":
-        known = _keys_beside(location)
-        close = difflib.get_close_matches(location[-1], known, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
-        return key, f"unknown parameter; {hint}", ""
-    if mistake["type"] == "union_tag_invalid":
-        kinds = list(DECODER_MODELS)
-        allowed = f"must be {', '.join(map(repr, kinds[:-1]))} or {kinds[-1]!r}"
-        return f"{key}.kind", allowed, f", got {_shown(mistake['ctx']['tag'])}"
-    if mistake["type"] in {"model_type", "model_attributes_type", "dict_type"}:
-        return key, "must be a section with keys and values", f", got {_shown(mistake['input'])}"
-    if mistake["type"] == "string_pattern_mismatch":
-        return key, "must be auto, cpu, mps, cuda or cuda:N", f", got {_shown(mistake['input'])}"
-    message = mistake["msg"].removeprefix("Input ").replace("should ", "must ")
-    if mistake["type"] == "value_error":  # a rule between values, or a message of ours
-        return key, message.removeprefix("Value error, "), ""
-    return key, message, f", got {_shown(mistake['input'])}"
-
-
-def _location(parts: tuple[Any, ...]) -> list[str]:
-    """The key's path, without the names that pydantic adds for the alternatives of a union."""
-    location = [str(part) for part in parts]
-    if location[:1] == ["decoder"] and len(location) > 2:
-        del location[1]
-    if location and (location[-1] in {"int", "float", "str", "constrained-int"} or location[-1].startswith("literal[")):
-        location.pop()
-    return location
-
-
-def _keys_beside(location: list[str]) -> list[str]:
-    if location[:1] == ["decoder"]:
-        return list(dict.fromkeys(name for model in DECODER_MODELS.values() for name in model.model_fields))
-    model: type[BaseModel] = Params
-    for part in location[:-1]:
-        section = model.model_fields[part].annotation
-        assert isinstance(section, type)
-        assert issubclass(section, BaseModel)
-        model = section
-    return list(model.model_fields)
-
-
-def _shown_key(key: str) -> str:
-    return _cut(key if key.isprintable() else repr(key))
-
-
-def _shown(value: Any) -> str:
-    try:
-        return _cut(repr(value))
-    except ValueError:  # Python does not write integers of thousands of digits
-        return "a number of thousands of digits"
-
-
-def _cut(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."

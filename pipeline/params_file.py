@@ -1,0 +1,138 @@
+"""Reads, checks and writes params.yaml.
+
+Files are read by YAML 1.2, in which `1e-05` (what `dvc exp run -S train.lr=1e-5` writes) is a number.
+"""
+
+from collections.abc import Mapping
+from io import StringIO
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipeline.errors import ParamsError
+from pipeline.files import write_text
+from pipeline.params import Params
+from pipeline.params_errors import error_lines, shorten, without_old_keys
+
+MAX_FILE_BYTES = 1 << 20
+MAX_DEPTH = 20
+MAX_ALIASES = 8
+"""YAML aliases in one file: a few nested ones can stand for gigabytes."""
+
+
+def read_params(path: Path) -> Params:
+    """Read and check a params.yaml. Raises `ParamsError` with one line per mistake."""
+    return check_params(_parse(_read_text(path), str(path)))
+
+
+def check_params(content: Any) -> Params:
+    """Build `Params` from plain dicts; None stands for an empty file or section. Raises `ParamsError`."""
+    content = {} if content is None else content
+    mistakes: list[str] = []
+    if isinstance(content, Mapping):
+        content = {key: {} if value is None and key in Params.model_fields else value for key, value in content.items()}
+        content, mistakes = without_old_keys(content)
+    try:
+        params = Params.model_validate(content)
+    except ValidationError as error:
+        mistakes += error_lines([dict(mistake) for mistake in error.errors(include_url=False)])
+        raise ParamsError("\n".join(mistakes)) from error
+    if mistakes:
+        raise ParamsError("\n".join(mistakes))
+    return params
+
+
+def to_yaml(params: Params) -> str:
+    """The text of a params.yaml that holds every parameter."""
+    from ruamel.yaml import YAML
+
+    text = StringIO()
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.width = 8192
+    for name, value in params.model_dump().items():
+        text.write("\n" if isinstance(value, dict) else "")
+        yaml.dump({name: value}, text)
+    return text.getvalue()
+
+
+def write_section(path: Path, name: str, values: dict[str, Any]) -> None:
+    """Change `values` in section `name` of a params.yaml; comments and all other values stay.
+
+    Nothing is written unless the result is valid. Raises `ParamsError`, `DiskError`.
+    """
+    from ruamel.yaml import YAML
+
+    text = _read_text(path)
+    check_params(_parse(text, str(path)))
+    yaml = YAML()
+    yaml.width = 4096
+    yaml.preserve_quotes = True
+    content = yaml.load(text) or {}
+    if content.get(name) is None:
+        content[name] = {}
+    content[name].update(values)
+    changed = StringIO()
+    yaml.dump(content, changed)
+    check_params(_parse(changed.getvalue(), str(path)))
+    write_text(path, changed.getvalue())
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError as error:
+        raise ParamsError(f"{path}: no such file; run the command in the folder that holds it") from error
+    except OSError as error:
+        raise ParamsError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(content) > MAX_FILE_BYTES:
+        raise ParamsError(f"{path}: larger than {MAX_FILE_BYTES:,} bytes; is it a params file?")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
+
+
+def _parse(text: str, source: str) -> Any:
+    """Parse YAML 1.2. Raises `ParamsError`, also for more nesting or aliases than any params file needs."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+    from ruamel.yaml.events import AliasEvent
+
+    if _open_brackets(text) > 5 * MAX_DEPTH:  # the parser's time grows with their square
+        raise ParamsError(f"{source}: nested too deeply; a params file has three levels")
+    try:
+        if "*" in text:
+            aliases = sum(isinstance(event, AliasEvent) for event in YAML(typ="safe", pure=True).parse(text))
+            if aliases > MAX_ALIASES:
+                raise ParamsError(
+                    f"{source}: {aliases} YAML aliases, at most {MAX_ALIASES} are allowed; write the values"
+                )
+        content = YAML(typ="safe", pure=True).load(text)
+    except MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ParamsError(f"{source}{line}: not valid YAML: {shorten(error.problem or error.context or '')}") from error
+    except (YAMLError, ValueError, OverflowError) as error:
+        raise ParamsError(f"{source}: not valid YAML: {shorten(str(error))}") from error
+    except RecursionError as error:
+        raise ParamsError(f"{source}: nested too deeply; a params file has three levels") from error
+    if not _is_shallow(content, MAX_DEPTH):
+        raise ParamsError(f"{source}: nested deeper than {MAX_DEPTH} levels; a params file has three")
+    return content
+
+
+def _open_brackets(text: str) -> int:
+    """The most brackets that are open at a time, those in texts and comments included."""
+    steps = (1 if character in "[{" else -1 for character in text if character in "[]{}")
+    return max(accumulate(steps, initial=0))
+
+
+def _is_shallow(value: Any, depth: int) -> bool:
+    if not isinstance(value, dict | list | set | tuple):
+        return True
+    children = [*value, *value.values()] if isinstance(value, dict) else list(value)
+    return depth > 0 and all(_is_shallow(child, depth - 1) for child in children)
