@@ -40,7 +40,7 @@ from pipeline.features.extraction import extract_features
 from pipeline.features.feature_file import FeatureFile
 from pipeline.features.image_batches import ImageFile
 from pipeline.files import sha256_of
-from pipeline.params import check_params
+from pipeline.params_file import check_params
 from pipeline.training.batches import Batches
 from pipeline.training.determinism import deterministic
 from pipeline.training.distributed import ProcessGroup

@@ -65,7 +65,7 @@ def read_captions(folder: Path) -> str:
 
 
 def prepare(folder: Path, images: str) -> str:
-    from pipeline.params import check_params
+    from pipeline.params_file import check_params
     from pipeline.stages.prepare import PrepareFiles
     from pipeline.stages.prepare import prepare as run
 
@@ -78,7 +78,7 @@ def prepare(folder: Path, images: str) -> str:
 
 
 def vocab(folder: Path) -> str:
-    from pipeline.params import check_params
+    from pipeline.params_file import check_params
     from pipeline.stages.vocab import VocabFiles
     from pipeline.stages.vocab import vocab as run
 

@@ -1,6 +1,6 @@
 """Runs docs/tutorial.ipynb from top to bottom and saves its outputs.
 
-    python docs/run_tutorial.py [--check]   --check: run it without saving
+python docs/run_tutorial.py [--check]   --check: run it without saving
 """
 
 import argparse

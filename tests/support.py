@@ -8,14 +8,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline.decoders.registry import DECODERS
-from pipeline.params import Params, check_params
+from pipeline.params import Params
+from pipeline.params_file import check_params
 
 if TYPE_CHECKING:
     from pipeline.encoders.encoder import Encoder
@@ -60,15 +61,14 @@ def small_params(**changes: dict[str, object]) -> Params:
     return check_params(content)
 
 
-def small_encoder(fit: str = "stretch") -> "Encoder":
-    """AlexNet with random weights at 64 pixels, 2 x 2 regions, on the CPU."""
+def small_encoder(name: str = "alexnet", layer: str = "auto", grid: int = 2, **params: Any) -> "Encoder":
+    """An encoder on the CPU, by default AlexNet with random weights at 64 pixels, 2 x 2 regions."""
     import torch
 
     from pipeline.encoders.encoder import build_encoder
 
-    size = {"grid": 2, "image_size": 64, "fit": fit}
-    how = {"precision": "float32", "seed": 1, "device": torch.device("cpu")}
-    return build_encoder(name="alexnet", weights="none", layer="auto", **size, **how)
+    defaults = {"weights": "none", "image_size": 64, "fit": "stretch", "precision": "float32", "seed": 1}
+    return build_encoder(name=name, layer=layer, grid=grid, device=torch.device("cpu"), **defaults | params)
 
 
 def write_dataset(folder: Path, *, images: int = 18) -> None:

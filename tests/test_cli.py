@@ -10,7 +10,7 @@ import pytest
 from support import ROOT, run_command, set_param
 
 from pipeline import __version__
-from pipeline.params import check_params, read_params
+from pipeline.params_file import check_params, read_params
 
 
 def test_help_lists_every_stage_and_command():
@@ -94,7 +94,8 @@ def test_a_missing_image_ends_with_three(tmp_path):
     assert err.startswith("error: nowhere.jpg: ")
 
 
-def test_a_missing_model_is_named_with_a_remedy(project):
+def test_a_missing_model_is_named_with_a_remedy(project, monkeypatch):
+    monkeypatch.setattr("pipeline.starter.STARTER_FILE", project / "no-starter")
     code, _, err = run_command("predict", "data/tiny/images/*.png")
     assert code == 3
     assert err.startswith("error: models/captioner.safetensors: ")

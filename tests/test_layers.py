@@ -6,12 +6,25 @@ import pytest
 
 from pipeline.fingerprint import PACKAGE, Sources
 
-BOTTOM = {"errors", "progress", "paths", "tokens", "options", "files", "device", "archives", "control_characters"}
+BOTTOM = {
+    "errors",
+    "progress",
+    "paths",
+    "tokens",
+    "options",
+    "files",
+    "device",
+    "archives",
+    "control_characters",
+    "starter",
+}
 MIDDLE = {"text", "datasets", "encoders", "features", "decoders", "metrics"}
-UPPER = BOTTOM | MIDDLE | {"accel", "fingerprint", "params"}
+UPPER = BOTTOM | MIDDLE | {"accel", "fingerprint", "params", "params_file"}
 MAY_IMPORT = {
     **dict.fromkeys(BOTTOM, BOTTOM),
     "params": BOTTOM,
+    "params_errors": {"params"},
+    "params_file": {"params", "params_errors", "errors", "files"},
     "fingerprint": {"params", "errors"},
     "text": BOTTOM,
     "metrics": BOTTOM | {"text"},
@@ -35,7 +48,7 @@ HEAVY = {"torch", "torchvision", "pandas", "sacrebleu", "numpy", "h5py", "pydant
 ONLY_IN = {
     "h5py": {"features"},
     "PIL": {"encoders", "inference"},
-    "ruamel": {"params"},
+    "ruamel": {"params_file"},
     "pyarrow": {"features"},
     "ray": {"features"},
     "fsspec": {"features"},

@@ -100,7 +100,7 @@ def test_predict_gives_the_captions_of_score(project):
     run_stages(project)
     images = [f"data/tiny/images/{number:03d}.png" for number in (12, 13, 14)]
     code, out, stderr = run_command("predict", "--json", *images, cwd=project)
-    assert (code, stderr) == (0, "")
+    assert (code, stderr) == (0, f"model: {paths.MODEL}, trained on 12 images of tiny/captions.csv\n")
     predictions = [json.loads(line) for line in out.splitlines()]
     scored = {row["image"]: row["caption"] for row in rows(project / paths.SCORED_CAPTIONS)}
     assert [prediction["captions"][0]["caption"] for prediction in predictions] == list(scored.values())

@@ -5,8 +5,10 @@ import shutil
 import socket
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 
@@ -80,3 +82,17 @@ def chromium(tmp_path_factory):
     running.downloads = Path(downloads)
     yield running
     running.quit()
+
+
+@pytest.fixture(scope="session")
+def unfamiliar_server(captioner):
+    """A server for which every image is unlike the training images."""
+    pytest.importorskip("fastapi", reason="needs the extra: pip install 'captioner[serve]'")
+    from pipeline.inference.familiarity import Familiarity
+    from pipeline.web.app import make_app
+
+    known = np.random.default_rng(0).random((100, 9, captioner.model.channels)).astype(np.float16)
+    model = replace(captioner.model, familiarity=Familiarity.fit([known], [known]))
+    running = Server(make_app(type(captioner)(model, captioner.encoder, captioner.device)))
+    yield running
+    running.stop()

@@ -32,7 +32,8 @@ def compare(
     seed: Seed = SEED,
 ) -> None:
     """Compare two runs on the same images: differences, p-values, and the captions that changed most."""
-    from pipeline.datasets.caption_files import match_captions, read_reference_file
+    from pipeline.datasets.caption_files import read_reference_file
+    from pipeline.datasets.caption_matching import match_captions
     from pipeline.metrics.comparison import compare_captions
 
     given = read_reference_file(references) if references else None

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from pipeline import paths
+from pipeline.commands.runtime import ModelOption
 from pipeline.commands.terminal import say
 from pipeline.errors import ParamsError
+from pipeline.starter import default_model, model_path
 
 
 def export(
@@ -17,14 +18,17 @@ def export(
     self_contained: Annotated[
         Path | None, typer.Option(help="Model file to write with the encoder's weights inside.")
     ] = None,
-    model: Annotated[Path, typer.Option(help="Model file.")] = paths.MODEL,
+    model: ModelOption = None,
 ) -> None:
     """Export a trained model, for programs without torch or machines without a network."""
     if onnx is None and self_contained is None:
         raise ParamsError("captioner export: nothing to write; give --onnx FOLDER, --self-contained FILE, or both")
     from pipeline.inference.captioner import Captioner
+    from pipeline.inference.model_metadata import training_summary
 
+    model = model or default_model()
     captioner = Captioner.load(model, device="cpu")
+    say(f"model: {model}, {training_summary(captioner.trained_on)}")
     if self_contained:
         captioner.save(self_contained)
         size = self_contained.stat().st_size / 1e6
@@ -33,7 +37,7 @@ def export(
         from pipeline.files import sha256_of
         from pipeline.inference.onnx.export import export_onnx
 
-        report = export_onnx(captioner, onnx, model_sha256=sha256_of(model))
+        report = export_onnx(captioner, onnx, model_sha256=sha256_of(model_path(model)))
         say(f"export: {onnx}, {report.megabytes:.1f} MB; captioner predict --runtime onnx --model {onnx} photo.jpg")
         if captioner.spec.precision != "float32":
             say(

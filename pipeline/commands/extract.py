@@ -59,12 +59,7 @@ def _extract_locally(params: "Params") -> None:
     announce_device(params.run.device)
     with progress_bar("extract") as progress:
         report = run(ExtractFiles(), params, store=store_folder(), progress=progress)
-    if report.map_size:
-        height, width = report.map_size
-        say(
-            f"warning: params.encoder.grid is {params.encoder.grid}, but the layer's map has {height} x {width}, "
-            f"so some are repeated; set it to {min(height, width)}, or raise params.encoder.image_size"
-        )
+    _note_encoder(params, report.repeated_map)
     for image, reason in list(report.unreadable.items())[:5]:
         say(f"skipped: {image}: {reason}")
     skipped = f", {len(report.unreadable)} skipped (see {paths.SKIPPED})" if report.unreadable else ""
@@ -84,6 +79,7 @@ def _extract_on_ray(
         files = ExtractOnRayFiles(manifest=manifest, skipped_by_prepare=None, features=out)
     with progress_bar("extract") as progress:
         report = extract_on_ray(files, params, address=address, shard_images=shard_images, progress=progress)
+    _note_encoder(params, report.repeated_map)
     for reason in report.remade:
         say(f"made again: {reason}")
     skipped = f", {report.skipped} skipped (see {paths.SKIPPED})" if report.skipped else ""
@@ -91,3 +87,19 @@ def _extract_on_ray(
         f"extract: {report.images} images, {report.from_shards} in finished shards, {report.encoded} encoded in "
         f"{report.seconds:.1f} s{skipped}; {report.shards} shards in {out}"
     )
+
+
+def _note_encoder(params: "Params", repeated_map: tuple[int, ...]) -> None:
+    """Print what the user should know about the encoder: a grid larger than its map, a file that DVC does not watch."""
+    if repeated_map:
+        height, width = repeated_map
+        say(
+            f"warning: params.encoder.grid is {params.encoder.grid}, but the layer's map has {height} x {width}, "
+            f"so some are repeated; set it to {min(height, width)}, or raise params.encoder.image_size"
+        )
+    weights, stages = params.encoder.weights, Path("dvc.yaml")
+    if Path(weights).is_file() and stages.is_file() and weights not in stages.read_text("utf-8"):
+        say(
+            f"note: {weights}: `dvc repro` does not notice when the content of this file changes; add it to the deps "
+            f"of the stage extract in {stages}"
+        )

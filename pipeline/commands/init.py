@@ -34,7 +34,7 @@ def init(
     """Detect the format of a dataset and update params.yaml."""
     from pipeline.datasets.detection import detect_format
     from pipeline.datasets.entries import ReadOptions
-    from pipeline.params import write_section
+    from pipeline.params_file import write_section
     from pipeline.text.writing_systems import share_without_spaces
 
     given = read(params)

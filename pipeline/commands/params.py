@@ -13,6 +13,6 @@ def params(
     file: Annotated[Path, typer.Argument(help="A params file, e.g. a recipe of docs/recipes.")] = paths.PARAMS,
 ) -> None:
     """Print all parameters of a file with the defaults filled in, as a params.yaml."""
-    from pipeline.params import read_params, to_yaml
+    from pipeline.params_file import read_params, to_yaml
 
     show(*to_yaml(read_params(file)).rstrip("\n").split("\n"))

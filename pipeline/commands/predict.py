@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _PROGRESS_FROM = 100
 """Images from which progress is shown without a terminal."""
-_COLUMNS = ("image", "caption", "score", "error")
+_COLUMNS = ("image", "caption", "score", "familiarity", "error")
 WriteRow = Callable[[Sequence[str]], None]
 
 
@@ -40,7 +40,7 @@ def predict(
     runtime: RuntimeOption = Runtime.torch,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image and line.")] = False,
     csv: Annotated[
-        Path | None, typer.Option(help="Write a table with the columns image, caption, score, error.")
+        Path | None, typer.Option(help="Write a table with the columns image, caption, score, familiarity, error.")
     ] = None,
     captions: Annotated[
         int, typer.Option("--num-captions", min=1, max=MAX_BEAM_SIZE, help="Different captions per image.")
@@ -169,9 +169,12 @@ class _Output:
         self._csv = csv
         self._as_json = as_json
         self._scores = scores
+        self._unfamiliar = 0
 
     def write(self, predictions: "Iterable[Prediction]", attention: "_AttentionMaps | None" = None) -> None:
         """Each prediction as it comes. Raises `DataError` at the end if an image failed, or if there was none."""
+        from pipeline.inference.familiarity import UNFAMILIAR
+
         done, errors = 0, []
         with _table(self._csv) if self._csv else nullcontext() as row, _progress(self._total) as progress:
             for one in predictions:
@@ -186,6 +189,11 @@ class _Output:
             raise DataError("standard input: no image and no path; pipe an image or a list of paths")
         if self._csv:
             say(f"predict: {self._csv}, {done} images")
+        if self._unfamiliar and (self._csv or self._as_json):
+            say(
+                f"warning: {self._unfamiliar} of {done} images are unlike the training images (familiarity below "
+                f"{UNFAMILIAR:.0%}); their captions are probably wrong"
+            )
         if errors and done == 1 and self._total is None:
             raise typer.Exit(DataError.exit_code)  # its only line is printed
         if errors:
@@ -196,6 +204,7 @@ class _Output:
         for caption in one.captions[:1]:
             if not caption.text:
                 say(f"warning: {one.image}: the caption is empty")
+        self._warn_if_unfamiliar(one)
         attention_map = attention.draw(one) if attention and not one.error else None
         if row:
             for cells in _rows(one):
@@ -207,6 +216,15 @@ class _Output:
                 score = f"{caption.score:.3f}  " if self._scores else ""
                 show(f"{one.image}: {score}{caption.text}")
         sys.stdout.flush()
+
+    def _warn_if_unfamiliar(self, one: "Prediction") -> None:
+        """Print the warning beside a caption; a table and JSON have the number, and one line at the end."""
+        from pipeline.inference.familiarity import describe_unfamiliar
+
+        if warning := describe_unfamiliar(one.familiarity):
+            self._unfamiliar += 1
+            if not (self._csv or self._as_json):
+                say(f"warning: {one.image}: {warning}")
 
 
 class _AttentionMaps:
@@ -279,8 +297,9 @@ def _progress(total: int | None) -> Iterator[Callable[..., None]]:
 def _rows(prediction: "Prediction") -> list[tuple[str, ...]]:
     image = _utf8(prediction.image)
     if prediction.error:
-        return [(image, "", "", _utf8(prediction.error))]
-    return [(image, caption.text, f"{caption.score:.4f}", "") for caption in prediction.captions]
+        return [(image, "", "", "", _utf8(prediction.error))]
+    familiarity = "" if prediction.familiarity is None else f"{prediction.familiarity:.4f}"
+    return [(image, caption.text, f"{caption.score:.4f}", familiarity, "") for caption in prediction.captions]
 
 
 def _to_json(prediction: "Prediction", attention_map: Path | None) -> dict[str, Any]:
@@ -290,7 +309,13 @@ def _to_json(prediction: "Prediction", attention_map: Path | None) -> dict[str, 
         for caption in prediction.captions
     ]
     error = prediction.error and _utf8(prediction.error)
-    content: dict[str, Any] = {"image": _utf8(prediction.image), "captions": captions, "error": error}
+    familiarity = None if prediction.familiarity is None else round(prediction.familiarity, 4)
+    content: dict[str, Any] = {
+        "image": _utf8(prediction.image),
+        "captions": captions,
+        "familiarity": familiarity,
+        "error": error,
+    }
     if attention_map:
         content["attention"] = _utf8(str(attention_map))
     return content

@@ -21,6 +21,7 @@ def read_output(revision: str, path: Path) -> str:
     import dvc.api
     from dvc.exceptions import DvcException, PathMissingError
     from dvc.scm import RevError, SCMError
+    from scmrepo.exceptions import SCMError as GitError
 
     try:
         return str(dvc.api.read(path.as_posix(), rev=revision, encoding="utf-8"))
@@ -29,8 +30,8 @@ def read_output(revision: str, path: Path) -> str:
             f"{revision}: neither a file nor a revision; give a file, a commit, a branch, `{WORKSPACE}` or an "
             "experiment that `dvc exp show` lists"
         ) from error
-    except SCMError as error:
-        raise ParamsError(f"{revision}: no such file, and this folder is not in a git repository: {error}") from error
+    except (SCMError, GitError) as error:
+        raise ParamsError(f"{revision}: no such file, and no git repository with commits: {error}") from error
     except (PathMissingError, FileNotFoundError) as error:
         raise DataError(f"{path}: not in revision {revision}; run `dvc repro score` there and commit it") from error
     except DvcException as error:

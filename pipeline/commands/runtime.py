@@ -1,4 +1,4 @@
-"""The options of `predict` and `serve` that select the model and what computes it."""
+"""The options of `predict`, `serve` and `export` that select the model and what computes it."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -9,6 +9,7 @@ import typer
 from pipeline import paths
 from pipeline.commands.terminal import say
 from pipeline.errors import ParamsError
+from pipeline.starter import STARTER, default_model
 
 if TYPE_CHECKING:
     from pipeline.inference.base_captioner import BaseCaptioner
@@ -24,29 +25,50 @@ class Runtime(StrEnum):
 
 
 ModelOption = Annotated[
-    Path | None,
-    typer.Option("--model", help=f"Model file ({paths.MODEL}), or exported folder ({ONNX_FOLDER})."),
+    str | None,
+    typer.Option(
+        "--model",
+        help=f"Model file, or {STARTER}, the model that comes with the program.",
+        show_default=f"{paths.MODEL} if there is one, else {STARTER}",
+    ),
 ]
-RuntimeOption = Annotated[Runtime, typer.Option(help="onnx starts faster; it needs an exported model, but no torch.")]
+RuntimeOption = Annotated[
+    Runtime,
+    typer.Option(
+        help=f"onnx starts faster; it needs no torch, but an exported model: --model FOLDER, by default {ONNX_FOLDER}."
+    ),
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps; torch only.")]
 
 
-def load_captioner(model: Path | None, runtime: Runtime, device: str, *, encoder: bool = True) -> "BaseCaptioner":
-    """Load a model; `encoder=False` leaves out the encoder of a torch model.
+def load_captioner(model: str | None, runtime: Runtime, device: str, *, encoder: bool = True) -> "BaseCaptioner":
+    """Load a model and print what it was trained on; `encoder=False` leaves out the encoder of a torch model.
 
     Raises `DataError`, `ArtefactError`, `ParamsError`.
     """
+    from pipeline.inference.model_metadata import training_summary
+
+    captioner: BaseCaptioner
     if runtime is Runtime.onnx:
-        return _load_onnx(model)
-    if model is not None and model.is_dir():
-        raise ParamsError(f"--model {model}: a folder; add --runtime onnx to read an exported model")
-    from pipeline.inference.captioner import Captioner
+        shown, captioner = model or str(ONNX_FOLDER), _load_onnx(model)
+    else:
+        if model and Path(model).is_dir():
+            raise ParamsError(f"--model {model}: a folder; add --runtime onnx to read an exported model")
+        from pipeline.inference.captioner import Captioner
 
-    return Captioner.load(model or paths.MODEL, device=device, encoder=encoder)
+        shown = model or default_model()
+        captioner = Captioner.load(shown, device=device, encoder=encoder)
+    say(f"model: {shown}, {training_summary(captioner.trained_on)}")
+    return captioner
 
 
-def _load_onnx(model: Path | None) -> "BaseCaptioner":
+def _load_onnx(model: str | None) -> "BaseCaptioner":
     """The exported model, with a warning when the default export is older than the model file."""
+    if model == STARTER:
+        raise ParamsError(
+            f"--runtime onnx --model {STARTER}: needs an exported folder; `captioner export --model {STARTER} "
+            "--onnx FOLDER` writes one"
+        )
     from pipeline.files import sha256_of
     from pipeline.inference.onnx.captioner import OnnxCaptioner
 

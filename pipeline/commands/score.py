@@ -168,7 +168,8 @@ def _score_file(
     unit: Unit | None,
     seed: int,
 ) -> None:
-    from pipeline.datasets.caption_files import match_captions, read_caption_file, read_reference_file
+    from pipeline.datasets.caption_files import read_caption_file, read_reference_file
+    from pipeline.datasets.caption_matching import match_captions
     from pipeline.metrics.evaluation import evaluate
 
     file = read_caption_file(path)

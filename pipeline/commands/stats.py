@@ -52,6 +52,7 @@ def stats(
             {split: read_captions(files.captions, split) for split in report.images},
             {row.image: row.path for row in rows},
             {row.image: row.sha256 for row in rows},
+            fill_truncated=given.encoder.truncated_jpegs == "fill",
             progress=progress,
         )
     if report.image_root != Path(given.data.images):
@@ -68,7 +69,7 @@ def stats(
 
 def _with_dataset(params: "Params", changes: dict[str, str | None]) -> "Params":
     """The params with another dataset, of which any share may be unusable. Raises `ParamsError`."""
-    from pipeline.params import check_params
+    from pipeline.params_file import check_params
 
     content = params.model_dump()
     content["data"] |= {name: value for name, value in changes.items() if value is not None}

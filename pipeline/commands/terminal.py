@@ -77,7 +77,7 @@ def progress_bar(title: str) -> Iterator[Any]:
 
 def read(path: Path) -> "Params":
     """Read a params file. Raises `ParamsError`."""
-    from pipeline.params import read_params
+    from pipeline.params_file import read_params
 
     return read_params(path)
 

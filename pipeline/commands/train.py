@@ -74,11 +74,16 @@ def _planned_epochs(params: "TrainParams") -> int:
 
 
 def _summary(report: "TrainReport", params: "TrainParams") -> list[str]:
+    from pipeline.inference.familiarity import MIN_IMAGES as MIN_FAMILIARITY
     from pipeline.training.validation import MIN_IMAGES
 
     result, planned = report.result, _planned_epochs(params)
     criterion = "val CIDEr-D" if result.by_score else "val loss"
     lines = []
+    if report.known_tokens is not None:
+        lines.append(
+            f"train: started from {params.init_from}, which knows {report.known_tokens:,} of {report.tokens:,} tokens"
+        )
     if result.epochs < planned:
         lines.append(
             f"train: early stopping after {result.epochs} of {planned} epochs: no better {criterion} for "
@@ -89,6 +94,10 @@ def _summary(report: "TrainReport", params: "TrainParams") -> list[str]:
             f"note: val loss chose the epoch, because the val split has {report.val_images} images: the CIDEr-D of "
             f"fewer than {MIN_IMAGES} depends on chance"
             + ("; it rises in self-critical epochs, so that none of them may be chosen" if params.scst.epochs else "")
+        )
+    if min(report.images, report.val_images) < MIN_FAMILIARITY:
+        lines.append(
+            f"note: fewer than {MIN_FAMILIARITY} train or val images: the model cannot tell how familiar an image is"
         )
     if report.cut:
         lines.append(

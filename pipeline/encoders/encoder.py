@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from pipeline.accel.fused_convolution import fuse_convolutions
 from pipeline.device import engine, resolve_precision, single_threaded
 from pipeline.encoders import images
+from pipeline.encoders.model_encoder import find_model_file, load_model_encoder
 from pipeline.encoders.registry import SOURCES, get_source
-from pipeline.encoders.source import WeightsNotFetched, run_network
+from pipeline.encoders.source import EncoderSource, LoadedModel, WeightsNotFetched, run_network
 from pipeline.encoders.spec import EncoderSpec, sha256_of_tensors
 from pipeline.errors import ArtefactError, NumericError, ParamsError
 
@@ -55,6 +56,11 @@ class Encoder:
         _, self.regions, self.channels = self._pool(output).shape
         self.map_size = tuple(self._source.feature_map(output, spec.layer).shape[2:])
         """Height and width of the layer's map; empty for a vector. A larger grid repeats its values."""
+
+    @property
+    def repeated_map(self) -> tuple[int, ...]:
+        """The map's size where the grid is larger and repeats its values; else empty."""
+        return self.map_size if self.map_size and self.spec.grid > min(self.map_size) else ()
 
     @property
     def engine(self) -> str:
@@ -142,26 +148,16 @@ def build_encoder(
     """
     precision = resolve_precision(precision, device, "params.encoder.precision")
     library = get_source(source)
-    try:
-        loaded = library.load(name, weights, image_size if isinstance(image_size, int) else None, seed)
-    except WeightsNotFetched as error:
-        raise ParamsError(
-            f"params.encoder.weights: {error}; download the file elsewhere and give its path here"
-        ) from error
-    size = loaded.image_size
-    if layer == "auto":
-        layer = library.default_layer(loaded, name, size)
-    absent = {
-        tensor.data_ptr(): key for key, tensor in loaded.model.state_dict().items() if key in loaded.missing
-    }  # by address, because a part of a network may name its tensors differently
-    network = library.cut_at(loaded.model, layer, name)
-    if missing := [
-        absent[tensor.data_ptr()] for tensor in network.state_dict().values() if tensor.data_ptr() in absent
-    ]:
-        raise ParamsError(
-            f"params.encoder.weights: {weights} lacks {len(missing)} of the weights that {name} up to {layer} needs, "
-            f"or has them in another shape: {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
+    size = image_size if isinstance(image_size, int) else None
+    if model_file := find_model_file(weights):
+        loaded, layer = load_model_encoder(
+            model_file, library, source_name=source, name=name, weights=weights, layer=layer, size=size
         )
+        network = loaded.model
+    else:
+        loaded = _load(library, name, weights, size, seed)
+        network, layer = _cut(library, loaded, name, weights, layer)
+    size = loaded.image_size
     trained = loaded.preprocessing
     shorter_side = None
     if fit == "crop" and trained.shorter_side is not None:
@@ -177,6 +173,33 @@ def build_encoder(
         source=source,
     )
     return Encoder(spec, network, device)
+
+
+def _load(source: EncoderSource, name: str, weights: str, size: int | None, seed: int) -> LoadedModel:
+    try:
+        return source.load(name, weights, size, seed)
+    except WeightsNotFetched as error:
+        raise ParamsError(
+            f"params.encoder.weights: {error}; download the file elsewhere and give its path here"
+        ) from error
+
+
+def _cut(source: EncoderSource, loaded: LoadedModel, name: str, weights: str, layer: str) -> tuple[nn.Module, str]:
+    """The network up to `layer`, and the layer's name. Raises `ParamsError` when weights are missing."""
+    if layer == "auto":
+        layer = source.default_layer(loaded, name, loaded.image_size)
+    absent = {
+        tensor.data_ptr(): key for key, tensor in loaded.model.state_dict().items() if key in loaded.missing
+    }  # by address, because a part of a network may name its tensors differently
+    network = source.cut_at(loaded.model, layer, name)
+    if missing := [
+        absent[tensor.data_ptr()] for tensor in network.state_dict().values() if tensor.data_ptr() in absent
+    ]:
+        raise ParamsError(
+            f"params.encoder.weights: {weights} lacks {len(missing)} of the weights that {name} up to {layer} needs, "
+            f"or has them in another shape: {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
+        )
+    return network, layer
 
 
 def restore_encoder(spec: EncoderSpec, tensors: Mapping[str, Tensor] | None, device: torch.device) -> Encoder:

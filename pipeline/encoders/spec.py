@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SCHEMA = 3
+METADATA_KEY = "captioner"
+"""The key of a model file's metadata, which hold the spec."""
 IMPORTED = "imported"
 """The source of features that another program computed."""
 PRECISIONS = ("float32", "bfloat16")

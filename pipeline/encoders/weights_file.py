@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline.errors import ParamsError
+from pipeline.files import other_content
 
 SUFFIXES = frozenset({".pth", ".pt", ".ckpt", ".bin", ".safetensors"})
 _STATE_DICT_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "teacher")
@@ -72,12 +73,14 @@ def _read(path: Path) -> Any:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if words := other_content(path):
+            raise ParamsError(f"params.encoder.weights: {path}: {words}") from error
         raise ParamsError(
             f"params.encoder.weights: {path} holds more than weights, or something else; "
             "save the model's `state_dict()` alone"
         ) from error
     except Exception as error:  # torch.load raises a different class for each way in which a file can be wrong
-        reason = str(error).partition("\n")[0] or "it is empty or truncated"
+        reason = other_content(path) or str(error).partition("\n")[0] or "it is empty or truncated"
         raise ParamsError(f"params.encoder.weights: {path} cannot be read: {reason}") from error
 
 

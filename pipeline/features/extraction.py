@@ -30,7 +30,7 @@ from pipeline.features.image_batches import (
     split_into_batches,
 )
 from pipeline.features.store import FeatureStore
-from pipeline.files import remove_leftovers
+from pipeline.files import check_no_folder, remove_leftovers
 from pipeline.progress import Progress, no_progress
 
 _ATTEMPTS = 3
@@ -49,7 +49,7 @@ class ExtractReport:
     """Time spent encoding."""
     unreadable: dict[str, str]
     """Reason by image id for each image without features."""
-    map_size: tuple[int, ...] = ()
+    repeated_map: tuple[int, ...] = ()
     """Height and width of the encoder's map, where `params.encoder.grid` is larger than one of them."""
 
 
@@ -69,6 +69,7 @@ def extract_features(
     `batch_size` is the number of images per CPU task; `workers` is the number of threads, 0 for one per core.
     Raises `DiskError`, `NumericError`.
     """
+    check_no_folder(out)
     distinct: dict[str, ImageFile] = {}
     for image in images:
         distinct.setdefault(image.sha256, image)

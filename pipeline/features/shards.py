@@ -60,31 +60,29 @@ class ShardedRows:
         self._spec = spec
         self._images = images
         self._crc32 = crc32
-        self._order = np.argsort(shard, kind="stable")  # rows shard by shard, each in byte order of the ids
-        self._starts = np.searchsorted(shard[self._order], np.arange(shard.max(initial=-1) + 2))
-        self._row = np.empty(len(shard), np.int64)
-        self._row[self._order] = np.arange(len(shard)) - self._starts[shard[self._order]]
         self._shard = lru_cache(OPEN_SHARDS)(self._open)
 
     def __getitem__(self, row: int) -> Features:
         """Return a row (R, C). Raises `ArtefactError` naming the shard."""
-        return self._shard(int(self.shard[row])).features[int(self._row[row])]
+        shard, rows = self._shard(int(self.shard[row]))
+        return shard.features[int(np.searchsorted(rows, row))]
 
     def path(self, row: int) -> Path:
         """Return the path of a row's shard."""
         return shard_path(self._folder, int(self.shard[row]))
 
-    def _open(self, number: int) -> FeatureFile:
+    def _open(self, number: int) -> tuple[FeatureFile, NDArray[np.int64]]:
+        """A shard and its rows in the index, both in byte order of the ids."""
         path = shard_path(self._folder, number)
         found = open_shard(path, self._spec)
-        rows = self._order[self._starts[number] : self._starts[number + 1]]
+        rows = np.flatnonzero(self.shard == number)
         if (
             found.features.shape[1:] != self.shape[1:]
-            or found.images != tuple(self._images[row] for row in rows)
+            or found.images != tuple(self._images[row] for row in rows.tolist())
             or not np.array_equal(found.crc32, self._crc32[rows])
         ):
             raise ArtefactError(f"{path}: not the shard that {INDEX} lists; delete it and {REMEDY}")
-        return found
+        return found, rows
 
 
 @dataclass(frozen=True)
@@ -117,8 +115,8 @@ def open_shard(path: Path, spec: EncoderSpec) -> FeatureFile:
     return shard
 
 
-def write_index(folder: Path, spec: EncoderSpec, shape: tuple[int, int], shards: int) -> int:
-    """Write the index of all `shards` of a folder and return its number of rows.
+def write_index(folder: Path, spec: EncoderSpec, shape: tuple[int, int], shards: int) -> None:
+    """Write the index of all `shards` of a folder.
 
     Raises `ArtefactError` for a shard that cannot be read, `DiskError`.
     """
@@ -139,7 +137,6 @@ def write_index(folder: Path, spec: EncoderSpec, shape: tuple[int, int], shards:
     table = table.replace_schema_metadata({METADATA: json.dumps(content, sort_keys=True)})
     with replacing(folder / INDEX) as beside:
         pq.write_table(table, beside, write_page_checksum=True)
-    return int(table.num_rows)
 
 
 def open_folder(folder: Path) -> ShardedFeatureFile:

@@ -9,7 +9,7 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from itertools import islice
@@ -24,6 +24,8 @@ from pipeline.decoders.search import Hypothesis, SamplingOptions, SearchOptions
 from pipeline.encoders import images
 from pipeline.encoders.spec import EncoderSpec
 from pipeline.errors import DataError, ParamsError
+from pipeline.inference.familiarity import Familiarity
+from pipeline.inference.model_metadata import Scalar
 from pipeline.inference.reranking import NO_RERANKING, Reranker, RerankOptions
 from pipeline.text import character_tokenizer
 from pipeline.text.vocabulary import Vocabulary
@@ -58,6 +60,9 @@ class Caption:
     """For each token, the attention weights over the `grid` x `grid` regions, row by row; they sum to 1."""
     agreement: float | None = None
     """Mean CIDEr-D (0 to 10) against the captions of similar training images; None without re-ranking."""
+    familiarity: float | None = None
+    """Of the image: the share (0 to 1) of the val images that are at least as unlike the training images; None for a
+    model that does not store what this needs."""
 
     @property
     def certainty(self) -> float:
@@ -72,6 +77,11 @@ class Prediction:
     image: str
     captions: tuple[Caption, ...] = ()
     error: str | None = None
+
+    @property
+    def familiarity(self) -> float | None:
+        """See `Caption`."""
+        return self.captions[0].familiarity if self.captions else None
 
 
 @dataclass(frozen=True)
@@ -89,6 +99,10 @@ class BaseCaptioner(ABC):
     vocabulary: Vocabulary
     reranker: Reranker | None
     """None for a model that does not store its training captions."""
+    familiarity: Familiarity | None
+    """None for a model of few images or of an older version."""
+    trained_on: Mapping[str, Scalar]
+    """Facts about the training data, as the model file holds them."""
     batch_size = 16
     """Images per batch of `stream`."""
 
@@ -224,8 +238,11 @@ class BaseCaptioner(ABC):
         for (name, _), reason in zip(batch, reasons, strict=True):
             yield Prediction(name, error=reason) if reason else Prediction(name, tuple(next(generated)))
 
-    def _decoded(self, hypotheses: Sequence[Sequence[Hypothesis]]) -> list[list[Caption]]:
-        """Token ids to text."""
+    def _decoded(
+        self, hypotheses: Sequence[Sequence[Hypothesis]], features: NDArray[np.float16 | np.float32]
+    ) -> list[list[Caption]]:
+        """The captions of images with `features` (B, R, C): token ids to text."""
+        shares = self.familiarity(features) if self.familiarity else [None] * len(hypotheses)
         return [
             [
                 Caption(
@@ -235,10 +252,11 @@ class BaseCaptioner(ABC):
                     log_probability=one.log_probability,
                     attention=one.attention,
                     agreement=one.agreement,
+                    familiarity=share,
                 )
                 for one in of_image
             ]
-            for of_image in hypotheses
+            for of_image, share in zip(hypotheses, shares, strict=True)
         ]
 
 

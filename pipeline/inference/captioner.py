@@ -19,6 +19,7 @@ from pipeline.encoders.encoder import Encoder, restore_encoder
 from pipeline.errors import ArtefactError, ParamsError
 from pipeline.inference.base_captioner import BaseCaptioner, Caption, GenerationOptions, Pixels
 from pipeline.inference.model_file import TrainedModel
+from pipeline.starter import STARTER, model_path
 
 CPU_BATCH, ACCELERATOR_BATCH = 16, 64
 
@@ -42,17 +43,20 @@ class Captioner(BaseCaptioner):
         self.spec = model.spec
         self.vocabulary = model.vocabulary
         self.reranker = model.reranker
+        self.familiarity = model.familiarity
+        self.trained_on = model.trained_on
         self.batch_size = CPU_BATCH if device.type == "cpu" else ACCELERATOR_BATCH
 
     @classmethod
-    def load(cls, path: str | Path, *, device: str = "auto", encoder: bool = True) -> Self:
-        """Load a model file; `encoder=False` leaves out the encoder.
+    def load(cls, path: str | Path = STARTER, *, device: str = "auto", encoder: bool = True) -> Self:
+        """Load a model file, by default the starter; `encoder=False` leaves out the encoder.
 
         Raises `DataError` without a file, `ArtefactError` for a damaged one and for a model of imported features, which
         has no encoder, `ParamsError` for the device.
         """
         chosen = choose_device(device)
-        model = TrainedModel.load(Path(path))
+        path = model_path(path)
+        model = TrainedModel.load(path)
         return cls(model, cls._restored_encoder(model, path, chosen) if encoder else None, chosen)
 
     @staticmethod
@@ -106,7 +110,7 @@ class Captioner(BaseCaptioner):
                 hypotheses = self._search_model.search(
                     features, search, options.rerank, captions=captions, attention=attention
                 )
-        return self._decoded(hypotheses)
+        return self._decoded(hypotheses, encoded)
 
     def encode(self, pixels: Pixels) -> NDArray[np.float16]:
         """Features (B, R, C), bit for bit those of the stage `extract`: on a CPU one thread computes each image."""

@@ -1,8 +1,9 @@
 """captioner.safetensors: one file that holds everything needed to caption an image.
 
-Tensors are `decoder.*`; `encoder.*` where the encoder's weights cannot be downloaded by name; and `reranker.*` where
-the model stores its training captions. The metadata is described in `model_metadata`. Loading a file runs no code
-from it.
+Tensors are `decoder.*`; `encoder.*` where the encoder's weights cannot be downloaded by name; `reranker.*` where
+the model stores its training captions; and `familiarity.*` with the distribution of the training features, if there
+were enough images. The metadata is described in `model_metadata`. Loading a file runs no code
+from it. Tensors of the decoder and the encoder may be stored as F16; they are loaded as float32.
 
 B images, R regions, C channels, H hidden size of the decoder.
 """
@@ -25,10 +26,12 @@ from pipeline.decoders.beam_search import beam_search
 from pipeline.decoders.decoder import Decoder
 from pipeline.decoders.registry import make_decoder
 from pipeline.decoders.search import Hypothesis, SearchOptions
+from pipeline.encoders.model_encoder import in_float32
 from pipeline.encoders.spec import EncoderSpec, sha256_of_tensors
 from pipeline.errors import ArtefactError, CaptionerError, DataError
 from pipeline.features.feature_file import FeatureFile
-from pipeline.files import write_bytes
+from pipeline.files import other_content, write_bytes
+from pipeline.inference.familiarity import Familiarity
 from pipeline.inference.model_metadata import KEY, ModelMetadata, Scalar, wrong_metadata
 from pipeline.inference.reranking import NO_RERANKING, Reranker, RerankOptions, require_reranker
 from pipeline.text.vocabulary import Vocabulary
@@ -53,6 +56,8 @@ class TrainedModel:
     """Hashes and counts of the training data, and the best epoch."""
     reranker: Reranker | None = None
     """The training captions; None for a model that does not store them."""
+    familiarity: Familiarity | None = None
+    """The distribution of the training features; None for a model of few images or of an older version."""
 
     def search(
         self,
@@ -110,9 +115,9 @@ class TrainedModel:
 
         tensors = {f"decoder.{name}": tensor.cpu().contiguous() for name, tensor in self.decoder.state_dict().items()}
         tensors |= {f"encoder.{name}": tensor for name, tensor in (self.encoder_tensors or {}).items()}
-        if self.reranker:
-            arrays = self.reranker.arrays()
-            tensors |= {f"reranker.{name}": torch.from_numpy(array) for name, array in arrays.items()}
+        for prefix, part in (("reranker", self.reranker), ("familiarity", self.familiarity)):
+            arrays = part.arrays() if part else {}
+            tensors |= {f"{prefix}.{name}": torch.from_numpy(array) for name, array in arrays.items()}
         metadata = ModelMetadata(
             decoder=dict(self.decoder_params),
             vocabulary=self.vocabulary.to_json(),
@@ -142,11 +147,12 @@ class TrainedModel:
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
             if sha256_of_tensors(tensors) != metadata.tensors_sha256:
                 raise ArtefactError(f"{path}: damaged: the tensors do not match their sha256; train again")
-            weights = _below("decoder.", tensors)
+            weights = in_float32(_below("decoder.", tensors))
             _check_finite(weights, path)
             decoder.to_empty(device="cpu").load_state_dict(weights)
             arrays = {name: tensor.numpy() for name, tensor in _below("reranker.", tensors).items()}
             sizes = {"vocabulary": len(vocabulary), "hidden": decoder.hidden}
+            gaussian = {name: tensor.numpy() for name, tensor in _below("familiarity.", tensors).items()}
             return cls(
                 decoder=decoder.eval(),
                 decoder_params=metadata.decoder,
@@ -154,10 +160,13 @@ class TrainedModel:
                 spec=spec,
                 regions=metadata.regions,
                 channels=metadata.channels,
-                encoder_tensors=_below("encoder.", tensors) or None,
+                encoder_tensors=in_float32(_below("encoder.", tensors)) or None,
                 params=metadata.params,
                 trained_on=metadata.trained_on,
                 reranker=Reranker.from_arrays(arrays, str(path), **sizes) if arrays else None,
+                familiarity=Familiarity.from_arrays(gaussian, str(path), channels=metadata.channels)
+                if gaussian
+                else None,
             )
 
 
@@ -183,6 +192,8 @@ def _opened(path: Path) -> Iterator[Any]:
             raise
         raise ArtefactError(f"{path}: {error}") from error
     except (SafetensorError, OSError, LookupError, ValueError, TypeError, ArithmeticError, RuntimeError) as error:
+        if words := other_content(path):
+            raise ArtefactError(f"{path}: {words}") from error
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ArtefactError(f"{path}: not a model file of captioner: {reason}; train again with `dvc repro`") from error
 
@@ -203,14 +214,14 @@ def _check_sizes(file: Any, decoder: Decoder, path: Path) -> None:
     names = set(file.keys())
     missing = sorted(expected.keys() - names)
     others = names - expected.keys()
-    unknown = sorted(name for name in others if not name.startswith(("encoder.", "reranker.")))
+    unknown = sorted(name for name in others if not name.startswith(("encoder.", "reranker.", "familiarity.")))
     for problem, which in (("missing", missing), ("unknown", unknown)):
         if which:
             raise ArtefactError(f"{path}: {problem} tensor {which[0][:80]}; train again")
     for name, shape in expected.items():
         tensor = file.get_slice(name)
         found = tuple(tensor.get_shape())
-        if found != shape or tensor.get_dtype() != "F32":
+        if found != shape or tensor.get_dtype() not in {"F32", "F16"}:
             raise ArtefactError(
                 f"{path}: tensor {name} is {tensor.get_dtype()} {found}, the metadata describe F32 {shape}; train again"
             )

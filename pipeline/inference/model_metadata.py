@@ -2,16 +2,18 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
+from pipeline.encoders.spec import METADATA_KEY
 from pipeline.errors import ArtefactError
 from pipeline.options import Options
 
 SCHEMA = 2
-KEY = "captioner"
+KEY = METADATA_KEY
 """The only metadata key: safetensors writes several keys in random order."""
 
 Scalar = str | int | float | bool | None
@@ -59,6 +61,14 @@ class ModelMetadata(Options):
             return cls.model_validate(content)
         except ValidationError as error:
             raise wrong_metadata(path, error) from error
+
+
+def training_summary(trained_on: Mapping[str, Scalar]) -> str:
+    """What a model was trained on, in a few words: `trained on 6,000 images of flickr8k/captions.txt`."""
+    images, dataset = trained_on.get("images"), trained_on.get("dataset")
+    known = f"{images:,} images" if isinstance(images, int) else "unknown data"
+    start = f", starting from {trained_on['init_from']}" if trained_on.get("init_from") else ""
+    return f"trained on {known}{f' of {dataset}' if dataset else ''}{start}"
 
 
 def _digest(content: dict[str, Any]) -> str:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from safetensors.torch import save
 
 from pipeline import paths
-from pipeline.datasets.tables import SKIPPED_COLUMNS, read_images
+from pipeline.datasets.skipped import add_skipped_images, check_share
+from pipeline.datasets.tables import read_images
 from pipeline.device import choose_device
 from pipeline.encoders.encoder import build_encoder
-from pipeline.errors import DataError
 from pipeline.features.extraction import ExtractReport, extract_features
 from pipeline.features.image_batches import ImageFile
-from pipeline.files import read_csv, write_bytes, write_csv
+from pipeline.files import write_bytes
 from pipeline.progress import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -54,20 +54,15 @@ def extract(files: ExtractFiles, params: "Params", *, store: Path, progress: Pro
         workers=params.run.workers,
         progress=progress,
     )
-    skipped = [
-        ("extract", image.path, 0, image.image, report.unreadable[image.image])
-        for image in sorted(images, key=lambda image: image.image)
-        if image.image in report.unreadable
-    ]
-    if len(skipped) > params.data.max_skipped * len(images):
-        shown = "\n".join(f"  {path}: {reason}" for _, path, _, _, reason in skipped[:5])
-        raise DataError(
-            f"{len(skipped)} of {len(images)} images cannot be decoded, more than "
-            f"params.data.max_skipped = {params.data.max_skipped} allows:\n{shown}\n"
-            "repair them or raise params.data.max_skipped"
-        )
+    files_of = {image.image: str(image.path) for image in images}
+    skipped = sorted((image, files_of[image], reason) for image, reason in report.unreadable.items())
+    check_share(
+        [f"{file}: {reason}" for _, file, reason in skipped],
+        len(images),
+        params.data.max_skipped,
+        problem="images cannot be decoded",
+        remedy="repair them",
+    )
     write_bytes(files.encoder, save(encoder.tensors_to_embed()))
-    write_csv(files.skipped, SKIPPED_COLUMNS, [*read_csv(files.skipped_by_prepare, SKIPPED_COLUMNS), *skipped])
-    if encoder.map_size and encoder.spec.grid > min(encoder.map_size):
-        return replace(report, map_size=encoder.map_size)
-    return report
+    add_skipped_images(files.skipped, files.skipped_by_prepare, skipped)
+    return replace(report, repeated_map=encoder.repeated_map)

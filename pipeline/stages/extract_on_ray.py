@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import paths
-from pipeline.datasets.tables import SKIPPED_COLUMNS
-from pipeline.errors import DataError, ParamsError
+from pipeline.datasets.skipped import add_skipped_images, check_share
+from pipeline.errors import ParamsError
 from pipeline.features.shards import shard_path, write_index
-from pipeline.files import read_csv, write_bytes, write_csv
+from pipeline.files import write_bytes
 from pipeline.progress import Progress, no_progress
 
 if TYPE_CHECKING:
-    from pipeline.features.ray.job import Job
     from pipeline.params import Params
 
 SHARD_BYTES = 1 << 27
@@ -53,6 +52,8 @@ class ExtractOnRayReport:
     skipped: int
     remade: tuple[str, ...]
     """The reason for each existing shard that was made again."""
+    repeated_map: tuple[int, ...]
+    """Height and width of the encoder's map, where `params.encoder.grid` is larger than one of them."""
 
 
 def extract_on_ray(
@@ -106,23 +107,29 @@ def extract_on_ray(
                 if skipped_now > params.data.max_skipped * job.images:
                     break  # a server that is down must not cost a run over all images
         seconds = time.monotonic() - began
-        skipped_rows = [(number, *row) for number in range(job.shards) for row in job.skipped(number)]
-        _check_skipped(skipped_rows, params.data.max_skipped, job)
-        rows = write_index(job.folder, job.spec, job.shape, job.shards)
-    if rows != job.images - len(skipped_rows):
-        raise RuntimeError(f"{job.folder}: {rows} rows and {len(skipped_rows)} skipped of {job.images} images")
+        incomplete = {number: rows for number in range(job.shards) if (rows := job.skipped(number))}
+        skipped_images = [row for rows in incomplete.values() for row in rows]
+        names = ", ".join([shard_path(job.folder, number).name for number in incomplete][:5])
+        check_share(
+            [f"{path}: {reason}" for _, path, reason in skipped_images],
+            job.images,
+            params.data.max_skipped,
+            problem="images cannot be decoded",
+            remedy=f"repair them, delete their shards ({names}{', ...' if len(incomplete) > 5 else ''} in "
+            f"{shard_path(job.folder, 0).parent}) and run the same command again,",
+        )
+        write_index(job.folder, job.spec, job.shape, job.shards)
     write_bytes(files.encoder, encoder.tensors_to_embed)
-    earlier = read_csv(files.skipped_by_prepare, SKIPPED_COLUMNS) if files.skipped_by_prepare else ()
-    listed = sorted(("extract", path, 0, image, reason) for _, image, path, reason in skipped_rows)
-    write_csv(files.skipped, SKIPPED_COLUMNS, [*earlier, *listed])
+    add_skipped_images(files.skipped, files.skipped_by_prepare, skipped_images)
     return ExtractOnRayReport(
         images=job.images,
         from_shards=from_shards,
         encoded=job.images - from_shards - skipped_now,
         seconds=seconds,
         shards=job.shards,
-        skipped=len(skipped_rows),
+        skipped=len(skipped_images),
         remade=tuple(reason for reason in unfinished.values() if reason),
+        repeated_map=encoder.repeated_map,
     )
 
 
@@ -130,16 +137,3 @@ def _with_absolute_weights(params: dict[str, object]) -> dict[str, object]:
     """Encoder params whose weights file, if they name one, is found from any working folder."""
     weights = Path(str(params["weights"]))
     return params | {"weights": str(weights.absolute())} if weights.is_file() else params
-
-
-def _check_skipped(rows: list[tuple[int, str, str, str]], max_skipped: float, job: "Job") -> None:
-    if len(rows) <= max_skipped * job.images:
-        return
-    shown = "\n".join(f"  {path}: {reason}" for _, _, path, reason in rows[:5])
-    shards = sorted({number for number, *_ in rows})
-    names = ", ".join(shard_path(job.folder, number).name for number in shards[:5]) + (", ..." if shards[5:] else "")
-    raise DataError(
-        f"{len(rows)} of {job.images} images cannot be decoded, more than params.data.max_skipped = {max_skipped} "
-        f"allows:\n{shown}\nrepair them, delete their shards ({names} in {shard_path(job.folder, 0).parent}) and run "
-        "the same command again, or raise params.data.max_skipped"
-    )

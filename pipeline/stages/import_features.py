@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from safetensors.numpy import save
 
 from pipeline import paths
-from pipeline.datasets.tables import SKIPPED_COLUMNS, read_images
+from pipeline.datasets.skipped import add_skipped_images, check_share
+from pipeline.datasets.tables import read_images
 from pipeline.encoders.spec import imported_spec
 from pipeline.errors import DataError
 from pipeline.features.feature_file import Features, write_feature_file
 from pipeline.features.imported import ImportSource, match_ids, open_source, regions_of
-from pipeline.files import read_csv, write_bytes, write_csv
+from pipeline.files import write_bytes
 from pipeline.progress import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -76,11 +78,17 @@ def import_features(
     `DiskError`.
     """
     source = open_source(options.source, ids=options.ids, key=options.key)
-    images = sorted(row.image for row in read_images(files.images))
-    match = match_ids(images, source.ids())
+    paths_of = {row.image: str(row.path) for row in read_images(files.images)}
+    match = match_ids(sorted(paths_of), source.ids())
     skipped = dict.fromkeys(match.missing, f"no features of it in {options.source}")
     counts, channels = _check(source, match.found, skipped, progress)
-    _refuse_too_many(skipped, len(images), params.data.max_skipped)
+    check_share(
+        [f"{image}: {reason}" for image, reason in sorted(skipped.items())],
+        len(paths_of),
+        params.data.max_skipped,
+        problem="images have no usable features",
+        remedy="add their features",
+    )
     regions = options.regions or max(counts.values())
 
     def read(some: Sequence[str]) -> Features:
@@ -91,7 +99,10 @@ def import_features(
         return features
 
     write_feature_file(files.features, imported_spec(options.name, channels), counts, (regions, channels), read)
-    _write_others(files, skipped)
+    write_bytes(files.encoder, save({}))
+    add_skipped_images(
+        files.skipped, files.skipped_by_prepare, ((image, paths_of[image], reason) for image, reason in skipped.items())
+    )
     cut = sum(count > regions for count in counts.values())
     return ImportReport(len(counts), regions, channels, min(counts.values()), skipped, match.extra, cut)
 
@@ -113,24 +124,3 @@ def _check(
             skipped[image] = str(error)
         progress(number, len(found), "images checked")
     return counts, channels or 0
-
-
-def _refuse_too_many(skipped: dict[str, str], images: int, max_skipped: float) -> None:
-    if len(skipped) > max_skipped * images or len(skipped) == images:
-        shown = "\n".join(f"  {image}: {reason}" for image, reason in sorted(skipped.items())[:5])
-        raise DataError(
-            f"{len(skipped)} of {images} images have no usable features, more than params.data.max_skipped = "
-            f"{max_skipped} allows:\n{shown}\nadd their features or raise params.data.max_skipped"
-        )
-
-
-def _write_others(files: ImportFiles, skipped: dict[str, str]) -> None:
-    from safetensors.numpy import save
-
-    rows = [
-        ("extract", row.path, 0, row.image, skipped[row.image])
-        for row in sorted(read_images(files.images), key=lambda row: row.image)
-        if row.image in skipped
-    ]
-    write_bytes(files.encoder, save({}))
-    write_csv(files.skipped, SKIPPED_COLUMNS, [*read_csv(files.skipped_by_prepare, SKIPPED_COLUMNS), *rows])

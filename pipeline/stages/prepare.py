@@ -19,6 +19,7 @@ from pipeline.datasets.entries import SPLITS, CaptionEntry, DatasetEntries, Read
 from pipeline.datasets.image_hashes import HashCache, ImageHashes, hash_images
 from pipeline.datasets.image_index import ImageIndex, number_of
 from pipeline.datasets.image_root import find_image_root, likely_image_roots
+from pipeline.datasets.skipped import check_share
 from pipeline.datasets.splits import assign_splits, describe_drawn_splits, drop_leaks
 from pipeline.datasets.tables import CAPTION_COLUMNS, IMAGE_COLUMNS, SKIPPED_COLUMNS
 from pipeline.errors import DataError
@@ -89,8 +90,8 @@ def prepare(files: PrepareFiles, params: "Params", *, progress: Progress = no_pr
     missing += _unreadable_images(hashes, image_paths, captions)
     sha256 = {image: hashes.sha256[path] for image, path in image_paths.items() if path in hashes.sha256}
     captions = [entry for entry in captions if entry.image in sha256]
-    _check_skipped("images", missing, len(sha256) + len(missing), data.max_skipped)
-    _check_skipped("captions", found.skipped, len(found.skipped) + len(found.captions), data.max_skipped)
+    _check_share("images", missing, len(sha256) + len(missing), data.max_skipped)
+    _check_share("captions", found.skipped, len(found.skipped) + len(found.captions), data.max_skipped)
     leaks: list[SkippedEntry] = []
     if data.leaks == "drop":
         captions, leaks = drop_leaks(captions, sha256)
@@ -233,13 +234,9 @@ def _unreadable_images(
     ]
 
 
-def _check_skipped(what: str, skipped: Sequence[SkippedEntry], total: int, max_skipped: float) -> None:
-    if len(skipped) > max_skipped * total:
-        shown = "\n".join(f"  {one.file}, line {one.line}: {one.image}: {one.reason}" for one in skipped[:5])
-        raise DataError(
-            f"{len(skipped)} of {total} {what} are unusable, more than params.data.max_skipped = {max_skipped} allows:"
-            f"\n{shown}\ncorrect them or raise params.data.max_skipped"
-        )
+def _check_share(what: str, skipped: Sequence[SkippedEntry], total: int, max_skipped: float) -> None:
+    lines = [f"{one.file}, line {one.line}: {one.image}: {one.reason}" for one in skipped]
+    check_share(lines, total, max_skipped, problem=f"{what} are unusable", remedy="correct them")
 
 
 def _refuse_leaks(sha256: Mapping[str, str], splits: Mapping[str, str]) -> None:

@@ -1,7 +1,7 @@
 """train: trains the decoder on the cached features and writes the model file.
 
-Reads captions.csv, features.h5, vocab.json and encoder.safetensors. Writes captioner.safetensors and
-metrics/training.csv, which is replaced after each epoch.
+Reads captions.csv, features.h5, vocab.json, encoder.safetensors and the model file that `train.init_from` names.
+Writes captioner.safetensors and metrics/training.csv, which is replaced after each epoch.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +22,8 @@ from pipeline.errors import ArtefactError, DataError, NumericError
 from pipeline.features.feature_file import FeatureFile
 from pipeline.files import read_json, sha256_of, write_csv
 from pipeline.fingerprint import fingerprint
+from pipeline.inference.familiarity import Familiarity
+from pipeline.inference.initial_model import InitialModel
 from pipeline.inference.model_file import TrainedModel
 from pipeline.metrics.cider import CiderD
 from pipeline.text.tokenizers import get_tokenizer, join_tokens
@@ -71,6 +73,10 @@ class TrainReport:
     """Tokens to which training captions were cut."""
     cut: int
     """Training captions that were longer."""
+    tokens: int
+    """Size of the vocabulary."""
+    known_tokens: int | None
+    """Tokens whose weights come from the model that `train.init_from` names; None without one."""
 
 
 def train(
@@ -93,6 +99,10 @@ def train(
         on_missing(split, images)
     sections = {"seed": params.seed, "decoder": params.decoder.model_dump(), "train": params.train.model_dump()}
     hashes = [sha256_of(files.captions), sha256_of(files.vocabulary), inputs.features.digest()]
+    initial = InitialModel.load(params.train.init_from)
+    if initial:
+        initial.check(inputs.features.spec, params.decoder.model_dump(), inputs.vocabulary)
+        hashes.append(initial.sha256)
     processes.expect_equal([sections, hashes])
     computed_by = [engine(processes.device), params.run.threads or torch.get_num_threads(), processes.count]
     checkpoint = Checkpoint(
@@ -108,7 +118,10 @@ def train(
             channels=inputs.features.channels,
             padded=inputs.features.spec.imported,
         )
-        decoder.normalize.fit(inputs.stream(inputs.train))
+        if initial:
+            initial.initialize(decoder, inputs.vocabulary)
+        else:
+            decoder.normalize.fit(inputs.stream(inputs.train))
         decoder.to(processes.device)
         data, validation = inputs.prepare(decoder, params, processes)
         history: list[EpochMetrics] = []
@@ -122,7 +135,7 @@ def train(
         def save() -> None:
             if processes.rank == 0:
                 best = best_epoch(history, by_score=validation.score_decides)
-                _model(files, params, inputs, decoder, sections, best.epoch).save(files.model)
+                _model(files, params, inputs, decoder, sections, best.epoch, initial).save(files.model)
 
         try:
             result = train_decoder(
@@ -154,6 +167,8 @@ def train(
         parameters=sum(part.numel() for part in decoder.parameters()),
         max_length=limit,
         cut=sum(len(tokens) > limit for of_image in inputs.tokenized(inputs.train) for tokens in of_image),
+        tokens=len(inputs.vocabulary),
+        known_tokens=initial.known_tokens(inputs.vocabulary) if initial else None,
     )
 
 
@@ -231,7 +246,13 @@ class _Inputs:
 
 
 def _model(
-    files: TrainFiles, params: "Params", inputs: _Inputs, decoder: Decoder, sections: Mapping[str, object], epoch: int
+    files: TrainFiles,
+    params: "Params",
+    inputs: _Inputs,
+    decoder: Decoder,
+    sections: Mapping[str, object],
+    epoch: int,
+    initial: InitialModel | None,
 ) -> TrainedModel:
     model = TrainedModel(
         decoder=decoder,
@@ -243,12 +264,16 @@ def _model(
         encoder_tensors=_encoder_tensors(files.encoder, inputs.features.spec),
         params=sections,
         trained_on={
+            # A label: with its folder's name only, moving the dataset does not change the model file.
+            "dataset": "/".join(Path(params.data.captions).parts[-2:]),
             "captions_sha256": sha256_of(files.captions),
             "features_digest": inputs.features.digest(),
             "images": len(inputs.train),
             "captions": sum(map(len, inputs.train.values())),
             "best_epoch": epoch,
+            **(initial.facts() if initial else {}),
         },
+        familiarity=Familiarity.fit(*(map(Tensor.numpy, inputs.stream(split)) for split in (inputs.train, inputs.val))),
     )
     if not params.train.store_captions:
         return model

@@ -19,10 +19,11 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from pipeline import __version__
 from pipeline.encoders.images import FORMATS, ImageError, visible_region
 from pipeline.inference.base_captioner import BaseCaptioner, Caption
+from pipeline.inference.familiarity import describe_unfamiliar
 from pipeline.tokens import SPECIAL_TOKENS
 from pipeline.web.batching import Batcher, CaptionRequest, DecodedImage
 from pipeline.web.security import Guard
-from pipeline.web.uploads import CLIENT_LEFT, FIELD, discard, read_image
+from pipeline.web.uploads import CLIENT_LEFT, FIELD, discard, expected_bytes, read_image
 
 _TYPES = {"html": "text/html; charset=utf-8", "css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
 _STATIC = ("page.css", "page.js", "attention.js", "captions.js", "files.js", "table.js")
@@ -38,6 +39,8 @@ class Limits:
     """Largest image file."""
     max_requests: int = 64
     """Concurrent requests; more get HTTP 503."""
+    max_waiting_bytes: int = 256_000_000
+    """Image files in memory, together; more get HTTP 503."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,12 @@ class CaptionOut:
 @dataclass(frozen=True)
 class ImageOut:
     """The captions of an image, best first. Attention weights are by rows of a `grid` x `grid` over `visible_region`
-    (left, top, right, bottom as shares of the image)."""
+    (left, top, right, bottom as shares of the image). `familiarity` is the share of the val images that are at least as
+    unlike the training images, null if the model does not know it; `warning` says so in words where it is low."""
 
     captions: list[CaptionOut]
+    familiarity: float | None
+    warning: str | None
     width: int
     height: int
     grid: int
@@ -123,7 +129,7 @@ def make_app(captioner: BaseCaptioner, *, limits: Limits = Limits(), hosts: Coll
     """The application. It accepts requests whose Host header is one of `hosts`; None accepts any."""
     batcher = Batcher(captioner)
     has_attention = _has_attention(captioner)
-    active = 0
+    active = waiting_bytes = 0
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -152,13 +158,19 @@ def make_app(captioner: BaseCaptioner, *, limits: Limits = Limits(), hosts: Coll
         attention: Attention = False,
     ) -> ImageOut:
         """Caption the image in the body: its bytes, or a form with the file `image`."""
-        nonlocal active
+        nonlocal active, waiting_bytes
         _check_query(request)
-        if active >= limits.max_requests:
+        size = expected_bytes(request, limits.max_bytes)
+        too_many_bytes = waiting_bytes > 0 and waiting_bytes + size > limits.max_waiting_bytes
+        if active >= limits.max_requests or too_many_bytes:
             raise HTTPException(503, "too many concurrent requests; try again", headers={"Retry-After": "1"})
         active += 1
         try:
-            image = await batcher.decode(await read_image(request, limits.max_bytes))
+            waiting_bytes += size
+            try:
+                image = await batcher.decode(await read_image(request, limits.max_bytes))
+            finally:
+                waiting_bytes -= size
             wanted = CaptionRequest(captions, beam_size, max_length, attention)
             generated = await _unless_disconnected(request, batcher.caption(image, wanted))
         except ImageError as error:
@@ -254,8 +266,11 @@ async def _unless_disconnected(request: Request, captions: Coroutine[Any, Any, l
 
 def _image_out(captioner: BaseCaptioner, image: DecodedImage, captions: list[Caption]) -> ImageOut:
     region = visible_region(captioner.spec.preprocessing, image.width, image.height)
+    familiarity = captions[0].familiarity
     return ImageOut(
         captions=[_caption_out(caption) for caption in captions],
+        familiarity=None if familiarity is None else round(familiarity, 4),
+        warning=describe_unfamiliar(familiarity),
         width=image.width,
         height=image.height,
         grid=captioner.spec.grid,

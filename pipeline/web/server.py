@@ -12,6 +12,8 @@ HEADER_SECONDS = 10.0
 BODY_SECONDS = 60.0
 """Within which a body must arrive, counted from the headers. `uploads.TIMEOUT` answers an image before; this closes
 connections whose body nothing reads."""
+SEND_SECONDS = 30.0
+"""Within which a client must make room for more of a response."""
 
 
 def make_config(app: Any) -> uvicorn.Config:
@@ -29,14 +31,17 @@ def make_config(app: Any) -> uvicorn.Config:
 
 
 class TimedConnection(H11Protocol):
-    """A connection that is closed when headers or a body take too long to arrive, which uvicorn does not limit."""
+    """A connection that is closed when headers or a body take too long to arrive, or when the client does not read the
+    response, which uvicorn does not limit."""
 
     _timer: asyncio.TimerHandle | None = None
     _timed: Any = None
     """The state of the client that the timer belongs to."""
+    _sending: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)  # writing pauses while the system does not take all bytes
         self._limit_time()
 
     def data_received(self, data: bytes) -> None:
@@ -46,6 +51,20 @@ class TimedConnection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._cancel()
+        self._cancel_sending()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._sending = self.loop.call_later(SEND_SECONDS, self.transport.abort)  # `close` would wait for the client
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._cancel_sending()
+
+    def _cancel_sending(self) -> None:
+        if self._sending:
+            self._sending.cancel()
+        self._sending = None
 
     def _limit_time(self) -> None:
         """Start a timer when the client begins to send headers or a body, cancel it when these are complete."""

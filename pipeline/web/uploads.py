@@ -42,6 +42,12 @@ async def read_image(request: Request, max_bytes: int) -> bytes:
         raise HTTPException(CLIENT_LEFT, "the client has disconnected") from None
 
 
+def expected_bytes(request: Request, max_bytes: int) -> int:
+    """The bytes of a body that are kept in memory: its stated length, at most `max_bytes`."""
+    declared = request.headers.get("content-length", "")
+    return min(int(declared), max_bytes) if declared.isdigit() else max_bytes
+
+
 async def discard(request: Request, limit: int) -> None:
     """Read up to `limit` bytes of the rest of a body, for at most two seconds: a client that is still sending would
     not see an early response."""

@@ -110,7 +110,8 @@ def test_the_original_network_is_not_changed():
 )
 @torch.inference_mode()
 def test_timms_combined_layers_are_fused(name, size):
-    timm = pytest.importorskip("timm", reason="needs the extra: pip install 'captioner[timm]'")
+    import timm
+
     from pipeline.encoders.timm import cut_timm_model
 
     torch.manual_seed(3)

@@ -97,7 +97,10 @@ def test_images_that_one_side_lacks_are_left_out_with_a_warning(folder):
 def test_neither_a_file_nor_a_revision_ends_with_two(folder):
     code, _, err = run_command("compare", "nothing", "good.csv", cwd=folder)
     assert code == 2
-    assert err.startswith("error: nothing: no such file, and this folder is not in a git repository")
+    assert err.startswith("error: nothing: no such file, and no git repository with commits")
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)  # without a commit
+    code, _, err = run_command("compare", "nothing", "good.csv", cwd=folder)
+    assert (code, err.partition(" commits")[0]) == (2, "error: nothing: no such file, and no git repository with")
     code, _, err = run_command("compare", "nothing.csv", "good.csv", cwd=folder)
     assert (code, err) == (3, "error: nothing.csv: no such file\n")
 

@@ -10,7 +10,7 @@ from support import run_command, small_params
 
 from pipeline.commands.terminal import to_json
 from pipeline.control_characters import CONTROL, visible
-from pipeline.params import to_yaml
+from pipeline.params_file import to_yaml
 
 HOSTILE = ("\x1b[2J", "\x9b31m", "\u202e", "\x07", "\x7f")
 """Clear the screen, red text, reversed text, the bell, delete."""

@@ -1,9 +1,12 @@
 """`captioner extract`: the engines and their options."""
 
+import shutil
 import sys
 
 import pytest
-from support import run_command, set_param
+import torch
+from support import ROOT, run_command, set_param
+from torchvision.models import get_model
 
 
 @pytest.mark.parametrize(
@@ -61,3 +64,29 @@ def test_a_grid_larger_than_the_map_is_a_warning(project):
     assert "warning: params.encoder.grid is 20, but the layer's map has 15 x 15" in err
     set_param(project, "encoder.grid", 3)
     assert "warning" not in run_command("extract")[2]
+
+
+def test_a_folder_in_the_place_of_the_features_stops_before_the_encoder_runs(project):
+    assert run_command("prepare")[0] == 0
+    (project / "data/interim/features.h5").mkdir()
+    code, _, err = run_command("extract")
+    assert code == 5
+    assert "features.h5: is a folder, but a file is to be written here; move the folder away" in err
+    assert "of 18 images" not in err
+
+
+def test_a_weights_file_that_dvc_does_not_watch_is_noted(project):
+    assert run_command("prepare")[0] == 0
+    network = get_model("mobilenet_v3_small", weights=None)
+    torch.save(network.state_dict(), project / "weights.pth")
+    set_param(project, "encoder.name", "mobilenet_v3_small")
+    set_param(project, "encoder.weights", "weights.pth")
+    shutil.copy(ROOT / "dvc.yaml", project)
+    note = "note: weights.pth: `dvc repro` does not notice when the content of this file changes; add it to the deps"
+    code, _, err = run_command("extract")
+    assert code == 0
+    assert note in err
+    text = (project / "dvc.yaml").read_text()
+    first = "      - data/interim/code/extract.txt\n"
+    (project / "dvc.yaml").write_text(text.replace(first, first + "      - weights.pth\n"))
+    assert note not in run_command("extract")[2]

@@ -10,7 +10,7 @@ import zipfile
 import pytest
 from support import ROOT, run_command, set_param, write_project
 
-from pipeline.params import read_params
+from pipeline.params_file import read_params
 
 
 def data_of(project):

@@ -15,11 +15,14 @@ from pipeline.cli import Stopped
 from pipeline.commands.image_inputs import NOT_A_LIST, address_message, is_image, read_inputs
 
 TINY = "data/tiny/images"
+MODEL = "model: models/captioner.safetensors, trained on 12 images of tiny/captions.csv\n"
 NO_IMAGE = "no image found; give a file, a folder or a quoted glob pattern"
 
 
 def predict(project, *arguments, stdin=b""):
-    return run_command("predict", *arguments, cwd=project, stdin=stdin)
+    """The exit code, standard output, and standard error without the line that names the model."""
+    code, out, message = run_command("predict", *arguments, cwd=project, stdin=stdin)
+    return code, out, message.replace(MODEL, "", 1)
 
 
 def read_table(path):
@@ -189,7 +192,7 @@ def test_arguments_that_name_no_image_are_reported_and_the_others_captioned(trai
     code, out, _ = predict(trained_project, *arguments, "--attention", str(tmp_path / "maps"))
     bad, good = map(json.loads, out.splitlines())
     assert code == 3
-    assert bad == {"image": "gone.png", "captions": [], "error": f"gone.png: {NO_IMAGE}"}
+    assert bad == {"image": "gone.png", "captions": [], "familiarity": None, "error": f"gone.png: {NO_IMAGE}"}
     assert (good["error"], good["attention"]) == (None, str(tmp_path / "maps/001.png"))
     rows = read_table(tmp_path / "out.csv")
     assert [(row["image"], row["caption"], row["error"]) for row in rows] == [
@@ -201,7 +204,12 @@ def test_arguments_that_name_no_image_are_reported_and_the_others_captioned(trai
 def test_no_model_is_needed_to_report_that_no_image_was_found(tmp_path):
     code, out, message = predict(tmp_path, "gone.png", "--json")
     assert (code, message) == (3, f"error: gone.png: {NO_IMAGE}\n")
-    assert json.loads(out) == {"image": "gone.png", "captions": [], "error": f"gone.png: {NO_IMAGE}"}
+    assert json.loads(out) == {
+        "image": "gone.png",
+        "captions": [],
+        "familiarity": None,
+        "error": f"gone.png: {NO_IMAGE}",
+    }
     code, out, message = predict(tmp_path, "gone.png", "*.jpg", "--csv", "out.csv")
     assert (code, out) == (3, "")
     assert [(row["image"], row["error"]) for row in read_table(tmp_path / "out.csv")] == [

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 from PIL import Image
-from support import run_command, write_dataset
+from support import run_command, set_param, write_dataset
 
 
 def test_statistics_are_printed_and_nothing_is_written(project):
@@ -38,6 +38,16 @@ def test_json_has_everything(project):
     assert reason.startswith("damaged: ")
     assert found["skipped"][0]["image"] == "gone.png"
     assert found["captions"]["coverage"][0]["by_split"]["val"] == 1.0
+
+
+def test_truncated_jpegs_can_be_used_if_extract_fills_them(project):
+    cut = project / "data/tiny/images/004.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)).save(cut, "JPEG")
+    cut.write_bytes(cut.read_bytes()[:-600])
+    unusable = "images that cannot be used: 1\n  004.png: damaged: image file is truncated"
+    assert unusable in run_command("stats", cwd=project)[1]
+    set_param(project, "encoder.truncated_jpegs", "fill")
+    assert "images that cannot be used: 0" in run_command("stats", cwd=project)[1]
 
 
 def test_files_that_are_no_images_are_counted(project):

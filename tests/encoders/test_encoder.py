@@ -6,9 +6,10 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+from support import small_encoder
 
 from pipeline.device import single_threaded
-from pipeline.encoders.encoder import build_encoder, restore_encoder
+from pipeline.encoders.encoder import restore_encoder
 from pipeline.encoders.registry import SOURCES, get_source
 from pipeline.encoders.spec import EncoderSpec
 from pipeline.errors import ArtefactError, ParamsError
@@ -16,29 +17,8 @@ from pipeline.errors import ArtefactError, ParamsError
 CPU = torch.device("cpu")
 
 
-def encoder(
-    name="squeezenet1_1",
-    layer="auto",
-    grid=3,
-    image_size=64,
-    fit="stretch",
-    seed=1,
-    weights="none",
-    precision="float32",
-    **more,
-):
-    return build_encoder(
-        name=name,
-        weights=weights,
-        layer=layer,
-        grid=grid,
-        image_size=image_size,
-        fit=fit,
-        precision=precision,
-        seed=seed,
-        device=CPU,
-        **more,
-    )
+def encoder(name="squeezenet1_1", layer="auto", grid=3, image_size=64, **params):
+    return small_encoder(name, layer, grid, image_size=image_size, **params)
 
 
 def pixels(count, side, seed=0):
@@ -98,6 +78,9 @@ def test_a_weights_file_without_a_state_dict_is_refused(tmp_path):
     with pytest.raises(
         ParamsError, match=r"not a state dict of squeezenet1_1: it has fc.weight, not features.0.weight"
     ):
+        encoder(weights=str(tmp_path / "weights.pth"))
+    (tmp_path / "weights.pth").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ParamsError, match=r"weights.pth: a Git LFS pointer, not the file itself; run `git lfs pull`"):
         encoder(weights=str(tmp_path / "weights.pth"))
     (tmp_path / "weights.pth").write_bytes(b"")
     with pytest.raises(ParamsError, match=r"weights.pth cannot be read: it is empty or truncated"):

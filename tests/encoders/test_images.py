@@ -4,6 +4,7 @@ import contextlib
 import io
 import struct
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -60,21 +61,93 @@ def test_gray_values_of_unknown_range_are_refused_and_not_blackened(values):
         decode_image(encoded(Image.fromarray(np.float32(values)), "TIFF"))
 
 
-def test_colors_of_twelve_bits_in_sixteen_are_refused_and_not_blackened():
-    def tiff(value):
-        """An uncompressed TIFF of one pixel with three 16-bit colors."""
-        strip = 8 + 2 + 9 * 12 + 4
-        short, long = 3, 4
-        tags = [(256, short, 1, 1), (257, short, 1, 1), (258, short, 3, strip), (259, short, 1, 1), (262, short, 1, 2)]
-        tags += [(273, long, 1, strip + 6), (277, short, 1, 3), (278, short, 1, 1), (279, long, 1, 6)]
-        entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
-        return (
-            struct.pack("<2sHIH", b"II", 42, 8, 9) + entries + bytes(4) + struct.pack("<6H", 16, 16, 16, *[value] * 3)
-        )
+def deep_tiff(value, max_sample=0, *, compressed=False, inks=False):
+    """A TIFF of one pixel with three 16-bit colors, or four inks."""
+    short, long, bands = 3, 4, 3 + inks
+    pixel = struct.pack(f"<{bands}H", *[value] * bands)
+    pixel = zlib.compress(pixel) if compressed else pixel
+    tags = [(256, short, 1, 1), (257, short, 1, 1), (258, short, bands, 0), (259, short, 1, 8 if compressed else 1)]
+    tags += [(262, short, 1, 5 if inks else 2), (273, long, 1, 2 * bands), (277, short, 1, bands), (278, short, 1, 1)]
+    tags += [(279, long, 1, len(pixel))]
+    tags += [(281, short, 1, max_sample)] if max_sample else []
+    data = 8 + 2 + len(tags) * 12 + 4
+    entries = b"".join(
+        struct.pack("<HHII", tag, kind, count, value + data if tag in {258, 273} else value)
+        for tag, kind, count, value in tags
+    )
+    start = struct.pack("<2sHIH", b"II", 42, 8, len(tags))
+    return start + entries + bytes(4) + struct.pack(f"<{bands}H", *[16] * bands) + pixel
 
-    assert np.asarray(decode_image(tiff(65535))).tolist() == [[[255, 255, 255]]]
-    with pytest.raises(ImageError, match="at most 12 of the 16 bits; save it with 8 bits per color"):
-        decode_image(tiff(4095))
+
+def deep_png(*colors):
+    """A PNG of one row with 16 bits per color: gray and opacity, RGB, or RGB and opacity."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    color_type = {2: 4, 3: 2, 4: 6}[len(colors[0])]
+    row = b"\0" + np.array(colors, ">u2").tobytes()
+    header = struct.pack(">IIBBBBB", len(colors), 1, 16, color_type, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (deep_tiff(65535), [255] * 3),
+        (deep_tiff(4095), [255] * 3),
+        (deep_tiff(4095, compressed=True), [255] * 3),
+        (deep_tiff(900, max_sample=4095), [56] * 3),
+        (deep_tiff(0), [0] * 3),
+        (deep_png((4095, 2048, 0)), [255, 128, 0]),
+        (deep_png((4095, 2048, 0, 65535)), [255, 128, 0]),
+        (deep_png((4095, 2048, 0, 4095)), [255, 128, 0]),
+        (deep_png((4095, 65535)), [255] * 3),
+        (deep_png((1023, 512, 0)), [255, 128, 0]),
+    ],
+)
+def test_colors_of_twelve_bits_in_sixteen_are_scaled_and_not_blackened(content, expected):
+    assert np.asarray(decode_image(content))[0, 0].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (deep_png((0, 0, 0)), [0] * 3),
+        (deep_png((0, 0, 0, 0)), [255] * 3),  # transparent
+        (deep_png((5 * 257, 15 * 257, 0)), [5, 15, 0]),  # 8-bit colors, as most programs write them with 16
+        (deep_png((5 * 256, 15 * 256, 0)), [5, 15, 0]),
+        (encoded(Image.fromarray(np.uint16([[5 * 257]]))), [5] * 3),
+        (deep_tiff(0, inks=True), [255] * 3),  # no ink
+    ],
+)
+def test_dark_images_stay_dark(content, expected):
+    assert np.asarray(decode_image(content))[0, 0].tolist() == expected
+
+
+def test_dark_colors_keep_the_orientation_of_the_file():
+    image = Image.open(io.BytesIO(deep_png((4095, 0, 0), (0, 4095, 0))))
+    exif = image.getexif()
+    exif[274] = 3
+    content = deep_png((4095, 0, 0), (0, 4095, 0))
+    data = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+    turned = np.asarray(decode_image(content[:33] + chunk + content[33:]))
+    assert turned[0].tolist() == [[0, 255, 0], [255, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n", "a Git LFS pointer, not the file"),
+        (b"<html><body>404", "a web page, not the file itself; download it again"),
+        (b"text", "not an image in one of the formats JPEG, PNG"),
+    ],
+)
+def test_a_file_that_is_no_image_is_named_with_what_it_is(content, words):
+    with pytest.raises(ImageError, match=words):
+        decode_image(content)
 
 
 def test_heic_is_read_with_its_extra_and_refused_by_name_without_it(monkeypatch):

@@ -63,7 +63,7 @@ REFUSED = {
     "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>", "not an image"),
     "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", "not an image"),
     "pdf": (b"%PDF-1.4\n%%EOF\n", "not an image"),
-    "html of a login page": (b"<!DOCTYPE html><title>403</title>", "not an image"),
+    "html of a login page": (b"<!DOCTYPE html><title>403</title>", "a web page"),
 }
 
 

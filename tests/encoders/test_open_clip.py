@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from support import small_encoder
 
-from pipeline.encoders.encoder import build_encoder, restore_encoder
+from pipeline.encoders.encoder import restore_encoder
 from pipeline.encoders.spec import EncoderSpec
 from pipeline.errors import ArtefactError, ParamsError
 
@@ -44,19 +45,8 @@ def small_models(tmp_path_factory):
     open_clip.factory._MODEL_CONFIGS.update(before)
 
 
-def encoder(name="tiny-transformer", *, layer="features", grid=2, image_size="auto", weights="none", fit="stretch"):
-    return build_encoder(
-        source="open_clip",
-        name=name,
-        weights=str(weights),
-        layer=layer,
-        grid=grid,
-        image_size=image_size,
-        fit=fit,
-        precision="float32",
-        seed=1,
-        device=CPU,
-    )
+def encoder(name="tiny-transformer", *, layer="features", weights="none", image_size="auto", **params):
+    return small_encoder(name, layer, source="open_clip", weights=str(weights), image_size=image_size, **params)
 
 
 def whole_model(name):

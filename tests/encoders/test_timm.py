@@ -1,34 +1,23 @@
 """timm's networks as encoders: any family as a map with channels first, at any layer and input size."""
 
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
+from support import small_encoder
 
-from pipeline.encoders.encoder import build_encoder, restore_encoder
+from pipeline.encoders.encoder import restore_encoder
 from pipeline.encoders.spec import EncoderSpec
 from pipeline.errors import ArtefactError, ParamsError
 
-timm = pytest.importorskip("timm", reason="needs the extra: pip install 'captioner[timm]'")
 CPU = torch.device("cpu")
 
 
-def encoder(name, *, layer="features", grid=2, image_size=64, weights="none", fit="stretch"):
-    return build_encoder(
-        source="timm",
-        name=name,
-        weights=str(weights),
-        layer=layer,
-        grid=grid,
-        image_size=image_size,
-        fit=fit,
-        precision="float32",
-        seed=1,
-        device=CPU,
-    )
+def encoder(name, *, layer="features", weights="none", **params):
+    return small_encoder(name, layer, source="timm", weights=str(weights), **params)
 
 
 def timms_own(name, size=64):
@@ -222,13 +211,6 @@ def test_weights_that_cannot_be_downloaded_raise_an_error_with_a_remedy(monkeypa
     spec = replace(encoder("test_resnet").spec, weights="r160_in1k")
     with pytest.raises(ArtefactError, match=r"cannot be downloaded.* --self-contained"):
         restore_encoder(spec, None, CPU)
-
-
-def test_without_timm_the_error_names_the_extra(monkeypatch):
-    monkeypatch.delitem(sys.modules, "pipeline.encoders.timm", raising=False)
-    monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ParamsError, match=r"the encoder source timm needs timm.*pip install 'captioner\[timm\]'"):
-        encoder("test_resnet")
 
 
 @torch.inference_mode()

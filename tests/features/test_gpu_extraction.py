@@ -25,7 +25,7 @@ from pipeline.features.image_batches import Batch, ImageFile
 
 @pytest.fixture(scope="module", params=["stretch", "crop"])
 def encoder(request):
-    return small_encoder(request.param)
+    return small_encoder(fit=request.param)
 
 
 def save_image(path, size, mode="RGB", **options):

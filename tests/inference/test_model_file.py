@@ -211,6 +211,46 @@ def test_tensors_that_do_not_fit_are_refused(content, tmp_path, change, words):
         TrainedModel.load(path)
 
 
+def test_tensors_in_float16_are_loaded_as_float32(content, tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    expected = TrainedModel.load(path)
+
+    def halve(tensors):
+        for name in tensors:
+            if name.startswith("decoder.") or name.endswith("weight"):
+                tensors[name] = tensors[name].half()
+
+    changed_tensors(path, halve)
+    assert path.stat().st_size < len(content)
+    model = TrainedModel.load(path)
+    original = expected.decoder.state_dict()
+    for name, tensor in model.decoder.state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, original[name].half().float())
+    weights = {name: tensor for name, tensor in model.encoder_tensors.items() if name.endswith("weight")}
+    assert all(torch.equal(weights[name], expected.encoder_tensors[name].half().float()) for name in weights)
+    with pytest.raises(ArtefactError, match="the features were made with"):  # by weights that were not rounded
+        Captioner.load(path, device="cpu")
+
+
+def test_values_beyond_float16_are_refused(content, tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    changed_tensors(
+        path, lambda tensors: tensors.update({"decoder.output.bias": tensors["decoder.output.bias"].fill_(1e6).half()})
+    )
+    with pytest.raises(ArtefactError, match=r"tensor output\.bias has values that are not finite"):
+        TrainedModel.load(path)
+
+
+def test_a_git_lfs_pointer_is_refused_with_the_remedy(tmp_path):
+    path = tmp_path / "captioner.safetensors"
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n")
+    with pytest.raises(ArtefactError, match=r"captioner.safetensors: a Git LFS pointer, .* run `git lfs pull`"):
+        TrainedModel.load(path)
+
+
 def test_a_file_of_tensors_without_our_metadata_is_refused(tmp_path):
     from safetensors.torch import save_file
 

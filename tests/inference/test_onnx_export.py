@@ -21,6 +21,7 @@ from pipeline.decoders.registry import DECODERS, make_decoder
 from pipeline.decoders.search import SearchOptions
 from pipeline.encoders.encoder import build_encoder
 from pipeline.errors import ArtefactError, DiskError, ParamsError
+from pipeline.inference.familiarity import Familiarity
 from pipeline.inference.model_file import TrainedModel
 from pipeline.text.vocabulary import Vocabulary
 from pipeline.tokens import EOS, SPECIAL_TOKENS
@@ -79,7 +80,7 @@ def folder(trained_project, tmp_path_factory):
     out = tmp_path_factory.mktemp("onnx") / "model"
     code, _, message = run_command("export", "--onnx", str(out), cwd=trained_project)
     assert code == 0, message
-    assert message.startswith(f"export: {out}, ")
+    assert message.splitlines()[1].startswith(f"export: {out}, ")
     return out
 
 
@@ -367,6 +368,23 @@ def test_a_model_without_training_captions_exports_none(captioner, tmp_path, mon
     assert not (tmp_path / "onnx/reranker.safetensors").exists()
 
 
+def test_an_export_gives_the_same_familiarity_and_is_incomplete_without_it(tmp_path):
+    captioner = untrained_captioner(name="alexnet")
+    pixels = random_pixels(captioner.spec, 200)
+    encoded = captioner.encode(pixels)
+    model = replace(captioner.model, familiarity=Familiarity.fit([encoded[:100]], [encoded[100:]]))
+    captioner = Captioner(model, captioner.encoder, CPU)
+    other = exported(captioner, tmp_path / "onnx")
+    ours, theirs = (
+        [one.familiarity for (one,) in runtime.caption_pixels(pixels[100:])] for runtime in (captioner, other)
+    )
+    assert theirs == pytest.approx(ours, abs=0.011)  # one of 100 val images
+    assert len(set(ours)) == 100
+    (tmp_path / "onnx/familiarity.safetensors").unlink()
+    with pytest.raises(ArtefactError, match=r"familiarity\.safetensors: cannot be read"):
+        OnnxCaptioner.load(tmp_path / "onnx")
+
+
 def test_an_export_replaces_an_older_one_as_a_whole(tmp_path):
     write_folder(tmp_path / "onnx", {DESCRIPTION: b"{}", STEP: b"old"})
     write_folder(tmp_path / "onnx", {DESCRIPTION: b"{}"})
@@ -397,7 +415,7 @@ def test_a_folder_with_other_files_is_never_replaced(tmp_path):
 def test_a_self_contained_file_gives_the_same_captions(trained_project, captioner, images, tmp_path):
     path = tmp_path / "alone.safetensors"
     code, _, message = run_command("export", "--self-contained", str(path), cwd=trained_project)
-    assert (code, message.split(",")[0]) == (0, f"export: {path}")
+    assert (code, message.splitlines()[1].split(",")[0]) == (0, f"export: {path}")
     alone = Captioner.load(path, device="cpu")
     assert alone.model.encoder_tensors
     assert alone(images[3]) == captioner(images[3])

@@ -169,7 +169,7 @@ def write_manifest(path, rows):
     return path
 
 
-def extract(folder, manifest, *, max_skipped=0.5):
+def extract(folder, manifest, *, max_skipped=0.5, **encoder):
     """Run the stage with one encoder into `folder`/features.h5."""
     files = ExtractOnRayFiles(
         manifest=manifest,
@@ -178,7 +178,7 @@ def extract(folder, manifest, *, max_skipped=0.5):
         encoder=folder / "encoder.safetensors",
         skipped=folder / "skipped.csv",
     )
-    params = small_params(run={"workers": 1}, data={"max_skipped": max_skipped})
+    params = small_params(run={"workers": 1}, data={"max_skipped": max_skipped}, encoder=encoder)
     return extract_on_ray(files, params, shard_images=SHARD)
 
 
@@ -268,6 +268,15 @@ def test_each_shard_has_a_part_of_the_manifest(extracted):
         assert list(FeatureFile.open(path).images) == sorted(wanted)
     assert (report.images, report.from_shards, report.shards) == (IMAGES, 0, IMAGES // SHARD)
     assert report.encoded == IMAGES - DAMAGED
+
+
+def test_a_grid_larger_than_the_map_is_reported(extracted, tmp_path):
+    assert extracted[1].repeated_map == ()
+    (folder := tmp_path / "small").mkdir()
+    rows = [("a.png", str(folder / "a.png"), "")]
+    draw(0).save(folder / "a.png")
+    report = extract(tmp_path, write_manifest(tmp_path / "manifest.csv", rows), grid=20)
+    assert report.repeated_map == (15, 15)
 
 
 def test_a_complete_folder_is_not_changed(extracted):

@@ -3,7 +3,7 @@
 import pytest
 from support import ROOT
 
-from pipeline.params import check_params, read_params
+from pipeline.params_file import check_params, read_params
 from pipeline.stages.score import search_options
 from pipeline.text.vocabulary import Vocabulary
 from pipeline.tokens import SPECIAL_TOKENS

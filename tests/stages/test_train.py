@@ -7,10 +7,13 @@ import pytest
 from support import small_params
 
 from pipeline import paths
+from pipeline.datasets.tables import read_captions
 from pipeline.decoders.registry import DECODERS
 from pipeline.errors import DataError, NumericError
+from pipeline.features.feature_file import FeatureFile
+from pipeline.inference.familiarity import Familiarity
 from pipeline.inference.model_file import TrainedModel
-from pipeline.params import read_params
+from pipeline.params_file import read_params
 from pipeline.stages.train import TrainFiles, train
 
 
@@ -133,3 +136,18 @@ def test_every_decoder_trains(files, kind):
     params = small_params(decoder={"kind": kind}, train={"epochs": 1})
     assert train(files, params).result.epochs == 1
     assert TrainedModel.load(files.model).decoder_params["kind"] == kind
+
+
+def test_the_model_keeps_the_familiarity_of_its_val_images(files, params, monkeypatch):
+    monkeypatch.setattr("pipeline.inference.familiarity.MIN_IMAGES", 3)
+    train(files, params)
+    features = FeatureFile.open(files.features)
+    splits = [features.load(list(read_captions(files.captions, split))) for split in ("train", "val")]
+    stored, expected = TrainedModel.load(files.model).familiarity, Familiarity.fit(*([one] for one in splits))
+    assert all((stored.arrays()[name] == array).all() for name, array in expected.arrays().items())
+    assert sorted(stored(splits[1])) == pytest.approx([1 / 3, 2 / 3, 1])
+
+
+def test_too_few_images_leave_the_familiarity_unknown(files, params):
+    train(files, params)
+    assert TrainedModel.load(files.model).familiarity is None

@@ -268,6 +268,42 @@ def test_a_body_that_nothing_reads_ends_the_connection(server, monkeypatch):
     assert time.monotonic() - began < 4
 
 
+def test_a_client_that_does_not_read_its_response_is_disconnected(server, monkeypatch):
+    monkeypatch.setattr("pipeline.web.server.SEND_SECONDS", 0.5)
+    request = b"GET /static/page.js HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    began = time.monotonic()
+    with connect(server) as connection:
+        connection.settimeout(0.1)
+        with suppress(ConnectionError):
+            while time.monotonic() - began < 10:
+                with suppress(TimeoutError):
+                    connection.sendall(request * 1000)
+                time.sleep(0.05)
+    assert time.monotonic() - began < 8
+    assert send(server, "/healthz", method="GET")[0] == 200
+
+
+def test_image_files_that_wait_have_a_limit_together(captioner, images, monkeypatch):
+    from pipeline.web.app import Limits, make_app
+
+    monkeypatch.setattr("pipeline.web.uploads.TIMEOUT", 2)
+    content = images[0].read_bytes()
+    own = Server(make_app(captioner, limits=Limits(max_waiting_bytes=1_000_000)))
+    try:
+        with connect(own) as waiting:
+            waiting.sendall(
+                b"POST /v1/captions HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: 999999\r\n\r\n"
+            )
+            status, deadline = 200, time.monotonic() + 10
+            while status == 200 and time.monotonic() < deadline:  # until the head of the large image has arrived
+                status = send(own, body=content, content_type="image/png")[0]
+            assert status == 503
+            assert receive_all(waiting).startswith(b"HTTP/1.1 408 ")
+        assert send(own, body=content, content_type="image/png")[0] == 200
+    finally:
+        own.stop()
+
+
 def test_large_images_are_decoded_one_at_a_time(captioner, monkeypatch):
     from pipeline.web import batching
     from pipeline.web.app import make_app
@@ -398,6 +434,7 @@ def serve(project, *arguments):
 def test_the_command_prints_its_address_and_stops_on_ctrl_c(trained_project, images):
     running = serve(trained_project, "--port", "0")
     try:
+        assert running.stderr.readline().startswith("model: models/captioner.safetensors, trained on 12 images")
         line = running.stderr.readline()
         assert line.startswith("serve: http://127.0.0.1:")
         port = int(line.split(":")[3].split("/")[0])
@@ -458,3 +495,12 @@ def test_the_image_of_a_client_that_disconnected_is_not_captioned(captioner, ima
     finally:
         go_on.set()
         own.stop()
+
+
+def test_the_response_states_the_familiarity_and_warns_where_it_is_low(server, unfamiliar_server, images):
+    content = images[0].read_bytes()
+    _, _, unknown = send(server, CAPTIONS, content, content_type="image/png")
+    assert (unknown["familiarity"], unknown["warning"]) == (None, None)
+    _, _, low = send(unfamiliar_server, CAPTIONS, content, content_type="image/png")
+    assert low["familiarity"] == 0
+    assert low["warning"] == "unlike the training images (familiarity 0.0%): the caption is probably wrong"

@@ -155,6 +155,17 @@ def test_several_images_become_a_table_to_download(page, captioner, images, tmp_
     assert page.driver.switch_to.active_element == page["choose"]
 
 
+def test_unfamiliar_images_are_marked_in_words(chromium, unfamiliar_server, images):
+    page = Page(chromium, unfamiliar_server.address)
+    words = "Unlike the training images (familiarity 0.0%): the caption is probably wrong."
+    page.choose(images[0])
+    page.until(lambda: page["unfamiliar"].text == words)
+    assert words in page.run("return document.getElementById('status').textContent")
+    page.choose(images[1])
+    page.done(2)
+    assert [one.text for one in page.all("#rows .small")] == [words] * 2
+
+
 def test_a_broken_file_shows_the_reason_and_the_next_one_works(page, images, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"\xff\xd8\xffbroken")

@@ -49,6 +49,8 @@ class EncoderDescription:
     shape: tuple[int, int]
     """R, C"""
     engine: str
+    repeated_map: tuple[int, ...]
+    """See `Encoder`."""
 
 
 def describe_encoder(cluster: Cluster, params: dict[str, Any], seed: int) -> EncoderDescription:
@@ -77,6 +79,7 @@ def _describe_encoder(params: dict[str, Any], seed: int, device: str) -> Encoder
         tensors_to_embed=save(encoder.tensors_to_embed()),
         shape=(encoder.regions, encoder.channels),
         engine=encoder.engine,
+        repeated_map=encoder.repeated_map,
     )
 
 

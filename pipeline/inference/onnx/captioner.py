@@ -11,7 +11,8 @@ from pipeline.decoders.search import Hypothesis, SamplingOptions
 from pipeline.encoders.spec import EncoderSpec
 from pipeline.errors import ArtefactError, ParamsError
 from pipeline.inference.base_captioner import BaseCaptioner, Caption, GenerationOptions, Pixels
-from pipeline.inference.onnx.folder import DESCRIPTION, ENCODER, RERANKER, START, STEP, read_folder
+from pipeline.inference.familiarity import Familiarity
+from pipeline.inference.onnx.folder import DESCRIPTION, ENCODER, FAMILIARITY, RERANKER, START, STEP, read_folder
 from pipeline.inference.onnx.search import Array, State, beam_search
 from pipeline.inference.reranking import Reranker, require_reranker
 from pipeline.text.vocabulary import Vocabulary
@@ -36,8 +37,10 @@ class OnnxCaptioner(BaseCaptioner):
         self.spec = EncoderSpec.from_json(description["spec"])
         self.vocabulary = Vocabulary.from_json(description["vocabulary"], place)
         self.reranker = None
+        self.familiarity = None
         self.model_sha256: str | None = description["model_sha256"]
         """Of the model file that was exported."""
+        self.trained_on = description.get("trained_on", {})  # exports before this key was added have none
         self._sessions = sessions
         self._state: list[str] = description["state"]
         self._changing = [name for name in self._state if name not in description["constant_state"]]
@@ -63,6 +66,10 @@ class OnnxCaptioner(BaseCaptioner):
             captioner = cls(description, sessions, str(folder / DESCRIPTION))
             if RERANKER in parts:
                 captioner.reranker = _reranker(parts[RERANKER], description, str(folder / RERANKER))
+            if FAMILIARITY in parts:
+                place = str(folder / FAMILIARITY)
+                arrays = _arrays(parts[FAMILIARITY], place)
+                captioner.familiarity = Familiarity.from_arrays(arrays, place, channels=description["channels"])
         except (KeyError, TypeError, ValueError) as error:
             raise ArtefactError(f"{folder}: not a complete export: {error}; export again") from error
         return captioner
@@ -89,14 +96,15 @@ class OnnxCaptioner(BaseCaptioner):
         search, rerank = options.search, options.rerank
         search = replace(search, beam_size=max(search.beam_size, captions))
         reranker = require_reranker(self.reranker, rerank) if rerank.neighbors else None
-        vectors, state = self._start(self.encode(pixels))
+        features = self.encode(pixels)
+        vectors, state = self._start(features)
         wanted = search.beam_size if reranker else captions
         hypotheses: list[list[Hypothesis]] = beam_search(
             self._step, state, search, captions=wanted, attention=attention
         )
         if reranker:
             hypotheses = [best[:captions] for best in reranker.rerank(vectors, hypotheses, rerank)]
-        return self._decoded(hypotheses)
+        return self._decoded(hypotheses, features)
 
     def _start(self, features: Array) -> tuple[Array, State]:
         """The image vectors (B, H) and the decoder's first state."""
@@ -114,15 +122,19 @@ class OnnxCaptioner(BaseCaptioner):
 
 
 def _reranker(content: bytes, description: Mapping[str, Any], place: str) -> Reranker:
+    sizes = {"vocabulary": len(description["vocabulary"]["tokens"]), "hidden": description["hidden"]}
+    return Reranker.from_arrays(_arrays(content, place), place, **sizes)
+
+
+def _arrays(content: bytes, place: str) -> dict[str, Array]:
+    """The arrays of a safetensors file. Raises `ArtefactError` naming it."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
     try:
-        arrays = load(content)
+        return load(content)
     except SafetensorError as error:
         raise ArtefactError(f"{place}: cannot be loaded: {error}; export again") from error
-    sizes = {"vocabulary": len(description["vocabulary"]["tokens"]), "hidden": description["hidden"]}
-    return Reranker.from_arrays(arrays, place, **sizes)
 
 
 def _session(onnxruntime: Any, path: Path, content: bytes) -> "onnxruntime.InferenceSession":

@@ -25,6 +25,7 @@ from pipeline.inference.onnx.folder import (
     DESCRIPTION,
     ENCODER,
     EXAMPLE,
+    FAMILIARITY,
     README,
     RERANKER,
     SCHEMA,
@@ -122,8 +123,9 @@ class ExportedStep(nn.Module):
 
 
 def export_onnx(captioner: "Captioner", folder: Path, *, model_sha256: str | None = None) -> ExportReport:
-    """Write the networks, captioner.json, a README and an example into `folder`, and the training captions if the
-    model stores them. `model_sha256` of the model file lets a reader notice that the model has changed since.
+    """Write the networks, captioner.json, a README and an example into `folder`, and the training captions and the
+    familiarity if the model stores them. `model_sha256` of the model file lets a reader notice that the model has
+    changed since.
 
     The folder is replaced as a whole. Raises `ParamsError` without the packages of the extra and for a folder with
     other files, `DiskError`.
@@ -134,14 +136,17 @@ def export_onnx(captioner: "Captioner", folder: Path, *, model_sha256: str | Non
     state, constant, attention = _state_of(decoder, captioner.model.regions, captioner.model.channels)
     parts = _networks(captioner, decoder, state, constant, attention=attention)
     megabytes = sum(map(len, parts.values())) / 1e6
-    if captioner.reranker:
-        from safetensors.numpy import save
+    from safetensors.numpy import save
 
+    if captioner.reranker:
         parts[RERANKER] = save(captioner.reranker.arrays())
+    if captioner.familiarity:
+        parts[FAMILIARITY] = save(captioner.familiarity.arrays())
     preprocessing = captioner.spec.preprocessing
     description = {
         "schema": SCHEMA,
         "model_sha256": model_sha256,
+        "trained_on": dict(captioner.trained_on),
         "spec": captioner.spec.to_json(),
         "vocabulary": captioner.vocabulary.to_json(),
         "state": list(state),
@@ -149,6 +154,8 @@ def export_onnx(captioner: "Captioner", folder: Path, *, model_sha256: str | Non
         "hidden": decoder.hidden,
         "attention": attention,
         "reranker": captioner.reranker is not None,
+        "familiarity": captioner.familiarity is not None,
+        "channels": captioner.model.channels,
         "input": {
             "size": preprocessing.size,
             "shorter_side": preprocessing.shorter_side,

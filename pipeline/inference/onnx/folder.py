@@ -16,10 +16,11 @@ SCHEMA = 2
 DESCRIPTION = "captioner.json"
 ENCODER, START, STEP = "encoder.onnx", "start.onnx", "step.onnx"
 RERANKER = "reranker.safetensors"
+FAMILIARITY = "familiarity.safetensors"
 README, EXAMPLE = "README.md", "caption.py"
 _OLDER = {"consensus.safetensors", "encoder-int8.onnx"}
 """Files that exports before version 0.2.0 wrote too."""
-_OWN = {DESCRIPTION, ENCODER, START, STEP, RERANKER, README, EXAMPLE, "__pycache__"} | _OLDER
+_OWN = {DESCRIPTION, ENCODER, START, STEP, RERANKER, FAMILIARITY, README, EXAMPLE, "__pycache__"} | _OLDER
 
 
 def folder_digest(description: Mapping[str, Any], parts: Mapping[str, bytes]) -> str:
@@ -46,7 +47,8 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     if schema != SCHEMA:
         raise ArtefactError(f"{path}: export schema {schema}, this version reads schema {SCHEMA}; export again")
     parts = {}
-    for name in (ENCODER, START, STEP, *([RERANKER] if description.get("reranker") else [])):
+    optional = {"reranker": RERANKER, "familiarity": FAMILIARITY}
+    for name in (ENCODER, START, STEP, *(name for key, name in optional.items() if description.get(key))):
         try:
             parts[name] = (folder / name).read_bytes()
         except OSError as error:

@@ -3,7 +3,7 @@
 import { hideAttention, showAttention } from "./attention.js";
 import { captionsOf, getModel } from "./captions.js";
 import { onFiles } from "./files.js";
-import { makeRow, percent, toCsv } from "./table.js";
+import { makeRow, percent, sentence, toCsv } from "./table.js";
 
 const at = Object.fromEntries([...document.querySelectorAll("[id]")].map((one) => [one.id, one]));
 const MAX_REQUESTS = 4; // at a time
@@ -118,7 +118,8 @@ function announce(item) {
   at.status.textContent =
     item.state === "failed"
       ? `${item.file.name}: ${item.reason}`
-      : `${captions.length} caption${captions.length > 1 ? "s" : ""} for ${item.file.name}. Best: ${captions[0].caption}`;
+      : `${captions.length} caption${captions.length > 1 ? "s" : ""} for ${item.file.name}. Best: ${captions[0].caption}` +
+        (item.result.warning ? `. ${sentence(item.result.warning)}` : "");
 }
 
 function count() {
@@ -177,6 +178,8 @@ function showCaptions(item) {
     return label;
   });
   at.candidates.replaceChildren(at.candidates.querySelector("legend"), ...candidates);
+  at.unfamiliar.hidden = !item.result.warning;
+  at.unfamiliar.textContent = item.result.warning ? sentence(item.result.warning) : "";
   at.text.value = item.text;
   showTokens(item);
 }

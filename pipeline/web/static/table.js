@@ -17,9 +17,11 @@ export function makeRow(item, { choose, edit }) {
   row.append(...cells);
   row.update = () => {
     text.hidden = item.state !== "done";
-    state.hidden = item.state === "done";
-    state.textContent = item.state === "failed" ? item.reason : item.state === "busy" ? "captioning…" : "waiting";
-    state.classList.toggle("error", item.state === "failed");
+    const warning = item.state === "done" ? item.result.warning : null;
+    state.hidden = item.state === "done" && !warning;
+    const waiting = item.state === "busy" ? "captioning…" : "waiting";
+    state.textContent = item.state === "failed" ? item.reason : warning ? sentence(warning) : waiting;
+    state.classList.toggle("error", item.state === "failed" || warning !== null);
     if (document.activeElement !== text) text.value = item.text;
     cells[3].textContent = item.state === "done" ? percent(item.result.captions[item.choice].certainty) : "";
   };
@@ -31,12 +33,18 @@ export function percent(share) {
   return `${Math.round(share * 100)}%`;
 }
 
+/** Words from the server as a sentence. */
+export function sentence(words) {
+  return `${words.charAt(0).toUpperCase()}${words.slice(1)}.`;
+}
+
 export function toCsv(items) {
   const rows = items.map((item) => {
     const caption = item.result?.captions[item.choice];
-    return [item.file.name, item.text, caption ? caption.score : "", item.reason ?? ""];
+    const familiarity = item.result?.familiarity ?? "";
+    return [item.file.name, item.text, caption ? caption.score : "", familiarity, item.reason ?? ""];
   });
-  return [["image", "caption", "score", "error"], ...rows].map((row) => row.map(quoted).join(",") + "\r\n").join("");
+  return [["image", "caption", "score", "familiarity", "error"], ...rows].map((row) => row.map(quoted).join(",") + "\r\n").join("");
 }
 
 function quoted(value) {

@@ -1,0 +1,28 @@
+"""The starter: a trained captioner that comes with the package, so that photos can be captioned without training."""
+
+from pathlib import Path
+
+from pipeline import paths
+from pipeline.errors import DataError
+
+STARTER = "starter"
+"""The name of the starter where a model file is expected."""
+STARTER_FILE = Path(__file__).parent / "inference" / "starter.safetensors"
+"""The model file; `docs/make_starter.py` writes it."""
+
+
+def starter_path() -> Path:
+    """Return the starter's model file. Raises `DataError` where this installation has none."""
+    if not STARTER_FILE.is_file():
+        raise DataError("starter: this installation has no starter model; name a model file instead")
+    return STARTER_FILE
+
+
+def model_path(model: str | Path) -> Path:
+    """Return the model file that `model` names: the starter for `"starter"`, else a path. Raises `DataError`."""
+    return starter_path() if model == STARTER else Path(model)
+
+
+def default_model() -> str:
+    """Return the project's own model file where there is one, else the name of the starter if it is installed."""
+    return STARTER if STARTER_FILE.is_file() and not paths.MODEL.is_file() else str(paths.MODEL)

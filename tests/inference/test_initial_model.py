@@ -1,0 +1,178 @@
+"""Training from a trained captioner: what is copied, what is refused, and what is recorded."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from support import run_command, set_param
+
+from pipeline import paths
+from pipeline.decoders.registry import DECODERS, make_decoder
+from pipeline.encoders.encoder import build_encoder
+from pipeline.encoders.spec import imported_spec
+from pipeline.errors import ArtefactError, DataError, ParamsError
+from pipeline.files import sha256_of
+from pipeline.inference.initial_model import InitialModel
+from pipeline.inference.model_file import TrainedModel
+from pipeline.params_file import read_params
+from pipeline.stages.train import TrainFiles, train
+from pipeline.text.vocabulary import Vocabulary
+from pipeline.tokens import SPECIAL_TOKENS
+
+
+@pytest.fixture(scope="module")
+def initial(trained_project):
+    return InitialModel.load(str(trained_project / paths.MODEL))
+
+
+@pytest.fixture
+def files(trained_project, tmp_path):
+    """Inputs of the trained project, outputs in an empty folder."""
+    return TrainFiles(
+        captions=trained_project / paths.CAPTIONS,
+        features=trained_project / paths.FEATURES,
+        vocabulary=trained_project / paths.VOCABULARY,
+        encoder=trained_project / paths.ENCODER,
+        model=tmp_path / "captioner.safetensors",
+        metrics=tmp_path / "training.csv",
+        checkpoints=tmp_path / "checkpoints",
+    )
+
+
+def params_from(trained_project, init_from, **changes):
+    params = read_params(trained_project / "params.yaml")
+    values = {"init_from": str(init_from), "epochs": 2, **changes}
+    return params.model_copy(update={"train": params.train.model_copy(update=values)})
+
+
+def vocabulary_of(*tokens, tokenizer="ptb"):
+    tokens = (*SPECIAL_TOKENS, *tokens)
+    return Vocabulary(tokens, (0,) * len(tokens), tokenizer)
+
+
+def decoder_for(vocabulary, model, **options):
+    given = {**model.decoder_params, **options}
+    torch.manual_seed(0)
+    return make_decoder(given, vocabulary=len(vocabulary), regions=model.regions, channels=model.channels)
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_rows_are_matched_by_token_and_everything_else_is_copied(kind, initial):
+    old, new = vocabulary_of("red", "green", "gone"), vocabulary_of("green", "new", "red")
+    params = DECODERS[kind].options(kind=kind, embed=8, hidden=8).model_dump()
+    model = replace(initial.model, vocabulary=old, decoder_params=params)
+    trained = decoder_for(old, model)
+    trained.normalize.mean += 3
+    start = replace(initial, model=replace(model, decoder=trained))
+    decoder = decoder_for(new, model)
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.fill_(7)
+    start.initialize(decoder, new)
+
+    ours, theirs = decoder.state_dict(), trained.state_dict()
+    assert start.known_tokens(new) == 6
+    for name in ("embedding.weight", "output.weight", "output.bias"):
+        for row, token in enumerate(new.tokens):
+            expected = theirs[name][old.tokens.index(token)] if token in old.tokens else torch.tensor(7.0)
+            assert torch.equal(ours[name][row], expected.expand_as(ours[name][row])), (name, token)
+    for name in ours.keys() - {"embedding.weight", "output.weight", "output.bias"}:
+        assert torch.equal(ours[name], theirs[name]), name
+
+
+def test_none_is_no_model():
+    assert InitialModel.load("none") is None
+
+
+def test_a_missing_file_is_named_with_its_parameter():
+    with pytest.raises(DataError, match=r"params\.train\.init_from: gone\.safetensors: no such model file"):
+        InitialModel.load("gone.safetensors")
+
+
+def test_another_decoder_is_refused_with_both_values(initial):
+    model = initial.model
+    given = {"kind": "updown", **model.decoder_params, "hidden": 48, "output_dropout": 0.5} | {"kind": "updown"}
+    with pytest.raises(ParamsError, match=r"another decoder: kind attention \(here updown\), hidden 32 \(here 48\);"):
+        initial.check(model.spec, given, model.vocabulary)
+
+
+def test_dropout_rates_and_the_name_of_the_weights_may_differ(initial):
+    model = initial.model
+    given = {**model.decoder_params, "feature_dropout": 0.5, "embedding_dropout": 0.5, "output_dropout": 0.5}
+    initial.check(replace(model.spec, weights="file"), given, model.vocabulary)
+
+
+def test_another_encoder_is_refused_with_params_that_give_the_models(initial):
+    model = initial.model
+    with pytest.raises(ArtefactError) as raised:
+        initial.check(replace(model.spec, grid=5, weights_sha256="0" * 64), model.decoder_params, model.vocabulary)
+    message = str(raised.value)
+    assert "(model, features): weights_sha256: " in message
+    assert "; grid: 3, 5; set params.encoder to source: torchvision" in message
+    told = message.split("set params.encoder to ")[1].split(" and run `dvc repro`")[0]
+    values = dict(value.split(": ") for value in told.split(", "))
+    assert values.pop("weights") == "none (seed 17)"
+    numbers = {key: int(values.pop(key)) for key in ("grid", "image_size")}
+    made = build_encoder(**values, **numbers, weights="none", seed=17, device=torch.device("cpu"))
+    assert made.spec == model.spec
+
+
+def test_imported_features_of_another_width_are_refused(initial):
+    model = replace(initial.model, spec=imported_spec("detector", 12))
+    decoder = decoder_for(model.vocabulary, replace(model, channels=12))
+    with pytest.raises(
+        ArtefactError, match=r"tensor normalize\.mean of shape \(\d+,\), the features here need \(12,\)"
+    ):
+        initial.initialize(decoder, model.vocabulary)
+
+
+def test_tokens_of_another_unit_are_refused(initial):
+    model = initial.model
+    other = vocabulary_of("a", "b", tokenizer="character")
+    with pytest.raises(ParamsError, match=r"params\.train\.init_from: .*change params\.vocab\.unit"):
+        initial.check(model.spec, model.decoder_params, other)
+
+
+def test_training_starts_with_the_skill_of_the_model_and_records_it(files, trained_project):
+    fresh, tuned = [], []
+    train(files, params_from(trained_project, "none"), on_epoch=fresh.append)
+    model = trained_project / paths.MODEL
+    report = train(files, params_from(trained_project, model), on_epoch=tuned.append)
+    assert tuned[0].val_loss < 0.5 * fresh[0].val_loss
+    assert report.known_tokens == report.tokens
+    trained_on = TrainedModel.load(files.model).trained_on
+    assert trained_on["init_from"] == model.name
+    assert trained_on["init_from_sha256"] == sha256_of(model)
+
+
+def test_a_checkpoint_from_another_content_of_the_file_is_not_resumed(files, trained_project, tmp_path):
+    start = tmp_path / "start.safetensors"
+    start.write_bytes((trained_project / paths.MODEL).read_bytes())
+    params = params_from(trained_project, start)
+
+    def stop(metrics):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(files, params, on_epoch=stop)
+    changed = TrainedModel.load(start)
+    replace(changed, params={}).save(start)
+    assert train(files, params).result.resumed_after == 0
+    with pytest.raises(KeyboardInterrupt):
+        train(files, params, on_epoch=stop)
+    assert train(files, params).result.resumed_after == 1
+
+
+def test_a_project_is_tuned_from_the_starter_with_its_encoder(project, trained_project, monkeypatch):
+    monkeypatch.setattr("pipeline.starter.STARTER_FILE", trained_project / paths.MODEL)
+    text = (project / "data/tiny/captions.csv").read_text()
+    (project / "data/tiny/captions.csv").write_text(text.replace("nothing else", "nothing more"))
+    set_param(project, "encoder.weights", "starter")
+    set_param(project, "train.init_from", "starter")
+    for stage in ("prepare", "extract", "vocab", "train"):
+        code, _, err = run_command(stage)
+        assert code == 0, err
+    known = len(TrainedModel.load(trained_project / paths.MODEL).vocabulary)
+    assert f"train: started from starter, which knows {known - 1} of {known} tokens" in err
+    code, _, err = run_command("predict", "data/tiny/images/000.png")
+    assert err == f"model: {paths.MODEL}, trained on 12 images of tiny/captions.csv, starting from starter\n"
