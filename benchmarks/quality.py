@@ -61,8 +61,6 @@ TRAININGS = Path(__file__).parent / "quality"
 CACHE = Path(__file__).parent.parent / ".cache" / "quality"
 FOLDS, VAL = 5, 80
 MIRRORED = "mirrored-"
-TRAINED = ("vocab", "decoder", "train", "encoder")
-"""Sections of the params that the model depends on."""
 
 
 @dataclass(frozen=True)
@@ -203,6 +201,11 @@ def make_features(of: Comparison, name: str) -> None:
     extract(extracted, of.params(name), store=of.cache / "store")
 
 
+def run_model(of: Comparison, names: Sequence[str], fold: int) -> list[tuple[str, int, dict[str, Any]]]:
+    """Run the trainings `names`, which share a model, one after another: the first one trains it."""
+    return [run_fold(of, name, fold) for name in names]
+
+
 def run_fold(of: Comparison, name: str, fold: int) -> tuple[str, int, dict[str, Any]]:
     """Train, or load the members, and caption the scored images of a fold."""
     params, given = of.params(name), of.training(name)
@@ -249,7 +252,7 @@ def _train(of: Comparison, name: str, fold: int) -> None:
         if split is None or (view and not (given.get("mirrored") and split == "train")):
             continue
         if split == "train":
-            train_images += 1
+            train_images += not view
             if train_images > given.get("train_images", len(of.captions)):
                 continue
             texts = texts[: given.get("captions_per_image")]
@@ -371,20 +374,16 @@ def run(of: Comparison, names: Sequence[str], jobs: int) -> None:
             make_features(of, name)
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     for members in (False, True):  # an ensemble waits for its members
-        todo = [
-            (name, fold)
-            for fold in range(of.folds)
-            for name in names
-            if not of.result(name, fold).exists() and ("members" in of.training(name)) == members
-        ]
+        todo: dict[Path, tuple[list[str], int]] = {}
+        for fold in range(of.folds):
+            for name in names:
+                if not of.result(name, fold).exists() and ("members" in of.training(name)) == members:
+                    todo.setdefault(of.model(name, fold), ([], fold))[0].append(name)
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            for finished in as_completed([pool.submit(run_fold, of, name, fold) for name, fold in todo]):
-                name, fold, found = finished.result()
-                minutes = found["seconds"] / 60
-                print(
-                    f"{name}, fold {fold}: {minutes:.1f} min, {found['epochs']} epochs, val {found['best']:.1f}",
-                    flush=True,
-                )
+            for finished in as_completed([pool.submit(run_model, of, *one) for one in todo.values()]):
+                for name, fold, found in finished.result():
+                    shown = f"{found['seconds'] / 60:.1f} min, {found['epochs']} epochs, val {found['best']:.1f}"
+                    print(f"{name}, fold {fold}: {shown}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Writes the starter and its card into the package, from a model trained on Flickr8k and the scores of its test split:
+"""Writes the starter and its card into the package, from a model trained on Flickr8k and its results on the test split:
 
-    python docs/make_starter.py models/captioner.safetensors metrics/scores.json
+    python docs/make_starter.py models/captioner.safetensors data/interim/evaluation.json
 
-The starter has the encoder inside and no training captions. Matrices and kernels become float16; vectors (biases,
-normalization) stay float32, because they are small and may have a wide range.
+The results must be those of a search without re-ranking (`score.rerank.neighbors: 0`), as the starter's is. The starter
+has the encoder inside and no training captions. Matrices and kernels become float16; vectors (biases, normalization)
+stay float32, because they are small and may have a wide range.
 """
 
 import sys
@@ -11,7 +12,6 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,9 +19,10 @@ from torch import Tensor
 from pipeline.encoders.model_encoder import in_float32
 from pipeline.encoders.spec import sha256_of_tensors
 from pipeline.errors import CaptionerError, DataError, ParamsError
-from pipeline.files import read_json, write_bytes, write_text
+from pipeline.files import write_bytes, write_text
 from pipeline.inference.captioner import Captioner
 from pipeline.inference.model_file import TrainedModel
+from pipeline.metrics.evaluation_file import EvaluationFile
 from pipeline.starter import STARTER_FILE
 
 MAX_BYTES = 20_000_000
@@ -31,8 +32,8 @@ ENCODER = "tf_efficientnet_lite2"
 _TITLES = {"bleu_1": "BLEU-1", "bleu_4": "BLEU-4", "rouge_l": "ROUGE-L", "cider_d": "CIDEr-D"}
 CARD = """# The starter
 
-A captioner for photos of people and dogs outdoors, and a model to start a training from. `captioner predict photo.jpg` uses it
-where a project has no model of its own; `--model starter` and `train.init_from: starter` name it.
+A captioner for photos of people and dogs outdoors, also as initial weights for training. `captioner predict photo.jpg` uses it
+where a project has no model of its own; `--model starter` and `train.init_from: starter` select it.
 
 ## Data
 
@@ -42,7 +43,8 @@ table: `{captions_sha256}`.
 
 ## Scores
 
-On {test_images:,} images of the test split, tokenized and computed as in coco-caption, times 100, before rounding to float16:
+On {test_images:,} images of the test split, with a beam of {beam}, tokenized and computed as in coco-caption, times 100, before
+rounding to float16:
 
 | | score | 95% interval |
 |---|---|---|
@@ -55,7 +57,8 @@ the file. Weights in float16; {megabytes:.1f} MB.
 
 ## Limits
 
-- It knows people, dogs and outdoor scenes, in everyday English. It captions any other image, too, and is then wrong.
+- It describes people, dogs and outdoor scenes, in everyday English. It captions any other image too, and is then wrong;
+  a warning stands beside most of these captions.
 - It repeats the assumptions of its training captions, such as about gender and age. Do not use it for decisions about people.
 - For research and education, as the terms of Flickr8k say.
 
@@ -69,11 +72,11 @@ the file. Weights in float16; {megabytes:.1f} MB.
 """
 
 
-def make_starter(model_file: Path, scores_file: Path, *, output: Path = STARTER_FILE) -> None:
+def make_starter(model_file: Path, evaluation_file: Path, *, output: Path = STARTER_FILE) -> None:
     """Write `output` and its card beside it.
 
-    Raises `DataError` for a model that is not usable or scores that are not readable, `ParamsError` for another encoder
-    than that of the card, and when the starter would be larger than `MAX_BYTES`.
+    Raises `DataError` for a model or results that are not usable, `ArtefactError` for damaged ones, `ParamsError` for
+    another encoder than that of the card, and when the starter would be larger than `MAX_BYTES`.
     """
     captioner = Captioner.load(model_file, device="cpu")
     if captioner.spec.name != ENCODER:
@@ -81,7 +84,8 @@ def make_starter(model_file: Path, scores_file: Path, *, output: Path = STARTER_
             f"{model_file}: has the encoder {captioner.spec.name}, but the card states the license of {ENCODER}; train "
             "with that, or change the card in docs/make_starter.py"
         )
-    scores = read_json(scores_file)
+    evaluation = EvaluationFile.read(evaluation_file)
+    _check(evaluation, captioner.model, str(evaluation_file))
     starter = rounded(captioner)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "starter.safetensors"
@@ -92,7 +96,7 @@ def make_starter(model_file: Path, scores_file: Path, *, output: Path = STARTER_
             f"{model_file}: the starter would have {len(content) / 1e6:.1f} MB, at most {MAX_BYTES / 1e6:.0f} are "
             "allowed; train a smaller decoder or encoder"
         )
-    card = render_card(starter, scores, megabytes=len(content) / 1e6)
+    card = render_card(starter, evaluation, megabytes=len(content) / 1e6)
     write_bytes(output, content)
     write_text(output.with_suffix(".md"), card)
 
@@ -115,30 +119,40 @@ def rounded(captioner: Captioner) -> TrainedModel:
     return replace(model, spec=spec, encoder_tensors=encoder, trained_on=trained_on, reranker=None)
 
 
-def render_card(model: TrainedModel, scores: Mapping[str, Any], *, megabytes: float) -> str:
-    """Return the card in Markdown. Raises `DataError` when the scores lack a number that it shows."""
-    try:
-        rows = [
-            f"| {title} | {scores[key]:.1f} | {scores['intervals'][key][0]:.1f} to {scores['intervals'][key][1]:.1f} |"
-            for key, title in _TITLES.items()
-        ]
-        return CARD.format(
-            scores="\n".join(rows),
-            test_images=scores["images"],
-            images=model.trained_on["images"],
-            captions=model.trained_on["captions"],
-            captions_sha256=model.trained_on["captions_sha256"],
-            kind=model.decoder_params["kind"],
-            words=len(model.vocabulary),
-            encoder=model.spec.name,
-            source=model.spec.source,
-            size=model.spec.preprocessing.size,
-            regions=model.regions,
-            channels=model.channels,
-            megabytes=megabytes,
+def render_card(model: TrainedModel, evaluation: EvaluationFile, *, megabytes: float) -> str:
+    """Return the card in Markdown. `evaluation` has more than one image."""
+    scores = {key: evaluation.scores[key] for key in _TITLES}
+    return CARD.format(
+        scores="\n".join(
+            f"| {_TITLES[key]} | {one.value:.1f} | {one.low:.1f} to {one.high:.1f} |" for key, one in scores.items()
+        ),
+        test_images=len(evaluation.images),
+        beam=evaluation.search["beam_size"],
+        images=model.trained_on["images"],
+        captions=model.trained_on["captions"],
+        captions_sha256=model.trained_on["captions_sha256"],
+        kind=model.decoder_params["kind"],
+        words=evaluation.model.vocabulary,
+        encoder=model.spec.name,
+        source=model.spec.source,
+        size=model.spec.preprocessing.size,
+        regions=model.regions,
+        channels=model.channels,
+        megabytes=megabytes,
+    )
+
+
+def _check(evaluation: EvaluationFile, model: TrainedModel, place: str) -> None:
+    """Raise `DataError` for results of another model, another split or another search than the starter's."""
+    if evaluation.model.trained_on != dict(model.trained_on):
+        raise DataError(f"{place}: the results of another model; run `dvc repro`")
+    if evaluation.split != "test" or len(evaluation.images) < 2:
+        raise DataError(f"{place}: the results of {len(evaluation.images)} images of {evaluation.split}; score test")
+    if evaluation.search["rerank.neighbors"]:
+        raise DataError(
+            f"{place}: the results have re-ranking, but the starter stores no captions for it; "
+            "score with params.score.rerank.neighbors = 0"
         )
-    except (KeyError, TypeError, IndexError, ValueError) as error:
-        raise DataError(f"the scores or the model lack a value for the card: {error}; run `dvc repro`") from error
 
 
 def _in_float16(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -154,7 +168,7 @@ def _in_float16(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 if __name__ == "__main__":
     if len(sys.argv) != 3:
-        sys.exit("usage: python docs/make_starter.py MODEL SCORES")
+        sys.exit("usage: python docs/make_starter.py MODEL EVALUATION")
     try:
         make_starter(Path(sys.argv[1]), Path(sys.argv[2]))
     except CaptionerError as error:

@@ -6,7 +6,8 @@ of the stage's parameters. Comments, docstrings and formatting do not count. DVC
 through the stage `code`, and training checkpoints store the one of `train`.
 
 A closure follows imports inside functions, and `"pipeline.module:name"` strings of modules named registry.py. It leaves
-out imports for type checkers, `pipeline/__init__.py`, and `params.py`, which only checks values.
+out imports for type checkers, `pipeline/__init__.py`, `params.py`, which only checks values, and the starter: another
+one must not train models again that do not use it.
 """
 
 import ast
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import ParamsError
+from pipeline.starter import STARTER
 
 PACKAGE = Path(__file__).parent
 STAGE_PARAMS = {
@@ -183,7 +185,7 @@ def _data_files(folder: Path) -> Iterator[Path]:
             continue
         if path.is_dir() and not (path / "__init__.py").exists():
             yield from _data_files(path)
-        elif path.is_file() and path.suffix not in {".py", ".pyc", ".pyi"}:
+        elif path.is_file() and path.suffix not in {".py", ".pyc", ".pyi"} and path.stem != STARTER:
             yield path
 
 

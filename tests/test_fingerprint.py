@@ -17,6 +17,7 @@ TREE = {
     "shapes/registry.py": 'SHAPES = {"ring": "pipeline.shapes.ring:draw"}\n',
     "shapes/ring.py": "def draw(radius): return radius * 2\n",
     "shapes/templates/ring.svg": "<svg/>",
+    "shapes/starter.safetensors": "weights",
     "shapes/unused.py": "x = 1\n",
     "shapes/types.py": "x = 1\n",
     "stages/__init__.py": "",
@@ -97,6 +98,7 @@ def test_the_parts_are_the_import_closure_the_data_files_and_the_defaults(packag
         ("shapes/types.py", "1", "2"),
         ("stages/other.py", "1", "2"),
         ("params.py", "1", "2"),
+        ("shapes/starter.safetensors", "weights", "others"),
     ],
 )
 def test_what_cannot_change_a_result_keeps_the_fingerprint(package, name, old, new):

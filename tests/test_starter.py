@@ -8,19 +8,17 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from support import ROOT, run_command
+from support import ROOT, run_command, small_params
 
 import pipeline
 from pipeline import Captioner, paths
 from pipeline.errors import DataError, ParamsError
 from pipeline.fingerprint import PACKAGE
 from pipeline.inference.model_file import TrainedModel
+from pipeline.metrics.evaluation_file import EvaluationFile
+from pipeline.stages.score import ScoreFiles, score
 from pipeline.starter import STARTER_FILE
 
-SCORES = {
-    **{"bleu_1": 62.5, "bleu_4": 28.25, "rouge_l": 50.0, "cider_d": 71.0, "images": 1000},
-    "intervals": {name: [10.0, 90.0] for name in ("bleu_1", "bleu_4", "rouge_l", "cider_d")},
-}
 IMAGE = "data/tiny/images/001.png"
 
 
@@ -35,11 +33,21 @@ def script():
 
 
 @pytest.fixture(scope="module")
-def starter(script, trained_project, tmp_path_factory):
+def evaluation(trained_project, tmp_path_factory):
+    """The results of the small trained model without re-ranking."""
+    names = ("scores", "scored_captions", "bleu", "lengths", "evaluation")
+    outputs = {name: tmp_path_factory.getbasetemp() / f"starter-{name}" for name in names}
+    inputs = {"captions": paths.CAPTIONS, "features": paths.FEATURES, "model": paths.MODEL}
+    files = ScoreFiles(**{name: trained_project / path for name, path in inputs.items()}, **outputs)
+    score(files, small_params(score={"rerank": {"neighbors": 0}}))
+    return files.evaluation
+
+
+@pytest.fixture(scope="module")
+def starter(script, trained_project, evaluation, tmp_path_factory):
     """A starter made from the small trained model."""
     folder = tmp_path_factory.mktemp("starter")
-    (folder / "scores.json").write_text(json.dumps(SCORES))
-    script.make_starter(trained_project / paths.MODEL, folder / "scores.json", output=folder / "starter.safetensors")
+    script.make_starter(trained_project / paths.MODEL, evaluation, output=folder / "starter.safetensors")
     return folder / "starter.safetensors"
 
 
@@ -87,31 +95,32 @@ def test_the_starter_encodes_with_its_rounded_weights_in_float32(starter, traine
         assert tensor.dtype == torch.float32
 
 
-def test_the_card_has_the_data_the_scores_the_limits_and_the_licenses(starter):
+def test_the_card_has_the_data_the_scores_the_limits_and_the_licenses(starter, evaluation):
+    cider = EvaluationFile.read(evaluation).scores["cider_d"]
     card = " ".join(starter.with_suffix(".md").read_text().split())
     for words in (
         "Trained on 12 images of Flickr8k with 24 captions",
-        "On 1,000 images of the test split",
-        "| CIDEr-D | 71.0 | 10.0 to 90.0 |",
+        "On 3 images of the test split, with a beam of 10,",
+        f"| CIDEr-D | {cider.value:.1f} | {cider.low:.1f} to {cider.high:.1f} |",
         "For research and education",
         "EfficientNet-Lite2 by Google, trained on ImageNet, Apache-2.0",
     ):
         assert words in card
 
 
-def test_a_starter_that_is_too_large_is_not_written(script, trained_project, starter, tmp_path, monkeypatch):
+def test_a_starter_that_is_too_large_is_not_written(script, trained_project, evaluation, tmp_path, monkeypatch):
     monkeypatch.setattr(script, "MAX_BYTES", 10_000)
     with pytest.raises(ParamsError, match=r"the starter would have 0\.\d MB, at most 0 are allowed"):
-        script.make_starter(
-            trained_project / paths.MODEL, starter.parent / "scores.json", output=tmp_path / "starter.safetensors"
-        )
+        script.make_starter(trained_project / paths.MODEL, evaluation, output=tmp_path / "starter.safetensors")
     assert not list(tmp_path.glob("starter*"))
 
 
-def test_an_encoder_whose_license_the_card_does_not_state_is_refused(script, trained_project, starter, monkeypatch):
+def test_an_encoder_whose_license_the_card_does_not_state_is_refused(
+    script, trained_project, evaluation, starter, monkeypatch
+):
     monkeypatch.setattr(script, "ENCODER", "tf_efficientnet_lite2")
     with pytest.raises(ParamsError, match="has the encoder alexnet, but the card states the license of tf_"):
-        script.make_starter(trained_project / paths.MODEL, starter.parent / "scores.json", output=starter)
+        script.make_starter(trained_project / paths.MODEL, evaluation, output=starter)
 
 
 def test_weights_beyond_the_range_of_float16_are_refused(script, trained_project):
@@ -122,9 +131,27 @@ def test_weights_beyond_the_range_of_float16_are_refused(script, trained_project
         script.rounded(captioner)
 
 
-def test_scores_without_a_number_of_the_card_are_refused(script, trained_project, starter):
-    with pytest.raises(DataError, match="lack a value for the card: 'bleu_1'"):
-        script.render_card(TrainedModel.load(starter), {"images": 3}, megabytes=1.0)
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"search": {"beam_size": 10, "rerank.neighbors": 60}},
+            "re-ranking, but the starter stores no captions for it",
+        ),
+        ({"split": "val"}, "the results of 3 images of val; score test"),
+        ({"images": ()}, "the results of 0 images of test; score test"),
+        ({"model": {"trained_on": {"best_epoch": 99}}}, "the results of another model"),
+    ],
+)
+def test_results_that_are_not_the_starters_are_refused(script, trained_project, evaluation, tmp_path, change, words):
+    content = json.loads(evaluation.read_text())
+    content |= {key: content[key] | value if isinstance(value, dict) else value for key, value in change.items()}
+    (tmp_path / "evaluation.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=words):
+        script.make_starter(
+            trained_project / paths.MODEL, tmp_path / "evaluation.json", output=tmp_path / "starter.safetensors"
+        )
+    assert not list(tmp_path.glob("starter*"))
 
 
 def test_a_photo_is_captioned_without_a_project(installed, photo):

@@ -82,7 +82,7 @@ def _summary(report: "TrainReport", params: "TrainParams") -> list[str]:
     lines = []
     if report.known_tokens is not None:
         lines.append(
-            f"train: started from {params.init_from}, which knows {report.known_tokens:,} of {report.tokens:,} tokens"
+            f"train: started from {params.init_from}, which has {report.known_tokens:,} of the {report.tokens:,} tokens"
         )
     if result.epochs < planned:
         lines.append(
@@ -96,9 +96,7 @@ def _summary(report: "TrainReport", params: "TrainParams") -> list[str]:
             + ("; it rises in self-critical epochs, so that none of them may be chosen" if params.scst.epochs else "")
         )
     if min(report.images, report.val_images) < MIN_FAMILIARITY:
-        lines.append(
-            f"note: fewer than {MIN_FAMILIARITY} train or val images: the model cannot tell how familiar an image is"
-        )
+        lines.append(f"note: fewer than {MIN_FAMILIARITY} train or val images: captions will have no familiarity")
     if report.cut:
         lines.append(
             f"train: {report.cut:,} training captions were cut to {report.max_length} tokens (params.vocab.max_length)"

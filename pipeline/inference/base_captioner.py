@@ -112,10 +112,9 @@ class BaseCaptioner(ABC):
         """Options of beam search and re-ranking, with the model's defaults for those left out.
 
         By default a caption repeats no n-gram that the training captions seldom repeat, and is not longer than the
-        longest one that the model was trained on. A model that stores its
-        training captions re-ranks with 60 neighbors (unless it generates characters), a beam of 10 and a length
-        penalty of 1. `search` holds fields of `SearchOptions`. Raises `ParamsError` for an unknown option or an
-        impossible value.
+        longest one that the model was trained on. A model that stores its training captions re-ranks with 60 neighbors
+        (unless it generates characters), a beam of 10 and a length penalty of 1. `search` holds
+        fields of `SearchOptions`. Raises `ParamsError` for an unknown option or an impossible value.
         """
         if neighbors is None:
             words = self.vocabulary.tokenizer != character_tokenizer.NAME

@@ -34,11 +34,19 @@ class InitialModel:
     model: TrainedModel
 
     @classmethod
-    def load(cls, name: str) -> Self | None:
-        """Load the model; None for `none`. Raises `DataError` without a file, `ArtefactError` for a damaged one."""
+    def load(cls, name: str, *, output: Path) -> Self | None:
+        """Load the model; None for `none`. `output` is the file that training writes.
+
+        Raises `DataError` without a file, `ArtefactError` for a damaged one, `ParamsError` for the output itself.
+        """
         if name == "none":
             return None
         path = model_path(name)
+        if path.resolve() == output.resolve():
+            raise ParamsError(
+                f"params.train.init_from: {name}: is the file that training writes, and `dvc repro` deletes it before; "
+                f"`dvc checkout {output}` restores it; copy it, and set init_from to the copy"
+            )
         if not path.is_file():
             raise DataError(f"params.train.init_from: {name}: no such model file; correct the path, or set it to none")
         return cls(name, sha256_of(path), TrainedModel.load(path))
@@ -57,10 +65,12 @@ class InitialModel:
         if differences:
             raise ArtefactError(
                 f"params.train.init_from: {self.name} was trained with another encoder (model, features): "
-                f"{'; '.join(differences)}; set {_encoder_params(self.model.spec, self.name)} and run `dvc repro`"
+                f"{'; '.join(differences)}; {_remedy(self.model.spec, self.name)}"
             )
         own = self.model.decoder_params
-        different = [key for key in options if not key.endswith("_dropout") and options[key] != own.get(key)]
+        different = [
+            key for key in options if not key.endswith("_dropout") and options[key] != own.get(key, options[key])
+        ]
         if different:
             listed = ", ".join(f"{key} {own.get(key)} (here {options[key]})" for key in different)
             raise ParamsError(
@@ -105,8 +115,10 @@ def _copy(tensor: Tensor, trained: Tensor, name: str, model: str) -> None:
     tensor.copy_(trained)
 
 
-def _encoder_params(spec: EncoderSpec, name: str) -> str:
-    """The section `encoder` of params.yaml that gives features of `spec`."""
+def _remedy(spec: EncoderSpec, name: str) -> str:
+    """How to get features of `spec`, the encoder of the model file `name`."""
+    if spec.imported:
+        return f"import the features of {spec.name} with `captioner import-features`, or set init_from to none"
     weights = name if spec.weights == "file" else spec.weights
     if spec.weights.startswith("random:"):
         weights = f"none (seed {spec.weights.removeprefix('random:')})"
@@ -122,4 +134,5 @@ def _encoder_params(spec: EncoderSpec, name: str) -> str:
         "truncated_jpegs": "fill" if preprocessing.fill_truncated else "skip",
         "precision": spec.precision,
     }
-    return "params.encoder to " + ", ".join(f"{key}: {value}" for key, value in values.items())
+    listed = ", ".join(f"{key}: {value}" for key, value in values.items())
+    return f"set params.encoder to {listed} and run `dvc repro`"

@@ -38,8 +38,8 @@ def _settings(values: Mapping[str, object]) -> str:
 def _limits(evaluation: EvaluationFile, spec: EncoderSpec) -> list[str]:
     model, bleu = evaluation.model, evaluation.scores["bleu_4"]
     limits = [
-        f"It knows {model.vocabulary:,} words and generates no others. It cannot abstain: it captions any image, also "
-        "of a kind that it was never trained on.",
+        f"Its vocabulary has {model.vocabulary:,} words, and generates no others. It cannot abstain: it captions any "
+        "image, also of a kind that it was never trained on.",
         f"Its scores hold for images like those of the {evaluation.split} split, and for these references: compare "
         "them with other captioners only on the same ones.",
         "It repeats the assumptions of its training captions, such as about gender and what is normal. Do not use it "

@@ -99,7 +99,7 @@ def train(
         on_missing(split, images)
     sections = {"seed": params.seed, "decoder": params.decoder.model_dump(), "train": params.train.model_dump()}
     hashes = [sha256_of(files.captions), sha256_of(files.vocabulary), inputs.features.digest()]
-    initial = InitialModel.load(params.train.init_from)
+    initial = InitialModel.load(params.train.init_from, output=files.model)
     if initial:
         initial.check(inputs.features.spec, params.decoder.model_dump(), inputs.vocabulary)
         hashes.append(initial.sha256)

@@ -1,6 +1,7 @@
 """Training from a trained captioner: what is copied, what is refused, and what is recorded."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,10 +20,12 @@ from pipeline.stages.train import TrainFiles, train
 from pipeline.text.vocabulary import Vocabulary
 from pipeline.tokens import SPECIAL_TOKENS
 
+OUTPUT = Path("output.safetensors")
+
 
 @pytest.fixture(scope="module")
 def initial(trained_project):
-    return InitialModel.load(str(trained_project / paths.MODEL))
+    return InitialModel.load(str(trained_project / paths.MODEL), output=OUTPUT)
 
 
 @pytest.fixture
@@ -81,12 +84,19 @@ def test_rows_are_matched_by_token_and_everything_else_is_copied(kind, initial):
 
 
 def test_none_is_no_model():
-    assert InitialModel.load("none") is None
+    assert InitialModel.load("none", output=OUTPUT) is None
 
 
 def test_a_missing_file_is_named_with_its_parameter():
     with pytest.raises(DataError, match=r"params\.train\.init_from: gone\.safetensors: no such model file"):
-        InitialModel.load("gone.safetensors")
+        InitialModel.load("gone.safetensors", output=OUTPUT)
+
+
+def test_the_file_that_training_writes_is_refused(files, trained_project, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in (files.model.name, files.model):
+        with pytest.raises(ParamsError, match=r"captioner\.safetensors: is the file that training writes"):
+            train(files, params_from(trained_project, name))
 
 
 def test_another_decoder_is_refused_with_both_values(initial):
@@ -115,6 +125,13 @@ def test_another_encoder_is_refused_with_params_that_give_the_models(initial):
     numbers = {key: int(values.pop(key)) for key in ("grid", "image_size")}
     made = build_encoder(**values, **numbers, weights="none", seed=17, device=torch.device("cpu"))
     assert made.spec == model.spec
+
+
+def test_a_model_of_imported_features_is_refused_with_the_command_that_imports_them(initial):
+    model = initial.model
+    start = replace(initial, model=replace(model, spec=imported_spec("detector", model.channels)))
+    with pytest.raises(ArtefactError, match="; import the features of detector with `captioner import-features`, or"):
+        start.check(model.spec, model.decoder_params, model.vocabulary)
 
 
 def test_imported_features_of_another_width_are_refused(initial):
@@ -173,6 +190,6 @@ def test_a_project_is_tuned_from_the_starter_with_its_encoder(project, trained_p
         code, _, err = run_command(stage)
         assert code == 0, err
     known = len(TrainedModel.load(trained_project / paths.MODEL).vocabulary)
-    assert f"train: started from starter, which knows {known - 1} of {known} tokens" in err
+    assert f"train: started from starter, which has {known - 1} of the {known} tokens" in err
     code, _, err = run_command("predict", "data/tiny/images/000.png")
     assert err == f"model: {paths.MODEL}, trained on 12 images of tiny/captions.csv, starting from starter\n"

@@ -42,7 +42,7 @@ def test_no_language_is_named_but_that_of_the_captions():
 def test_limits_follow_from_the_run():
     assert "trained on only 100 images" in card()
     assert "trained on only" not in card(trained_images=100_000)
-    assert "It knows 30 words" in card()
+    assert "Its vocabulary has 30 words" in card()
     assert "random weights, which is enough for drawings but not for photographs" in card()
     assert "captions of its training images word for word" in card(store_captions=True)
     assert "word for word" not in card(store_captions=False)
@@ -59,3 +59,11 @@ def test_limits_follow_from_the_run():
 )
 def test_the_license_of_the_weights_is_named(weights, words):
     assert words in card(weights)
+
+
+def test_the_license_of_the_model_that_training_started_from_counts():
+    evaluation = make_evaluation(CAPTIONS, REFERENCES)
+    evaluation.model.trained_on["init_from"] = "starter"
+    text = render_model_card(evaluation, spec=make_spec(), counts=[])
+    assert "images above, from the weights of `starter`. Their licenses determine" in text
+    assert "images above. Their licenses determine" in card()
