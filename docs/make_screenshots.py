@@ -61,7 +61,6 @@ def main(address: str, images: Path) -> None:
             set_view(driver, 1100, 760)
             driver.get(address)
             time.sleep(0.5)
-            save(driver, "page-empty")
             add(driver, one)
             choose_token(driver, "purple")
             save(driver, "page-desktop")
