@@ -3,8 +3,8 @@
     python benchmarks/memory.py [--images 113000] [--captioned 11300 113000] [--decoders attention inject] [--folder .]
 
 Writes random features of 49 regions of 2,048 channels (201 kB per image) into a temporary folder inside `--folder`,
-which needs room for them. For each number in `--captioned`, writes one caption for each of so many random images, runs
-the stages with one epoch, and prints a row per stage of the table of docs/benchmarks.md.
+which needs room for them. For each number N in `--captioned`, writes one caption for each of N random images, runs the
+stages with one epoch, and prints a row per stage of the table of docs/benchmarks.md.
 """
 
 import argparse

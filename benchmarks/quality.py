@@ -12,9 +12,10 @@ Scores are over all images together; differences are paired by image. Models and
 that an interrupted run resumes; `--table` only prints the results so far.
 
 A training's file holds the params that differ from `base.yaml`; `popular-*` are trainings as published tutorials run
-them. `extends` names another file to start from, `mirrored` adds the mirrored training images, `train_images` and
-`captions_per_image` train on the first so many, `members` lists trainings whose probabilities are averaged, and
-`against` names the training to compare with. Trainings that differ only in `score` share one model.
+them. Keys beside the params: `extends` names the file that this one changes; `mirrored` adds the mirrored training
+images; `train_images` and `captions_per_image` limit the training data to the first ones; `members` lists trainings
+whose probabilities are averaged; `against` names the training to compare with. Trainings that differ only in `score`
+share one model.
 """
 
 import argparse
@@ -358,6 +359,9 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
     split = given.split or ("test" if given.comparison == "folds" else "val")
+    for folder in (given.dataset, given.weights):
+        if not folder.is_dir():
+            parser.error(f"{folder}: not a folder")
     of = Comparison(given.comparison, given.dataset.resolve(), given.weights.resolve(), split)
     names = given.only or sorted(of.names, key=lambda name: ("members" in of.training(name), name))
     if not given.table:
