@@ -1,18 +1,17 @@
-"""Captions of any captioner, and references to score them against. `caption_rows.py` reads the layouts of the files."""
+"""Captions of any captioner, and references to score them against. `checked_rows.py` reads the files."""
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from pipeline.archives import IMAGE_SUFFIXES
-from pipeline.datasets.caption_rows import read_rows
-from pipeline.datasets.text_files import encoding_of, not_text
+from pipeline.datasets.checked_rows import read_content, read_rows
 from pipeline.errors import DataError
+from pipeline.wording import counted, shown_names
 
-_SHOWN_NAMES = 5
 _COCO_NAME = re.compile(r"(?:COCO_[a-z]+\d{4}_)?0*(\d+)")
 """An image id, perhaps padded with zeros, or COCO's file name without its suffix."""
 
@@ -72,13 +71,12 @@ class ReferenceFile:
 
 def read_caption_file(path: Path) -> CaptionFile:
     """Read one caption per image. Raises `DataError` naming the file, the place in it and the problem."""
-    return parse_captions(_read_text(path), str(path))
+    return parse_captions(read_content(path), str(path))
 
 
 def parse_captions(text: str, source: str) -> CaptionFile:
     """The captions in the content of a file. Raises `DataError` naming `source`."""
-    notes: list[str] = []
-    rows = list(read_rows(text, source, notes))
+    rows, notes = read_rows(text, source, best_only=True)
     if not rows:
         raise DataError(f"{source}: holds no captions")
     counts = Counter(row.names[0] for row in rows for _ in row.captions)
@@ -102,22 +100,24 @@ def parse_captions(text: str, source: str) -> CaptionFile:
 
 def read_reference_file(path: Path) -> ReferenceFile:
     """Read the references of each image. Raises `DataError` naming the file, the place in it and the problem."""
-    source, notes = str(path), list[str]()
+    source = str(path)
+    rows, notes = read_rows(read_content(path), source, best_only=False)
     captions: dict[str, list[str]] = {}
     names: dict[str, tuple[str, ...]] = {}
     splits: dict[str, str] = {}
     empty = []
-    for row in read_rows(_read_text(path), source, notes):
+    for row in rows:
         key = row.names[0]
         texts = row.captions if row.references is None else row.references
         captions.setdefault(key, []).extend(text for text in texts if text.strip())
-        if not all(text.strip() for text in texts):
+        if not texts or not all(text.strip() for text in texts):
             empty.append(row.place)
         names[key] = tuple(dict.fromkeys((*names.get(key, ()), *row.names[1:])))
         if row.split:
             splits[key] = row.split
     if empty:
-        notes.append(f"{source}: {len(empty)} references are empty and left out, the first in {empty[0]}")
+        references = counted(len(empty), "empty reference is", "empty references are")
+        notes.append(f"{source}: {references} left out, the first in {empty[0]}")
     known = {image: tuple(texts) for image, texts in captions.items() if texts}
     if not known:
         raise DataError(f"{source}: holds no captions to score against; COCO publishes none of its test images")
@@ -133,22 +133,3 @@ def _forms(name: str) -> Iterator[tuple[str, str]]:
     yield stem, "name without suffix"
     if number := _COCO_NAME.fullmatch(stem):
         yield number[1], "number"
-
-
-def _read_text(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-        if words := not_text(content):
-            raise DataError(f"{path}: {words}")
-        text = content.decode(encoding_of(content[:4]))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not {error.encoding.upper()} at byte {error.start}; save it as UTF-8") from error
-    return text.removeprefix("\ufeff")
-
-
-def shown_names(names: Sequence[str]) -> str:
-    """Return the first names of a list, and how many more there are."""
-    more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
-    return ", ".join(names[:_SHOWN_NAMES]) + more

@@ -1,9 +1,7 @@
-"""Strips start and end markers around every caption, such as `startseq ... endseq`, which training scripts add."""
+"""Finds start and end markers around every caption, such as `startseq ... endseq`, which training scripts add."""
 
-from collections.abc import Sequence
-from dataclasses import replace
-
-from pipeline.datasets.entries import CaptionEntry
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 MARKERS = {
     "startseq": "endseq",
@@ -22,19 +20,31 @@ MARKERS = {
 }
 
 
-def strip_markers(captions: Sequence[CaptionEntry]) -> tuple[list[CaptionEntry], str | None]:
-    """Captions without the markers that surround all of them, and a note; unchanged where one caption has none."""
-    wrappers = {_wrapper(entry.caption) for entry in captions}
-    wrapper = wrappers.pop() if len(wrappers) == 1 else None
-    if wrapper is None:
-        return list(captions), None
-    start, end = wrapper
-    stripped = [replace(entry, caption=entry.caption[len(start) : -len(end)].strip()) for entry in captions]
-    return stripped, f"every caption stands between {start!r} and {end!r}, which are removed"
+@dataclass(frozen=True)
+class Markers:
+    """The first and the last word of every caption."""
+
+    start: str
+    end: str
+
+    def remove(self, caption: str) -> str:
+        """A caption without its first and its last word."""
+        return caption.strip()[len(self.start) : -len(self.end)].strip()
+
+    @property
+    def note(self) -> str:
+        return f"every caption stands between {self.start!r} and {self.end!r}, which are removed"
 
 
-def _wrapper(caption: str) -> tuple[str, str] | None:
-    words = caption.split(" ")
-    if len(words) > 2 and MARKERS.get(words[0].lower()) == words[-1].lower():
-        return words[0], words[-1]
-    return None
+def find_markers(captions: Iterable[str]) -> Markers | None:
+    """The markers that surround all captions; None where one caption has none."""
+    found = None
+    for caption in captions:
+        words = caption.split()
+        if len(words) < 3 or MARKERS.get(words[0].lower()) != words[-1].lower():
+            return None
+        markers = Markers(words[0], words[-1])
+        if found not in (None, markers):
+            return None
+        found = markers
+    return found

@@ -3,8 +3,9 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from pipeline.datasets.caption_files import CaptionFile, ReferenceFile, shown_names
+from pipeline.datasets.caption_files import CaptionFile, ReferenceFile
 from pipeline.errors import DataError
+from pipeline.wording import counted, shown_names
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,12 @@ def match_captions(captions: CaptionFile, references: ReferenceFile, *, subset: 
     if len(wanted) < len(references.captions):
         named = " and ".join(sorted(split for split in splits if split))
         others = len(references.captions) - len(wanted)
-        notes.append(f"all captions are of {named}; the {others:,} images of other splits are not scored")
+        images = counted(others, "image of other splits is", "images of other splits are")
+        notes.append(f"all captions are of {named}; {images} not scored")
     missing = [image for image in wanted if image not in by_key]
     if missing and not subset:
         raise DataError(
-            f"{captions.source}: no caption for {len(missing)} of the {len(wanted)} images in "
+            f"{captions.source}: no caption for {len(missing):,} of the {counted(len(wanted), 'image')} in "
             f"{references.source}: {shown_names(missing)}; caption them too, or score the others alone with --subset"
         )
     matched = {image: references.captions[image] for image in wanted if image in by_key}
@@ -73,11 +75,11 @@ def _captions_by_reference(captions: CaptionFile, references: ReferenceFile) -> 
         examples.setdefault(kind, f"{name} with {key}")
     if unknown:
         raise DataError(
-            f"{captions.source}: {len(unknown)} of {len(captions.captions)} images have no references in "
+            f"{captions.source}: no references for {len(unknown):,} of {counted(len(captions.captions), 'image')} in "
             f"{references.source}: {shown_names(unknown)}; its images are named {_named_like(references)}"
         )
     notes = [
-        f"{counts[kind]:,} images are matched by {kind}, such as {examples[kind]}"
+        f"{counted(counts[kind], 'image is', 'images are')} matched by {kind}, such as {examples[kind]}"
         for kind in ("name without suffix", "number")
         if counts[kind]
     ]

@@ -7,10 +7,12 @@ after: `train2017/000000000001.jpg`.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.datasets.caption_rows import CaptionRow
 from pipeline.datasets.detection import Candidate
 from pipeline.datasets.entries import Entry, Note, ReadOptions, make_entry, skip_entry
 from pipeline.datasets.text_files import load_json, sniff_json
@@ -72,18 +74,33 @@ def _read_file(path: Path, folder: str, split: str | None, encoding: str) -> Ite
     images, annotations = (content.get(key) if isinstance(content, dict) else None for key in ("images", "annotations"))
     if not isinstance(images, list) or not isinstance(annotations, list):
         raise DataError(f"{path}: not in COCO's layout: expected the lists 'images' and 'annotations'")
-    names: dict[int | str, str | None] = {}
-    for number, image in enumerate(images, start=1):
-        problem = _add_name(names, image)
-        if problem:
-            name = image.get("file_name") if isinstance(image, dict) else ""
-            yield skip_entry(name if isinstance(name, str) else "", problem, path, number)
-    yield from _note_marks(annotations, path)
+    yield from note_marks(annotations, path)
+    for row in read_annotations(images, annotations):
+        image_id, *files = row.names or ("",)
+        if row.problem or len(files) != 1:
+            problem = "has two file names" if files else "is not the id of an image with a file_name"
+            yield skip_entry("", row.problem or f"image_id {str(image_id)[:40]} {problem}", path, row.line)
+        else:
+            name = files[0] if "/" in files[0] else folder + files[0]
+            yield make_entry(name, row.captions[0], split, path, row.line)
+
+
+def read_annotations(images: Sequence[Any], annotations: Sequence[Any]) -> Iterator[CaptionRow]:
+    """A row for each annotation, named by the id and the file names of its image."""
+    files: dict[str, dict[str, None]] = defaultdict(dict)
+    for image in images:
+        if isinstance(image, dict) and isinstance(image.get("file_name"), str):
+            files[str(image.get("id"))][image["file_name"]] = None
     for number, annotation in enumerate(annotations, start=1):
-        yield _read_annotation(annotation, names, folder, split, path, number)
+        content = annotation if isinstance(annotation, dict) else {}
+        image_id, caption = content.get("image_id"), content.get("caption")
+        if isinstance(image_id, int | str) and isinstance(caption, str):
+            yield CaptionRow(number, image_id, (caption,), names=(image_id, *files.get(str(image_id), ())))
+        else:
+            yield CaptionRow(number, problem="the annotation has no image_id or no caption")
 
 
-def _note_marks(annotations: list[Any], path: Path) -> Iterator[Note]:
+def note_marks(annotations: Sequence[Any], source: str | Path) -> Iterator[Note]:
     """A note where the file itself marks captions as unfit, as VizWiz does."""
     marked = {
         mark: sum(isinstance(one, dict) and one.get(mark) is True for one in annotations)
@@ -92,32 +109,5 @@ def _note_marks(annotations: list[Any], path: Path) -> Iterator[Note]:
     counts = " and ".join(f"{count} {mark}" for mark, count in marked.items() if count)
     if counts:
         yield Note(
-            f"{path}: marks {counts} of its captions; they are used; delete them from the file to leave them out"
+            f"{source}: marks {counts} of its captions; they are used; delete them from the file to leave them out"
         )
-
-
-def _add_name(names: dict[int | str, str | None], image: Any) -> str | None:
-    """Add an image to the names by id; None for an id with two names. Returns what is wrong with the image."""
-    if not isinstance(image, dict) or not isinstance(image.get("file_name"), str):
-        return "the image has no file_name"
-    number = image.get("id")
-    if not isinstance(number, int | str):
-        return f"the image's id is {str(number)[:40]!a}"
-    if names.setdefault(number, image["file_name"]) != image["file_name"]:
-        names[number] = None
-        return f"image id {number!a} has two file names; its captions are skipped"
-    return None
-
-
-def _read_annotation(
-    annotation: Any, names: Mapping[int | str, str | None], folder: str, split: str | None, path: Path, number: int
-) -> Entry:
-    if not isinstance(annotation, dict) or not isinstance(annotation.get("caption"), str):
-        return skip_entry("", "the annotation has no caption", path, number)
-    image_id = annotation.get("image_id")
-    if not isinstance(image_id, int | str) or image_id not in names:
-        return skip_entry("", f"image_id {str(image_id)[:40]} is not among the images", path, number)
-    name = names[image_id]
-    if name is None:
-        return skip_entry("", f"image_id {str(image_id)[:40]} has two file names", path, number)
-    return make_entry(folder + name if "/" not in name else name, annotation["caption"], split, path, number)

@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Literal
 
 from pipeline.datasets.entries import AUTO, ReadOptions
 
+_IDS = ("image_id", "img_id")
 USUAL_NAMES = {
     "image": (
         *("image", "file_name", "filename", "image_name", "image_path", "image_file", "img", "path", "file"),
-        *("image_id", "img_id"),
+        *_IDS,
     ),
     "caption": (
         *("caption", "captions", "text", "comment", "description", "sentence", "raw", "report", "caption_str"),
@@ -34,9 +36,16 @@ class Columns:
     split: int | None
     count: int
     """The number of all columns."""
+    names: tuple[int, ...]
+    """All columns that name the image, its ids first."""
+    references: int | None = None
+    """References beside a caption, as metrics/captions.csv has them."""
+    error: int | None = None
+    """Why an image has no caption, as `captioner predict` writes it."""
 
 
-def find_columns(header: Sequence[str], options: ReadOptions, kind: Literal["column", "key"]) -> Columns:
+@lru_cache(maxsize=128)  # most JSON objects of a file have the same keys
+def find_columns(header: tuple[str, ...], options: ReadOptions, kind: Literal["column", "key"]) -> Columns:
     """Find the columns of a header or the keys of a JSON object. Raises `MissingColumnError`.
 
     A JSON object may lack the key of the split.
@@ -53,11 +62,26 @@ def find_columns(header: Sequence[str], options: ReadOptions, kind: Literal["col
         params = " and ".join(f"{role}_column" for role in missing)
         raise MissingColumnError(
             f"no {kind} {names_missing}; the {'header is' if kind == 'column' else 'keys are'} {there}; "
-            f"name the columns with params.data.{params} (auto: the usual names)"
+            f"rename them or, for a dataset, name the columns with params.data.{params} (auto: the usual names)"
         )
     image = found["image"][0]
     captions = tuple(index for index in found["caption"] if index != image)
-    return Columns(image, captions, next(iter(found["split"]), None), len(names))
+    if not captions:
+        raise MissingColumnError(
+            f"the {kind} {names[image]} holds the images and cannot hold the captions; name another one in "
+            "params.data.caption_column"
+        )
+    ids = [index for index, name in enumerate(names) if name in _IDS]
+    others = [index for index, name in enumerate(names) if name in USUAL_NAMES["image"]]
+    return Columns(
+        image,
+        captions,
+        split=next(iter(found["split"]), None),
+        count=len(names),
+        names=tuple(dict.fromkeys((*ids, image, *others))),
+        references=next(iter(_match(names, ["references"])), None),
+        error=next(iter(_match(names, ["error"])), None),
+    )
 
 
 def count_known_columns(header: Sequence[str]) -> int:

@@ -8,9 +8,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import TextIO
 
-from pipeline.datasets.text_files import numbered_lines
 from pipeline.files import allow_long_fields
 
 _MAX_LINES = 200
@@ -28,16 +26,17 @@ class DelimitedRow:
 
 
 class DelimitedReader:
-    """Iterates over the rows that are not blank. A line with unbalanced quotes is split at the delimiters.
+    """Iterates over the rows of numbered lines that are not blank. A line with unbalanced quotes is split at the
+    delimiters.
 
     `width` is the number of fields of a row, once it is known; a row over several lines must have as many.
     """
 
-    def __init__(self, file: TextIO, delimiter: str) -> None:
+    def __init__(self, lines: Iterator[tuple[int, str]], delimiter: str) -> None:
         allow_long_fields()
         self.delimiter = delimiter
         self.width: int | None = None
-        self._lines = numbered_lines(file)
+        self._lines = lines
         self._pending: deque[tuple[int, str]] = deque()
 
     def __iter__(self) -> Iterator[DelimitedRow]:

@@ -100,7 +100,8 @@ def _detect(path: Path, options: ReadOptions) -> tuple[list[DetectedFormat], lis
     problems += [one.problem for _, one in candidates if one.problem]
     usable = [(name, one) for name, one in candidates if not one.problem]
     by_name = [(name, one) for name, one in usable if one.by_name]
-    found = [DetectedFormat(name, one.captions, one.evidence) for name, one in by_name or usable]
+    by_content = [(name, one) for name, one in usable if not one.by_name]
+    found = [DetectedFormat(name, one.captions, one.evidence) for name, one in by_name + by_content]
     return found, list(dict.fromkeys(problems))
 
 

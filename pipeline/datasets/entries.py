@@ -89,16 +89,21 @@ class DatasetEntries:
 
 
 def make_entry(
-    image: object, caption: object, split: str | None, file: Path | str, line: int
+    image: object, caption: object, split: object, file: Path | str, line: int
 ) -> CaptionEntry | SkippedEntry:
     """Check and normalize one caption.
 
-    White space becomes single spaces. Names and captions are in Unicode's composed form (NFC), so that equal text
-    compares equal.
+    A name may be a number, and `split` has the dataset's own name (see `SPLIT_NAMES`). White space becomes single
+    spaces. Names and captions are in Unicode's composed form (NFC), so that equal text compares equal.
     """
+    if type(image) is int:
+        image = str(image)
     if not isinstance(image, str):
         return skip_entry("", "the image name is not text", file, line)
-    image = image.strip()
+    image = without_caption_number(image.strip())
+    split = "" if split is None else str(split).strip()
+    if split and split.lower() not in SPLIT_NAMES:
+        return skip_entry(image, f"split must be one of {', '.join(SPLITS)}, got {split[:40]!a}", file, line)
     if not isinstance(caption, str):
         return skip_entry(image, "the caption is not text", file, line)
     problem = check_image_name(image) or _check_caption(caption)
@@ -108,13 +113,18 @@ def make_entry(
         image = unicodedata.normalize("NFC", image)
     if not caption.isascii():
         caption = unicodedata.normalize("NFC", caption)
-    return CaptionEntry(clean_name(image), " ".join(caption.split()), split, str(file), line)
+    return CaptionEntry(clean_name(image), " ".join(caption.split()), SPLIT_NAMES.get(split.lower()), str(file), line)
 
 
 def skip_entry(image: str, reason: str, file: Path | str, line: int) -> SkippedEntry:
     """A skipped entry whose fields can be encoded as UTF-8, whatever the name holds."""
     name = " ".join(_NOT_ENCODABLE.sub("\N{REPLACEMENT CHARACTER}", image).split())
     return SkippedEntry(_NOT_ENCODABLE.sub("\N{REPLACEMENT CHARACTER}", str(file)), line, name[:200], reason)
+
+
+def without_caption_number(name: str) -> str:
+    """An image name without Flickr's number of the caption: `a.jpg` for `a.jpg#0`."""
+    return _CAPTION_NUMBER.sub("", name) if "#" in name else name
 
 
 def clean_name(name: str) -> str:
@@ -128,6 +138,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _NOT_ENCODABLE = re.compile("[\0\ud800-\udfff]")
 _PLAIN_NAME = re.compile(r"(?:[\w-][\w.-]*/)*[\w-][\w.-]*", re.ASCII)
 """Matches most names, which then need no further check."""
+_CAPTION_NUMBER = re.compile(r"#\d+$")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DRIVE = re.compile("[A-Za-z]:")
 _ADDRESS = re.compile("[A-Za-z][A-Za-z0-9+.-]*://")
@@ -140,8 +151,8 @@ def check_image_name(image: str) -> str | None:
         return None
     if not image:
         return "the image name is empty"
-    if broken := _SURROGATE.search(image):
-        return _describe_surrogate(broken[0])
+    if problem := check_encodable(image):
+        return problem
     if _CONTROL.search(image):
         return "the image name holds a control character"
     if _ADDRESS.match(image):
@@ -159,8 +170,8 @@ def check_image_name(image: str) -> str | None:
 def _check_caption(caption: str) -> str | None:
     if not caption.strip():
         return "the caption is empty"
-    if broken := _SURROGATE.search(caption):
-        return _describe_surrogate(broken[0])
+    if problem := check_encodable(caption):
+        return problem
     if "\0" in caption:
         return "the caption holds a NUL character"
     if not _WORD.search(caption):
@@ -168,7 +179,11 @@ def _check_caption(caption: str) -> str | None:
     return None
 
 
-def _describe_surrogate(character: str) -> str:
-    if "\udc80" <= character <= "\udcff":  # a byte that `open_text` could not decode
-        return f"not UTF-8: byte 0x{ord(character) - 0xDC00:02x}; save the file as UTF-8 or set params.data.encoding"
+def check_encodable(text: str) -> str | None:
+    """Why a text cannot be written in UTF-8; None when it can."""
+    broken = _SURROGATE.search(text)
+    if broken is None:
+        return None
+    if "\udc80" <= broken[0] <= "\udcff":  # a byte that `decode` or `open_text` could not decode
+        return f"not UTF-8: byte 0x{ord(broken[0]) - 0xDC00:02x}; save the file as UTF-8 or set params.data.encoding"
     return "half of a surrogate pair stands for a character"

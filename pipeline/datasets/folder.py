@@ -5,6 +5,7 @@ Every non-blank line of a .txt or .caption is a caption; a .json has them under 
 archives named train, val or test (`train-00012.tar` as well) are splits.
 """
 
+import io
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,10 +13,10 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.archives import IMAGE_SUFFIXES, is_archive, read_image_bytes
 from pipeline.datasets.detection import Candidate
-from pipeline.datasets.entries import AUTO, SPLIT_NAMES, CaptionEntry, Entry, ReadOptions, make_entry, skip_entry
-from pipeline.datasets.image_index import TEXT_SUFFIXES, ImageIndex
+from pipeline.datasets.entries import SPLIT_NAMES, CaptionEntry, Entry, ReadOptions, make_entry, skip_entry
+from pipeline.datasets.image_index import TEXT_SUFFIXES, ImageIndex, stem_of, suffix_of
 from pipeline.datasets.table import read_table
-from pipeline.datasets.text_files import parse_json
+from pipeline.datasets.text_files import decode, numbered_lines, parse_json
 from pipeline.errors import DataError
 
 METADATA = ("metadata.csv", "metadata.jsonl")
@@ -39,7 +40,7 @@ def detect_folder(path: Path, options: ReadOptions) -> Iterator[Candidate]:
 def _has_texts(path: Path) -> bool:
     stems: dict[bool, set[str]] = {True: set(), False: set()}
     for name in ImageIndex(path).files():
-        stems[_suffix(name) in IMAGE_SUFFIXES].add(_stem(name))
+        stems[suffix_of(name) in IMAGE_SUFFIXES].add(stem_of(name))
     return bool(stems[True] & stems[False])
 
 
@@ -82,25 +83,25 @@ def _read_texts(path: Path, encoding: str) -> Iterator[Entry]:
     files = index.files()
     texts: dict[str, str] = {}
     for suffix in reversed(TEXT_SUFFIXES):  # the preferred one last, so that it replaces the others
-        texts |= {_stem(name): name for name in files if _suffix(name) == suffix}
-    images = [name for name in files if _suffix(name) in IMAGE_SUFFIXES]
+        texts |= {stem_of(name): name for name in files if suffix_of(name) == suffix}
+    images = [name for name in files if suffix_of(name) in IMAGE_SUFFIXES]
     if not images:
         raise DataError(f"{path}: holds no images, neither as files nor in .zip or .tar archives")
     if not texts:
         raise DataError(f"{path}: no image has a text beside it, and there is no {' or '.join(METADATA)}")
     used = set()
     for name in images:
-        text = texts.get(_stem(name))
+        text = texts.get(stem_of(name))
         if text is None:
             yield skip_entry(name, "the image has no caption", files[name], 0)
         else:
             used.add(text)
             yield from _read_text(name, files[text], encoding)
-    others = {_stem(name): name for name in index.passed_over()}
+    others = {stem_of(name): name for name in index.passed_over()}
     for name in texts.values():
-        if name in used or _suffix(name) == ".json":  # JSON files serve many other purposes
+        if name in used or suffix_of(name) == ".json":  # JSON files serve many other purposes
             continue
-        other = others.get(_stem(name))
+        other = others.get(stem_of(name))
         reason = (
             f"{other} beside the text is in no image format that is read" if other else "no image is beside the text"
         )
@@ -113,23 +114,26 @@ def _read_text(image: str, path: str, encoding: str) -> Iterator[Entry]:
     except OSError as error:
         yield skip_entry(image, f"its text cannot be read: {error.strerror}", path, 0)
         return
-    if _suffix(path) == ".json":
-        yield from _read_json(image, content, path)
+    try:
+        text = decode(content, encoding)
+    except UnicodeError as error:
+        yield skip_entry(image, f"its text cannot be decoded: {error}", path, 1)
         return
-    chosen = encoding if encoding != AUTO else "utf-16" if content[:2] in {b"\xff\xfe", b"\xfe\xff"} else "utf-8-sig"
-    text = content.decode(chosen, errors="surrogateescape" if chosen.startswith("utf-8") else "replace")
+    if suffix_of(path) == ".json":
+        yield from _read_json(image, text, path)
+        return
     if not text.strip():
         yield skip_entry(image, "the caption is empty", path, 1)
-    for line, caption in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1):
+    for line, caption in numbered_lines(io.StringIO(text, newline="")):
         if caption.strip():
             yield make_entry(image, caption, split_of(image), path, line)
 
 
-def _read_json(image: str, content: bytes, path: str) -> Iterator[Entry]:
+def _read_json(image: str, text: str, path: str) -> Iterator[Entry]:
     try:
-        record = parse_json(content)
+        record = parse_json(text)
     except (ValueError, RecursionError) as error:
-        yield skip_entry(image, f"not valid JSON: {str(error)[:100]}", path, 1)
+        yield skip_entry(image, f"not valid JSON: {str(error)[:200]}", path, 1)
         return
     captions = record.get("caption", record.get("captions")) if isinstance(record, dict) else None
     if not captions:
@@ -147,11 +151,3 @@ def split_of(image: str) -> str | None:
         if split:
             return split
     return None
-
-
-def _stem(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(""))
-
-
-def _suffix(name: str) -> str:
-    return PurePosixPath(name).suffix.lower()

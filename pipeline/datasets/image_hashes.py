@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from pipeline.archives import archive_of, read_image_bytes, regular_file
+from pipeline.archives import archive_of, read_image_bytes
 from pipeline.errors import DiskError
-from pipeline.files import sha256_of, write_csv
+from pipeline.files import regular_file, sha256_of, write_csv
 from pipeline.progress import Progress
 
 SAVE_SECONDS = 20.0

@@ -1,8 +1,9 @@
 """Finds a dataset's images in a folder, in an archive, or in a folder with archives.
 
 An archive counts as a folder: the images of `shards/000.tar` are `000.tar/name.jpg` below `shards`. Names in captions
-often differ from those on the disk, in case, accents, a missing suffix, leading zeros or a missing folder inside an
-archive. Such a name is resolved where it can mean one image only. Links are followed.
+often differ from those on the disk, in case, accents, a missing suffix, leading zeros, a missing folder inside an
+archive or the folder of a split that is not there. Such a name is resolved where it can mean one image only. Links are
+followed.
 """
 
 import os
@@ -14,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.archives import ARCHIVES, IMAGE_SUFFIXES, inside, is_archive, open_archive
 from pipeline.errors import DataError
-from pipeline.files import walk_files
+from pipeline.folder_walk import walk_files
 
 TEXT_SUFFIXES = (".txt", ".caption", ".json")
 """Of files that may hold an image's captions beside it, the preferred one first."""
@@ -22,6 +23,8 @@ _LISTED = IMAGE_SUFFIXES.union(TEXT_SUFFIXES)
 _BESIDE_IMAGES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson", ".token", ".md", ".dvc", ".yaml", ".yml"})
 _TRAILING_NUMBER = re.compile(r"\d{1,40}$", re.ASCII)
 _MAX_DIGITS = 40
+_SPLIT_FOLDER = re.compile(r"(?:train|val|test)\d*/")
+"""A folder that COCO's reader assumes by the name of a captions file."""
 
 
 class ImageIndex:
@@ -36,6 +39,11 @@ class ImageIndex:
 
     def find(self, name: str) -> str | None:
         """The path to read the image from; None when there is no such image, or more than one it could be."""
+        path = self._find(name)
+        folder = _SPLIT_FOLDER.match(name) if path is None else None
+        return self._find(name[folder.end() :]) if folder else path
+
+    def _find(self, name: str) -> str | None:
         path = f"{self._base}/{name}" if self._base != "." else name
         if os.path.isfile(path):
             return path
@@ -43,7 +51,7 @@ class ImageIndex:
             if variant in self._by_name:
                 return self._by_name[variant]
         by_stem = self._by_stem.get(_fold(name))
-        return by_stem or self._by_number.get(number_of(name) or "")
+        return by_stem if by_stem or "/" in name else self._by_number.get(number_of(name) or "")
 
     def files(self) -> dict[str, str]:
         """All images and texts: path by name, in the order of names.
@@ -54,11 +62,11 @@ class ImageIndex:
 
     def names(self) -> Iterator[str]:
         """The names of all images."""
-        return (name for name in self.files() if _suffix(name) in IMAGE_SUFFIXES)
+        return (name for name in self.files() if suffix_of(name) in IMAGE_SUFFIXES)
 
     def passed_over(self) -> list[str]:
         """The names of files that are neither images nor usual files of a dataset."""
-        return [name for name, _ in self._walked if _suffix(name) not in ARCHIVES and not is_usual(name)]
+        return [name for name, _ in self._walked if suffix_of(name) not in ARCHIVES and not is_usual(name)]
 
     @cached_property
     def _walked(self) -> list[tuple[str, str]]:
@@ -70,11 +78,11 @@ class ImageIndex:
 
     @cached_property
     def _loose(self) -> dict[str, str]:
-        return {name: path for name, path in self._walked if _suffix(name) in _LISTED}
+        return {name: path for name, path in self._walked if suffix_of(name) in _LISTED}
 
     @cached_property
     def _has_loose_images(self) -> bool:
-        return any(_suffix(name) in IMAGE_SUFFIXES for name in self._loose)
+        return any(suffix_of(name) in IMAGE_SUFFIXES for name in self._loose)
 
     @cached_property
     def _packed(self) -> dict[str, str]:
@@ -87,7 +95,7 @@ class ImageIndex:
         The archive's name is that below the root, or empty where the root is the archive.
         """
         archives = {"": self.root} if is_archive(self.root) else {}
-        archives |= {name: Path(path) for name, path in self._walked if _suffix(name) in ARCHIVES}
+        archives |= {name: Path(path) for name, path in self._walked if suffix_of(name) in ARCHIVES}
         found = []
         for archive, path in archives.items():
             try:
@@ -97,7 +105,7 @@ class ImageIndex:
                     continue  # an archive of something else, beside the images
                 raise DataError(f"{path}: {error.strerror}; check params.data.images") from error
             for member in members:
-                if _suffix(member) in _LISTED:
+                if suffix_of(member) in _LISTED:
                     name = f"{archive}/{member}" if archive else member
                     found.append((archive, member, name, inside(path, member)))
         return found
@@ -105,11 +113,11 @@ class ImageIndex:
     def _names(self) -> Iterator[tuple[str, str]]:
         """(name, path) for every name that an image may go by."""
         for name, path in self._loose.items():
-            if _suffix(name) in IMAGE_SUFFIXES:
+            if suffix_of(name) in IMAGE_SUFFIXES:
                 yield name, path
         for archive, member, name, path in self._members:
-            if _suffix(member) in IMAGE_SUFFIXES:
-                folder = _stem(archive) if archive else self.root.stem
+            if suffix_of(member) in IMAGE_SUFFIXES:
+                folder = stem_of(archive) if archive else self.root.stem
                 names = {name, f"{folder}/{member}", f"{PurePosixPath(folder).name}/{member}", *_tails(member)}
                 yield from ((one, path) for one in names)
 
@@ -128,7 +136,7 @@ class ImageIndex:
         """Path by folded name without the suffix; None for that of several images."""
         stems: dict[str, str | None] = {}
         for name, path in self._names():
-            stem = _fold(_stem(name))
+            stem = _fold(stem_of(name))
             if stems.setdefault(stem, path) != path:
                 stems[stem] = None
         return stems
@@ -139,7 +147,7 @@ class ImageIndex:
         named = list(self._names())
         numbered = [(number, path) for name, path in named if (number := number_of(name))]
         if not numbered:
-            ends = ((_TRAILING_NUMBER.search(_stem(name)), path) for name, path in named)
+            ends = ((_TRAILING_NUMBER.search(stem_of(name)), path) for name, path in named)
             numbered = [(str(int(end[0])), path) for end, path in ends if end]
         numbers: dict[str, str | None] = {}
         for number, path in numbered:
@@ -150,13 +158,13 @@ class ImageIndex:
 
 def is_usual(name: str) -> bool:
     """Whether a file is an image, a text or table as it lies beside images, or hidden."""
-    return _suffix(name) in _LISTED | _BESIDE_IMAGES or PurePosixPath(name).name.startswith(".")
+    return suffix_of(name) in _LISTED | _BESIDE_IMAGES or PurePosixPath(name).name.startswith(".")
 
 
 def number_of(name: str) -> str | None:
     """A name's number without leading zeros: that of `7`, `007` or `007.jpg`; None for any other name."""
     stem = PurePosixPath(name).name
-    stem = _stem(stem) if _suffix(stem) in IMAGE_SUFFIXES else stem
+    stem = stem_of(stem) if suffix_of(stem) in IMAGE_SUFFIXES else stem
     return str(int(stem)) if stem.isascii() and stem.isdigit() and len(stem) < _MAX_DIGITS else None
 
 
@@ -171,9 +179,11 @@ def _fold(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _stem(name: str) -> str:
+def stem_of(name: str) -> str:
+    """A name without its suffix."""
     return os.path.splitext(name)[0]
 
 
-def _suffix(name: str) -> str:
+def suffix_of(name: str) -> str:
+    """The suffix of a name in lower case, with its dot."""
     return os.path.splitext(name)[1].lower()

@@ -13,7 +13,7 @@ _MAX_FOLDERS = 100
 
 @dataclass(frozen=True)
 class ImageRoot:
-    """A place of images, and how many of a sample of their names were found there."""
+    """A place of images, and how many different ones of a sample of names were found there."""
 
     path: Path
     found: int
@@ -26,7 +26,7 @@ def find_image_root(places: Iterable[Path], names: Sequence[str]) -> ImageRoot |
     best = None
     for place in places:
         index = ImageIndex(place)
-        found = sum(index.find(name) is not None for name in sample)
+        found = len({path for name in sample if (path := index.find(name))})
         if found > (best.found if best else 0):
             best = ImageRoot(place, found, len(sample))
         if found == len(sample):
@@ -37,12 +37,16 @@ def find_image_root(places: Iterable[Path], names: Sequence[str]) -> ImageRoot |
 def likely_image_roots(captions: Path, dataset: Path, names: Sequence[str]) -> list[Path]:
     """Folders and archives beside and below the captions and the dataset, the likeliest first.
 
-    The folder above the captions is only included if an image lies right in it: it may hold anything.
+    The folder above the captions is only included if an image lies right in it: it may hold anything. Links to a folder
+    of the dataset come last, so that it is preferred under its own name.
     """
     tops = dict.fromkeys(path if path.is_dir() else path.parent for path in (captions, dataset))
     below = [path for top in tops for path in sorted(top.iterdir()) if not path.name.startswith(".")]
-    folders = [path for path in below if path.is_dir()]
+    real = [top.resolve() for top in tops]
+    links = {path for path in below if path.is_symlink() and any(map(path.resolve().is_relative_to, real))}
+    folders = sorted((path for path in below if path.is_dir()), key=links.__contains__)
     inner = [path for folder in folders[:_MAX_FOLDERS] for path in sorted(folder.iterdir()) if path.is_dir()]
     archives = [path for path in below if path.suffix.lower() in ARCHIVES]
     above = [top.parent for top in tops if any((top.parent / name).is_file() for name in names[:_SAMPLE])]
-    return list(dict.fromkeys([*folders, *tops, *inner[:_MAX_FOLDERS], *archives, *above]))
+    places = dict.fromkeys([*folders, *tops, *inner[:_MAX_FOLDERS], *archives, *above])
+    return sorted(places, key=links.__contains__)

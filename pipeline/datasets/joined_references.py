@@ -1,5 +1,6 @@
 """Several references in one field of a table, as in metrics/captions.csv."""
 
+import re
 from collections.abc import Sequence
 
 SEPARATOR = " | "
@@ -13,18 +14,4 @@ def join_references(captions: Sequence[str]) -> str:
 
 def split_references(text: str) -> tuple[str, ...]:
     """The inverse of `join_references`."""
-    if "\\" not in text:
-        return tuple(text.split(SEPARATOR))
-    captions, escaped = [""], False
-    for character in text:
-        if escaped:
-            captions[-1] += character
-            escaped = False
-        elif character == "\\":
-            escaped = True
-        elif character == "|":
-            captions[-1] = captions[-1].removesuffix(" ")
-            captions.append("")
-        elif not (character == " " and len(captions) > 1 and not captions[-1]):
-            captions[-1] += character
-    return tuple(captions)
+    return tuple(re.sub(r"\\([\\|])", r"\1", caption) for caption in text.split(SEPARATOR))

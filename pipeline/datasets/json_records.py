@@ -1,19 +1,29 @@
-"""Finds the records of a dataset in JSON, whatever holds them.
+"""Reads captions from JSON objects with an image and its captions, in JSON lines or in JSON, whatever holds them.
 
+    {"image": ..., "caption": ...}                     one object
     [{"image": ..., "caption": ...}, ...]              a list
     {"train": [...], "val": [...]}                     a list per split, as R2Gen has it
     {"data": [...], "dataset_name": ...}               one list among other values, as TextCaps has it
     {"a.jpg": ["a dog", "a wet dog"], ...}             captions by image, or an object by image
+    {"42": [{"caption": "a dog"}, ...], ...}           as coco-caption has them
+    {"image": ["a.jpg", ...], "caption": [...]}        columns, as pandas writes with `to_dict("list")`
 
-A record of LLaVA has a conversation, whose answer is the caption.
+Keys have the usual names or those in params.data (see columns.py). A caption is a text or an object with `caption`; a
+record of LLaVA has a conversation, whose answer is the caption. Several images with the same captions are a list.
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TextIO
 
 from pipeline.archives import IMAGE_SUFFIXES
-from pipeline.datasets.entries import SPLIT_NAMES
+from pipeline.datasets.caption_rows import CaptionRow, make_row
+from pipeline.datasets.columns import MissingColumnError, find_columns
+from pipeline.datasets.entries import SPLIT_NAMES, ReadOptions
+from pipeline.datasets.text_files import numbered_lines, parse_json
+from pipeline.errors import DataError
 
 _SUFFIXES = "|".join(re.escape(suffix) for suffix in sorted(IMAGE_SUFFIXES))
 _LAYOUTS = (
@@ -36,36 +46,111 @@ def may_have_text_by_name(start: str) -> bool:
     return _TEXT_BY_NAME.match(start) is not None and not may_have_records(start)
 
 
-def find_records(content: Any) -> Iterator[Any] | None:
+def read_records(content: Any, options: ReadOptions, source: str | Path) -> Iterator[CaptionRow] | None:
+    """The rows of parsed JSON; None in JSON of something else.
+
+    Raises `DataError` naming `source` for columns of unequal lengths.
+    """
+    records = _read_columns(content, options, source) or _find_records(content)
+    if records is None:
+        return None
+    return (row for number, record in enumerate(records, start=1) for row in _read_record(record, options, number))
+
+
+def read_json_lines(file: TextIO, options: ReadOptions) -> Iterator[CaptionRow]:
+    """The rows of JSON lines; a line that is not valid JSON is a row with that problem."""
+    for number, text in numbered_lines(file):
+        if not text.strip():
+            continue
+        try:
+            record = parse_json(text)
+        except (ValueError, RecursionError) as error:
+            yield CaptionRow(number, problem=f"not valid JSON: {str(error)[:200]}")
+        else:
+            yield from _read_record(record, options, number)
+
+
+def _read_columns(content: Any, options: ReadOptions, source: str | Path) -> Iterable[Any] | None:
+    """The records of a table that is stored by columns; None in JSON of something else."""
+    if not isinstance(content, dict):
+        return None
+    columns: list[Any] = list(content.values())
+    if not all(isinstance(column, list) and not any(isinstance(one, dict) for one in column) for column in columns):
+        return None
+    try:
+        find_columns(tuple(content), options, "key")
+    except MissingColumnError:
+        return None
+    if len(set(map(len, columns))) > 1:
+        lengths = ", ".join(f"{name[:80]} {len(column)}" for name, column in content.items())
+        raise DataError(f"{source}: columns of unequal lengths: {lengths}; correct the file")
+    return [dict(zip(content, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _find_records(content: Any) -> Iterable[Any] | None:
     """The records, each an object with its image, captions and perhaps split; None in JSON of something else.
 
     A value that is no object is returned as it is, for the reader to skip.
     """
     if isinstance(content, list):
-        return map(_with_answer, content)
+        return content
     if not isinstance(content, dict) or not content:
         return None
     lists = {key: value for key, value in content.items() if isinstance(value, list)}
     if lists and all(key.lower() in SPLIT_NAMES for key in lists):
         return (
-            {"split": split, **_with_answer(record)} if isinstance(record, dict) else record
+            {"split": split, **record} if isinstance(record, dict) else record
             for split, records in lists.items()
             for record in records
         )
     of_objects = [value for value in lists.values() if value and all(isinstance(one, dict) for one in value)]
-    if len(of_objects) == 1:
-        return map(_with_answer, of_objects[0])
-    if any(of_objects):
-        return None
+    captions_only = all("caption" in one and not _is_record(one) for value in of_objects for one in value)
+    if captions_only and _is_record(content):
+        return [content]
+    if of_objects and not (captions_only and len(of_objects) == len(content)):
+        return of_objects[0] if len(of_objects) == 1 else None
     return (
         {"image": image, **value} if isinstance(value, dict) else {"image": image, "caption": value}
         for image, value in content.items()
     )
 
 
-def _with_answer(record: Any) -> Any:
+def _is_record(content: Mapping[str, Any]) -> bool:
+    """Whether an object is one image with its captions, not captions by image."""
+    try:
+        columns = find_columns(tuple(content), ReadOptions(), "key")
+    except MissingColumnError:
+        return False
+    return isinstance(list(content.values())[columns.image], str | int)
+
+
+def _read_record(record: Any, options: ReadOptions, number: int) -> Iterator[CaptionRow]:
+    if not isinstance(record, dict):
+        yield CaptionRow(number, problem="not a JSON object")
+        return
+    record = _with_answer(record)
+    try:
+        columns = find_columns(tuple(record), options, "key")
+    except MissingColumnError as error:
+        yield CaptionRow(number, problem=str(error))
+        return
+    values = list(record.values())
+    captions: list[Any] = []
+    for index in columns.captions:
+        captions += values[index] if isinstance(values[index], list) else [values[index]]
+    ranked = all(isinstance(one, dict) and "score" in one for one in captions)
+    texts = [one.get("caption") if isinstance(one, dict) else one for one in captions]
+    row = make_row(values, texts, columns, number, ranked=ranked)
+    if isinstance(row.image, list):
+        for image in row.image:
+            yield replace(row, image=image, names=(image,))
+    else:
+        yield row
+
+
+def _with_answer(record: dict[str, Any]) -> dict[str, Any]:
     """A record of LLaVA with the only answer of its conversation as its caption; any other as it is."""
-    turns = record.get("conversations") if isinstance(record, Mapping) else None
+    turns = record.get("conversations")
     if not isinstance(turns, list) or "caption" in record:
         return record
     answers = [turn.get("value") for turn in turns if isinstance(turn, Mapping) and turn.get("from") == "gpt"]

@@ -4,12 +4,13 @@ They hold the splits that most papers report on (Karpathy and Fei-Fei, CVPR 2015
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.datasets.caption_rows import CaptionRow, read_entries
 from pipeline.datasets.detection import Candidate
-from pipeline.datasets.entries import SPLIT_NAMES, SPLITS, Entry, ReadOptions, make_entry, skip_entry
+from pipeline.datasets.entries import Entry, ReadOptions
 from pipeline.datasets.text_files import load_json, sniff_json
 from pipeline.errors import DataError
 
@@ -36,26 +37,18 @@ def read_karpathy(path: Path, options: ReadOptions) -> Iterator[Entry]:
     images = content.get("images") if isinstance(content, dict) else None
     if not isinstance(images, list):
         raise DataError(f"{path}: not in Karpathy's layout: expected the list 'images'")
+    yield from read_entries(read_images(images), path)
+
+
+def read_images(images: Sequence[Any]) -> Iterator[CaptionRow]:
+    """A row for each image, named by its path, its file name and, in COCO, its id."""
     for number, image in enumerate(images, start=1):
-        yield from _read_image(image, path, number)
-
-
-def _read_image(image: Any, path: Path, number: int) -> Iterator[Entry]:
-    if not isinstance(image, dict) or not isinstance(image.get("filename"), str):
-        yield skip_entry("", "the image has no filename", path, number)
-        return
-    folder = image.get("filepath")
-    name = f"{folder}/{image['filename']}" if isinstance(folder, str) and folder else image["filename"]
-    split = SPLIT_NAMES.get(str(image.get("split")).lower())
-    sentences = image.get("sentences")
-    if split is None:
-        allowed = ", ".join([*SPLITS, "restval"])
-        yield skip_entry(name, f"split must be one of {allowed}, got {str(image.get('split'))[:40]!a}", path, number)
-    elif not isinstance(sentences, list) or not sentences:
-        yield skip_entry(name, "the image has no sentences", path, number)
-    else:
-        for sentence in sentences:
-            if isinstance(sentence, dict) and isinstance(sentence.get("raw"), str):
-                yield make_entry(name, sentence["raw"], split, path, number)
-            else:
-                yield skip_entry(name, "the sentence has no raw text", path, number)
+        content = image if isinstance(image, dict) else {}
+        folder, name, sentences = (content.get(key) for key in ("filepath", "filename", "sentences"))
+        if not isinstance(name, str):
+            yield CaptionRow(number, problem="the image has no filename")
+            continue
+        path = f"{folder}/{name}" if isinstance(folder, str) and folder else name
+        listed = sentences if isinstance(sentences, list) else []
+        captions = tuple(one.get("raw") if isinstance(one, dict) else None for one in listed)
+        yield CaptionRow(number, path, captions, content.get("split"), names=(path, name, content.get("cocoid")))

@@ -31,13 +31,13 @@ FORMATS = {
         description="captions_*.json or other files in COCO's layout",
     ),
     "flickr30k": DatasetFormat(
-        read="pipeline.datasets.flickr30k:read_flickr30k",
-        detect="pipeline.datasets.flickr30k:detect_flickr30k",
+        read="pipeline.datasets.flickr:read_flickr30k",
+        detect="pipeline.datasets.flickr:detect_flickr30k",
         description="results.csv or results_20130124.token",
     ),
     "flickr8k": DatasetFormat(
-        read="pipeline.datasets.flickr8k:read_flickr8k",
-        detect="pipeline.datasets.flickr8k:detect_flickr8k",
+        read="pipeline.datasets.flickr:read_flickr8k",
+        detect="pipeline.datasets.flickr:detect_flickr8k",
         description="captions.txt or Flickr8k.token.txt with split lists",
     ),
     "table": DatasetFormat(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pipeline.datasets.entries import SPLITS, CaptionEntry, SkippedEntry, skip_entry
 from pipeline.errors import DataError
+from pipeline.wording import counted
 
 VAL, TEST = 0.1, 0.1
 EXACT_BELOW = 300
@@ -76,7 +77,7 @@ def describe_drawn_splits(entries: Iterable[CaptionEntry], sha256: Mapping[str, 
             f"the dataset has no {' and no '.join(lacking)} split: a tenth of its train images is drawn for each"
         )
     if own[None]:
-        parts.append(f"{own[None]} images without a split: drawn from the seed")
+        parts.append(f"{counted(own[None], 'image')} without a split: drawn from the seed")
     return "; ".join(parts) or None
 
 
@@ -98,7 +99,11 @@ def _own_splits(entries: Iterable[CaptionEntry], sha256: Mapping[str, str]) -> d
 def _fill_empty_splits(
     splits: dict[str, str], own: Mapping[str, str | None], sha256: Mapping[str, str], seed: int
 ) -> None:
-    """Move one drawn image with its copies to each split that has none, from the split that has the most."""
+    """Move one drawn image with its copies to each split that has none, from the split that has the most images.
+
+    Train and val keep at least one, which training needs. Of the images of a split, the one drawn first is moved.
+    """
+    drawn = {image for image, split in own.items() if split in {None, "train"}}
     for empty in SPLITS:
         if empty in splits.values():
             continue
@@ -107,13 +112,12 @@ def _fill_empty_splits(
             copies[split, sha256[image]].append(image)
         sizes = Counter(split for split, _ in copies)
         movable = [
-            (sizes[split], images)
+            (-sizes[split], min(_place(seed, image) for image in images), images)
             for (split, _), images in copies.items()
-            if (sizes[split] > 1 or (split == "test" and empty != "test"))  # training needs train and val
-            and all(own[image] in {None, "train"} for image in images)
+            if (sizes[split] > 1 or split == "test") and drawn.issuperset(images)
         ]
         if movable:
-            _, images = min(movable, key=lambda one: (-one[0], min(_place(seed, image) for image in one[1])))
+            _, _, images = min(movable)
             splits |= dict.fromkeys(images, empty)
 
 

@@ -13,29 +13,41 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pipeline.datasets.entries import AUTO
+from pipeline.datasets.json_mistakes import describe_mistake
 from pipeline.errors import DataError, ParamsError
-from pipeline.files import other_content
+from pipeline.file_signatures import other_content
 
 _SNIFFED = 1 << 18
 _START = 32
-_SHORT = 8
-"""An error so close to the end of a JSON file is taken for the end of a truncated one."""
 
 
 @contextmanager
 def open_text(path: Path, encoding: str = AUTO) -> Iterator[TextIO]:
     """Open a file, keeping its line ends. Raises `DataError`, also for errors of reading inside the block."""
     try:
-        start = read_start(path)
-        chosen = encoding_of(start[:4]) if encoding == AUTO else codecs.lookup(encoding).name
-        with path.open(newline="", encoding=chosen, errors="surrogateescape") as file:
+        codec = _codec(read_start(path), encoding)
+        with path.open(newline="", encoding=codec, errors="surrogateescape") as file:
             yield file
-    except LookupError as error:
-        raise ParamsError(f"params.data.encoding: {error}; for instance utf-8, latin-1, cp1252 or utf-16") from error
     except UnicodeError as error:
-        raise DataError(f"{path}: not valid {chosen}: {error}; save it as UTF-8") from error
+        raise DataError(f"{path}: not valid {codec}: {error}; save it as UTF-8") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}; check params.data.captions") from error
+
+
+def decode(content: bytes, encoding: str = AUTO, errors: str = "surrogateescape") -> str:
+    """The text of a file. Raises `UnicodeDecodeError`, and `ParamsError` for an unknown encoding."""
+    return content.decode(_codec(content, encoding), errors)
+
+
+def _codec(start: bytes, encoding: str) -> str:
+    """The name of the codec of a file that starts like this."""
+    if encoding == AUTO:
+        return _unicode_codec(start[:4])
+    try:
+        "".encode(encoding)
+    except (LookupError, UnicodeError) as error:
+        raise ParamsError(f"params.data.encoding: {error}; for instance utf-8, latin-1, cp1252 or utf-16") from error
+    return encoding
 
 
 def numbered_lines(file: TextIO) -> Iterator[tuple[int, str]]:
@@ -45,9 +57,9 @@ def numbered_lines(file: TextIO) -> Iterator[tuple[int, str]]:
 
 
 def first_line(path: Path, encoding: str = AUTO) -> str:
-    """The first line without its end. Raises `DataError`."""
+    """The first line that is not blank, without its end; empty where all are blank. Raises `DataError`."""
     with open_text(path, encoding) as file:
-        return file.readline().rstrip("\r\n")
+        return next((text for _, text in numbered_lines(file) if text.strip()), "")
 
 
 def load_json(path: Path, encoding: str = AUTO) -> Any:
@@ -57,12 +69,9 @@ def load_json(path: Path, encoding: str = AUTO) -> Any:
     try:
         return parse_json(text)
     except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
         if not error.pos:
-            raise DataError(f"{path}, {place}: not JSON; check params.data.format") from error
-        if error.msg.startswith("Unterminated") or error.pos >= len(text.rstrip()) - _SHORT:
-            raise DataError(f"{path}, {place}: the JSON ends too early; copy or download the file again") from error
-        raise DataError(f"{path}, {place}: not valid JSON: {error.msg}") from error
+            raise DataError(f"{path}, line 1, column 1: not JSON; check params.data.format") from error
+        raise DataError(f"{path}, {describe_mistake(error)}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON: {error}") from error
 
@@ -77,7 +86,10 @@ def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(content) < len(pairs):
         counts = Counter(key for key, _ in pairs)
         key = next(key for key, _ in pairs if counts[key] > 1)
-        raise ValueError(f"the key {key[:80]!a} occurs {counts[key]} times in one object; join their values")
+        raise ValueError(
+            f"the key {key[:80]!a} occurs {counts[key]} times in one object; keep one or, in a dataset or in "
+            "references, join their values"
+        )
     return content
 
 
@@ -118,8 +130,8 @@ def not_text(start: bytes) -> str | None:
     return f"{known}; save the captions as CSV" if known else other_content(start)
 
 
-def encoding_of(start: bytes) -> str:
-    """The Unicode encoding of a file by its first four bytes."""
+def _unicode_codec(start: bytes) -> str:
+    """The codec of a Unicode file by its first four bytes."""
     if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         return "utf-32"
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):

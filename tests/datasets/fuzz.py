@@ -15,6 +15,7 @@ import zipfile
 from pathlib import Path
 
 from pipeline.archives import inside, open_archive, read_image_bytes
+from pipeline.datasets.caption_files import read_caption_file, read_reference_file
 from pipeline.datasets.detection import detect_format, read_dataset
 from pipeline.datasets.entries import DatasetEntries, check_image_name
 from pipeline.errors import CaptionerError
@@ -121,6 +122,11 @@ def check(format: str, path: Path) -> int:
         detect_format(path)
     except (CaptionerError, OSError):
         pass
+    for read in (read_caption_file, read_reference_file):
+        try:
+            read(path)
+        except CaptionerError as error:
+            str(error).encode()
     try:
         entries = DatasetEntries.collect(read_dataset(format, path))
     except CaptionerError as error:

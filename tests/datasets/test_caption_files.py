@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support import SHARED
 
@@ -55,6 +55,13 @@ def coco(references):
         '[{"image_id": "COCO_val2014_000000000042.jpg", "caption": "a dog"}, {"image_id": 7, "caption": "a cat"}]',
         '[{"id": 1, "image_id": 42, "file_name": "000042.jpg", "caption": "a dog"}, '
         '{"image_id": 7, "caption": "a cat"}]',
+        "".join(
+            json.dumps(
+                {"image": name, "conversations": [{"from": "human", "value": "?"}, {"from": "gpt", "value": text}]}
+            )
+            + "\n"
+            for name, text in (("000042.jpg", "a dog"), ("000007.jpg", "a cat"))
+        ),
         "image,caption\n42,a dog\n7,a cat\n",
         "\ufeffImage;Caption\n42;a dog\n7;a cat\n",
         "image_id\tcaption\r\n42\ta dog\r\n7\ta cat\r\n",
@@ -102,9 +109,9 @@ def test_references_are_read_in_every_layout(references, name, content):
     ("name", "words"),
     [
         ("000042.jpg", ()),
-        ("00042", ("1 images are matched by number, such as 00042 with 42",)),
-        ("000042", ("1 images are matched by name without suffix, such as 000042 with 42",)),
-        ("000042.png", ("1 images are matched by name without suffix, such as 000042.png with 42",)),
+        ("00042", ("1 image is matched by number, such as 00042 with 42",)),
+        ("000042", ("1 image is matched by name without suffix, such as 000042 with 42",)),
+        ("000042.png", ("1 image is matched by name without suffix, such as 000042.png with 42",)),
     ],
 )
 def test_a_match_by_part_of_a_name_is_noted(coco, name, words):
@@ -123,7 +130,7 @@ def test_only_the_split_of_the_captions_is_scored(references):
     known = references("image,caption,split\na.jpg,a dog,train\nb.jpg,a cat,test\nc.jpg,a bird,test\n", "all.csv")
     found = match_captions(parse_captions('{"b.jpg": "x", "c.jpg": "y"}', "ours"), known)
     assert list(found.captions) == ["b.jpg", "c.jpg"]
-    assert found.notes == ("all captions are of test; the 1 images of other splits are not scored",)
+    assert found.notes == ("all captions are of test; 1 image of other splits is not scored",)
     with pytest.raises(DataError, match=r"no caption for 1 of the 2 images .*: c\.jpg"):
         match_captions(parse_captions('{"b.jpg": "x"}', "ours"), known)
 
@@ -131,13 +138,13 @@ def test_only_the_split_of_the_captions_is_scored(references):
 def test_an_empty_reference_is_left_out_with_a_note(references):
     known = references({"a.jpg": ["a dog", " "], "b.jpg": ["a cat"]})
     assert known.captions == {"a.jpg": ("a dog",), "b.jpg": ("a cat",)}
-    assert "1 references are empty and left out" in known.notes[0]
+    assert "1 empty reference is left out" in known.notes[0]
 
 
 def test_an_unquoted_delimiter_in_the_last_column_is_part_of_the_caption():
     found = parse_captions("image,caption\na.jpg,a dog, brown\n", "ours")
     assert found.captions == {"a.jpg": "a dog, brown"}
-    assert found.notes == ("ours: 1 captions with an unquoted ',' were read to the end of the line",)
+    assert found.notes == ("ours: 1 caption was read to the end of the line, because of an unquoted ','",)
 
 
 def test_a_table_of_scored_captions_holds_its_references():
@@ -146,12 +153,33 @@ def test_a_table_of_scored_captions_holds_its_references():
     assert found.references == {"1.png": ("a dog", "the dog")}
 
 
+def test_of_captions_with_scores_the_first_is_scored_and_all_are_references(references):
+    text = '{"image": "a.jpg", "captions": [{"caption": "a dog", "score": -1}, {"caption": "a cat", "score": -2}]}'
+    assert parse_captions(text, "ours").captions == {"a.jpg": "a dog"}
+    assert references(text, "r.jsonl").captions == {"a.jpg": ("a dog", "a cat")}
+
+
+def test_start_and_end_markers_are_removed_with_a_note(references):
+    found = parse_captions('{"a.jpg": "startseq a dog endseq", "b.jpg": "startseq a cat endseq "}', "ours")
+    assert found.captions == {"a.jpg": "a dog", "b.jpg": "a cat"}
+    assert found.notes == ("ours: every caption stands between 'startseq' and 'endseq', which are removed",)
+    known = references({"a.jpg": ["<s> a dog </s>", "<s> the dog </s>"]})
+    assert known.captions == {"a.jpg": ("a dog", "the dog")}
+    assert "stands between '<s>' and '</s>'" in known.notes[0]
+    assert parse_captions('{"a.jpg": "startseq a dog endseq", "b.jpg": "a cat"}', "ours").notes == ()
+
+
+def test_references_that_the_file_marks_as_unfit_are_noted(references):
+    marked = [annotation | {"is_rejected": True} for annotation in COCO["annotations"]]
+    known = references(COCO | {"annotations": marked})
+    assert "marks 3 is_rejected of its captions; they are used" in known.notes[0]
+
+
 def test_a_file_in_utf_16_is_read(tmp_path):
     (tmp_path / "ours.csv").write_bytes("image,caption\n1,café\n".encode("utf-16"))
     assert read_caption_file(tmp_path / "ours.csv").captions == {"1": "café"}
 
 
-@settings(deadline=None, derandomize=True, database=None)
 @given(
     st.lists(st.text("ab |\\"), min_size=1, max_size=4).map(lambda texts: [" ".join(text.split()) for text in texts])
 )
@@ -162,30 +190,38 @@ def test_joined_references_are_split_again(captions):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[", "not valid JSON"),
+        ("[", "line 1, column 2: the JSON ends too early"),
         ("[]", "holds no captions"),
         ("{}", "holds no captions"),
-        ('[{"image_id": 1}]', "entry 1: expected an image and a caption under their usual names"),
+        ('[{"image_id": 1}]', "entry 1: no key caption; the keys are ['image_id']; rename them"),
         ('[{"image_id": 1, "caption": null}]', "entry 1: the caption of 1 is not text: None"),
-        ('[{"image_id": 1.5, "caption": "a"}]', "entry 1: the image's name is not text: 1.5"),
-        ("[1]", "entry 1: expected an image and a caption under their usual names, such as image_id or image"),
+        ('[{"image_id": 1.5, "caption": "a"}]', "entry 1: the image's name is 1.5; expected a text or an integer"),
+        ("[1]", "entry 1: not a JSON object"),
         (
             '[{"image_id": 1, "caption": "a"}, {"image_id": 1, "caption": "b"}]',
             "more than one caption for 1; keep one caption per image",
         ),
-        ('{"a.jpg": "a dog", "a.jpg": "a cat"}', "the key 'a.jpg' occurs 2 times in one object"),
+        ('{"a.jpg": "a dog", "a.jpg": "a cat"}', "the key 'a.jpg' occurs 2 times in one object; keep one"),
         (
             '{"image": "a", "caption": "b"}\n{"image": "c", "caption": "d", "caption": "e"}',
             "line 2: not valid JSON: the key",
         ),
-        ('{"image": "a.jpg", "captions": [], "error": "damaged"}', "line 1: a.jpg has no caption: damaged"),
-        ('{"image": "a.jpg", "captions": []}', "line 1: a.jpg has no caption"),
+        (
+            '{"image": "a.jpg", "captions": [], "error": "damaged"}',
+            "entry 1: a.jpg: an error instead of a caption: 'damaged'",
+        ),
+        ('{"image": "a.jpg", "captions": []}', "entry 1: a.jpg has no caption"),
         ('{"info": {}, "boxes": [{"x": 1}], "more": [{"x": 1}]}', "JSON in an unknown layout, with the keys 'info'"),
-        ("photo;words\na.jpg;a dog\n", "neither JSON nor a table with columns of usual names"),
-        ("image,caption,score\na.jpg,a dog, brown,1\n", "line 2: 4 fields, the header has 3"),
-        ("image,caption,score,error\na.jpg,,,a.jpg: not an image\n", "line 2: a.jpg has an error and no caption"),
-        ("image,caption\n,a dog\n", "line 2: the image has no name"),
-        ("image,caption\n", "holds no captions"),
+        ("photo;words\na.jpg;a dog\n", "line 1: no column image and caption; the header is ['photo', 'words']"),
+        ("image,caption,score\na.jpg,a dog, brown,1\n", "line 2: 1 field too many; quote captions with commas"),
+        (
+            "image,caption,score,error\na.jpg,,,a.jpg: not an image\n",
+            "line 2: a.jpg: an error instead of a caption: 'a.jpg: not an image'",
+        ),
+        ("image,caption\n,a dog\n", "line 2: the image's name is ''; expected a text or an integer"),
+        ("image,caption\n", "holds a header and no rows"),
+        ('{"a.jpg": "\\ud83d"}', "entry 1: the caption of a.jpg: half of a surrogate pair stands"),
+        ('{"\\ud83d.jpg": "a dog"}', "entry 1: the image's name: half of a surrogate pair stands for a character"),
         (" \n", "the file is empty"),
     ],
 )
@@ -199,11 +235,10 @@ def test_malformed_captions_are_refused_with_their_place(text, words):
     ("content", "words"),
     [
         ({"annotations": []}, "holds no captions to score against"),
-        ({"annotations": [{"caption": "a"}]}, "annotation 1: expected an object with image_id and caption"),
-        (
-            {"images": [{"filename": "a.jpg", "sentences": []}]},
-            "image 1: expected a filename and sentences with raw text",
-        ),
+        ({"annotations": [{"caption": "a"}]}, "annotation 1: the annotation has no image_id or no caption"),
+        ({"images": [{"filename": "a.jpg", "sentences": []}]}, "holds no captions to score against"),
+        ({"images": [{"filename": "a.jpg", "sentences": [{}]}]}, "image 1: the caption of a.jpg is not text: None"),
+        ({"images": [{"sentences": []}]}, "image 1: the image has no filename"),
         ('{"42": ["a"], "42": ["b"]}', "the key '42' occurs 2 times"),
         ({}, "holds no captions"),
     ],
@@ -223,7 +258,7 @@ def test_a_missing_and_an_undecodable_file_are_named(tmp_path):
 
 
 def test_images_without_references_and_without_captions_are_named(coco):
-    with pytest.raises(DataError, match=r"1 of 1 images have no references in .*: 9; its images are named 42 \(000042"):
+    with pytest.raises(DataError, match=r"no references for 1 of 1 image in .*: 9; its images are named 42 \(000042"):
         match_captions(parse_captions('[{"image_id": 9, "caption": "a"}]', "ours"), coco)
     one = parse_captions('[{"image_id": 7, "caption": "a"}]', "ours")
     with pytest.raises(DataError, match=r"no caption for 1 of the 2 images .*: 42; .* --subset"):

@@ -5,6 +5,7 @@ import json
 import pytest
 from reading import detect, kept, read, skipped, write
 
+from pipeline.datasets.image_root import find_image_root, likely_image_roots
 from pipeline.errors import DataError
 
 
@@ -20,14 +21,23 @@ def test_image_names_include_the_folder_and_val_becomes_the_test_split(tmp_path)
     entries = read("coco", tmp_path)
     assert kept(entries) == [("train2017/7.jpg", "A cat.", "train"), ("val2017/7.jpg", "A dog.", "test")]
     assert skipped(entries) == [
-        (2, "", "image_id 8 is not among the images"),
-        (3, "", "the annotation has no caption"),
+        (2, "", "image_id 8 is not the id of an image with a file_name"),
+        (3, "", "the annotation has no image_id or no caption"),
     ]
 
 
 def test_one_file_alone_has_no_splits(tmp_path):
     path = coco(tmp_path, "captions_val2014.json", [{"id": 1, "file_name": "1.jpg"}], [{"image_id": 1, "caption": "x"}])
     assert kept(read("coco", path)) == [("val2014/1.jpg", "x", None)]
+
+
+@pytest.mark.parametrize("name", ["my_training.json", "ann_train.json", "train.json"])
+@pytest.mark.parametrize("folder", ["images", "train"])
+def test_images_may_lie_outside_the_folder_that_the_file_is_named_after(tmp_path, name, folder):
+    path = coco(tmp_path, name, [{"id": 1, "file_name": "a.jpg"}], [{"image_id": 1, "caption": "x"}])
+    write(tmp_path, b"image", f"{folder}/a.jpg")
+    names = [image for image, _, _ in kept(read("coco", path))]
+    assert find_image_root(likely_image_roots(path, tmp_path, names), names).found == 1
 
 
 def test_annotations_may_precede_the_images(tmp_path):
@@ -41,8 +51,7 @@ def test_captions_of_an_id_with_two_file_names_are_skipped(tmp_path):
     annotations = [{"id": 9, "image_id": 1, "caption": "x"}, {"id": 9, "image_id": 2, "caption": "y"}]
     entries = read("coco", coco(tmp_path, "captions.json", images, annotations))
     assert kept(entries) == [("c.jpg", "y", None)]
-    two = "image id 1 has two file names; its captions are skipped"
-    assert skipped(entries) == [(2, "b.jpg", two), (3, "a.jpg", two), (1, "", "image_id 1 has two file names")]
+    assert skipped(entries) == [(1, "", "image_id 1 has two file names")]
 
 
 def test_another_layout_is_refused(tmp_path):
@@ -96,9 +105,9 @@ def test_karpathy_splits_where_restval_is_trained_on(tmp_path):
         ("b.jpg", "two", "test"),
     ]
     assert skipped(entries) == [
-        (1, "val2014/a.jpg", "the sentence has no raw text"),
-        (3, "c.jpg", "split must be one of train, val, test, restval, got 'odd'"),
-        (4, "d.jpg", "the image has no sentences"),
+        (1, "val2014/a.jpg", "the caption is not text"),
+        (3, "c.jpg", "split must be one of train, val, test, got 'odd'"),
+        (4, "d.jpg", "the image has no caption"),
         (5, "", "the image has no filename"),
     ]
 

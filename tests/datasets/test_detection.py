@@ -48,6 +48,15 @@ def test_of_two_captions_files_the_more_certain_one_is_used_and_the_other_named(
     assert "not used: captions.txt" in found.evidence
 
 
+@pytest.mark.parametrize("names", [("captions.csv", "captions_old.csv"), ("alpha.csv", "beta.csv")])
+def test_a_second_table_is_named(tmp_path, names):
+    for name in names:
+        write(tmp_path, "image,caption\na.jpg,x\n", name)
+    found = detect(tmp_path)
+    assert found.captions == tmp_path / names[0]
+    assert f"not used: {names[1]}" in found.evidence
+
+
 def test_unknown_files_are_refused(tmp_path):
     write(tmp_path, "hello", "readme.md")
     with pytest.raises(DataError, match=r"no captions were recognized: .*karpathy: dataset_.* see docs/datasets.md"):
@@ -60,8 +69,8 @@ def test_unknown_files_are_refused(tmp_path):
 
 def test_a_table_without_the_columns_is_refused_with_its_header_and_the_params_to_set(tmp_path):
     message = (
-        r"labels.csv, line 1: no column image and caption; the header is \['Photo', 'beschreibung'\]; name the columns "
-        r"with params.data.image_column and caption_column"
+        r"labels.csv, line 1: no column image and caption; the header is \['Photo', 'beschreibung'\]; rename them "
+        r"or, for a dataset, name the columns with params.data.image_column and caption_column"
     )
     path = write(tmp_path, "Photo,beschreibung\na.jpg,ein Hund\n", "labels.csv")
     for place in (path, tmp_path):

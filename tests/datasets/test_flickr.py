@@ -1,7 +1,7 @@
 """The formats `flickr8k` and `flickr30k`."""
 
 import pytest
-from reading import kept, read, skipped, write
+from reading import detect, kept, read, skipped, write
 
 from pipeline.errors import DataError
 
@@ -60,3 +60,11 @@ def test_flickr30k_results_with_the_row_that_lacks_a_delimiter(tmp_path):
 def test_flickr30k_token_file(tmp_path):
     path = write(tmp_path, 'a.jpg#0\tA "dog" runs .\na.jpg#4\tA cat\n', "results_20130124.token")
     assert kept(read("flickr30k", path)) == [("a.jpg", 'A "dog" runs .', None), ("a.jpg", "A cat", None)]
+
+
+def test_blank_lines_before_the_first_row_are_ignored(tmp_path):
+    results = write(tmp_path, "\nimage_name| comment_number| comment\na.jpg| 0| x\n", "results.csv")
+    token = write(tmp_path, "\na.jpg#0\tx\n", "Flickr8k.token.txt")
+    for path, format in ((results, "flickr30k"), (token, "flickr8k")):
+        assert detect(path).format == format
+        assert kept(read(format, path)) == [("a.jpg", "x", None)]

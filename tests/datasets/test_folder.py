@@ -6,6 +6,8 @@ import zipfile
 import pytest
 from reading import kept, read, skipped, write
 
+from pipeline.errors import ParamsError
+
 
 def test_each_line_of_a_text_file_is_a_caption(tmp_path):
     for name in ("a.jpg", "sub/b.PNG", "c.jpg", "val/d.webp"):
@@ -100,3 +102,29 @@ def test_a_caption_beside_a_file_of_another_format_names_that_file(tmp_path):
     assert skipped(read("folder", tmp_path)) == [
         (0, "b.txt", "b.jp2 beside the text is in no image format that is read")
     ]
+
+
+@pytest.mark.parametrize("encoding", ["auto", "utf-8", "UTF-8", "utf8", "ascii"])
+@pytest.mark.parametrize("name", ["a.txt", "a.json"])
+def test_invalid_bytes_in_a_text_are_skipped(tmp_path, encoding, name):
+    write(tmp_path, b"image", "a.jpg")
+    text = "un café" if name == "a.txt" else '{"caption": "un café"}'
+    write(tmp_path, text, name, encoding="latin-1")
+    assert skipped(read("folder", tmp_path, encoding=encoding)) == [
+        (1, "a.jpg", "not UTF-8: byte 0xe9; save the file as UTF-8 or set params.data.encoding")
+    ]
+    assert kept(read("folder", tmp_path, encoding="latin-1")) == [("a.jpg", "un café", None)]
+
+
+def test_a_text_that_ends_inside_a_character_is_skipped(tmp_path):
+    write(tmp_path, b"image", "a.jpg")
+    write(tmp_path, "a dog".encode("utf-16")[:-1], "a.txt")
+    ((line, image, reason),) = skipped(read("folder", tmp_path))
+    assert (line, image, reason.split(":")[0]) == (1, "a.jpg", "its text cannot be decoded")
+
+
+def test_an_unknown_encoding_of_texts_is_refused(tmp_path):
+    write(tmp_path, b"image", "a.jpg")
+    write(tmp_path, "a dog", "a.txt")
+    with pytest.raises(ParamsError, match=r"params\.data\.encoding: unknown encoding: klingon"):
+        read("folder", tmp_path, encoding="klingon")

@@ -9,6 +9,7 @@ from reading import write
 
 from pipeline.archives import read_image_bytes
 from pipeline.datasets.image_index import ImageIndex
+from pipeline.datasets.image_root import find_image_root, likely_image_roots
 from pipeline.errors import DataError
 
 
@@ -133,3 +134,34 @@ def test_links_in_archives_are_not_images(tmp_path):
         entry.type, entry.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(entry)
     assert ImageIndex(path).find("a.jpg") is None
+
+
+@pytest.mark.parametrize("folder", ["train", "val2014", "test2017"])
+def test_a_name_may_have_the_folder_of_a_split_that_is_not_there(tmp_path, folder):
+    write(tmp_path, b"x", "a.jpg")
+    write(tmp_path, b"y", "train/b.jpg")
+    index = ImageIndex(tmp_path)
+    assert index.find(f"{folder}/a.jpg") == (tmp_path / "a.jpg").as_posix()
+    assert index.find("train/b.jpg").endswith("train/b.jpg")
+    assert index.find("val/b.jpg") is None
+    assert index.find("dogs/a.jpg") is None  # only the folders of splits are ever assumed
+
+
+@pytest.mark.parametrize("folders", [("cats", "dogs"), ("train", "val")])
+def test_images_of_the_same_name_in_two_folders_are_not_taken_for_each_other(tmp_path, folders):
+    names = [f"{folder}/00{number}.jpg" for folder in folders for number in range(3)]
+    for name in names:
+        write(tmp_path, b"x", name)
+    root = find_image_root(likely_image_roots(tmp_path, tmp_path, names), names)
+    assert (root.path, root.found) == (tmp_path, 6)
+
+
+def test_the_folder_of_the_images_is_found_under_its_own_name(tmp_path):
+    write(tmp_path, b"x", "deep/images/a.jpg")
+    for link, target in (("another", "deep/images"), ("loop", ".")):
+        (tmp_path / link).symlink_to(tmp_path / target)
+    assert (
+        find_image_root(likely_image_roots(tmp_path, tmp_path, ["a.jpg"]), ["a.jpg"]).path == tmp_path / "deep/images"
+    )
+    (tmp_path / "b.jpg").touch()
+    assert find_image_root(likely_image_roots(tmp_path, tmp_path, ["b.jpg"]), ["b.jpg"]).path == tmp_path

@@ -5,6 +5,7 @@ import json
 import pytest
 from reading import detect, kept, read, skipped, write
 
+from pipeline.datasets.caption_files import read_reference_file
 from pipeline.errors import DataError
 
 LAYOUTS = {
@@ -18,6 +19,11 @@ LAYOUTS = {
     "TextCaps": {
         "dataset_name": "textcaps",
         "data": [{"image_id": "0c", "image_name": "0c", "set_name": "val", "caption_id": 3, "caption_str": "a sign"}],
+    },
+    "a list beside a description": {
+        "file": "made.py",
+        "description": "x",
+        "data": [{"image": "a.jpg", "text": "a dog"}],
     },
     "LLaVA": [
         {
@@ -38,6 +44,7 @@ EXPECTED = {
         ("2/0.png", "clear lungs", "val"),
     ],
     "TextCaps": [("0c", "a sign", "val")],
+    "a list beside a description": [("a.jpg", "a dog", None)],
     "LLaVA": [("7.jpg", "a red bus", None)],
     "annotations alone": [("9", "a bear", None)],
 }
@@ -80,9 +87,24 @@ def test_json_of_something_else_is_refused_by_name(tmp_path, content):
         detect(tmp_path)
 
 
+def test_conversations_are_read_from_json_lines(tmp_path):
+    write(tmp_path, "\n".join(map(json.dumps, LAYOUTS["LLaVA"] * 2)), "rows.jsonl")
+    found = detect(tmp_path)
+    assert kept(read(found.format, found.captions)) == EXPECTED["LLaVA"] * 2
+
+
+def test_a_caption_may_be_an_object(tmp_path):
+    """As coco-caption and `captioner predict --json` write them."""
+    one = {"image": "a.jpg", "captions": [{"caption": "a dog", "score": -1}, {"caption": "a wet dog", "score": -2}]}
+    captions = [("a.jpg", "a dog", None), ("a.jpg", "a wet dog", None)]
+    assert kept(read("table", write(tmp_path, json.dumps(one), "a.jsonl"))) == captions
+    assert kept(read("table", write(tmp_path, json.dumps(one), "a.json"))) == captions
+    assert kept(read("table", write(tmp_path, json.dumps({"a.jpg": one["captions"]}), "b.json"))) == captions
+
+
 def test_an_image_that_occurs_twice_as_a_key_is_refused(tmp_path):
     path = write(tmp_path, '{"a.jpg": ["a dog"], "b.jpg": ["a cat"], "a.jpg": ["a wet dog"]}', "a.json")
-    with pytest.raises(DataError, match=r"the key 'a.jpg' occurs 2 times in one object; join their values"):
+    with pytest.raises(DataError, match=r"the key 'a.jpg' occurs 2 times in one object; keep one or, .* join their"):
         read("table", path)
 
 
@@ -90,3 +112,26 @@ def test_a_conversation_of_several_answers_is_no_caption(tmp_path):
     turns = [{"from": "human", "value": "?"}, {"from": "gpt", "value": "a bus"}] * 2
     path = write(tmp_path, json.dumps([{"image": "a.jpg", "conversations": turns}]), "a.json")
     assert skipped(read("table", path)) == [(1, "a.jpg", "the caption is not text")]
+
+
+def test_a_table_by_columns_is_read(tmp_path):
+    """As pandas writes one with `to_dict("list")`."""
+    columns = {"image": ["a.jpg", "b.jpg"], "caption": ["a dog", ["a cat", "a wet cat"]], "split": ["train", "val"]}
+    path = write(tmp_path, json.dumps(columns), "a.json")
+    assert detect(tmp_path).captions == path
+    assert kept(read("table", path)) == [
+        ("a.jpg", "a dog", "train"),
+        ("b.jpg", "a cat", "val"),
+        ("b.jpg", "a wet cat", "val"),
+    ]
+    named = write(tmp_path, json.dumps({"photo": ["a.jpg"], "words": ["a dog"]}), "b.json")
+    assert kept(read("table", named, image_column="photo", caption_column="words")) == [("a.jpg", "a dog", None)]
+    assert read_reference_file(path).captions["b.jpg"] == ("a cat", "a wet cat")
+
+
+def test_columns_of_unequal_lengths_are_refused(tmp_path):
+    path = write(tmp_path, '{"image": ["a.jpg", "b.jpg"], "caption": ["a dog"]}', "a.json")
+    message = "a.json: columns of unequal lengths: image 2, caption 1; correct the file"
+    for reader in (lambda: read("table", path), lambda: read_reference_file(path), lambda: detect(tmp_path)):
+        with pytest.raises(DataError, match=message):
+            reader()

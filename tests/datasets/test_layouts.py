@@ -3,19 +3,14 @@
 import csv
 import io
 import json
-import os
 import shutil
-import subprocess
-import sys
 import tarfile
 import zipfile
 
 import pytest
-from support import ROOT, run_command, set_param, write_dataset
+from support import run_command, set_param, write_dataset
 
 from pipeline import Captioner, paths
-
-dvc = shutil.which("dvc", path=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]))
 
 
 def tiny(project):
@@ -105,35 +100,6 @@ def test_init_and_prepare_read_every_layout(project, layout):
     assert {row["caption"] for row in table(project / paths.CAPTIONS)} == captions
     assert {row["split"] for row in table(project / paths.IMAGES)} == {"train", "val", "test"}
     assert table(project / paths.SKIPPED_ROWS) == []
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not dvc, reason="needs dvc")
-def test_dvc_repro_runs_from_archives_to_the_report(project):
-    replace_dataset(project, as_coco_in_zips)
-    shutil.copytree(ROOT / "pipeline", project / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("dvc.yaml", ".dvcignore"):
-        shutil.copy(ROOT / name, project / name)
-    set_param(project, "train.epochs", 1)
-    set_param(project, "seed", 5)
-    code, _, err = run_command("init", "data/mine", cwd=project)
-    assert code == 0, err
-    run_dvc(project, "init", "-q", "--no-scm")
-    assert "18 images" in run_dvc(project, "repro")
-    assert json.loads((project / paths.SCORES).read_text())["images"] > 0
-    assert "data:image/jpeg" in (project / paths.REPORT).read_text()
-    assert "up to date" in run_dvc(project, "repro")
-
-
-def run_dvc(project, *arguments):
-    environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
-    environment.pop("PYTHONPATH", None)
-    environment["PATH"] = f"{os.path.dirname(sys.executable)}{os.pathsep}{environment['PATH']}"
-    done = subprocess.run(
-        [dvc, *arguments], cwd=project, env=environment, capture_output=True, text=True, timeout=600, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
 
 
 @pytest.mark.slow

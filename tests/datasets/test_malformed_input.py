@@ -13,6 +13,7 @@ import pytest
 from reading import detect, kept, read, skipped, write
 
 from pipeline.datasets.caption_files import read_reference_file
+from pipeline.datasets.text_files import open_text
 from pipeline.errors import DataError, ParamsError
 
 HEADER = "image,caption\n"
@@ -59,7 +60,7 @@ def test_an_unclosed_quote_affects_no_other_row(tmp_path):
 def test_two_stray_quotes_do_not_join_their_rows(tmp_path):
     entries = table(tmp_path, HEADER + 'a.jpg,"a dog\nb.jpg,a cat",too many\nc.jpg,a fox\n')
     assert kept(entries) == [("a.jpg", '"a dog', None), ("c.jpg", "a fox", None)]
-    assert skipped(entries) == [(3, "b.jpg", "1 fields too many; quote captions with commas")]
+    assert skipped(entries) == [(3, "b.jpg", "1 field too many; quote captions with commas")]
 
 
 def test_a_thousand_unclosed_quotes_are_kept(tmp_path):
@@ -88,14 +89,14 @@ def test_unquoted_commas_are_kept_in_the_last_column(tmp_path):
     entries = table(tmp_path, HEADER + "a.jpg,one, two, three\nb.jpg,four\n")
     assert captions_of(entries) == ["one, two, three", "four"]
     assert [note.partition(": ")[2] for note in entries.notes] == [
-        "1 captions with an unquoted ',' were read to the end of the line"
+        "1 caption was read to the end of the line, because of an unquoted ','"
     ]
 
 
 def test_unquoted_commas_before_another_column_are_skipped(tmp_path):
     entries = table(tmp_path, "image,caption,split\na.jpg,one, two,train\nb.jpg,x,train\n")
     assert captions_of(entries) == ["x"]
-    assert skipped(entries) == [(2, "a.jpg", "1 fields too many; quote captions with commas")]
+    assert skipped(entries) == [(2, "a.jpg", "1 field too many; quote captions with commas")]
 
 
 def test_rows_with_too_few_or_too_many_fields_are_skipped(tmp_path):
@@ -103,12 +104,55 @@ def test_rows_with_too_few_or_too_many_fields_are_skipped(tmp_path):
     assert captions_of(entries) == ["x"]
     assert skipped(entries) == [
         (3, "b.jpg", "2 fields too few"),
-        (5, "c.jpg", "1 fields too few"),
+        (5, "c.jpg", "1 field too few"),
         (6, "d.jpg", "2 fields too many; quote captions with commas"),
     ]
 
 
+def test_a_caption_with_quotes_after_backslashes_is_skipped_with_the_rule_of_csv(tmp_path):
+    entries = table(tmp_path, 'image,caption,split\na.jpg,"a \\"big\\" dog, runs",train\nb.jpg,"a ""cat"", runs",val\n')
+    assert kept(entries) == [("b.jpg", 'a "cat", runs', "val")]
+    assert skipped(entries) == [
+        (2, "a.jpg", r'1 field too many; write a quote inside a quoted caption as "", not as \"')
+    ]
+
+
+def test_rows_of_empty_fields_are_ignored_like_blank_lines(tmp_path):
+    entries = table(tmp_path, 'image,caption,split\na.jpg,a dog,train\n,,\n , ,\n"",,\nb.jpg,,val\n')
+    assert kept(entries) == [("a.jpg", "a dog", "train")]
+    assert skipped(entries) == [(6, "b.jpg", "the caption is empty")]
+
+
 # Headers
+
+
+@pytest.mark.parametrize("mark", ";,|\t^")
+def test_a_first_line_that_names_the_delimiter_is_followed(tmp_path, mark):
+    path = write(tmp_path, f"sep={mark}\r\nimage{mark}caption\r\na.jpg{mark}a dog\r\n")
+    entries = read("table", path)
+    assert kept(entries) == [("a.jpg", "a dog", None)]
+    assert entries.captions[0].line == 3
+
+
+def test_comments_above_the_header_are_skipped_with_a_note(tmp_path):
+    entries = table(tmp_path, "# made by hand, in 2024\n#\nimage,caption\na.jpg,# a sign\n#b.jpg,a dog\n")
+    assert kept(entries) == [("a.jpg", "# a sign", None), ("#b.jpg", "a dog", None)]
+    assert [note.partition(": ")[2] for note in entries.notes] == [
+        "2 lines that start with # are above the header and are not read"
+    ]
+
+
+def test_a_header_or_a_first_row_that_starts_with_a_number_sign_is_no_comment(tmp_path):
+    assert kept(table(tmp_path, "#,image,caption\n1,a.jpg,a dog\n")) == [("a.jpg", "a dog", None)]
+    assert kept(table(tmp_path, "#a.jpg,a dog\nb.jpg,a cat\n"))[0] == ("#a.jpg", "a dog", None)
+
+
+@pytest.mark.parametrize("first", ["image caption", "a.jpg a dog runs"])
+def test_a_table_without_a_delimiter_is_refused_with_those_that_are_known(tmp_path, first):
+    with pytest.raises(
+        DataError, match=r"captions.csv, line 1: one column, '.*'; separate the image and the caption by"
+    ):
+        table(tmp_path, f"{first}\nb.jpg a cat\n")
 
 
 def test_a_file_without_header_is_read_with_a_note(tmp_path):
@@ -133,10 +177,22 @@ def test_a_header_without_the_columns_is_refused_with_its_names(tmp_path):
 
 
 def test_columns_from_the_params_must_exist(tmp_path):
-
-    message = r"no column photo and part; .*; name the columns with params.data.image_column and split_column \(auto: "
+    message = r"no column photo and part; .*; rename them or, .* with params.data.image_column and split_column"
     with pytest.raises(DataError, match=message):
         read("table", write(tmp_path, HEADER + "a,b\n"), image_column="photo", split_column="part")
+
+
+def test_the_column_of_the_images_cannot_hold_the_captions(tmp_path):
+    message = "the column image holds the images and cannot hold the captions; name another one in params.data.caption"
+    with pytest.raises(DataError, match=message):
+        read("table", write(tmp_path, HEADER + "a,b\n"), caption_column="image")
+    path = write(tmp_path, '{"image": "a.jpg", "caption": "x"}', "c.jsonl")
+    assert "the key image holds the images" in skipped(read("table", path, caption_column="image"))[0][2]
+
+
+def test_an_error_of_a_reader_is_not_reported_as_one_of_the_encoding(tmp_path):
+    with pytest.raises(IndexError, match="of the reader"), open_text(write(tmp_path, HEADER)):
+        raise IndexError("of the reader")
 
 
 # Encodings
@@ -243,7 +299,7 @@ def test_json_values_that_are_not_text_are_skipped(tmp_path):
     entries = table(tmp_path, "".join(f'{{"image": "a.jpg", "caption": {value}}}\n' for value in values), "c.jsonl")
     assert entries.captions == []
     reasons = [reason for _, _, reason in skipped(entries)]
-    assert reasons == ["the caption is not text"] * 4 + ["the list of captions is empty", "the caption is not text"]
+    assert reasons == ["the caption is not text"] * 4 + ["the image has no caption", "the caption is not text"]
 
 
 def test_captions_without_a_word_are_skipped(tmp_path):
@@ -341,7 +397,9 @@ def test_truncated_json_is_refused(tmp_path, keep):
 
 def test_invalid_json_is_refused_with_the_place(tmp_path):
     text = '{"images": [{"id": 1, "file_name": "1.jpg"}, {"id": 2 "file_name": "2.jpg"}], "annotations": []' + " " * 100
-    with pytest.raises(DataError, match=r"captions.json, line 1, column 55: not valid JSON: Expecting ',' delim"):
+    with pytest.raises(
+        DataError, match=r"captions.json, line 1, column 55: not valid JSON: a comma or a closing bracket is"
+    ):
         read("coco", write(tmp_path, text + "}", "captions.json"))
     with pytest.raises(DataError, match=r"captions.json, line 1, column 1: not JSON; check params.data.format"):
         read("coco", write(tmp_path, HEADER, "captions.json"))
@@ -377,11 +435,43 @@ def test_a_json_file_with_a_repeated_key_is_refused(tmp_path, format, text):
 
 def test_a_repeated_key_in_json_lines_or_beside_an_image_is_skipped(tmp_path):
     twice = '{"image": "a.jpg", "caption": "x", "caption": "y"}\n'
-    reason = "not valid JSON: the key 'caption' occurs 2 times in one object; join their values"
+    reason = (
+        "not valid JSON: the key 'caption' occurs 2 times in one object; keep one or, in a dataset or in references, "
+        "join their values"
+    )
     assert skipped(table(tmp_path, twice, "c.jsonl")) == [(1, "", reason)]
     write(tmp_path, b"", "images/a.jpg")
     write(tmp_path, twice, "images/a.json")
     assert skipped(read("folder", tmp_path / "images")) == [(1, "a.jpg", reason)]
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "words"),
+    [
+        ('[\n{"image": "a.jpg", "caption": "x"},\n]', "line 2, column 35", "a comma before ]; remove it"),
+        ('[{"image": "a.jpg", "caption": "x",}]', "line 1, column 35", "a comma before }; remove it"),
+        ('[{"image": "a.jpg" "caption": "x"}]', "line 1, column 20", "a comma or a closing bracket is missing before"),
+        ('[{"image": "a.jpg", caption: "x"}]', "line 1, column 21", "a key in double quotes is missing before caption"),
+        ('[{"image": "a.jpg", "caption" "x"}]', "line 1, column 31", "a colon is missing before"),
+        ('[{"image": "a.jpg", "caption": x}]', "line 1, column 32", "a value is missing before x}]"),
+        ('[{"image": "a.jpg", "caption": "x"}]]', "line 1, column 37", "more after the end: ]"),
+        ('[{"image": "a.jpg", "caption": "x"}],\n', "line 1, column 37", "more after the end: ,"),
+    ],
+)
+def test_a_mistake_in_json_is_named_in_words_with_its_place(tmp_path, text, place, words):
+    path = write(tmp_path, text, "a.json")
+    with pytest.raises(DataError, match=re.escape(f"a.json, {place}: not valid JSON: {words}")):
+        read("table", path)
+    with pytest.raises(DataError, match=re.escape(f"a.json, {place}: not valid JSON: {words}")):
+        read_reference_file(path)
+
+
+@pytest.mark.parametrize("end", ["", "{", '"a.j', '{"image"', '{"image": tr', '{"image": "\\u00', "1."])
+def test_json_that_ends_too_early_is_said_to(tmp_path, end):
+    path = write(tmp_path, '[{"image": "a.jpg", "caption": "x"}, ' + end, "a.json")
+    for reader in (lambda: read("table", path), lambda: read_reference_file(path)):
+        with pytest.raises(DataError, match=r"a.json, line 1, column \d+: the JSON ends too early; copy or download"):
+            reader()
 
 
 # Names

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from fuzz import fuzz
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from reading import kept, read, write
 
@@ -40,11 +40,6 @@ READERS = {
 }
 
 
-def for_all(**strategies):
-    """Run the test with 60 generated inputs."""
-    return lambda test: settings(deadline=None, max_examples=60)(given(**strategies)(test))
-
-
 def expected(dataset):
     """The captions that `make_entry` keeps."""
     entries = [make_entry(image, caption, None, "f", 0) for image, caption in dataset]
@@ -64,7 +59,7 @@ def check_round_trip(format, name, text, dataset):
     assert all(unicodedata.is_normalized("NFC", row.caption) for row in entries.captions)
 
 
-@for_all(dataset=DATASETS, delimiter=st.sampled_from(",\t;|"), end=st.sampled_from(["\n", "\r\n", "\r"]))
+@given(dataset=DATASETS, delimiter=st.sampled_from(",\t;|"), end=st.sampled_from(["\n", "\r\n", "\r"]))
 def test_a_quoted_table_round_trips(dataset, delimiter, end):
     text = io.StringIO()
     writer = csv.writer(text, delimiter=delimiter, lineterminator=end, quoting=csv.QUOTE_ALL)
@@ -72,14 +67,14 @@ def test_a_quoted_table_round_trips(dataset, delimiter, end):
     check_round_trip("table", "c.csv", text.getvalue(), dataset)
 
 
-@for_all(dataset=LINE_DATASETS)
+@given(dataset=LINE_DATASETS)
 def test_an_unquoted_table_round_trips(dataset):
     dataset = [(image, caption.replace('"', "'")) for image, caption in dataset]
     text = "image,caption\n" + "".join(f"{image},{caption}\n" for image, caption in dataset)
     check_round_trip("table", "c.csv", text, dataset)
 
 
-@for_all(starts=st.lists(st.sampled_from(['"', "", '""', '"x" ', "'"]), min_size=1, max_size=8), ends=st.data())
+@given(starts=st.lists(st.sampled_from(['"', "", '""', '"x" ', "'"]), min_size=1, max_size=8), ends=st.data())
 def test_a_stray_quote_never_hides_a_row(starts, ends):
     rows = [f"{start}word{n}{ends.draw(st.sampled_from(['', QUOTE, ',x', ' y']))}" for n, start in enumerate(starts)]
     entries = read_text("table", "c.csv", "image,caption\n" + "".join(f"{n}.jpg,{row}\n" for n, row in enumerate(rows)))
@@ -88,26 +83,26 @@ def test_a_stray_quote_never_hides_a_row(starts, ends):
     assert all(f"word{n}" in kept_text or f"{n}.jpg" in reported for n in range(len(rows)))
 
 
-@for_all(dataset=DATASETS)
+@given(dataset=DATASETS)
 def test_json_lines_round_trip(dataset):
     rows = [{"image": image, "caption": caption} for image, caption in dataset]
     check_round_trip("table", "c.jsonl", "\n".join(map(json.dumps, rows)), dataset)
     check_round_trip("table", "c.json", json.dumps(rows, ensure_ascii=False, indent=1), dataset)
 
 
-@for_all(dataset=LINE_DATASETS)
+@given(dataset=LINE_DATASETS)
 def test_token_lines_round_trip(dataset):
     text = "0.jpg#0\tthe first\n" + "".join(f"{image}#1\t{caption}\n" for image, caption in dataset)
     check_round_trip("flickr8k", "Flickr8k.token.txt", text, [("0.jpg", "the first"), *dataset])
 
 
-@for_all(dataset=LINE_DATASETS)
+@given(dataset=LINE_DATASETS)
 def test_flickr30k_lines_round_trip(dataset):
     text = "image_name| comment_number| comment\n" + "".join(f"{image}| 0| {caption}\n" for image, caption in dataset)
     check_round_trip("flickr30k", "results.csv", text, dataset)
 
 
-@for_all(dataset=DATASETS, annotations_first=st.booleans())
+@given(dataset=DATASETS, annotations_first=st.booleans())
 def test_coco_round_trips(dataset, annotations_first):
     images = [{"id": number, "file_name": f"{number}.jpg"} for number in range(10)]
     annotations = [{"image_id": int(image[0]), "caption": caption} for image, caption in dataset]
@@ -117,13 +112,13 @@ def test_coco_round_trips(dataset, annotations_first):
     check_round_trip("coco", "captions.json", json.dumps(content), dataset)
 
 
-@for_all(dataset=DATASETS, split=st.sampled_from([*SPLITS, "restval"]))
+@given(dataset=DATASETS, split=st.sampled_from([*SPLITS, "restval"]))
 def test_karpathy_round_trips(dataset, split):
     images = [{"filename": image, "split": split, "sentences": [{"raw": caption}]} for image, caption in dataset]
     check_round_trip("karpathy", "dataset_x.json", json.dumps({"images": images}), dataset)
 
 
-@for_all(lines=st.lists(LINES, min_size=1, max_size=5))
+@given(lines=st.lists(LINES, min_size=1, max_size=5))
 def test_texts_beside_images_round_trip(lines):
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder), b"image", "a.jpg")
@@ -133,7 +128,7 @@ def test_texts_beside_images_round_trip(lines):
 
 
 @pytest.mark.parametrize("format", READERS)
-@for_all(content=BYTES)
+@given(content=BYTES)
 def test_any_bytes_are_read_or_refused(format, content):
     for name in READERS[format]:
         with tempfile.TemporaryDirectory() as folder:
@@ -153,7 +148,7 @@ def test_any_bytes_are_read_or_refused(format, content):
             (one.image + one.file).encode()
 
 
-@for_all(name=st.one_of(st.text(max_size=30), st.text(st.sampled_from("./\\:a~%2e\u2025\uff0e\uff0f"), max_size=12)))
+@given(name=st.one_of(st.text(max_size=30), st.text(st.sampled_from("./\\:a~%2e\u2025\uff0e\uff0f"), max_size=12)))
 def test_no_name_leads_outside_the_folder(name):
     row = make_entry(name, "a dog", None, "f", 1)
     if isinstance(row, CaptionEntry):

@@ -24,6 +24,14 @@ def test_the_header_determines_the_delimiter(tmp_path, name, mark):
     assert kept(read("table", path)) == [("a.jpg", "a dog", "val")]
 
 
+@pytest.mark.parametrize("mark", "\t;|,")
+def test_blank_lines_before_the_header_are_ignored(tmp_path, mark):
+    path = write(tmp_path, f"\n \r\nimage{mark}caption\na.jpg{mark}a dog\n")
+    entries = read("table", path)
+    assert kept(entries) == [("a.jpg", "a dog", None)]
+    assert entries.captions[0].line == 4
+
+
 def test_columns_are_found_by_their_usual_names(tmp_path):
     path = write(tmp_path, "id,file_name,text\n7,a.jpg,a dog\n")
     assert kept(read("table", path)) == [("a.jpg", "a dog", None)]
@@ -75,8 +83,8 @@ def test_unknown_json_keys_are_reported_with_the_params_to_set(tmp_path):
         (
             1,
             "",
-            "no key image; the keys are ['photo', 'caption']; name the columns with params.data.image_column "
-            "(auto: the usual names)",
+            "no key image; the keys are ['photo', 'caption']; rename them or, for a dataset, name the "
+            "columns with params.data.image_column (auto: the usual names)",
         )
     ]
 

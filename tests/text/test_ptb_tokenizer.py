@@ -98,9 +98,9 @@ def test_tokens_are_not_empty_and_hold_no_plain_space(text: str):
 
 @pytest.mark.parametrize("unit", ENDLESS)
 def test_long_captions_take_linear_time(unit: str):
-    start = time.perf_counter()
+    start = time.process_time()
     tokenize(unit * (4000 // len(unit)) + "\u20ac")
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_the_name_stored_in_model_files_is_stable():

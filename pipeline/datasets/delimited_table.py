@@ -1,0 +1,174 @@
+"""Reads a table of captions in delimited text, with or without a header.
+
+Columns are found by their usual names or by those in params.data (see columns.py). A caption column may be a pattern
+(`caption_*`); each match is a caption of its own. A cell may also hold a list of captions, in JSON or Python syntax.
+"""
+
+import ast
+import json
+import re
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
+from pathlib import Path, PurePosixPath
+from typing import TextIO
+
+from pipeline.archives import IMAGE_SUFFIXES
+from pipeline.datasets.caption_rows import CaptionRow, make_row
+from pipeline.datasets.columns import Columns, MissingColumnError, count_known_columns, find_columns
+from pipeline.datasets.delimited_text import DelimitedReader, DelimitedRow
+from pipeline.datasets.entries import AUTO, SPLIT_NAMES, Note, ReadOptions, without_caption_number
+from pipeline.datasets.text_files import numbered_lines
+from pipeline.errors import DataError
+from pipeline.wording import counted
+
+DELIMITERS = (",", "\t", ";", "|")
+_NAMED_DELIMITER = re.compile(r"sep=(.)", re.IGNORECASE)
+"""The first line of a table that names the delimiter, as Excel reads and writes it."""
+_SAMPLE = 20
+"""Rows that are checked before the first one is returned."""
+
+
+def read_delimited(file: TextIO, options: ReadOptions, source: str | Path) -> Iterator[CaptionRow | Note]:
+    """Read a table. Raises `DataError` naming `source` where it lacks a column or holds no rows."""
+    lines = numbered_lines(file)
+    lines, delimiter, comments = _find_start(lines, options, source)
+    if comments:
+        above = counted(comments, "line that starts with # is", "lines that start with # are")
+        yield Note(f"{source}: {above} above the header and {'is' if comments == 1 else 'are'} not read")
+    reader = DelimitedReader(lines, delimiter)
+    rows = iter(reader)
+    first = next(rows)
+    columns = _columns_without_header(first, options)
+    if columns:
+        rows = chain([first], rows)
+        names = "image, caption, split" if columns.split else "image, caption"
+        yield Note(f"{source}: has no header; its columns are read as {names}")
+    else:
+        columns = _columns_of_header(first, options, source)
+    reader.width = columns.count
+    sample = list(islice(rows, _SAMPLE))
+    if not sample:
+        raise DataError(f"{source}: holds a header and no rows")
+    _refuse_swapped_header(sample, columns, source)
+    joined = 0
+    for row in chain(sample, rows):
+        fields = row.fields
+        if not any(field.strip() for field in fields):  # a blank row of a spreadsheet
+            continue
+        if len(fields) > columns.count and not row.quoted and columns.captions == (columns.count - 1,):
+            last = columns.captions[0]
+            fields = [*fields[:last], delimiter.join(fields[last:])]
+            joined += 1
+        yield _read_row(fields, columns, row.line)
+    if joined:
+        captions = counted(joined, "caption was", "captions were")
+        yield Note(f"{source}: {captions} read to the end of the line, because of an unquoted {delimiter!r}")
+
+
+def _find_start(
+    lines: Iterator[tuple[int, str]], options: ReadOptions, source: str | Path
+) -> tuple[Iterator[tuple[int, str]], str, int]:
+    """The lines from the header on, the delimiter, and the number of comments above. Raises `DataError`."""
+    named, comments = None, 0
+    for number, text in lines:
+        if found := _NAMED_DELIMITER.fullmatch(text):
+            named = found[1]
+        elif text.startswith("#") and _is_comment(text, named, options):
+            comments += 1
+        elif text.strip():
+            return chain([(number, text)], lines), named or detect_delimiter(text), comments
+    raise DataError(f"{source}: holds no rows")
+
+
+def _is_comment(text: str, delimiter: str | None, options: ReadOptions) -> bool:
+    """Whether a line that starts with # is neither a header nor a row."""
+    delimiter = delimiter or detect_delimiter(text)
+    fields = text.split(delimiter)
+    if _columns_without_header(DelimitedRow(1, fields, False), options):
+        return False
+    try:
+        find_columns(tuple(fields), options, "column")
+    except MissingColumnError:
+        return True
+    return False
+
+
+def detect_delimiter(header: str) -> str:
+    """The delimiter that gives the most known columns, else an image name in the first field, else the most fields."""
+
+    def fit(delimiter: str) -> tuple[int, bool, int]:
+        fields = header.split(delimiter)
+        return count_known_columns(fields), len(fields) > 1 and is_image_name(fields[0]), len(fields)
+
+    return max(DELIMITERS, key=fit)
+
+
+def is_image_name(text: str) -> bool:
+    """Whether a text ends in the suffix of an image file."""
+    name = without_caption_number(text.strip().strip("\"'").replace("\\", "/"))
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def _columns_of_header(header: DelimitedRow, options: ReadOptions, source: str | Path) -> Columns:
+    if len(header.fields) == 1:
+        raise DataError(
+            f"{source}, line {header.line}: one column, {header.fields[0][:80]!r}; separate the image and the caption "
+            "by a comma, a tab, ; or |"
+        )
+    try:
+        return find_columns(tuple(header.fields), options, "column")
+    except MissingColumnError as error:
+        raise DataError(f"{source}, line {header.line}: {error}") from error
+
+
+def _columns_without_header(first: DelimitedRow, options: ReadOptions) -> Columns | None:
+    """The columns of a file whose first line is a row; None where it is a header."""
+    fields = first.fields
+    if {options.image_column, options.caption_column, options.split_column} != {AUTO} or len(fields) < 2:
+        return None
+    if not is_image_name(fields[0]) or is_image_name(fields[1]):
+        return None
+    has_split = len(fields) == 3 and fields[2].strip().lower() in SPLIT_NAMES
+    return Columns(image=0, captions=(1,), split=2 if has_split else None, count=3 if has_split else 2, names=(0,))
+
+
+def _refuse_swapped_header(sample: Sequence[DelimitedRow], columns: Columns, source: str | Path) -> None:
+    pairs = [
+        (row.fields[columns.image], row.fields[columns.captions[0]])
+        for row in sample
+        if len(row.fields) == columns.count
+    ]
+    if pairs and all(is_image_name(caption) and not is_image_name(image) for image, caption in pairs):
+        raise DataError(
+            f"{source}, line 1: the header's names are swapped: the caption column holds image names; correct the "
+            "header"
+        )
+
+
+def _read_row(fields: list[str], columns: Columns, line: int) -> CaptionRow:
+    surplus = len(fields) - columns.count
+    if surplus:
+        image = fields[columns.image] if columns.image < len(fields) else ""
+        few = f"{counted(-surplus, 'field')} too few"
+        rule = "quote captions with commas"
+        if any('\\"' in field for field in fields):
+            rule = r'write a quote inside a quoted caption as "", not as \"'
+        many = f"{counted(surplus, 'field')} too many; {rule}"
+        return CaptionRow(line, image, problem=many if surplus > 0 else few)
+    captions = [text for index in columns.captions for text in _captions_in_cell(fields[index])]
+    if len(captions) > 1:
+        captions = [caption for caption in captions if caption.strip()] or [""]
+    return make_row(fields, captions, columns, line)
+
+
+def _captions_in_cell(cell: str) -> list[str]:
+    """The captions of a cell, which may hold a list: `["a dog", "a wet dog"]`."""
+    if cell.startswith("[") and cell.rstrip().endswith("]"):
+        for parse in (json.loads, ast.literal_eval):
+            try:
+                captions = parse(cell)
+            except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+                continue
+            if isinstance(captions, list) and captions and all(isinstance(caption, str) for caption in captions):
+                return captions
+    return [cell]

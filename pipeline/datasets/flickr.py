@@ -1,0 +1,125 @@
+"""The formats `flickr8k` and `flickr30k`: token files, lines of `name.jpg#0<TAB>caption`, and Kaggle's tables.
+
+flickr8k is Kaggle's captions.txt (a CSV with quotes) or the original Flickr8k.token.txt. The splits come from the lists
+Flickr_8k.trainImages.txt, .devImages.txt and .testImages.txt beside the captions. With lists, an image in none of them
+has no split and is skipped, as in the original data.
+
+flickr30k is Kaggle's results.csv, delimited by `|`, or the original results_20130124.token. Kaggle's file has a row
+without the delimiter between the comment's number and the comment; it is read all the same.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from pipeline.datasets.detection import Candidate, files_named, find_file
+from pipeline.datasets.entries import AUTO, CaptionEntry, Entry, ReadOptions, make_entry, skip_entry
+from pipeline.datasets.table import detect_table, read_table
+from pipeline.datasets.text_files import first_line, numbered_lines, open_text
+from pipeline.errors import DataError
+
+FLICKR8K_NAMES = ("captions.txt", "Flickr8k.token.txt")
+FLICKR30K_NAMES = ("results.csv", "results_20130124.token", "captions.txt")
+SPLIT_LISTS = {
+    "train": "Flickr_8k.trainImages.txt",
+    "val": "Flickr_8k.devImages.txt",
+    "test": "Flickr_8k.testImages.txt",
+}
+_TOKEN_LINE = re.compile(r"[^\t]+#\d+\t")
+_NUMBERED = re.compile(r"(.+\.jpe?g)\.\d+", re.IGNORECASE)
+_HEADER = re.compile(r"\s*\"?image_name\"?\s*\|", re.IGNORECASE)
+_NUMBER_AND_CAPTION = re.compile(r"\s*\d+\s+(.*)", re.DOTALL)
+
+
+def detect_flickr8k(path: Path, options: ReadOptions) -> Iterator[Candidate]:
+    """A token file, or a table of the name captions.txt."""
+    for file in files_named(path, FLICKR8K_NAMES):
+        if _is_token_file(file, options.encoding):
+            if "results" not in file.name:  # Flickr30k's
+                yield Candidate(file, f"{file.name}, lines of name#number, tab, caption", by_name=True)
+        elif file.name == FLICKR8K_NAMES[0]:
+            lists = any((file.parent / name).is_file() for name in SPLIT_LISTS.values())
+            evidence = f"{file.name}, a table" + (" with Flickr8k's split lists beside it" if lists else "")
+            for table in detect_table(file, options):
+                yield replace(table, evidence=evidence, by_name=True)
+
+
+def read_flickr8k(path: Path, options: ReadOptions) -> Iterator[Entry]:
+    """Read the captions file `path`, or the one in the folder. Raises `DataError`."""
+    path = find_file(path, FLICKR8K_NAMES)
+    splits = _read_split_lists(path.parent)
+    is_token = _is_token_file(path, options.encoding)
+    for entry in _read_token_file(path, options.encoding) if is_token else read_table(path, options):
+        if not splits or not isinstance(entry, CaptionEntry):
+            yield entry
+        elif entry.image in splits:
+            yield replace(entry, split=splits[entry.image])
+        else:
+            yield skip_entry(entry.image, "the image is in none of the split lists", entry.file, entry.line)
+
+
+def _read_split_lists(folder: Path) -> dict[str, str]:
+    """The split of each listed image. Raises `DataError` when an image is in two lists."""
+    splits: dict[str, str] = {}
+    for split, name in SPLIT_LISTS.items():
+        path = folder / name
+        if not path.is_file():
+            continue
+        with open_text(path, AUTO) as file:
+            for _, text in numbered_lines(file):
+                image = text.strip()
+                if image and splits.setdefault(image, split) != split:
+                    raise DataError(
+                        f"{path}: {image} is also in {SPLIT_LISTS[splits[image]]}; keep it in one of the lists"
+                    )
+    return splits
+
+
+def detect_flickr30k(path: Path, options: ReadOptions) -> Iterator[Candidate]:
+    """A file with Kaggle's header, or a token file of the name results*."""
+    for file in files_named(path, FLICKR30K_NAMES):
+        if _HEADER.match(first_line(file, options.encoding)):
+            yield Candidate(file, f"{file.name}, columns delimited by |", by_name=True)
+        elif "results" in file.name and _is_token_file(file, options.encoding):
+            yield Candidate(file, f"{file.name}, lines of name#number, tab, caption", by_name=True)
+
+
+def read_flickr30k(path: Path, options: ReadOptions) -> Iterator[Entry]:
+    """Read the captions file `path`, or the one in the folder. Raises `DataError`."""
+    path = find_file(path, FLICKR30K_NAMES)
+    if _is_token_file(path, options.encoding):
+        yield from _read_token_file(path, options.encoding)
+        return
+    with open_text(path, options.encoding) as file:
+        for number, text in numbered_lines(file):
+            if not text.strip() or _HEADER.match(text):
+                continue
+            name, *rest = text.split("|", 2)
+            merged = _NUMBER_AND_CAPTION.fullmatch(rest[0]) if len(rest) == 1 else None
+            if len(rest) == 2:
+                yield make_entry(name, rest[1], None, path, number)
+            elif merged:
+                yield make_entry(name, merged[1], None, path, number)
+            else:
+                yield skip_entry(name.strip(), "expected image_name | comment_number | comment", path, number)
+
+
+def _is_token_file(path: Path, encoding: str) -> bool:
+    """Whether the first line is `name.jpg#0<TAB>caption`."""
+    return _TOKEN_LINE.match(first_line(path, encoding)) is not None
+
+
+def _read_token_file(path: Path, encoding: str) -> Iterator[Entry]:
+    """Read lines of `name.jpg#0<TAB>caption`."""
+    with open_text(path, encoding) as file:
+        for number, text in numbered_lines(file):
+            name, tab, caption = text.partition("\t")
+            if not tab:
+                if text.strip():
+                    yield skip_entry(name, "no tab between the image name and the caption", path, number)
+                continue
+            name = name.rpartition("#")[0] or name
+            # The original file has one image as `….jpg.1`, which is not the name of its file.
+            numbered = _NUMBERED.fullmatch(name)
+            yield make_entry(numbered[1] if numbered else name, caption, None, path, number)

@@ -1,0 +1,36 @@
+"""Describes where and why a text is not JSON."""
+
+import re
+from json import JSONDecodeError
+
+_WORDS = {
+    "Expecting value": "a value is missing before",
+    "Expecting property name enclosed in double quotes": "a key in double quotes is missing before",
+    "Expecting ':' delimiter": "a colon is missing before",
+    "Expecting ',' delimiter": "a comma or a closing bracket is missing before",
+    "Extra data": "more after the end:",
+}
+_CUT_VALUE = re.compile(r"[\w\\+.-]*")
+"""The rest of a truncated text from the mistake on: nothing, or the start of a word, a number or an escape."""
+_TRAILING_COMMA = re.compile(r",\s*([\]}])")
+_SHOWN = 20
+"""Characters of the text that a description holds."""
+
+
+def describe_mistake(error: JSONDecodeError) -> str:
+    """The place of a mistake and what it is: `line 3, column 9: not valid JSON: a comma before ]; remove it`."""
+    text, place = error.doc, error.pos
+    rest = text[place:].rstrip()
+    if error.msg.startswith("Unterminated") or (error.msg != "Extra data" and _CUT_VALUE.fullmatch(rest)):
+        return f"{_line_and_column(text, place)}: the JSON ends too early; copy or download the file again"
+    comma = len(text[:place].rstrip()) - 1 if text[:place].rstrip().endswith(",") else place
+    if found := _TRAILING_COMMA.match(text, comma):
+        return f"{_line_and_column(text, comma)}: not valid JSON: a comma before {found[1]}; remove it"
+    shown = rest[:_SHOWN].splitlines()[0].encode(errors="replace").decode()
+    problem = f"{_WORDS[error.msg]} {shown}" if error.msg in _WORDS else error.msg
+    remedy = "; name a file of JSON lines .jsonl" if error.msg == "Extra data" and rest.startswith("{") else ""
+    return f"{_line_and_column(text, place)}: not valid JSON: {problem}{remedy}"
+
+
+def _line_and_column(text: str, place: int) -> str:
+    return f"line {text.count(chr(10), 0, place) + 1}, column {place - text.rfind(chr(10), 0, place)}"
