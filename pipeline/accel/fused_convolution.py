@@ -16,10 +16,12 @@ B images, S input side, C channels.
 
 import copy
 import operator
+from collections import Counter
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -129,12 +131,16 @@ def _remove_identities(graph: fx.GraphModule) -> None:
 
 
 def _fold_batch_norm(graph: fx.GraphModule) -> None:
+    """Fold each batch norm into the convolution before it, unless the network calls this convolution several times."""
     modules = dict(graph.named_modules())
+    calls = Counter(node.target for node in graph.graph.nodes if node.op == "call_module")
     for node in list(graph.graph.nodes):
         if node.op != "call_module" or not isinstance(modules[node.target], nn.BatchNorm2d):
             continue
         before = node.args[0]
-        if before.op == "call_module" and type(modules[before.target]) is nn.Conv2d and len(before.users) == 1:
+        if before.op != "call_module" or calls[before.target] > 1 or len(before.users) > 1:
+            continue
+        if type(modules[before.target]) is nn.Conv2d:
             graph.set_submodule(before.target, fuse_conv_bn_eval(modules[before.target], modules[node.target]))
             modules[before.target] = graph.get_submodule(before.target)
             node.replace_all_uses_with(before)
@@ -179,7 +185,8 @@ class PackedConvolution(nn.Module):
 
 def _pack_convolutions(graph: fx.GraphModule, size: int, dtype: torch.dtype) -> None:
     """Replace convolutions, with the activations that follow them, by `PackedConvolution`."""
-    shapes = _input_shapes(graph, size)
+    with torch.inference_mode():
+        ShapeProp(graph).propagate(torch.zeros(1, 3, size, size))  # notes the shape of each node's output
     modules = dict(graph.named_modules())
     without_activation: set[fx.Node] = set()
     for number, node in enumerate(list(graph.graph.nodes)):
@@ -190,7 +197,8 @@ def _pack_convolutions(graph: fx.GraphModule, size: int, dtype: torch.dtype) -> 
             continue
         after = _only_user(node)
         activation = _activation(after, modules) if after else _NO_ACTIVATION
-        packed = PackedConvolution(convolution, shapes[node], activation, dtype)
+        shape = list(node.args[0].meta["tensor_meta"].shape)
+        packed = PackedConvolution(convolution, shape, activation, dtype)
         name = f"packed_{number}"  # unique: a module that the network calls twice is packed once per call
         graph.add_submodule(name, packed)
         node.target = name
@@ -229,19 +237,3 @@ def _activation(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[str, list
     if node.op == "call_function":
         return _ACTIVATIONS.get(node.target, _NO_ACTIVATION)
     return _NO_ACTIVATION
-
-
-def _input_shapes(graph: fx.GraphModule, size: int) -> dict[fx.Node, list[int]]:
-    """Run one image through the network and return the shape of each module call's first input."""
-    shapes: dict[fx.Node, list[int]] = {}
-
-    class Recorder(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> Any:
-            if n.op == "call_module":
-                (first, *_), _ = self.fetch_args_kwargs_from_env(n)
-                shapes[n] = list(first.shape) if isinstance(first, Tensor) else []
-            return super().run_node(n)
-
-    with torch.inference_mode():
-        Recorder(graph).run(torch.zeros(1, 3, size, size))
-    return shapes

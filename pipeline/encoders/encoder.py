@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pipeline.accel.finite import all_finite
 from pipeline.accel.fused_convolution import fuse_convolutions
 from pipeline.device import engine, resolve_precision, single_threaded
 from pipeline.encoders import images
@@ -23,6 +24,7 @@ from pipeline.encoders.registry import SOURCES, get_source
 from pipeline.encoders.source import EncoderSource, LoadedModel, WeightsNotFetched, run_network
 from pipeline.encoders.spec import EncoderSpec, sha256_of_tensors
 from pipeline.errors import ArtefactError, NumericError, ParamsError
+from pipeline.wording import shown_names
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -55,12 +57,7 @@ class Encoder:
             raise ParamsError(f"params.encoder.layer: {spec.layer} of {spec.name} outputs {type(output).__name__}")
         _, self.regions, self.channels = self._pool(output).shape
         self.map_size = tuple(self._source.feature_map(output, spec.layer).shape[2:])
-        """Height and width of the layer's map; empty for a vector. A larger grid repeats its values."""
-
-    @property
-    def repeated_map(self) -> tuple[int, ...]:
-        """The map's size where the grid is larger and repeats its values; else empty."""
-        return self.map_size if self.map_size and self.spec.grid > min(self.map_size) else ()
+        """Height and width of the layer's map; empty for a vector."""
 
     @property
     def engine(self) -> str:
@@ -69,7 +66,7 @@ class Encoder:
 
     def tensors_to_embed(self) -> dict[str, Tensor]:
         """Return the tensors that a model file needs to rebuild the encoder: none where the source publishes them."""
-        if self.spec.weights != "file" and not self.spec.weights.startswith("random:"):
+        if self.spec.weights != "file" and not self.spec.has_random_weights:
             return {}
         return {name: tensor.cpu().contiguous() for name, tensor in self.network.state_dict().items()}
 
@@ -107,8 +104,7 @@ class Encoder:
 
     def check_finite(self, features: NDArray[np.float16]) -> NDArray[np.float16]:
         """Return `features` unchanged. Raises `NumericError` when a value is not finite."""
-        magnitude_bits = features.view(np.uint16) & 0x7FFF  # np.isfinite takes seven times as long
-        if magnitude_bits.max(initial=0) >= 0x7C00:
+        if not all_finite(features):
             raise NumericError(
                 f"{self.spec.name} at {self.spec.layer} outputs values beyond float16's range; choose another layer"
             )
@@ -172,7 +168,14 @@ def build_encoder(
         precision=precision,
         source=source,
     )
-    return Encoder(spec, network, device)
+    encoder = Encoder(spec, network, device)
+    if encoder.map_size and grid > min(encoder.map_size):
+        height, width = encoder.map_size
+        raise ParamsError(
+            f"params.encoder.grid: must be at most {min(height, width)}, got {grid}: {layer} of {name} outputs a map "
+            f"of {height} x {width} for images of {size} pixels; lower it, or raise params.encoder.image_size"
+        )
+    return encoder
 
 
 def _load(source: EncoderSource, name: str, weights: str, size: int | None, seed: int) -> LoadedModel:
@@ -197,7 +200,7 @@ def _cut(source: EncoderSource, loaded: LoadedModel, name: str, weights: str, la
     ]:
         raise ParamsError(
             f"params.encoder.weights: {weights} lacks {len(missing)} of the weights that {name} up to {layer} needs, "
-            f"or has them in another shape: {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
+            f"or has them in another shape: {shown_names(missing, 3)}"
         )
     return network, layer
 

@@ -8,11 +8,11 @@ S is the side of the encoder's square input, in pixels.
 """
 
 import base64
+import hashlib
 import io
 import math
-import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from PIL import __version__ as _PILLOW_VERSION
 from pipeline.encoders import png
 from pipeline.encoders.spec import Preprocessing
 from pipeline.errors import DataError
-from pipeline.files import other_content
+from pipeline.file_signatures import other_content
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "AVIF")
 """The formats that Pillow reads. HEIC is read where the extra `heif` is installed."""
@@ -43,19 +43,8 @@ _BITS_PER_SAMPLE, _PHOTOMETRIC, _MAX_SAMPLE_VALUE = 258, 262, 281
 """Tags of TIFF."""
 _COLORS = {"RGB": 3, "RGBA": 3, "LA": 1}
 """Bands without opacity of modes whose colors may have 16 bits in the file. CMYK is left out: its zeros are white."""
-_OTHER_BYTE_ORDER = {
-    f"{bands};16{order}": f"{bands};16{other}"
-    for bands in ("RGB", "RGBA", "RGBX")
-    for order, other in (("B", "L"), ("L", "B"), ("N", "B" if sys.byteorder == "little" else "L"))
-} | {"LA;16B": "RGBA"}
-"""Pillow's names of 16-bit colors in a file. Gray with opacity is read as four bytes instead."""
-_RESAMPLING = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-}
-FILTER_SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}
-"""Radius of each resampling filter, in pixels."""
+_FILTERS = {"bilinear": (Image.Resampling.BILINEAR, 1.0), "bicubic": (Image.Resampling.BICUBIC, 2.0)}
+"""Resampling filters and their radius in pixels of the result."""
 
 
 class ImageError(DataError):
@@ -77,10 +66,10 @@ def decode_image(content: bytes, *, fill_truncated: bool = False) -> Image.Image
             with _open(content) as image:
                 has_deep_colors = image.mode in _COLORS and ";16" in str(getattr(image, "tile", ""))
                 image.load()
-                if has_deep_colors:
-                    _scale_dark_colors(image, content)
                 if image.format == "PNG" and _may_be_cut(image) and (missing := png.missing_bytes(content)):
                     raise ImageError(f"damaged: truncated: {missing:,} bytes of its pixels are missing")
+                if has_deep_colors:
+                    _check_brightness(image)
                 ImageOps.exif_transpose(image, in_place=True)
                 return _convert_to_rgb(image)
     except ImageError:
@@ -106,7 +95,7 @@ def _open(content: bytes) -> Image.Image:
         from pillow_heif.as_plugin import HeifImageFile
     except ImportError as error:
         raise ImageError(
-            "a HEIC image, which needs the extra heif: pip install 'captioner[heif]'; or convert it to JPEG"
+            "a HEIC image: run `pip install -e '.[heif]'` in the checkout, or convert it to JPEG"
         ) from error
     image = HeifImageFile(io.BytesIO(content))  # type: ignore[no-untyped-call]
     _check_size(*image.size)
@@ -124,44 +113,11 @@ def _check_size(width: int, height: int) -> None:
         raise ImageError(f"{width} x {height} pixels, more than the limit of {MAX_PIXELS}")
 
 
-def _scale_dark_colors(image: Image.Image, content: bytes) -> None:
-    """Scale 16-bit colors of at most 12 bits as gray values are. Raises `ImageError`.
-
-    `image` is the decoded file. Pillow keeps the upper 8 of the 16 bits, so 12-bit colors would become black.
-    """
-    dark = [bool(np.max(band) < 16) for band in image.getextrema()]  # (minimum, maximum) of each band
-    if not all(dark[: _COLORS[image.mode]]):
-        return
-    bands = len(dark) if all(dark) else _COLORS[image.mode]
-    lower = _lower_bytes(content)
-
-    def values(rows: tuple[int, int, int, int]) -> NDArray[np.uint16]:
-        upper_bytes, lower_bytes = (np.asarray(one.crop(rows))[..., :bands] for one in (image, lower))
-        return np.asarray(upper_bytes.astype(np.uint16) << 8 | lower_bytes)
-
-    strips = list(_strips(image))
-    if all(_made_from_8_bits(values(rows)) for rows in strips):
-        return
-    bits = _bit_depth(max(int(values(rows).max()) for rows in strips), _stated_bits(getattr(image, "tag_v2", {})))
-    for rows in strips:
-        scaled = np.array(image.crop(rows))
-        scaled[..., :bands] = values(rows) >> (bits - 8)
-        image.paste(Image.fromarray(scaled), rows)
-
-
-def _lower_bytes(content: bytes) -> Image.Image:
-    """The lower 8 of the 16 bits of each color: what Pillow keeps when told the other byte order."""
-    with _open(content) as image:
-        tiles: list[Any] = getattr(image, "tile", [])
-        raw_modes = [tile.args if isinstance(tile.args, str) else tile.args[0] for tile in tiles]
-        if image.mode == "LA" or not set(raw_modes) <= set(_OTHER_BYTE_ORDER):
-            raise ImageError("16-bit colors that use at most 12 of the 16 bits; save it with 8 bits per color")
-        for place, (tile, raw_mode) in enumerate(zip(tiles, raw_modes, strict=True)):
-            other = _OTHER_BYTE_ORDER[raw_mode]
-            tiles[place] = tile._replace(args=other if isinstance(tile.args, str) else (other, *tile.args[1:]))
-        image.load()
-        gray = "LA;16B" in raw_modes  # its four bytes are both of gray, then both of opacity
-        return Image.merge("RGBA", [*[image.getchannel(1)] * 3, image.getchannel(3)]) if gray else image.copy()
+def _check_brightness(image: Image.Image) -> None:
+    """Raise `ImageError` for colors of at most 12 bits in 16: Pillow keeps the upper 8 bits, which are nearly black."""
+    colors = image.getextrema()[: _COLORS[image.mode]]  # (minimum, maximum) of each band
+    if np.max(colors) < 16:
+        raise ImageError("black, or colors that use at most 12 of 16 bits; save it with 8 bits per color")
 
 
 def _may_be_cut(image: Image.Image) -> bool:
@@ -254,65 +210,23 @@ def to_rgb_image(value: bytes | NDArray[Any] | Image.Image) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(value)).convert("RGB")
 
 
-@dataclass(frozen=True)
-class Box:
-    """A rectangle of an image, in pixels."""
-
-    left: float
-    top: float
-    right: float
-    bottom: float
-
-
-def crop_box(preprocessing: Preprocessing, width: int, height: int) -> Box:
-    """Return the part of a `width` x `height` image that preprocessing scales to S x S.
+def _crop_box(preprocessing: Preprocessing, width: int, height: int) -> tuple[float, float, float, float]:
+    """Return left, top, right and bottom of the part of a `width` x `height` image that is scaled to S x S.
 
     It is the whole image for `fit: stretch`. For `fit: crop` it is the center square whose side is S / `shorter_side`
     of the image's shorter side, clipped to the image where S exceeds `shorter_side`.
     """
     if preprocessing.shorter_side is None:
-        return Box(0.0, 0.0, float(width), float(height))
+        return 0, 0, width, height
     side = min(width, height) * preprocessing.size / preprocessing.shorter_side
-    return Box(
-        left=max((width - side) / 2, 0.0),
-        top=max((height - side) / 2, 0.0),
-        right=min((width + side) / 2, float(width)),
-        bottom=min((height + side) / 2, float(height)),
-    )
+    left, top = max((width - side) / 2, 0), max((height - side) / 2, 0)
+    return left, top, min((width + side) / 2, width), min((height + side) / 2, height)
 
 
 def visible_region(preprocessing: Preprocessing, width: int, height: int) -> tuple[float, float, float, float]:
     """Return left, top, right and bottom of what the encoder sees, as shares (0 to 1) of the upright image's sides."""
-    box = crop_box(preprocessing, width, height)
-    return box.left / width, box.top / height, box.right / width, box.bottom / height
-
-
-@dataclass(frozen=True)
-class ResizePasses:
-    """The two passes of a resize, in pixels.
-
-    The first pass scales columns `left` to `right` of rows `first_row` to `last_row` to the output's width. The second
-    pass scales rows `top` to `bottom`, counted from `first_row`, to its height.
-    """
-
-    first_row: int
-    last_row: int
-    left: float
-    right: float
-    top: float
-    bottom: float
-
-
-def resize_passes(preprocessing: Preprocessing, width: int, height: int) -> ResizePasses:
-    """Return the passes that scale a `width` x `height` image to S x S; rows that the filter cannot reach are left out.
-
-    The interpolation must be in `FILTER_SUPPORT`.
-    """
-    box = crop_box(preprocessing, width, height)
-    support = FILTER_SUPPORT[preprocessing.interpolation]
-    radius = support * max((box.bottom - box.top) / preprocessing.size, 1.0) + 1
-    first, last = max(math.floor(box.top - radius), 0), min(math.ceil(box.bottom + radius), height)
-    return ResizePasses(first, last, box.left, box.right, box.top - first, box.bottom - first)
+    left, top, right, bottom = _crop_box(preprocessing, width, height)
+    return left / width, top / height, right / width, bottom / height
 
 
 def preprocess_image(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
@@ -322,21 +236,31 @@ def preprocess_image(image: Image.Image, preprocessing: Preprocessing) -> NDArra
     does the same by itself, but scales tall images vertically first from version 13 on, and each pass rounds; with
     one pass per call, every version returns the same pixels.
     """
-    size, resampling = preprocessing.size, _RESAMPLING[preprocessing.interpolation]
-    if preprocessing.interpolation not in FILTER_SUPPORT:
-        box = crop_box(preprocessing, *image.size)
-        return np.asarray(image.resize((size, size), resampling, box=(box.left, box.top, box.right, box.bottom)))
-    passes = resize_passes(preprocessing, *image.size)
-    height = passes.last_row - passes.first_row
-    rows = image
-    if height < image.height:
-        rows = image.crop((0, passes.first_row, image.width, passes.last_row))
-    narrow = rows.resize((size, height), resampling, box=(passes.left, 0, passes.right, height))
-    return np.asarray(narrow.resize((size, size), resampling, box=(0, passes.top, size, passes.bottom)))
+    size = preprocessing.size
+    left, top, right, bottom = box = _crop_box(preprocessing, *image.size)
+    if preprocessing.interpolation == "nearest":
+        return np.asarray(image.resize((size, size), Image.Resampling.NEAREST, box))
+    resampling, support = _FILTERS[preprocessing.interpolation]
+    radius = support * max((bottom - top) / size, 1) + 1
+    first, last = max(math.floor(top - radius), 0), min(math.ceil(bottom + radius), image.height)
+    # Rows that the filter cannot reach are cut off. Pillow rounds positions, so this also decides last bits.
+    rows = image if last - first == image.height else image.crop((0, first, image.width, last))
+    narrow = rows.resize((size, rows.height), resampling, box=(left, 0, right, rows.height))
+    return np.asarray(narrow.resize((size, size), resampling, box=(0, top - first, size, bottom - first)))
 
 
-def load_pixels(content: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Return the encoder's input (S, S, 3) from an image file. Raises `ImageError`."""
+def read_pixels(read: Callable[[], bytes], sha256: str, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Return the encoder's input (S, S, 3) from an image file.
+
+    `read` returns the file's bytes or raises `OSError`. Raises `ImageError` when it fails, when the bytes do not have
+    this `sha256` (empty for any), and when they cannot be decoded.
+    """
+    try:
+        content = read()
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror or error}") from error
+    if sha256 and hashlib.sha256(content).hexdigest() != sha256:
+        raise ImageError("changed since its sha256 was recorded; run `dvc repro` again, or correct the manifest")
     return preprocess_image(decode_image(content, fill_truncated=preprocessing.fill_truncated), preprocessing)
 
 

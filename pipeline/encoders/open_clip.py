@@ -3,7 +3,6 @@
 B images, S input side, C channels, H x W the layer's map.
 """
 
-import difflib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from pipeline.encoders.source import (
     check_map_or_vector,
     check_weights_path,
     find_layer,
+    suggest,
 )
 from pipeline.encoders.spec import Preprocessing
 from pipeline.encoders.timm import cut_timm_model, set_input_size
@@ -135,9 +135,10 @@ def _config(name: str) -> dict[str, Any]:
     """Return open_clip's configuration of the model. Raises `ParamsError` for an unknown name."""
     known = open_clip.list_models()
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=3)
-        hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(known)}"
-        raise ParamsError(f"params.encoder.name: open_clip has no model {name!r}; {hint}")
+        hint = suggest(name, known)
+        raise ParamsError(
+            f"params.encoder.name: open_clip has no model {name!r}; {hint}open_clip.list_models() lists them"
+        )
     config: dict[str, Any] = open_clip.get_model_config(name)
     return config
 

@@ -28,6 +28,6 @@ def get_source(name: str) -> "EncoderSource":
         source: EncoderSource = getattr(import_module(module), attribute)()
     except ModuleNotFoundError as error:
         raise ParamsError(
-            f"the encoder source {name} needs {error.name}, which is in an extra: pip install 'captioner[{name}]'"
+            f"the encoder source {name} needs {error.name}; run `pip install -e '.[{name}]'` in the checkout"
         ) from error
     return source

@@ -103,9 +103,14 @@ def check_map_or_vector(output: Tensor, layer: str) -> Tensor:
 def find_layer(layer: str, known: Sequence[str], name: str) -> None:
     """Raise `ParamsError` with suggestions when `layer` is none of the `known` layers of the network `name`."""
     if layer not in known:
-        close = difflib.get_close_matches(layer, known, n=3)
-        hint = f"did you mean {', '.join(close)}? " if close else ""
+        hint = suggest(layer, known)
         raise ParamsError(f"params.encoder.layer: {name} has no layer {layer!r}; {hint}known: {', '.join(known)}")
+
+
+def suggest(value: str, known: Sequence[str]) -> str:
+    """Return a question that names the closest of the known values, with a space at its end; empty without any."""
+    close = difflib.get_close_matches(value, known, n=3)
+    return f"did you mean {', '.join(close)}? " if close else ""
 
 
 @torch.inference_mode()

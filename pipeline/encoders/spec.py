@@ -93,6 +93,11 @@ class EncoderSpec:
         return self.source == IMPORTED
 
     @property
+    def has_random_weights(self) -> bool:
+        """Whether the weights are random numbers, made from a seed."""
+        return self.weights.startswith("random:")
+
+    @property
     def digest(self) -> str:
         """Hex sha256 of the canonical JSON."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
@@ -136,13 +141,9 @@ class EncoderSpec:
             raise ArtefactError(f"not an encoder spec: impossible value of {wrong[0]}")
 
     def differences(self, other: "EncoderSpec") -> list[str]:
-        """Return `name: ours, theirs` for each field that differs."""
-        found = []
-        for field in fields(self):
-            ours, theirs = getattr(self, field.name), getattr(other, field.name)
-            if ours != theirs:
-                found.append(f"{field.name}: {ours}, {theirs}")
-        return found
+        """Return `name: ours, theirs` for each field that differs, e.g. `preprocessing.size: 224, 225`."""
+        ours, theirs = _by_name(self), _by_name(other)
+        return [f"{name}: {ours[name]}, {theirs[name]}" for name in ours if ours[name] != theirs[name]]
 
 
 def imported_spec(name: str, channels: int) -> EncoderSpec:
@@ -165,6 +166,13 @@ def imported_spec(name: str, channels: int) -> EncoderSpec:
 @cache
 def _adapter() -> TypeAdapter[EncoderSpec]:
     return TypeAdapter(EncoderSpec)
+
+
+def _by_name(spec: EncoderSpec) -> dict[str, Any]:
+    """All values, those of the preprocessing as `preprocessing.NAME`."""
+    values = asdict(spec)
+    preprocessing = values.pop("preprocessing")
+    return values | {f"preprocessing.{name}": value for name, value in preprocessing.items()}
 
 
 def _without_defaults(value: EncoderSpec | Preprocessing) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 B images, S input side, C channels, H x W the layer's map.
 """
 
-import difflib
 import math
 import warnings
 from importlib import import_module
@@ -25,6 +24,7 @@ from pipeline.encoders.source import (
     check_map_or_vector,
     check_weights_path,
     find_layer,
+    suggest,
 )
 from pipeline.encoders.spec import Preprocessing
 from pipeline.encoders.weights_file import load_weights_file
@@ -132,9 +132,8 @@ def _create(name: str, seed: int) -> Any:
     """Build the network `name` with random weights. Raises `ParamsError` for an unknown name."""
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
-        close = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists them"
-        raise ParamsError(f"params.encoder.name: timm has no model {name!r}; {hint}")
+        hint = suggest(name, timm.list_models())
+        raise ParamsError(f"params.encoder.name: timm has no model {name!r}; {hint}timm.list_models() lists them")
     if tag:
         raise ParamsError(
             f"params.encoder.name: {name} names a model and its weights; set name to {architecture} and "

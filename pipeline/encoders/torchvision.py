@@ -3,7 +3,6 @@
 B images, S input side, C channels, H x W the layer's map, T tokens.
 """
 
-import difflib
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from pipeline.encoders.source import (
     check_map_or_vector,
     check_weights_path,
     run_network,
+    suggest,
 )
 from pipeline.encoders.spec import Preprocessing
 from pipeline.encoders.weights_file import load_weights_file
@@ -99,8 +99,7 @@ class Torchvision:
         except ValueError as error:
             names = get_graph_node_names(model, suppress_diff_warning=True)[1]
             known = _main_layers(names)
-            close = difflib.get_close_matches(layer, [*known, *names[1:]], n=3)
-            hint = f"did you mean {', '.join(dict.fromkeys(close))}? " if close else ""
+            hint = suggest(layer, list(dict.fromkeys([*known, *names[1:]])))
             raise ParamsError(
                 f"params.encoder.layer: {name} has no layer {layer!r}; {hint}known: {', '.join(known)}"
             ) from error
@@ -130,9 +129,10 @@ def _create(name: str) -> nn.Module:
 
     known = models.list_models(module=models)
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=3)
-        hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(known)}"
-        raise ParamsError(f"params.encoder.name: torchvision has no classification model {name!r}; {hint}")
+        raise ParamsError(
+            f"params.encoder.name: torchvision has no classification model {name!r}; {suggest(name, known)}"
+            "torchvision.models.list_models(torchvision.models) lists them"
+        )
     # These two networks were trained on inputs scaled differently; transform_input converts ours.
     options = {"init_weights": False, "transform_input": True} if name in {"googlenet", "inception_v3"} else {}
     model: nn.Module = models.get_model(name, weights=None, **options)

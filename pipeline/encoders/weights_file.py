@@ -1,7 +1,7 @@
 """Reading a network's weights from a file that another program saved."""
 
 import pickle
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline.errors import ParamsError
-from pipeline.files import other_content
+from pipeline.file_signatures import other_content
+from pipeline.wording import shown_names
 
 SUFFIXES = frozenset({".pth", ".pt", ".ckpt", ".bin", ".safetensors"})
 _STATE_DICT_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "teacher")
@@ -42,7 +43,7 @@ def load_weights_file(
     if not fitting:
         raise ParamsError(
             f"params.encoder.weights: {path} is not a state dict of {name}: "
-            f"it has {_first_names(found)}, not {_first_names(expected)}"
+            f"it has {shown_names(list(found), 3) or 'nothing'}, not {shown_names(list(expected), 3)}"
         )
     model.load_state_dict(fitting, strict=False)
     counters = {key for key in expected if key.endswith("num_batches_tracked")}  # unused, and absent from older files
@@ -82,8 +83,3 @@ def _read(path: Path) -> Any:
     except Exception as error:  # torch.load raises a different class for each way in which a file can be wrong
         reason = other_content(path) or str(error).partition("\n")[0] or "it is empty or truncated"
         raise ParamsError(f"params.encoder.weights: {path} cannot be read: {reason}") from error
-
-
-def _first_names(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(listed[:3]) + (", ..." if len(listed) > 3 else "") if listed else "nothing"

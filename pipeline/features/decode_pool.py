@@ -153,10 +153,11 @@ class _Worker:
     def wait_until_ready(self) -> None:
         """Raises `WorkerError`."""
         try:
-            ready = self.answer() == decode_worker.READY
+            answer = self.answer()
         except _Crashed as error:
             raise WorkerError(f"a process that decodes images did not start ({error})") from error
-        assert ready
+        if answer != decode_worker.READY:
+            raise WorkerError(f"a process that decodes images began with {answer[:80]!r}")
 
     def request(self, images: Sequence[ImageFile], slots: Sequence[int]) -> None:
         """Ask for images at once, so that the process does not wait between them. Raises `_Crashed`."""

@@ -12,13 +12,13 @@ import mmap
 import os
 import signal
 import sys
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 
-from pipeline.encoders.images import load_pixels
+from pipeline.archives import read_image_bytes
+from pipeline.encoders.images import ImageError, read_pixels
 from pipeline.encoders.spec import Preprocessing
-from pipeline.features.image_batches import Batch, ImageFile, decode_batch
 
 READY = "ready"
 """The first line of output."""
@@ -36,13 +36,12 @@ def main() -> None:
     print(READY, file=answers, flush=True)
     for line in sys.stdin:
         slot, path, sha256 = json.loads(line)
-        found = decode_batch(
-            Batch(0, [ImageFile("", Path(path), sha256)]),
-            lambda content: load_pixels(content, preprocessing),
-        )
-        if found.decoded:
-            slots[slot] = found.decoded[0]
-        print(json.dumps(found.unreadable.get(sha256)), file=answers, flush=True)
+        reason = None
+        try:
+            slots[slot] = read_pixels(partial(read_image_bytes, path), sha256, preprocessing)
+        except ImageError as error:
+            reason = str(error)
+        print(json.dumps(reason), file=answers, flush=True)
 
 
 if __name__ == "__main__":

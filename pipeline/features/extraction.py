@@ -13,24 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.device import single_threaded
-from pipeline.encoders import images as image_files
 from pipeline.encoders.encoder import Encoder
+from pipeline.encoders.images import ImageError
 from pipeline.encoders.spec import EncoderSpec
 from pipeline.errors import DiskError
 from pipeline.features.feature_file import Features, write_feature_file
 from pipeline.features.gpu_extraction import encode_on_gpu
-from pipeline.features.image_batches import (
-    Batch,
-    EncodedBatch,
-    ImageFile,
-    decode_batch,
-    map_ahead,
-    split_into_batches,
-)
+from pipeline.features.image_batches import EncodedBatch, ImageFile, map_ahead
 from pipeline.features.store import FeatureStore
-from pipeline.files import check_no_folder, remove_leftovers
+from pipeline.files import check_writable, remove_leftovers
 from pipeline.progress import Progress, no_progress
 
 _ATTEMPTS = 3
@@ -49,8 +43,6 @@ class ExtractReport:
     """Time spent encoding."""
     unreadable: dict[str, str]
     """Reason by image id for each image without features."""
-    repeated_map: tuple[int, ...] = ()
-    """Height and width of the encoder's map, where `params.encoder.grid` is larger than one of them."""
 
 
 def extract_features(
@@ -69,7 +61,7 @@ def extract_features(
     `batch_size` is the number of images per CPU task; `workers` is the number of threads, 0 for one per core.
     Raises `DiskError`, `NumericError`.
     """
-    check_no_folder(out)
+    check_writable(out)
     distinct: dict[str, ImageFile] = {}
     for image in images:
         distinct.setdefault(image.sha256, image)
@@ -149,11 +141,17 @@ def encode_on_cpu(
 ) -> Generator[EncodedBatch, None, None]:
     """Decode and encode `images` in threads, each of which takes `batch_size` images from files to features."""
 
-    def encode(batch: Batch) -> EncodedBatch:
-        found = decode_batch(batch, lambda content: image_files.load_pixels(content, encoder.spec.preprocessing))
+    def encode(start: int) -> EncodedBatch:
+        pixels: dict[int, NDArray[np.uint8]] = {}
+        unreadable: dict[str, str] = {}
+        for row, image in enumerate(images[start : start + batch_size], start):
+            try:
+                pixels[row] = image.pixels(encoder.spec.preprocessing)
+            except ImageError as error:
+                unreadable[image.sha256] = str(error)
         features = np.empty((0, encoder.regions, encoder.channels), np.float16)
-        if found.decoded:
-            features = encoder.encode(np.stack(found.decoded))
-        return EncodedBatch(found.rows, features, found.unreadable)
+        if pixels:
+            features = encoder.encode(np.stack(list(pixels.values())))
+        return EncodedBatch(list(pixels), features, unreadable)
 
-    yield from map_ahead(encode, split_into_batches(images, batch_size), workers)
+    yield from map_ahead(encode, range(0, len(images), batch_size), workers)

@@ -14,7 +14,6 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, Self
 
@@ -109,14 +108,15 @@ def digest_outside_features(file: BinaryIO, header: Header) -> str:
     return digest.hexdigest()
 
 
-def make_layout(spec: EncoderSpec, ids: list[bytes], shape: tuple[int, int]) -> tuple["SparseFile", Header]:
-    """Return the file without features, checksums and digest, and its header.
+def make_layout(spec: EncoderSpec, ids: list[bytes], shape: tuple[int, int]) -> tuple[bytes, Header]:
+    """Return what precedes the features in the file, without checksums and digest, and its header.
 
-    The bytes depend on the arguments alone. Raises `DataError` for a spec that is too long.
+    The bytes depend on the arguments alone. They are made in memory: on a disk that may be full, HDF5 fails with errors
+    of its own, or crashes. Raises `DataError` for a spec that is too long.
     """
     import h5py
 
-    layout = SparseFile()
+    layout = io.BytesIO()  # grows only as far as HDF5 writes, which is not into the arrays
     images = np.array(ids, f"S{max(map(len, ids), default=1)}")
     arrays: dict[str, tuple[tuple[int, ...], Any]] = {
         "image": (images.shape, images.dtype),
@@ -139,61 +139,7 @@ def make_layout(spec: EncoderSpec, ids: list[bytes], shape: tuple[int, int]) -> 
     for place, content in ((0, header.pack()), (header.image, images.tobytes())):
         layout.seek(place)
         layout.write(content)
-    return layout, header
-
-
-class SparseFile(io.RawIOBase):
-    """A file in memory that keeps only the pages written to it: HDF5's structures around gigabytes of features.
-
-    HDF5 itself must not write to a disk that may be full: it fails with errors of its own, or crashes.
-    """
-
-    _PAGE = 4096
-
-    def __init__(self) -> None:
-        self.size = 0
-        self._position = 0
-        self._pages: dict[int, bytearray] = {}
-
-    def written(self) -> Iterator[tuple[int, bytes]]:
-        """Return the offset and content of each written page, in order."""
-        for number, page in sorted(self._pages.items()):
-            start = number * self._PAGE
-            yield start, bytes(page[: max(0, self.size - start)])
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def truncate(self, size: int | None = None) -> int:
-        self.size = self._position if size is None else size
-        return self.size
-
-    def write(self, content: Any) -> int:
-        view = memoryview(content).cast("B")
-        for start, end, number, within in self._page_parts(len(view)):
-            page = self._pages.setdefault(number, bytearray(self._PAGE))
-            page[within : within + end - start] = view[start:end]
-        self._position += len(view)
-        self.size = max(self.size, self._position)
-        return len(view)
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")[: max(0, self.size - self._position)]
-        for start, end, number, within in self._page_parts(len(view)):
-            page = self._pages.get(number, bytes(self._PAGE))
-            view[start:end] = page[within : within + end - start]
-        self._position += len(view)
-        return len(view)
-
-    def _page_parts(self, length: int) -> Iterator[tuple[int, int, int, int]]:
-        """Split a buffer of `length` at the current position: start and end in it, the page, the offset in the page."""
-        start = 0
-        while start < length:
-            number, within = divmod(self._position + start, self._PAGE)
-            end = min(length, start + self._PAGE - within)
-            yield start, end, number, within
-            start = end
+    content = layout.getvalue()
+    if header.feature_bytes and len(content) > header.features:
+        raise DataError(f"h5py {h5py.__version__} does not store the features last; install another version")
+    return content, header

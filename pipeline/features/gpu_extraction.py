@@ -27,9 +27,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.encoders.encoder import GPU_BATCH, Encoder
-from pipeline.encoders.images import load_pixels
+from pipeline.encoders.images import ImageError
+from pipeline.encoders.spec import Preprocessing
 from pipeline.features.decode_pool import DecodePool, Reasons, WorkerError
-from pipeline.features.image_batches import Batch, EncodedBatch, ImageFile, decode_batch, map_ahead
+from pipeline.features.image_batches import EncodedBatch, ImageFile, map_ahead
 
 CHUNK = 16
 """Images that a worker decodes one after another. Four chunks make a batch."""
@@ -38,11 +39,13 @@ MAX_PENDING = 3
 
 
 @dataclass(frozen=True)
-class Chunk:
-    """Images that one worker decodes, and where their pixels go."""
+class Batch:
+    """Images whose pixels are in consecutive slots."""
 
+    start: int
+    """Row of the first image in the new segment of the store; the others follow."""
     images: Sequence[ImageFile]
-    slots: Sequence[int]
+    reasons: Reasons
 
 
 class Decoder(Protocol):
@@ -58,17 +61,19 @@ class Decoder(Protocol):
 class ThreadDecoder:
     """Decodes in the calling thread, for machines on which processes cannot be started."""
 
-    def __init__(self, encoder: Encoder, images: int) -> None:
-        self._encoder = encoder
-        side = encoder.spec.preprocessing.size
-        self.slots = np.zeros((images, side, side, 3), np.uint8)
+    def __init__(self, preprocessing: Preprocessing, images: int) -> None:
+        self._preprocessing = preprocessing
+        self.slots = np.zeros((images, preprocessing.size, preprocessing.size, 3), np.uint8)
 
     def decode(self, images: Sequence[ImageFile], slots: Sequence[int]) -> Reasons:
         """See `Decoder`."""
-        found = decode_batch(Batch(0, images), lambda content: load_pixels(content, self._encoder.spec.preprocessing))
-        for row, pixels in zip(found.rows, found.decoded, strict=True):
-            self.slots[slots[row]] = pixels
-        return [None if row in found.rows else found.unreadable[image.sha256] for row, image in enumerate(images)]
+        reasons: Reasons = [None] * len(images)
+        for place, (image, slot) in enumerate(zip(images, slots, strict=True)):
+            try:
+                self.slots[slot] = image.pixels(self._preprocessing)
+            except ImageError as error:
+                reasons[place] = str(error)
+        return reasons
 
 
 @dataclass
@@ -76,7 +81,6 @@ class PendingBatch:
     """A batch whose features the GPU is computing."""
 
     batch: Batch
-    reasons: Reasons
     features: Tensor
     """(GPU_BATCH, R, C) in host memory, valid after `finished`."""
     finished: torch.cuda.Event | None
@@ -96,7 +100,7 @@ class GpuExtractor:
             torch.empty(shape, dtype=torch.float16, pin_memory=self._cuda) for _ in range(MAX_PENDING + 1)
         )
 
-    def submit(self, batch: Batch, pixels: NDArray[np.uint8], reasons: Reasons) -> PendingBatch:
+    def submit(self, batch: Batch, pixels: NDArray[np.uint8]) -> PendingBatch:
         """Start encoding `pixels` (GPU_BATCH, S, S, 3), which must not change before the batch is collected."""
         with torch.inference_mode():
             features = self.encoder.forward(self._upload(torch.from_numpy(pixels)))
@@ -105,18 +109,18 @@ class GpuExtractor:
             finished = torch.cuda.Event() if self._cuda else None
             if finished:
                 finished.record(torch.cuda.current_stream(self.device))
-        return PendingBatch(batch, reasons, output, finished)
+        return PendingBatch(batch, output, finished)
 
     def collect(self, pending: PendingBatch) -> EncodedBatch:
         """Wait for a batch and return the features of its readable images. Raises `NumericError`."""
         if pending.finished:
             pending.finished.synchronize()
-        readable = [place for place, reason in enumerate(pending.reasons) if reason is None]
+        batch = pending.batch
+        readable = [place for place, reason in enumerate(batch.reasons) if reason is None]
         features = pending.features.numpy()[readable]  # a copy
         self._outputs.append(pending.features)
-        images = pending.batch.images
-        unreadable = {images[place].sha256: reason for place, reason in enumerate(pending.reasons) if reason}
-        rows = [pending.batch.start + place for place in readable]
+        unreadable = {image.sha256: why for image, why in zip(batch.images, batch.reasons, strict=True) if why}
+        rows = [batch.start + place for place in readable]
         return EncodedBatch(rows, self.encoder.check_finite(features), unreadable)
 
     def _upload(self, pixels: Tensor) -> Tensor:
@@ -145,11 +149,12 @@ def encode_on_gpu(
     buffers = MAX_PENDING + ahead + 2
     with _decoder(encoder, buffers * GPU_BATCH, workers) as decoder, registered(decoder.slots, encoder.device):
 
-        def decode(chunk: Chunk) -> Reasons:
-            return decoder.decode(chunk.images, chunk.slots)
+        def decode(start: int) -> Reasons:
+            chunk = images[start : start + CHUNK]
+            return decoder.decode(chunk, [(start + place) % len(decoder.slots) for place in range(len(chunk))])
 
         extractor = GpuExtractor(encoder)
-        decoded = map_ahead(decode, _chunks(images, buffers * GPU_BATCH), workers)
+        decoded = map_ahead(decode, range(0, len(images), CHUNK), workers)
         try:
             yield from _overlapped(extractor, decoder, images, decoded)
         except BaseException:
@@ -159,25 +164,18 @@ def encode_on_gpu(
             raise
 
 
-def _chunks(images: Sequence[ImageFile], slots: int) -> Iterator[Chunk]:
-    """Image n goes to slot n modulo `slots`."""
-    for start in range(0, len(images), CHUNK):
-        some = images[start : start + CHUNK]
-        yield Chunk(some, [(start + place) % slots for place in range(len(some))])
-
-
 def _overlapped(
     extractor: GpuExtractor, decoder: Decoder, images: Sequence[ImageFile], decoded: Generator[Reasons, None, None]
 ) -> Iterator[EncodedBatch]:
     """Keep `MAX_PENDING` batches on the device."""
     pending: deque[PendingBatch] = deque()
     for start in range(0, len(images), GPU_BATCH):
-        batch = Batch(start, images[start : start + GPU_BATCH])
+        some = images[start : start + GPU_BATCH]
         reasons: Reasons = []
-        while len(reasons) < len(batch.images):
+        while len(reasons) < len(some):
             reasons += next(decoded)
         first = start % len(decoder.slots)
-        pending.append(extractor.submit(batch, decoder.slots[first : first + GPU_BATCH], reasons))
+        pending.append(extractor.submit(Batch(start, some, reasons), decoder.slots[first : first + GPU_BATCH]))
         if len(pending) >= MAX_PENDING:
             yield extractor.collect(pending.popleft())
     while pending:
@@ -190,7 +188,7 @@ def _decoder(encoder: Encoder, images: int, workers: int) -> Iterator[Decoder]:
         pool = DecodePool(encoder.spec.preprocessing, images, workers)
     except WorkerError as error:
         warnings.warn(f"images are decoded in threads, which is slower: {error}", stacklevel=2)
-        yield ThreadDecoder(encoder, images)
+        yield ThreadDecoder(encoder.spec.preprocessing, images)
         return
     with pool:
         yield pool

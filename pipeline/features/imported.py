@@ -11,7 +11,6 @@ N images, R regions of an image, C channels.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, Self
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError
+from pipeline.wording import counted
 
 ARRAY_SUFFIXES = (".npz", ".npy")
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf")
@@ -121,7 +121,10 @@ class ArraySource:
 
     def read(self, key: str) -> NDArray[Any]:
         row = self.rows[key]
-        values = np.asarray(self.features[row])
+        try:
+            values = np.asarray(self.features[row])
+        except (OSError, RuntimeError) as error:
+            raise DataError(f"damaged: {error}") from error
         return values if self.counts is None else values[: int(self.counts[row])]
 
 
@@ -138,12 +141,10 @@ class Hdf5Source:
         """Open a file in either layout."""
         import h5py
 
-        with ExitStack() as closing:
-            file = closing.enter_context(h5py.File(path, "r"))
-            names: list[str] = []
-            file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
-            ids = next((name for name in ID_DATASETS if name in names), None)
-            closing.pop_all()  # stays open as long as the source
+        file = h5py.File(path, "r")  # stays open as long as the source
+        names: list[str] = []
+        file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+        ids = next((name for name in ID_DATASETS if name in names), None)
         if ids is not None:
             features = file[_features_dataset(file, names, key, path)]
             counts = file["num_boxes"][()] if "num_boxes" in names else None
@@ -177,9 +178,9 @@ def _features_dataset(file: Any, names: Sequence[str], key: str | None, path: Pa
 def _rows(ids: Sequence[str], count: int, path: Path) -> dict[str, int]:
     rows = {one: row for row, one in enumerate(ids)}
     if len(ids) != count:
-        raise DataError(f"{path}: {count} rows, but {len(ids)} ids")
+        raise DataError(f"{path}: {counted(count, 'row')}, but {counted(len(ids), 'id')}")
     if len(rows) != count:
-        raise DataError(f"{path}: {count - len(rows)} of {count} ids occur twice")
+        raise DataError(f"{path}: {count - len(rows):,} of {counted(count, 'id')} occur twice")
     return rows
 
 

@@ -12,7 +12,7 @@ N images, R regions, C channels.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -24,15 +24,16 @@ from numpy.typing import NDArray
 
 from pipeline.encoders.spec import EncoderSpec
 from pipeline.errors import ArtefactError, CaptionerError, DataError, ParamsError
-from pipeline.features.feature_file import FeatureFile, Features
+from pipeline.features.feature_file import PREFETCHED_ROWS, FeatureFile, Features
 from pipeline.files import replacing
 
 SCHEMA = 2
 INDEX = "index.parquet"
 REMEDY = "run `captioner extract --engine ray` again"
 METADATA = b"captioner"
-OPEN_SHARDS = 64
-"""Shards that are mapped at a time. Each holds a file descriptor, of which a process has about a thousand."""
+OPEN_SHARDS = PREFETCHED_ROWS
+"""Shards that are mapped at a time: as many as the rows that are requested together can lie in. Each holds a file
+descriptor, of which a process has about a thousand."""
 _COLUMNS = ["image", "shard", "crc32"]
 
 
@@ -67,6 +68,12 @@ class ShardedRows:
         shard, rows = self._shard(int(self.shard[row]))
         return shard.features[int(np.searchsorted(rows, row))]
 
+    def prefetch(self, rows: Sequence[int]) -> None:
+        """Start to read rows from the disk. Returns at once."""
+        for row in rows:
+            shard, numbers = self._shard(int(self.shard[row]))
+            shard.features.prefetch([int(np.searchsorted(numbers, row))])
+
     def path(self, row: int) -> Path:
         """Return the path of a row's shard."""
         return shard_path(self._folder, int(self.shard[row]))
@@ -91,7 +98,7 @@ class ShardedFeatureFile(FeatureFile):
 
     features: ShardedRows
 
-    def _reading_order(self, rows: Sequence[int]) -> Iterable[int]:
+    def _reading_order(self, rows: Sequence[int]) -> Sequence[int]:
         """Shard by shard, so that each is opened once."""
         return [int(place) for place in np.argsort(self.features.shard[list(rows)], kind="stable")]
 
@@ -150,7 +157,9 @@ def open_folder(folder: Path) -> ShardedFeatureFile:
     try:
         import pyarrow as pa
     except ImportError as error:
-        raise ParamsError(f"{folder}: reading shards needs pyarrow; run `pip install 'captioner[ray]'`") from error
+        raise ParamsError(
+            f"{folder}: reading shards needs pyarrow; run `pip install -e '.[ray]'` in the checkout"
+        ) from error
     try:
         return _open_folder(folder, path)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:

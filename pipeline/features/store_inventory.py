@@ -45,7 +45,7 @@ def stored_encoders(root: Path) -> list[StoredEncoder]:
         spec, engine = _read_spec(folder)
         segments = [Segment.open(path, folder.name) for path in segments_of(folder)]
         keys = {segment.keys[row] for segment in segments if segment for row in segment.done()}
-        size = sum(path.stat().st_size for path in folder.iterdir())
+        size = sum(map(_size, folder.iterdir()))
         found.append(StoredEncoder(folder.name, spec, engine, len(keys), size))
     return found
 
@@ -115,6 +115,14 @@ def _locked(root: Path, digest: str) -> Iterator[FeatureStore]:
     store = FeatureStore(root, spec, engine, next(iter(shapes), (1, 1)))
     with store.locked():
         yield store
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 if a run has renamed or deleted it since the folder was listed."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _read_spec(folder: Path) -> tuple[EncoderSpec | None, str]:

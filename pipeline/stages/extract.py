@@ -5,7 +5,7 @@ model file has to contain) and metrics/skipped.csv, which adds the images that c
 an earlier run come from the feature store.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from pipeline.encoders.encoder import build_encoder
 from pipeline.features.extraction import ExtractReport, extract_features
 from pipeline.features.image_batches import ImageFile
 from pipeline.files import write_bytes
+from pipeline.inference.initial_metadata import check_initial_model
 from pipeline.progress import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -40,10 +41,12 @@ def extract(files: ExtractFiles, params: "Params", *, store: Path, progress: Pro
     """Extract the features of all images, encoding only those that the feature store in folder `store` lacks.
 
     Reads the sections `encoder`, `data`, `run` and the seed. Raises `ParamsError` for the encoder, `DataError` when
-    more than `data.max_skipped` of the images cannot be decoded, `DiskError`, `NumericError`.
+    more than `data.max_skipped` of the images cannot be decoded, `DiskError`, `NumericError`; and as
+    `check_initial_model` does, so that a wrong `train.init_from` is found before the long work.
     """
     device = choose_device(params.run.device)
     encoder = build_encoder(**params.encoder.model_dump(), seed=params.seed, device=device)
+    check_initial_model(params, encoder.spec)
     images = [ImageFile(row.image, row.path, row.sha256) for row in read_images(files.images)]
     report = extract_features(
         images,
@@ -65,4 +68,4 @@ def extract(files: ExtractFiles, params: "Params", *, store: Path, progress: Pro
     )
     write_bytes(files.encoder, save(encoder.tensors_to_embed()))
     add_skipped_images(files.skipped, files.skipped_by_prepare, skipped)
-    return replace(report, repeated_map=encoder.repeated_map)
+    return report

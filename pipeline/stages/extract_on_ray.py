@@ -14,7 +14,9 @@ from pipeline.datasets.skipped import add_skipped_images, check_share
 from pipeline.errors import ParamsError
 from pipeline.features.shards import shard_path, write_index
 from pipeline.files import write_bytes
+from pipeline.inference.initial_metadata import check_initial_model
 from pipeline.progress import Progress, no_progress
+from pipeline.wording import shown_names
 
 if TYPE_CHECKING:
     from pipeline.params import Params
@@ -52,8 +54,6 @@ class ExtractOnRayReport:
     skipped: int
     remade: tuple[str, ...]
     """The reason for each existing shard that was made again."""
-    repeated_map: tuple[int, ...]
-    """Height and width of the encoder's map, where `params.encoder.grid` is larger than one of them."""
 
 
 def extract_on_ray(
@@ -71,7 +71,7 @@ def extract_on_ray(
 
     Raises `ParamsError` for the encoder or the cluster, `DataError` for the manifest and when more than
     `data.max_skipped` of the images cannot be decoded, `ArtefactError` for a folder begun with other settings,
-    `DiskError`, `NumericError`.
+    `DiskError`, `NumericError`; and as `check_initial_model` does.
     """
     try:
         from pipeline.features.ray.cluster import connect
@@ -79,12 +79,13 @@ def extract_on_ray(
         from pipeline.features.ray.job import Job, locked_folder
         from pipeline.features.ray.manifest import read_manifest
     except ImportError as error:
-        raise ParamsError(f"--engine ray: {error}; run `pip install 'captioner[ray]'`") from error
+        raise ParamsError(f"--engine ray: {error}; run `pip install -e '.[ray]'` in the checkout") from error
 
     manifest = read_manifest(files.manifest)
     run = params.run
     with locked_folder(files.features), connect(address, device=run.device, encoders=run.workers) as cluster:
         encoder = describe_encoder(cluster, _with_absolute_weights(params.encoder.model_dump()), params.seed)
+        check_initial_model(params, encoder.spec)
         row_bytes = encoder.shape[0] * encoder.shape[1] * 2
         image_bytes = encoder.spec.preprocessing.size**2 * 3
         job = Job(
@@ -109,13 +110,13 @@ def extract_on_ray(
         seconds = time.monotonic() - began
         incomplete = {number: rows for number in range(job.shards) if (rows := job.skipped(number))}
         skipped_images = [row for rows in incomplete.values() for row in rows]
-        names = ", ".join([shard_path(job.folder, number).name for number in incomplete][:5])
+        names = shown_names([shard_path(job.folder, number).name for number in incomplete])
         check_share(
             [f"{path}: {reason}" for _, path, reason in skipped_images],
             job.images,
             params.data.max_skipped,
             problem="images cannot be decoded",
-            remedy=f"repair them, delete their shards ({names}{', ...' if len(incomplete) > 5 else ''} in "
+            remedy=f"repair them, delete their shards ({names} in "
             f"{shard_path(job.folder, 0).parent}) and run the same command again,",
         )
         write_index(job.folder, job.spec, job.shape, job.shards)
@@ -129,7 +130,6 @@ def extract_on_ray(
         shards=job.shards,
         skipped=len(skipped_images),
         remade=tuple(reason for reason in unfinished.values() if reason),
-        repeated_map=encoder.repeated_map,
     )
 
 

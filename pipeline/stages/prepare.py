@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from pipeline import paths
-from pipeline.datasets.caption_markers import strip_markers
+from pipeline.datasets.caption_markers import find_markers
 from pipeline.datasets.detection import DetectedFormat, detect_format, read_dataset
 from pipeline.datasets.entries import SPLITS, CaptionEntry, DatasetEntries, ReadOptions, SkippedEntry, skip_entry
 from pipeline.datasets.image_hashes import HashCache, ImageHashes, hash_images
@@ -24,8 +24,10 @@ from pipeline.datasets.splits import assign_splits, describe_drawn_splits, drop_
 from pipeline.datasets.tables import CAPTION_COLUMNS, IMAGE_COLUMNS, SKIPPED_COLUMNS
 from pipeline.errors import DataError
 from pipeline.files import write_csv
+from pipeline.inference.initial_metadata import check_initial_model
 from pipeline.progress import Progress, no_progress
 from pipeline.text.writing_systems import share_without_spaces
+from pipeline.wording import counted
 
 if TYPE_CHECKING:
     from pipeline.params import DataParams, Params
@@ -80,8 +82,9 @@ def prepare(files: PrepareFiles, params: "Params", *, progress: Progress = no_pr
     """Read a dataset, find and hash its images, assign splits, and write the tables.
 
     Raises `DataError` when no caption can be used, when more is skipped than `params.data.max_skipped` allows, and when
-    an image is in two splits.
+    an image is in two splits; and as `check_initial_model` does.
     """
+    check_initial_model(params)
     data = params.data
     dataset, found = _read_entries(data, progress)
     index = _index_images(Path(data.images), dataset.captions, found.captions)
@@ -146,8 +149,9 @@ def _read_entries(data: "DataParams", progress: Progress) -> tuple[DetectedForma
             f"{source}: no usable caption; {len(found.skipped)} were skipped, the first in line {first.line}: "
             f"{first.reason}"
         )
-    found.captions, note = strip_markers(found.captions)
-    found.notes += [note] if note else []
+    if markers := find_markers(entry.caption for entry in found.captions):
+        found.captions = [replace(entry, caption=markers.remove(entry.caption)) for entry in found.captions]
+        found.notes.append(markers.note)
     return dataset, found
 
 
@@ -162,7 +166,8 @@ def _index_images(folder: Path, source: Path, captions: Sequence[CaptionEntry]) 
     if root is None:
         shown = ", ".join(map(str, places[:_SHOWN]))
         raise DataError(
-            f"{folder}: holds none of the {len(names)} images that {source} names, such as {names[0]}; nor do {shown}; "
+            f"{folder}: holds none of the {counted(len(names), 'image')} that {source} names, such as {names[0]}; nor "
+            f"do {shown}; "
             "set params.data.images"
         )
     return ImageIndex(root.path)
@@ -213,7 +218,8 @@ def _describe_numbers(image_paths: Mapping[str, str]) -> Iterator[str]:
         if number_of(name) and PurePosixPath(path).stem != PurePosixPath(name).stem
     }
     for name, file in list(inexact.items())[:1]:
-        yield f"{len(inexact):,} names are the numbers of images, as {name} of {file}"
+        names = counted(len(inexact), "name is the number of an image", "names are the numbers of images")
+        yield f"{names}, as {name} of {file}"
 
 
 def _first_entries(captions: Sequence[CaptionEntry]) -> dict[str, CaptionEntry]:
@@ -249,9 +255,10 @@ def _refuse_leaks(sha256: Mapping[str, str], splits: Mapping[str, str]) -> None:
     ]
     if pairs:
         shown = "\n".join(f"  {one} ({splits[one]}) and {two} ({splits[two]})" for one, two in pairs[:_SHOWN])
-        more = f"\n  and {len(pairs) - _SHOWN} more" if len(pairs) > _SHOWN else ""
+        more = f"\n  and {len(pairs) - _SHOWN:,} more" if len(pairs) > _SHOWN else ""
         raise DataError(
-            f"{len(pairs)} pairs of images are identical and in two splits:\n{shown}{more}\n"
+            f"{counted(len(pairs), 'pair of images is', 'pairs of images are')} identical and in two splits:\n"
+            f"{shown}{more}\n"
             "keep one image of each pair, assign both to one split, or set params.data.leaks to drop"
         )
 

@@ -20,9 +20,9 @@ from pipeline.errors import DataError
 from pipeline.features.feature_file import FeatureFile
 from pipeline.files import write_csv, write_json
 from pipeline.inference.model_file import TrainedModel
-from pipeline.inference.reranking import RerankOptions
 from pipeline.metrics.evaluation import Evaluation, evaluate
 from pipeline.metrics.evaluation_file import EvaluationFile, ModelRecord, image_records, score_records
+from pipeline.options import RerankOptions
 from pipeline.progress import Progress, no_progress
 from pipeline.text.tokenizers import get_tokenizer
 from pipeline.text.vocabulary import Vocabulary
@@ -74,15 +74,14 @@ def score(files: ScoreFiles, params: "Params", *, progress: Progress = no_progre
     model = TrainedModel.load(files.model)
     model.check_features(features)
     captions = read_captions(files.captions, params.score.split)
-    encoded = features.index()
+    encoded = features.index
     references = {image: texts for image, texts in captions.items() if image in encoded}
     if not references:
         raise DataError(
             f"{files.captions}: no image of the {params.score.split} split has features; run `dvc repro extract`, or "
             "change params.score.split"
         )
-    search = search_options(params.score, model.vocabulary)
-    rerank = RerankOptions(**params.score.rerank.model_dump())
+    search, rerank = search_options(params.score, model.vocabulary), params.score.rerank
     hypotheses = _generate(model, features, list(references), search, rerank, params.run.device, progress)
     evaluation = evaluate(
         {image: model.vocabulary.decode(best.tokens) for image, best in hypotheses.items()},
@@ -154,17 +153,12 @@ def _write_captions(path: Path, evaluation: Evaluation) -> None:
 
 
 def _write_bleu(path: Path, evaluation: Evaluation) -> None:
-    """BLEU by n-gram order, with the ends of its 95% interval."""
-    scores = evaluation.scores
-    rows: list[tuple[str, ...]] = [
-        (name.removeprefix("bleu_"), f"{value:.4f}", *(f"{end:.4f}" for end in scores.intervals[name]))
-        for name, value in scores.corpus.items()
-        if name.startswith("bleu_") and name in scores.intervals
-    ] or [
-        (name.removeprefix("bleu_"), f"{value:.4f}", "", "")
-        for name, value in scores.corpus.items()
-        if name.startswith("bleu_")
-    ]
+    """BLEU by n-gram order, with the ends of its 95% interval, which one image does not have."""
+    rows = []
+    for name, value in evaluation.scores.corpus.items():
+        if name.startswith("bleu_"):
+            ends = [f"{end:.4f}" for end in evaluation.scores.intervals.get(name, ())] or ["", ""]
+            rows.append([name.removeprefix("bleu_"), f"{value:.4f}", *ends])
     write_csv(path, ("n", "bleu", "low", "high"), rows)
 
 
@@ -192,7 +186,7 @@ def _evaluation_file(
         split=params.score.split,
         seed=params.seed,
         without_features=len(report.without_features),
-        search={**asdict(search), **{f"rerank.{key}": value for key, value in asdict(rerank).items()}},
+        search={**asdict(search), **{f"rerank.{key}": value for key, value in rerank.model_dump().items()}},
         model=_model_record(model),
         scores=score_records(evaluation.scores),
         signatures=evaluation.scores.signatures,
@@ -214,6 +208,7 @@ def _model_record(model: TrainedModel) -> ModelRecord:
         regions=model.regions,
         channels=model.channels,
         has_encoder=model.encoder_tensors is not None,
+        has_familiarity=model.familiarity is not None,
         trained_on=dict(model.trained_on),
         params=dict(model.params),
     )

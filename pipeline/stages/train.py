@@ -6,6 +6,7 @@ Writes captioner.safetensors and metrics/training.csv, which is replaced after e
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -110,19 +111,7 @@ def train(
         {"params": sections, "inputs": hashes, "engine": computed_by, "code": fingerprint("train")},
     )
     with deterministic(params.run.threads):
-        torch.manual_seed(params.seed)
-        decoder = make_decoder(
-            params.decoder.model_dump(),
-            vocabulary=len(inputs.vocabulary),
-            regions=inputs.features.regions,
-            channels=inputs.features.channels,
-            padded=inputs.features.spec.imported,
-        )
-        if initial:
-            initial.initialize(decoder, inputs.vocabulary)
-        else:
-            decoder.normalize.fit(inputs.stream(inputs.train))
-        decoder.to(processes.device)
+        decoder = _new_decoder(params, inputs, initial).to(processes.device)
         data, validation = inputs.prepare(decoder, params, processes)
         history: list[EpochMetrics] = []
 
@@ -157,19 +146,51 @@ def train(
         save()
         if processes.rank == 0:
             checkpoint.remove()
-    captions = sum(map(len, inputs.train.values()))
-    limit = inputs.vocabulary.max_length
+    return _report(result, inputs, decoder, initial)
+
+
+def _report(result: TrainingResult, inputs: "_Inputs", decoder: Decoder, initial: InitialModel | None) -> TrainReport:
     return TrainReport(
         result,
-        len(inputs.train),
-        len(inputs.val),
-        captions,
+        images=len(inputs.train.images),
+        val_images=len(inputs.val.images),
+        captions=inputs.train.captions,
         parameters=sum(part.numel() for part in decoder.parameters()),
-        max_length=limit,
-        cut=sum(len(tokens) > limit for of_image in inputs.tokenized(inputs.train) for tokens in of_image),
+        max_length=inputs.vocabulary.max_length,
+        cut=inputs.train.cut,
         tokens=len(inputs.vocabulary),
         known_tokens=initial.known_tokens(inputs.vocabulary) if initial else None,
     )
+
+
+@dataclass(frozen=True)
+class _Split:
+    """The images of a split that have features, and their captions."""
+
+    images: list[str]
+    references: list[list[str]]
+    """The captions of each image as the metrics take them: tokens with single spaces between."""
+    encoded: list[list[list[int]]]
+    """The token ids of each image's captions, from BOS to EOS, cut to the vocabulary's `max_length`."""
+    cut: int
+    """Captions that were longer."""
+
+    @classmethod
+    def tokenize(cls, captions: Mapping[str, Sequence[str]], vocabulary: Vocabulary) -> "_Split":
+        tokenize, limit = get_tokenizer(vocabulary.tokenizer, "the vocabulary"), vocabulary.max_length
+        tokens = [[tokenize(text) for text in texts] for texts in captions.values()]
+        encoded = iter(vocabulary.encode(caption[:limit] for of_image in tokens for caption in of_image))
+        return cls(
+            list(captions),
+            references=[[join_tokens(caption) for caption in of_image] for of_image in tokens],
+            encoded=[list(islice(encoded, len(of_image))) for of_image in tokens],
+            cut=sum(len(caption) > limit for of_image in tokens for caption in of_image),
+        )
+
+    @property
+    def captions(self) -> int:
+        """The number of captions."""
+        return sum(map(len, self.encoded))
 
 
 @dataclass(frozen=True)
@@ -178,71 +199,76 @@ class _Inputs:
 
     features: FeatureFile
     vocabulary: Vocabulary
-    train: Mapping[str, Sequence[str]]
-    """The captions of each image of the train split that has features."""
-    val: Mapping[str, Sequence[str]]
+    train: _Split
+    val: _Split
     without_features: Mapping[str, Sequence[str]]
     """By split, where there are any: the images that have no features."""
 
     @classmethod
     def read(cls, files: TrainFiles) -> "_Inputs":
         features = FeatureFile.open(files.features)
-        with_features = features.index()
-        captions = {split: read_captions(files.captions, split) for split in ("train", "val")}
-        missing = {split: [image for image in found if image not in with_features] for split, found in captions.items()}
-        train, val = (
-            {image: texts for image, texts in found.items() if image in with_features} for found in captions.values()
-        )
-        if not train or not val:
-            split = "val" if train else "train"
-            raise DataError(f"{files.features}: has no features of images of the {split} split; run `dvc repro`")
         vocabulary = Vocabulary.from_json(read_json(files.vocabulary), str(files.vocabulary))
-        return cls(features, vocabulary, train, val, {split: images for split, images in missing.items() if images})
+        splits: dict[str, _Split] = {}
+        missing: dict[str, list[str]] = {}
+        for name in ("train", "val"):
+            captions = read_captions(files.captions, name)
+            known = {image: texts for image, texts in captions.items() if image in features.index}
+            if not known:
+                raise DataError(f"{files.features}: has no features of images of the {name} split; run `dvc repro`")
+            splits[name] = _Split.tokenize(known, vocabulary)
+            if len(known) < len(captions):
+                missing[name] = [image for image in captions if image not in known]
+        return cls(features, vocabulary, splits["train"], splits["val"], missing)
 
     def prepare(self, decoder: Decoder, params: "Params", processes: ProcessGroup) -> tuple[TrainingData, Validation]:
         """The train and the val split as the trainer needs them."""
-        batch_size = params.train.batch_size
 
-        def batches(split: Mapping[str, Sequence[str]]) -> Batches:
-            encoded = self.encoded(split)
-            captions = [caption for of_image in encoded for caption in of_image]
-            images = [index for index, of_image in enumerate(encoded) for _ in of_image]
-            return Batches(captions, images, batch_size=batch_size, seed=params.seed)
+        def batches(split: _Split) -> Batches:
+            captions = [caption for of_image in split.encoded for caption in of_image]
+            images = [index for index, of_image in enumerate(split.encoded) for _ in of_image]
+            return Batches(captions, images, batch_size=params.train.batch_size, seed=params.seed)
 
-        def features(split: Mapping[str, Sequence[str]]) -> FeatureSource:
-            return open_features(self.features, list(split), decoder.pool, processes.device)
+        def features(split: _Split) -> FeatureSource:
+            return open_features(self.features, split.images, decoder.pool, processes.device)
 
         reward = self.reward() if params.train.scst.epochs else None
-        references = [[join_tokens(tokens) for tokens in of_image] for of_image in self.tokenized(self.val)]
         validation = Validation(
-            features(self.val), batches(self.val), references, self.vocabulary, device=processes.device
+            features(self.val), batches(self.val), self.val.references, self.vocabulary, device=processes.device
         )
         return TrainingData(features(self.train), batches(self.train), reward), validation
 
-    def stream(self, split: Mapping[str, Sequence[str]]) -> Iterator[Tensor]:
+    def stream(self, split: _Split) -> Iterator[Tensor]:
         """The features of a split in chunks (n, R, C) float16."""
-        return StreamedFeatures(self.features, list(split), torch.device("cpu")).read(chunks(len(split)))
-
-    def tokenized(self, split: Mapping[str, Sequence[str]]) -> list[list[list[str]]]:
-        """The tokens of each image's captions."""
-        tokenize = get_tokenizer(self.vocabulary.tokenizer, "the vocabulary")
-        return [[tokenize(text) for text in texts] for texts in split.values()]
-
-    def encoded(self, split: Mapping[str, Sequence[str]]) -> list[list[list[int]]]:
-        """The token ids of each image's captions, from BOS to EOS, cut to the vocabulary's `max_length`."""
-        limit = self.vocabulary.max_length
-        return [self.vocabulary.encode(tokens[:limit] for tokens in of_image) for of_image in self.tokenized(split)]
+        images = split.images
+        return StreamedFeatures(self.features, images, torch.device("cpu")).read(chunks(len(images)))
 
     def reward(self) -> Reward:
         """CIDEr-D against the captions of each training image; EOS counts as a token, so that ending is learned."""
         end = self.vocabulary.tokens[EOS]
-        cider = CiderD([[f"{join_tokens(tokens)} {end}" for tokens in texts] for texts in self.tokenized(self.train)])
+        cider = CiderD([[f"{text} {end}" for text in of_image] for of_image in self.train.references])
 
         def reward(images: Tensor, captions: Sequence[Sequence[int]]) -> Tensor:
             texts = [self.vocabulary.for_metrics(self.vocabulary.decode(caption)) for caption in captions]
             return torch.from_numpy(cider.score_many(images.numpy(), [f"{text} {end}" for text in texts]))
 
         return reward
+
+
+def _new_decoder(params: "Params", inputs: _Inputs, initial: InitialModel | None) -> Decoder:
+    """The decoder as training starts: with random weights, or with those of the initial model."""
+    torch.manual_seed(params.seed)
+    decoder = make_decoder(
+        params.decoder.model_dump(),
+        vocabulary=len(inputs.vocabulary),
+        regions=inputs.features.regions,
+        channels=inputs.features.channels,
+        padded=inputs.features.spec.imported,
+    )
+    if initial:
+        initial.initialize(decoder, inputs.vocabulary)
+    else:
+        decoder.normalize.fit(inputs.stream(inputs.train))
+    return decoder
 
 
 def _model(
@@ -268,8 +294,8 @@ def _model(
             "dataset": "/".join(Path(params.data.captions).parts[-2:]),
             "captions_sha256": sha256_of(files.captions),
             "features_digest": inputs.features.digest(),
-            "images": len(inputs.train),
-            "captions": sum(map(len, inputs.train.values())),
+            "images": len(inputs.train.images),
+            "captions": inputs.train.captions,
             "best_epoch": epoch,
             **(initial.facts() if initial else {}),
         },
@@ -277,7 +303,7 @@ def _model(
     )
     if not params.train.store_captions:
         return model
-    captions = [[caption[1:-1] for caption in of_image] for of_image in inputs.encoded(inputs.train)]
+    captions = [[caption[1:-1] for caption in of_image] for of_image in inputs.train.encoded]
     return model.with_reranker(inputs.stream(inputs.train), captions)
 
 
@@ -288,7 +314,7 @@ def _write_metrics(path: Path, history: Sequence[EpochMetrics]) -> None:
 
 
 def _encoder_tensors(path: Path, spec: EncoderSpec) -> dict[str, Tensor] | None:
-    """The encoder's weights; None if torchvision can download them by name. Raises `ArtefactError`."""
+    """The encoder's weights; None if its source publishes them. Raises `ArtefactError`."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 def slow(name, layer):
-    return pytest.param(name, layer, 224, marks=pytest.mark.slow)
+    return pytest.param(name, layer, 96, marks=pytest.mark.slow)
 
 
 NETWORKS = [
@@ -25,7 +25,7 @@ NETWORKS = [
     slow("regnet_y_400mf", "trunk_output"),
     ("mobilenet_v3_small", "features", 128),
     slow("swin_t", "features"),
-    slow("vit_b_16", "encoder.ln"),
+    slow("vit_b_32", "encoder.ln"),
     slow("densenet121", "features"),
     ("shufflenet_v2_x0_5", "conv5", 128),
     ("squeezenet1_1", "features", 128),
@@ -35,8 +35,8 @@ NETWORKS = [
 
 def network(name, layer):
     torch.manual_seed(3)
-    options = {"init_weights": False} if name == "googlenet" else {}
-    model = models.get_model(name, weights=None, **options).eval()
+    options = {"googlenet": {"init_weights": False}, "vit_b_32": {"image_size": 96}}
+    model = models.get_model(name, weights=None, **options.get(name, {})).eval()
     for module in model.modules():
         # Statistics like those of trained networks: with the initial ones, deep signals vanish.
         if isinstance(module, nn.BatchNorm2d):
@@ -95,6 +95,24 @@ def test_a_network_that_cannot_be_traced_runs_unchanged():
     image = torch.rand(1, 3, 16, 16)
     plain = Branching().eval()
     assert cosine(plain(image)["layer"], fuse_convolutions(plain, 16, torch.float32, CPU)(image)["layer"]) > 1 - 1e-7
+
+
+@torch.inference_mode()
+def test_a_convolution_that_is_called_twice_keeps_both_batch_norms():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.convolution = nn.Conv2d(3, 3, 3, padding=1)
+            self.first, self.second = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+
+        def forward(self, images):
+            return self.second(self.convolution(self.first(self.convolution(images))))
+
+    plain = Shared().eval()
+    plain.first.running_mean.fill_(0.5)
+    plain.second.running_var.fill_(0.25)
+    image = torch.rand(1, 3, 16, 16)
+    assert torch.allclose(fuse_convolutions(plain, 16, torch.float32, CPU)(image), plain(image), atol=1e-5)
 
 
 def test_the_original_network_is_not_changed():

@@ -137,6 +137,23 @@ def test_a_vector_has_one_region():
         encoder("alexnet", "classifier.4", 3, "auto")
 
 
+def test_a_grid_larger_than_the_map_is_refused_with_the_size_of_the_map():
+    assert encoder("alexnet", "features", 1, 64).map_size == (1, 1)
+    expected = (
+        r"params.encoder.grid: must be at most 1, got 2: features of alexnet outputs a map of 1 x 1 for images of 64 "
+        r"pixels; lower it, or raise params.encoder.image_size"
+    )
+    with pytest.raises(ParamsError, match=expected):
+        encoder("alexnet", "features", 2, 64)
+
+
+def test_a_model_file_with_a_grid_larger_than_the_map_stays_readable():
+    made = encoder("alexnet", "features", 1, 64)
+    again = restore_encoder(replace(made.spec, grid=2), made.tensors_to_embed(), CPU)
+    features = again.encode(pixels(1, 64))
+    assert (features == made.encode(pixels(1, 64))).all()  # repeated
+
+
 def test_the_spec_states_whether_truncated_jpegs_are_filled():
     skip, fill = encoder(), encoder(truncated_jpegs="fill")
     assert "fill_truncated" not in skip.spec.to_json()

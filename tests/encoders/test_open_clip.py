@@ -13,7 +13,7 @@ from pipeline.encoders.encoder import restore_encoder
 from pipeline.encoders.spec import EncoderSpec
 from pipeline.errors import ArtefactError, ParamsError
 
-open_clip = pytest.importorskip("open_clip", reason="needs the extra: pip install 'captioner[open_clip]'")
+open_clip = pytest.importorskip("open_clip", reason="needs the extra: pip install -e '.[open_clip]'")
 CPU = torch.device("cpu")
 TEXT = {"context_length": 8, "vocab_size": 32, "width": 16, "heads": 1, "layers": 1}
 TOWERS = {
@@ -210,5 +210,5 @@ def test_published_weights_are_loaded_through_open_clip(monkeypatch, checkpoint)
 def test_without_open_clip_the_error_names_the_extra(monkeypatch):
     monkeypatch.delitem(sys.modules, "pipeline.encoders.open_clip", raising=False)
     monkeypatch.setitem(sys.modules, "open_clip", None)
-    with pytest.raises(ParamsError, match=r"source open_clip needs open_clip.*pip install 'captioner\[open_clip\]'"):
+    with pytest.raises(ParamsError, match=r"source open_clip needs open_clip.*pip install -e '\.\[open_clip\]'"):
         encoder()

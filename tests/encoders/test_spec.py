@@ -40,7 +40,8 @@ def test_fields_at_their_defaults_are_left_out_so_that_new_ones_keep_old_digests
 
 
 def test_differences_name_the_fields():
-    assert SPEC.differences(replace(SPEC, grid=1)) == ["grid: 7, 1"]
+    other = replace(SPEC, grid=1, preprocessing=replace(SPEC.preprocessing, size=225))
+    assert SPEC.differences(other) == ["grid: 7, 1", "preprocessing.size: 224, 225"]
 
 
 @pytest.mark.parametrize(

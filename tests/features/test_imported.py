@@ -96,9 +96,23 @@ def test_pickled_objects_are_not_loaded(tmp_path):
         open_source(tmp_path, ids=None, key=None).read("one")
 
 
+def test_a_damaged_row_of_an_hdf5_dataset_has_a_reason(tmp_path):
+    path = tmp_path / "x.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("features", data=BOTH, chunks=(1, 2, 3), fletcher32=True)
+        file["ids"] = list(FEATURES)
+    content = path.read_bytes()
+    assert content.count(BOTH[1].tobytes()) == 1
+    path.write_bytes(content.replace(BOTH[1].tobytes(), BOTH[0].tobytes()))
+    source = open_source(path, ids=None, key=None)
+    assert np.array_equal(source.read("one"), FEATURES["one"])
+    with pytest.raises(DataError, match="damaged"):
+        source.read("two")
+
+
 def test_an_array_needs_one_id_per_row(tmp_path):
     path, ids = array_with_ids(tmp_path)
-    for wrong, problem in ((["one"], "2 rows, but 1 ids"), (["one", "one"], "1 of 2 ids occur twice")):
+    for wrong, problem in ((["one"], "2 rows, but 1 id"), (["one", "one"], "1 of 2 ids occur twice")):
         ids.write_text(json.dumps(wrong))
         with pytest.raises(DataError, match=problem):
             open_source(path, ids=ids, key=None)

@@ -70,7 +70,7 @@ def test_a_shard_is_made_again_when_it_is_damaged_or_a_server_did_not_answer(job
     path = shard_path(job.folder, 1)
     path.write_bytes(path.read_bytes()[:-1])
     reasons = job.unfinished()
-    assert "000000.h5: lacks 1 images whose server did not answer" in reasons[0]
+    assert "000000.h5: lacks 1 image whose server did not answer" in reasons[0]
     assert "000001.h5: truncated" in reasons[1]
 
 

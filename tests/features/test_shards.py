@@ -1,6 +1,7 @@
 """A folder of shards reads like one file, and a shard that the index does not list is refused."""
 
 import json
+import mmap
 import shutil
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import pytest
 from stand_in import SPEC
 
 from pipeline.errors import ArtefactError, CaptionerError, DataError, ParamsError
-from pipeline.features import shards
+from pipeline.features import feature_file, shards
 from pipeline.features.feature_file import FeatureFile, write_feature_file
 
 pq = pytest.importorskip("pyarrow.parquet", reason="a folder of shards needs the extra `ray`")
@@ -57,16 +58,17 @@ def test_a_folder_reads_like_one_file(folder, file):
 
 
 def test_features_are_memory_mapped(folder):
-    rows = FeatureFile.open(folder).features[0]
-    while isinstance(rows.base, np.ndarray):
-        rows = rows.base
-    assert isinstance(rows, np.memmap) or type(rows.base).__name__ == "mmap"
+    memory = FeatureFile.open(folder).features[0]
+    while isinstance(memory, np.ndarray):
+        memory = memory.base
+    assert isinstance(memory.obj, mmap.mmap)
 
 
 def test_few_shards_are_open_and_each_is_opened_once(folder, monkeypatch):
     opened = []
     open_shard = shards.open_shard
     monkeypatch.setattr(shards, "OPEN_SHARDS", 1)
+    monkeypatch.setattr(feature_file, "PREFETCHED_ROWS", 1)
     monkeypatch.setattr(shards, "open_shard", lambda path, spec: opened.append(path.name) or open_shard(path, spec))
     wanted = IMAGES[::2] + IMAGES[1::2]
     assert FeatureFile.open(folder).load(wanted).tobytes() == read(wanted).tobytes()
@@ -205,5 +207,5 @@ def test_without_pyarrow_the_extra_is_named(folder, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ParamsError, match=r"pip install 'captioner\[ray\]'"):
+    with pytest.raises(ParamsError, match=r"pip install -e '\.\[ray\]'"):
         FeatureFile.open(folder)

@@ -57,6 +57,13 @@ def test_a_flipped_byte_in_a_segment_changes_no_feature(images, tmp_path):
     assert {0, 1, 11} <= encoded  # a byte without meaning, one row, or the header and so all rows
 
 
+def test_a_file_that_a_run_renames_meanwhile_counts_nothing(images, tmp_path):
+    extract(images, tmp_path)
+    expected = stored_encoders(tmp_path / "store")
+    (segment_of(tmp_path).parent / ".000002.segment.partial").symlink_to("renamed")  # listed, but not there
+    assert stored_encoders(tmp_path / "store") == expected
+
+
 def test_a_stored_row_that_is_not_finite_is_refused_by_the_reader(images, tmp_path):
     from pipeline.errors import ArtefactError
     from pipeline.features.feature_file import FeatureFile

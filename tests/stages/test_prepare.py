@@ -127,7 +127,7 @@ def test_names_that_are_numbers_mean_numbered_images_and_are_noted(dataset):
     save(dataset, [("7", "caption number 0", "train"), *rows_of(dataset)[1:]])
     report, out = run(dataset)
     assert out["images"][0]["path"].endswith("IMG_0007.jpg")
-    assert report.notes == ("1 names are the numbers of images, as 7 of IMG_0007.jpg",)
+    assert report.notes == ("1 name is the number of an image, as 7 of IMG_0007.jpg",)
 
 
 def test_too_many_unusable_captions_stop_the_run(dataset):
@@ -238,7 +238,7 @@ def test_a_changed_image_is_hashed_again(dataset):
 
 
 def test_an_image_modified_just_now_is_not_cached(dataset):
-    (dataset / "images/a.jpg").write_bytes(b"just now")
+    write(dataset / "images/a.jpg", b"just now", seconds_ago=-60)  # still now when the stage gets to it
     assert run(dataset)[0].hashed == 10
     assert run(dataset)[0].hashed == 1
 

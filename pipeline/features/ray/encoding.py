@@ -8,9 +8,9 @@ independent of the others, so neither their order nor repeated tasks change the 
 S side of the encoder's input, R regions, C channels.
 """
 
-import hashlib
 import logging
 import warnings
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.util.annotations import RayDeprecationWarning
 
-from pipeline.encoders.images import ImageError, load_pixels
+from pipeline.encoders.images import ImageError, read_pixels
 from pipeline.encoders.spec import EncoderSpec
 from pipeline.errors import ArtefactError
 from pipeline.features.feature_file import write_feature_file
@@ -49,8 +49,6 @@ class EncoderDescription:
     shape: tuple[int, int]
     """R, C"""
     engine: str
-    repeated_map: tuple[int, ...]
-    """See `Encoder`."""
 
 
 def describe_encoder(cluster: Cluster, params: dict[str, Any], seed: int) -> EncoderDescription:
@@ -79,7 +77,6 @@ def _describe_encoder(params: dict[str, Any], seed: int, device: str) -> Encoder
         tensors_to_embed=save(encoder.tensors_to_embed()),
         shape=(encoder.regions, encoder.channels),
         engine=encoder.engine,
-        repeated_map=encoder.repeated_map,
     )
 
 
@@ -112,26 +109,15 @@ def decode_shard(row: Row, job: Job) -> Row:
     pixels = np.empty((len(images), side, side, 3), np.uint8)
     reasons: list[str] = []
     with ThreadPoolExecutor(READERS) as pool:
-        for content, reason in pool.map(_read_checked, images):
-            if not reason:
-                try:
-                    place = reasons.count("")
-                    pixels[place] = load_pixels(content, job.spec.preprocessing)
-                except ImageError as error:
-                    reason = str(error)
-            reasons.append(reason)
+        contents = deque(pool.submit(read_source, image["path"]) for image in images)
+        for image in images:
+            read = contents.popleft().result  # popped, so that the bytes are freed
+            try:
+                pixels[reasons.count("")] = read_pixels(read, image["sha256"], job.spec.preprocessing)
+                reasons.append("")
+            except ImageError as error:
+                reasons.append(str(error))
     return {"shard": row["shard"], "pixels": pixels[: reasons.count("")], "reasons": reasons}
-
-
-def _read_checked(image: dict[str, str]) -> tuple[bytes, str]:
-    """Return the bytes of an image and "", or the reason why it cannot be read."""
-    try:
-        content = read_source(image["path"])
-    except OSError as error:
-        return b"", f"cannot be read: {error.strerror or error}"
-    if image["sha256"] and hashlib.sha256(content).hexdigest() != image["sha256"]:
-        return b"", "changed since the manifest was made: its sha256 differs"
-    return content, ""
 
 
 class ShardEncoder:

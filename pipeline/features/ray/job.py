@@ -24,6 +24,7 @@ from pipeline.errors import ArtefactError, CaptionerError, DataError, DiskError
 from pipeline.features.ray.sources import NO_ANSWER
 from pipeline.features.shards import METADATA, open_shard, shard_path
 from pipeline.files import read_csv, replacing, write_csv
+from pipeline.wording import counted
 
 SKIPPED_COLUMNS = ("image", "path", "reason")
 LOCK_SECONDS = 60.0
@@ -77,7 +78,7 @@ class Job:
                 differences = EncoderSpec.from_json(json.dumps(begun["spec"])).differences(self.spec)
                 differences += [f"{name}: {begun[name]}, {now}" for name, now in settings.items() if begun[name] != now]
                 if not _contents(earlier).equals(_contents(manifest)):
-                    differences.append(f"manifest: {len(earlier)} images, {len(manifest)} or other images")
+                    differences.append(f"manifest: {counted(len(earlier), 'image')}, {len(manifest):,} or other images")
         except (OSError, ValueError, KeyError, TypeError, ArtefactError, pa.ArrowException) as error:
             raise ArtefactError(f"{path}: not a readable manifest: {error}; delete {self.folder}") from error
         if differences:
@@ -124,9 +125,9 @@ class Job:
         except CaptionerError as error:
             return str(error).rpartition(";")[0]
         if len(shard.images) + len(skipped) != self.size(number):
-            return f"{path}: {len(shard.images)} rows and {len(skipped)} skipped of {self.size(number)} images"
+            return f"{path}: {counted(len(shard.images), 'row')} and {len(skipped)} skipped of {self.size(number)}"
         unanswered = sum(NO_ANSWER in reason for *_, reason in skipped)
-        return f"{path}: lacks {unanswered} images whose server did not answer" if unanswered else None
+        return f"{path}: lacks {counted(unanswered, 'image')} whose server did not answer" if unanswered else None
 
     def _skipped_path(self, number: int) -> Path:
         return shard_path(self.folder, number).with_suffix(".skipped.csv")

@@ -47,7 +47,7 @@ def check_schemes(paths: Iterable[str]) -> None:
 
             fsspec.get_filesystem_class(scheme)
         except ImportError as error:
-            raise ParamsError(f"{url}: {error}; run `pip install 'captioner[remote]'`") from error
+            raise ParamsError(f"{url}: {error}; run `pip install -e '.[remote]'` in the checkout") from error
         except ValueError as error:
             raise ParamsError(f"{url}: {scheme}:// is not supported; use s3://, gs://, hf:// or https://") from error
 
