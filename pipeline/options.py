@@ -1,9 +1,35 @@
-"""Base class of all option models: params sections and the options of registered decoders."""
+"""Option models: their base class, the options that params.yaml and the model share, and what is wrong with options."""
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 
 class Options(BaseModel):
     """A frozen, strictly typed set of options. Unknown keys, infinities and NaN are refused."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class RerankOptions(Options):
+    """Re-ranking of beam hypotheses by the captions of similar training images."""
+
+    neighbors: int = Field(
+        default=0,
+        ge=0,
+        le=100_000,
+        description="Training images whose captions the hypotheses are compared with; 0: no re-ranking. Needs "
+        "train.store_captions and vocab.unit: word",
+    )
+    weight: float = Field(
+        default=4.0,
+        ge=0,
+        le=1000,
+        description="Weight of the CIDEr-D against these captions, which is added to the score of a hypothesis",
+    )
+
+
+def first_mistake(error: ValidationError, *section: str) -> str:
+    """The first wrong key, below `section`, and what is allowed there, in one line."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    key = ".".join(map(str, (*section, *first["loc"])))[:80]
+    words = first["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("should ", "must ")
+    return f"{key}: {words}" if key else words

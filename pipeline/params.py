@@ -16,7 +16,7 @@ from pipeline.control_characters import CONTROL
 from pipeline.datasets.registry import FORMATS
 from pipeline.decoders.registry import DECODERS, DecoderOptions
 from pipeline.encoders.registry import SOURCES
-from pipeline.options import Options
+from pipeline.options import Options, RerankOptions
 
 
 def _printable(text: str) -> str:
@@ -82,8 +82,8 @@ class EncoderParams(Options):
 
     source: SourceName = Field(
         default="torchvision",
-        description=f"Library of the network: {', '.join(SOURCES)}. open_clip is an extra: "
-        "`pip install 'captioner[open_clip]'`",
+        description=f"Library of the network: {', '.join(SOURCES)}. open_clip needs "
+        "`pip install -e '.[open_clip]'` in the checkout",
     )
     name: Text = Field(
         default="vgg11",
@@ -92,10 +92,10 @@ class EncoderParams(Options):
     )
     weights: Text = Field(
         default="none",
-        description="The source's name of published weights (torchvision: IMAGENET1K_V2, timm: a1_in1k, open_clip: "
-        "openai; DEFAULT for the first two), a file with a state dict, a model file of captioner or starter for the "
-        "encoder inside, or none for random weights from the seed. DVC "
-        "tracks the name of a file, not its content: rename the file when it changes",
+        description="One of: the name of published weights (torchvision: IMAGENET1K_V2; timm: a1_in1k; open_clip: "
+        "openai; DEFAULT for the first two); a file with a state dict; a captioner's model file, or starter, for the "
+        "encoder inside; none for random weights from the seed. DVC tracks the name of a file, not its content: "
+        "rename the file when it changes",
     )
     layer: Text = Field(
         default="auto",
@@ -235,24 +235,6 @@ class TrainParams(Options):
     scst: ScstParams = Field(default_factory=ScstParams, description="Self-critical sequence training")
 
 
-class RerankParams(Options):
-    """Re-ranking of beam hypotheses by the captions of similar training images."""
-
-    neighbors: int = Field(
-        default=0,
-        ge=0,
-        le=100_000,
-        description="Training images whose captions the hypotheses are compared with; 0: no re-ranking. Needs "
-        "train.store_captions and vocab.unit: word",
-    )
-    weight: float = Field(
-        default=4.0,
-        ge=0,
-        le=1000,
-        description="Weight of the CIDEr-D against these captions, which is added to the score of a hypothesis",
-    )
-
-
 class ScoreParams(Options):
     """Caption generation and scores (stage `score`)."""
 
@@ -278,8 +260,8 @@ class ScoreParams(Options):
         default="float32", description="Arithmetic of matrix products in the search; bfloat16 changes some captions"
     )
     meteor: bool = Field(default=False, description="Compute METEOR too; needs Java and the extra `meteor`")
-    rerank: RerankParams = Field(
-        default_factory=RerankParams, description="Re-ranking by captions of similar training images"
+    rerank: RerankOptions = Field(
+        default_factory=RerankOptions, description="Re-ranking by captions of similar training images"
     )
 
     @model_validator(mode="after")

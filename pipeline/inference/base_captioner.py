@@ -5,19 +5,21 @@ This module does not import torch.
 B images, S side of the encoder's input, R regions.
 """
 
+import inspect
 import math
 import os
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from pipeline.archives import read_image_bytes
 from pipeline.decoders.search import Hypothesis, SamplingOptions, SearchOptions
@@ -26,7 +28,8 @@ from pipeline.encoders.spec import EncoderSpec
 from pipeline.errors import DataError, ParamsError
 from pipeline.inference.familiarity import Familiarity
 from pipeline.inference.model_metadata import Scalar
-from pipeline.inference.reranking import NO_RERANKING, Reranker, RerankOptions
+from pipeline.inference.reranking import NO_RERANKING, Reranker
+from pipeline.options import RerankOptions, first_mistake
 from pipeline.text import character_tokenizer
 from pipeline.text.vocabulary import Vocabulary
 
@@ -124,7 +127,8 @@ class BaseCaptioner(ABC):
         if neighbors:
             search.setdefault("beam_size", RERANK_BEAM)
             search.setdefault("length_penalty", RERANK_LENGTH_PENALTY)
-        return GenerationOptions(_checked(SearchOptions, search), _rerank_options(neighbors, rerank_weight))
+        rerank = _checked(RerankOptions, {"neighbors": neighbors, "weight": rerank_weight})
+        return GenerationOptions(_checked(SearchOptions, search), rerank)
 
     def sampling_options(self, **options: Any) -> GenerationOptions:
         """Options of sampling, fields of `SamplingOptions`. Raises `ParamsError` as `generation_options` does."""
@@ -160,7 +164,7 @@ class BaseCaptioner(ABC):
         """The best `captions` different captions of each image, best first.
 
         With `attention`, captions of decoders with attention have attention weights. Raises `DataError` for an image
-        that cannot be used.
+        that cannot be used, `ParamsError` for more captions than a beam can hold, which is 100.
         """
         if not images:
             return []
@@ -275,24 +279,17 @@ def open_image(image: "ImageInput", *, fill_truncated: bool = False) -> "Image.I
         raise DataError(f"{image}: {error}") from error
 
 
-_Options = TypeVar("_Options", SearchOptions, SamplingOptions)
+_Options = TypeVar("_Options", SearchOptions, SamplingOptions, RerankOptions)
 
 
 def _checked(kind: type[_Options], options: dict[str, Any]) -> _Options:
-    known = [field.name for field in fields(kind)]
+    known = inspect.signature(kind).parameters
     for name in options.keys() - set(known):
         raise ParamsError(f"{name}: unknown option; known: {', '.join(known)}")
     try:
         return kind(**options)
-    except (ValueError, TypeError) as error:
-        raise ParamsError(str(error)) from error
-
-
-def _rerank_options(neighbors: int, weight: float) -> RerankOptions:
-    try:
-        return RerankOptions(neighbors, weight)
-    except ValueError as error:
-        raise ParamsError(str(error)) from error
+    except ValidationError as error:
+        raise ParamsError(first_mistake(error)) from error
 
 
 _Batch = TypeVar("_Batch")

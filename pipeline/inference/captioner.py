@@ -106,9 +106,8 @@ class Captioner(BaseCaptioner):
             if isinstance(options.search, SamplingOptions):
                 hypotheses = self._sample(features, options.search, captions, attention)
             else:
-                search = replace(options.search, beam_size=max(options.search.beam_size, captions))
                 hypotheses = self._search_model.search(
-                    features, search, options.rerank, captions=captions, attention=attention
+                    features, options.search, options.rerank, captions=captions, attention=attention
                 )
         return self._decoded(hypotheses, encoded)
 

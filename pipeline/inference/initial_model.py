@@ -4,7 +4,7 @@ V tokens of the vocabulary, E embedding, O input of the output layer.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,10 +13,10 @@ from torch import Tensor
 
 from pipeline.decoders.decoder import Decoder
 from pipeline.encoders.spec import EncoderSpec
-from pipeline.errors import ArtefactError, DataError, ParamsError
+from pipeline.errors import ArtefactError
 from pipeline.files import sha256_of
+from pipeline.inference.initial_metadata import InitialMetadata, find_model, unusable
 from pipeline.inference.model_file import TrainedModel
-from pipeline.starter import model_path
 from pipeline.text.vocabulary import Vocabulary
 
 _BY_TOKEN = {"embedding.weight", "output.weight", "output.bias"}
@@ -35,21 +35,14 @@ class InitialModel:
 
     @classmethod
     def load(cls, name: str, *, output: Path) -> Self | None:
-        """Load the model; None for `none`. `output` is the file that training writes.
-
-        Raises `DataError` without a file, `ArtefactError` for a damaged one, `ParamsError` for the output itself.
-        """
-        if name == "none":
+        """Load the model; None for `none`. Raises as `find_model` does, and `ArtefactError` for a damaged file."""
+        path = find_model(name, output=output)
+        if path is None:
             return None
-        path = model_path(name)
-        if path.resolve() == output.resolve():
-            raise ParamsError(
-                f"params.train.init_from: {name}: is the file that training writes, and `dvc repro` deletes it before; "
-                f"`dvc checkout {output}` restores it; copy it, and set init_from to the copy"
-            )
-        if not path.is_file():
-            raise DataError(f"params.train.init_from: {name}: no such model file; correct the path, or set it to none")
-        return cls(name, sha256_of(path), TrainedModel.load(path))
+        try:
+            return cls(name, sha256_of(path), TrainedModel.load(path))
+        except ArtefactError as error:
+            raise unusable(error) from error
 
     def facts(self) -> dict[str, str]:
         """What a model that was trained from this one records of it."""
@@ -58,30 +51,13 @@ class InitialModel:
     def check(self, spec: EncoderSpec, options: Mapping[str, Any], vocabulary: Vocabulary) -> None:
         """Compare the model with the features, the decoder's options and the vocabulary of a new training.
 
-        Dropout rates may differ, and so may the name of the encoder's weights. Raises `ArtefactError` for another
-        encoder, `ParamsError` for another decoder or another unit of tokens.
+        Raises as the checks of `InitialMetadata` do.
         """
-        differences = replace(self.model.spec, weights=spec.weights).differences(spec)
-        if differences:
-            raise ArtefactError(
-                f"params.train.init_from: {self.name} was trained with another encoder (model, features): "
-                f"{'; '.join(differences)}; {_remedy(self.model.spec, self.name)}"
-            )
-        own = self.model.decoder_params
-        different = [
-            key for key in options if not key.endswith("_dropout") and options[key] != own.get(key, options[key])
-        ]
-        if different:
-            listed = ", ".join(f"{key} {own.get(key)} (here {options[key]})" for key in different)
-            raise ParamsError(
-                f"params.train.init_from: {self.name} has another decoder: {listed}; "
-                "set params.decoder as in the model, or init_from to none"
-            )
-        if self.model.vocabulary.tokenizer != vocabulary.tokenizer:
-            raise ParamsError(
-                f"params.train.init_from: {self.name} has tokens of the tokenizer {self.model.vocabulary.tokenizer}, "
-                f"here they are of {vocabulary.tokenizer}; change params.vocab.unit, or set init_from to none"
-            )
+        model = self.model
+        metadata = InitialMetadata(self.name, model.spec, model.decoder_params, model.vocabulary.tokenizer)
+        metadata.check_encoder(spec)
+        metadata.check_decoder(options)
+        metadata.check_tokenizer(vocabulary.tokenizer)
 
     def known_tokens(self, vocabulary: Vocabulary) -> int:
         """The number of tokens that both vocabularies have."""
@@ -113,26 +89,3 @@ def _copy(tensor: Tensor, trained: Tensor, name: str, model: str) -> None:
             f"here need {tuple(tensor.shape)}; set init_from to none"
         )
     tensor.copy_(trained)
-
-
-def _remedy(spec: EncoderSpec, name: str) -> str:
-    """How to get features of `spec`, the encoder of the model file `name`."""
-    if spec.imported:
-        return f"import the features of {spec.name} with `captioner import-features`, or set init_from to none"
-    weights = name if spec.weights == "file" else spec.weights
-    if spec.weights.startswith("random:"):
-        weights = f"none (seed {spec.weights.removeprefix('random:')})"
-    preprocessing = spec.preprocessing
-    values = {
-        "source": spec.source,
-        "name": spec.name,
-        "weights": weights,
-        "layer": spec.layer,
-        "grid": spec.grid,
-        "image_size": preprocessing.size,
-        "fit": "stretch" if preprocessing.shorter_side is None else "crop",
-        "truncated_jpegs": "fill" if preprocessing.fill_truncated else "skip",
-        "precision": spec.precision,
-    }
-    listed = ", ".join(f"{key}: {value}" for key, value in values.items())
-    return f"set params.encoder to {listed} and run `dvc repro`"

@@ -8,8 +8,7 @@ from it. Tensors of the decoder and the encoder may be stored as F16; they are l
 B images, R regions, C channels, H hidden size of the decoder.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,12 +27,13 @@ from pipeline.decoders.registry import make_decoder
 from pipeline.decoders.search import Hypothesis, SearchOptions
 from pipeline.encoders.model_encoder import in_float32
 from pipeline.encoders.spec import EncoderSpec, sha256_of_tensors
-from pipeline.errors import ArtefactError, CaptionerError, DataError
+from pipeline.errors import ArtefactError, DataError
 from pipeline.features.feature_file import FeatureFile
-from pipeline.files import other_content, write_bytes
+from pipeline.files import write_bytes
 from pipeline.inference.familiarity import Familiarity
-from pipeline.inference.model_metadata import KEY, ModelMetadata, Scalar, wrong_metadata
-from pipeline.inference.reranking import NO_RERANKING, Reranker, RerankOptions, require_reranker
+from pipeline.inference.model_metadata import KEY, ModelMetadata, Scalar, opened, wrong_metadata
+from pipeline.inference.reranking import NO_RERANKING, Reranker, search_and_rerank
+from pipeline.options import RerankOptions
 from pipeline.text.vocabulary import Vocabulary
 
 
@@ -70,16 +70,17 @@ class TrainedModel:
     ) -> list[list[Hypothesis]]:
         """The best `captions` hypotheses for each of `features` (B, R, C), best first.
 
-        Beam search, followed by re-ranking if `rerank.neighbors` is not 0. Raises `ParamsError` when re-ranking is
-        asked for and the model does not store its training captions.
+        Beam search with a beam of at least `captions`, followed by re-ranking if `rerank.neighbors` is not 0. Raises
+        `ParamsError` as `search_and_rerank` does.
         """
-        if not rerank.neighbors:
-            return beam_search(self.decoder, features, search, captions=captions, attention=attention)
-        reranker = require_reranker(self.reranker, rerank)
-        wider = replace(search, beam_size=max(search.beam_size, captions))
-        hypotheses = beam_search(self.decoder, features, wider, captions=wider.beam_size, attention=attention)
-        ranked = reranker.rerank(image_vectors(self.decoder, features), hypotheses, rerank)
-        return [best[:captions] for best in ranked]
+        return search_and_rerank(
+            lambda options, count: beam_search(self.decoder, features, options, captions=count, attention=attention),
+            lambda: image_vectors(self.decoder, features),
+            self.reranker,
+            options=search,
+            rerank=rerank,
+            captions=captions,
+        )
 
     def with_reranker(self, features: Iterable[Tensor], captions: Sequence[Sequence[Sequence[int]]]) -> Self:
         """A copy of the model that stores the training captions.
@@ -138,10 +139,10 @@ class TrainedModel:
         """
         if not path.is_file():
             raise DataError(f"{path}: no such model file; `dvc repro` writes models/captioner.safetensors")
-        with _opened(path) as file:
+        with opened(path, framework="pt") as file:
             metadata = ModelMetadata.from_json((file.metadata() or {}).get(KEY, ""), path)
             vocabulary = Vocabulary.from_json(metadata.vocabulary, str(path))
-            spec = EncoderSpec.from_json(metadata.spec)
+            spec = _spec(metadata, path)
             decoder = _unallocated_decoder(metadata, len(vocabulary), spec, path)
             _check_sizes(file, decoder, path)
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
@@ -179,23 +180,11 @@ def image_vectors(decoder: Decoder, features: Tensor) -> NDArray[np.float32]:
     return vectors
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """A safetensors file; whatever its content makes fail becomes an `ArtefactError` naming `path`."""
-    from safetensors import SafetensorError, safe_open
-
+def _spec(metadata: ModelMetadata, path: Path) -> EncoderSpec:
     try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except CaptionerError as error:
-        if str(path) in str(error):
-            raise
-        raise ArtefactError(f"{path}: {error}") from error
-    except (SafetensorError, OSError, LookupError, ValueError, TypeError, ArithmeticError, RuntimeError) as error:
-        if words := other_content(path):
-            raise ArtefactError(f"{path}: {words}") from error
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise ArtefactError(f"{path}: not a model file of captioner: {reason}; train again with `dvc repro`") from error
+        return EncoderSpec.from_json(metadata.spec)
+    except ArtefactError as error:
+        raise ArtefactError(f"{path}: {error}; train again") from error
 
 
 def _unallocated_decoder(metadata: ModelMetadata, vocabulary: int, spec: EncoderSpec, path: Path) -> Decoder:

@@ -2,15 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
 from pipeline.encoders.spec import METADATA_KEY
-from pipeline.errors import ArtefactError
-from pipeline.options import Options
+from pipeline.errors import ArtefactError, CaptionerError
+from pipeline.file_signatures import other_content
+from pipeline.options import Options, first_mistake
+from pipeline.wording import counted
 
 SCHEMA = 2
 KEY = METADATA_KEY
@@ -63,10 +66,37 @@ class ModelMetadata(Options):
             raise wrong_metadata(path, error) from error
 
 
+def read_metadata(path: Path) -> ModelMetadata:
+    """The metadata of a model file, without its tensors. Raises `ArtefactError` for another or a truncated file."""
+    with opened(path, framework="numpy") as file:
+        return ModelMetadata.from_json((file.metadata() or {}).get(KEY, ""), path)
+
+
+@contextmanager
+def opened(path: Path, *, framework: Literal["pt", "numpy"]) -> Iterator[Any]:
+    """A safetensors file; whatever its content makes fail becomes an `ArtefactError` naming `path`."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        path.open("rb").close()  # safetensors reports a file that it may not read as one that is missing
+    except OSError as error:
+        raise ArtefactError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        with safe_open(path, framework=framework) as file:
+            yield file
+    except CaptionerError:
+        raise
+    except (SafetensorError, OSError, LookupError, ValueError, TypeError, ArithmeticError, RuntimeError) as error:
+        if words := other_content(path):
+            raise ArtefactError(f"{path}: {words}") from error
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise ArtefactError(f"{path}: not a model file of captioner: {reason}; train again with `dvc repro`") from error
+
+
 def training_summary(trained_on: Mapping[str, Scalar]) -> str:
     """What a model was trained on, in a few words: `trained on 6,000 images of flickr8k/captions.txt`."""
     images, dataset = trained_on.get("images"), trained_on.get("dataset")
-    known = f"{images:,} images" if isinstance(images, int) else "unknown data"
+    known = counted(images, "image") if isinstance(images, int) else "unknown data"
     start = f", starting from {trained_on['init_from']}" if trained_on.get("init_from") else ""
     return f"trained on {known}{f' of {dataset}' if dataset else ''}{start}"
 
@@ -81,6 +111,4 @@ def _sorted_json(content: dict[str, Any]) -> str:
 
 def wrong_metadata(path: Path, error: ValidationError, *section: str) -> ArtefactError:
     """The error that names the first wrong key, below `section`, of the metadata of `path`."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    key = ".".join(map(str, (*section, *first["loc"])))[:80]
-    return ArtefactError(f"{path}: metadata {key}: {first['msg']}; train again")
+    return ArtefactError(f"{path}: metadata {first_mistake(error, *section)}; train again")

@@ -11,7 +11,7 @@ N training images, M captions of them, W tokens of these, H hidden size, V vocab
 K hypotheses of an image, R captions of its neighbors, G distinct n-grams of its hypotheses, P matching n-grams.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Self
@@ -19,29 +19,18 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.decoders.search import Hypothesis
+from pipeline.decoders.limits import MAX_BEAM_SIZE
+from pipeline.decoders.search import Hypothesis, SearchOptions
 from pipeline.errors import ArtefactError, ParamsError
 from pipeline.metrics.cider import ORDERS, extend_ngrams, join_ids, length_penalty, split_ids
+from pipeline.options import RerankOptions
 
 TEMPERATURE = 0.15
 """Of the softmax over cosine similarities that weights the neighbors."""
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class RerankOptions:
-    """Options of re-ranking. Raises `ValueError` for impossible values."""
-
-    neighbors: int = 0
-    """Training images to compare with; 0 turns re-ranking off."""
-    weight: float = 4.0
-    """Weight of the agreement (0 to 10) beside the hypothesis' score."""
-
-    def __post_init__(self) -> None:
-        if self.neighbors < 0 or not self.weight >= 0:
-            raise ValueError(f"neighbors {self.neighbors} and weight {self.weight} must not be negative")
-
+Search = Callable[[SearchOptions, int], list[list[Hypothesis]]]
+"""Beam search: from its options to the given number of hypotheses of each image, best first."""
 
 NO_RERANKING = RerankOptions()
 
@@ -207,14 +196,32 @@ class Reranker:
         return tokens, lengths, self.norms[rows], np.repeat(shares / np.maximum(counts, 1), counts)
 
 
-def require_reranker(reranker: Reranker | None, options: RerankOptions) -> Reranker:
-    """The re-ranker of a model. Raises `ParamsError` when the model does not store its training captions."""
+def search_and_rerank(
+    search: Search,
+    image_vectors: Callable[[], Array],
+    reranker: Reranker | None,
+    *,
+    options: SearchOptions,
+    rerank: RerankOptions,
+    captions: int,
+) -> list[list[Hypothesis]]:
+    """The best `captions` hypotheses of each image, best first, from a beam of at least that size.
+
+    `image_vectors` computes the decoder's vectors (B, H). Raises `ParamsError` when no beam can hold as many captions,
+    and when re-ranking is asked for and the model does not store its training captions.
+    """
+    if not 1 <= captions <= MAX_BEAM_SIZE:
+        raise ParamsError(f"captions: {captions} per image; must be 1 to {MAX_BEAM_SIZE}, the largest beam size")
+    options = replace(options, beam_size=max(options.beam_size, captions))
+    if not rerank.neighbors:
+        return search(options, captions)
     if reranker is None:
         raise ParamsError(
-            f"neighbors: {options.neighbors}, but this model does not store its training captions; use 0, or train "
+            f"neighbors: {rerank.neighbors}, but this model does not store its training captions; use 0, or train "
             "with params.train.store_captions: true"
         )
-    return reranker
+    ranked = reranker.rerank(image_vectors(), search(options, options.beam_size), rerank)
+    return [best[:captions] for best in ranked]
 
 
 @dataclass(frozen=True)

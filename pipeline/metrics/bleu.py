@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.metrics.input_checks import check_pairs
 from pipeline.metrics.metric import Floats, Metric
 
 if TYPE_CHECKING:
@@ -24,11 +23,7 @@ COLUMNS = 2 * ORDERS + 2
 
 
 def bleu_statistics(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Floats:
-    """The counts that BLEU is made of, for each image: (N, 10), in the order of `COLUMNS`.
-
-    Raises `ValueError` unless there is one hypothesis and at least one reference per image.
-    """
-    check_pairs(hypotheses, references)
+    """The counts that BLEU is made of, for each image: (N, 10), in the order of `COLUMNS`."""
     # The effective order changes no count, only the score of a sentence, which is not used here.
     metric = _sacrebleu(effective_order=True)
     results = (metric.sentence_score(*pair) for pair in zip(hypotheses, references, strict=True))

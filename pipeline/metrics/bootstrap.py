@@ -8,7 +8,6 @@ the same resamples.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,18 +18,6 @@ LEVEL = 0.95
 
 FromSums = Callable[[Floats], Floats]
 """Scores from sums: (..., K) to (..., M)."""
-
-
-@dataclass(frozen=True, eq=False)
-class Differences:
-    """The second system's scores minus the first's; every array is (M,)."""
-
-    difference: Floats
-    low: Floats
-    """Lower end of the 95% interval."""
-    high: Floats
-    p_value: Floats
-    """Two-sided, in (0, 1]."""
 
 
 def intervals(statistics: Floats, from_sums: FromSums, *, seed: int, resamples: int = RESAMPLES) -> Floats:
@@ -48,12 +35,13 @@ def paired_differences(
     *,
     seed: int,
     resamples: int = RESAMPLES,
-) -> Differences:
-    """The difference of `second` from `first`, two systems on the same images, both (N, K).
+) -> Floats:
+    """The scores of `second` minus those of `first`, two systems on the same images, both (N, K).
 
-    For the p-value the resampled differences are centered on zero. It is the share of them, the observed difference
-    included, that are at least as far from zero as the observed difference. Raises `ValueError` when the shapes differ
-    or there are no images or resamples.
+    Returns (M, 4): the difference, the low and the high end of its 95% interval, and its two-sided p-value. For the
+    p-value the resampled differences are centered on zero. It is the share of them, the observed difference included,
+    that are at least as far from zero as the observed difference. Raises `ValueError` when the shapes differ or there
+    are no images or resamples.
     """
     if first.shape != second.shape:
         raise ValueError(f"both systems must have the same images, got {first.shape} and {second.shape}")
@@ -62,8 +50,8 @@ def paired_differences(
     second_scores = from_sums(resampled_sums(second, seed=seed, resamples=resamples))
     resampled = second_scores - first_scores  # (B, M)
     at_least_as_far = np.abs(resampled - observed) >= np.abs(observed)
-    low, high = _percentiles(resampled).T
-    return Differences(observed, low, high, (at_least_as_far.sum(axis=0) + 1) / (resamples + 1))
+    p_values = (at_least_as_far.sum(axis=0) + 1) / (resamples + 1)
+    return np.column_stack([observed, _percentiles(resampled), p_values])
 
 
 def resampled_sums(statistics: Floats, *, seed: int, resamples: int = RESAMPLES) -> Floats:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.metrics.input_checks import check_lengths, check_pairs, check_references
+from pipeline.metrics.input_checks import check_lengths, check_references
 from pipeline.metrics.metric import Floats, mean_metric
 
 ORDERS = 4
@@ -138,7 +138,6 @@ class CiderD:
 
 def cider_d(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Floats:
     """CIDEr-D of each image, (N,). Raises `ValueError` as `CiderD` does."""
-    check_pairs(hypotheses, references)
     return CiderD(references).score(hypotheses)
 
 

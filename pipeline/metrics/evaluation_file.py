@@ -13,6 +13,8 @@ from pipeline.files import write_text
 from pipeline.metrics.diversity import ends_in_function_word, repeats_a_phrase, repeats_a_word
 from pipeline.metrics.evaluation import Evaluation
 from pipeline.metrics.scores import Scores
+from pipeline.options import first_mistake
+from pipeline.text import character_tokenizer
 
 EXAMPLES = 60
 """Images whose details are kept: this many best, this many worst and twice as many random ones."""
@@ -48,10 +50,17 @@ class ModelRecord(_Record):
     channels: int
     has_encoder: bool
     """Whether the model file holds the encoder's weights."""
+    has_familiarity: bool
+    """Whether `predict` warns about images unlike the training images."""
     trained_on: dict[str, Any]
     """Hashes and counts of the training data, and the best epoch."""
     params: dict[str, Any]
     """Params of the training run, by section."""
+
+    @property
+    def unit(self) -> str:
+        """What the vocabulary holds: `words` or `characters`."""
+        return "characters" if self.tokenizer == character_tokenizer.NAME else "words"
 
 
 class ImageRecord(_Record):
@@ -102,10 +111,8 @@ class EvaluationFile(_Record):
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror}; run `dvc repro score` first") from error
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
             raise ArtefactError(
-                f"{path}: not the results of the score stage: {place}: {first['msg']}; run `dvc repro -f score`"
+                f"{path}: not the results of the score stage: {first_mistake(error)}; run `dvc repro -f score`"
             ) from error
 
 

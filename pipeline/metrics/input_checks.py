@@ -1,7 +1,7 @@
 """Checks of the input that all metrics share: hypothesis i belongs to the references of image i.
 
 Captions are tokenized already: lower case, no punctuation, single spaces between tokens; "" is an empty caption. Lists
-that are shifted or transposed would give plausible scores, so every metric calls these checks first.
+that are shifted or transposed would give plausible scores, so `scores.score` checks them before any metric is computed.
 """
 
 from collections.abc import Sequence

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import ParamsError
-from pipeline.metrics.input_checks import check_pairs
 from pipeline.metrics.metric import Floats, Metric
 
 COLUMNS = 23
@@ -37,18 +36,16 @@ def find_jar() -> Path:
         if jar.is_file():
             return jar
     raise ParamsError(
-        "METEOR needs the program that comes with pycocoevalcap; install it with `pip install -e '.[meteor]'`, or "
-        "leave METEOR out"
+        "METEOR needs the program that comes with pycocoevalcap; run `pip install -e '.[meteor]'` in the "
+        "checkout, or leave METEOR out"
     )
 
 
 def meteor_statistics(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Floats:
     """The counts that METEOR is made of, for each image: (N, 23), in the order of `COLUMNS`.
 
-    Raises `ValueError` unless there is one hypothesis and at least one reference per image; `ParamsError` when Java or
-    the jar is not installed, or the program fails.
+    Raises `ParamsError` when Java or the jar is not installed, or the program fails.
     """
-    check_pairs(hypotheses, references)
     jar = find_jar()
     lines = [
         " ||| ".join(["SCORE", *map(_field, captions), _field(hypothesis)])

@@ -20,12 +20,12 @@ Statistics = Callable[[Sequence[str], Sequence[Sequence[str]]], Floats]
 class Metric:
     """A metric as two functions.
 
-    Captions are tokens joined with single spaces. Both functions raise `ValueError` for input of the wrong shape.
+    Captions are tokens joined with single spaces. `scores.score` checks them before.
     """
 
     statistics: Statistics
     scores: Callable[[Floats, int], Floats]
-    """Statistics summed over a number of images, (..., K), to scores between 0 and 1, (..., M)."""
+    """Statistics summed over a number of images, (..., K), to scores, (..., M): up to 1, or 10 for CIDEr-D."""
     signature: Callable[[Sequence[Sequence[str]]], str] | None = None
     """A line that identifies the implementation, given the references; None where there is no convention for it."""
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.metrics.input_checks import check_pairs
 from pipeline.metrics.metric import Floats, mean_metric
 
 BETA = 1.2
@@ -14,10 +13,8 @@ BETA = 1.2
 def rouge_l(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Floats:
     """ROUGE-L of each image, (N,) between 0 and 1; the score of a set is their mean.
 
-    Precision and recall are each the maximum over the references, as in coco-caption. Raises `ValueError` unless there
-    is one hypothesis and at least one reference per image.
+    Precision and recall are each the maximum over the references, as in coco-caption.
     """
-    check_pairs(hypotheses, references)
     return np.array([_score(*pair) for pair in zip(hypotheses, references, strict=True)])
 
 

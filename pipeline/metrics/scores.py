@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.metrics.bootstrap import RESAMPLES, intervals, paired_differences
+from pipeline.metrics.input_checks import check_pairs
 from pipeline.metrics.metric import Floats, Metric
 from pipeline.metrics.registry import METRICS, selected_metrics
 
@@ -52,6 +53,7 @@ def score(
     Raises `ValueError` unless there is one hypothesis and at least one reference per image, one image and one resample;
     `ParamsError` when METEOR is requested and not installed.
     """
+    check_pairs(hypotheses, references)
     entries = selected_metrics(meteor=meteor)
     metrics = {name: entry.load() for name, entry in entries.items()}
     statistics = {name: metric.statistics(hypotheses, references) for name, metric in metrics.items()}
@@ -82,12 +84,10 @@ def compare(first: Scores, second: Scores, *, seed: int, resamples: int = RESAMP
     metrics = {name: METRICS[name].load() for name in first.statistics}
     scorer = _Scorer(metrics, {name: values.shape[1] for name, values in first.statistics.items()}, first.images)
     one, other = (np.column_stack([scores.statistics[name] for name in metrics]) for scores in (first, second))
-    found = paired_differences(one, other, scorer, seed=seed, resamples=resamples)
+    rows = paired_differences(one, other, scorer, seed=seed, resamples=resamples).tolist()  # (M, 4)
     if first.images == 1:
-        differences = dict(zip(first.corpus, found.difference.tolist(), strict=True))
-        return {name: Difference(value, None, None, None) for name, value in differences.items()}
-    rows = np.column_stack([found.difference, found.low, found.high, found.p_value])  # (M, 4)
-    return {name: Difference(*values) for name, values in zip(first.corpus, rows.tolist(), strict=True)}
+        rows = [[difference, None, None, None] for difference, *_ in rows]
+    return {name: Difference(*values) for name, values in zip(first.corpus, rows, strict=True)}
 
 
 @dataclass(frozen=True)

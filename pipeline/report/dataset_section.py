@@ -1,4 +1,4 @@
-"""The report's section about the dataset: the statistics of `captioner stats` as tables and charts."""
+"""The statistics of a dataset as texts, tables and charts, for the report and for `captioner stats`."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from pipeline.report.charts import Chart, bar_chart, line_chart
 
 @dataclass(frozen=True)
 class DatasetSection:
-    """What the template `dataset.html.j2` shows."""
+    """What the template `dataset.html.j2` and `captioner stats` show."""
 
     counts_header: tuple[str, ...]
     counts: list[tuple[str, ...]]
@@ -20,7 +20,8 @@ class DatasetSection:
     coverage: list[tuple[str, ...]]
     """The vocabulary that each `vocab.min_count` gives, and the share of each split's words in it."""
     frequent: str
-    images: dict[str, str]
+    facts: dict[str, str]
+    """About captions and images, by their titles."""
 
 
 def dataset_section(statistics: DatasetStatistics) -> DatasetSection:
@@ -42,15 +43,15 @@ def dataset_section(statistics: DatasetStatistics) -> DatasetSection:
             for row in captions.coverage
         ],
         frequent=", ".join(f"{word} {count:,}" for word, count in captions.frequent),
-        images=_image_facts(statistics),
+        facts=_facts(statistics),
     )
 
 
-def _image_facts(statistics: DatasetStatistics) -> dict[str, str]:
+def _facts(statistics: DatasetStatistics) -> dict[str, str]:
     images, captions = statistics.images, statistics.captions
     return {
         "captions per image": ", ".join(f"{n}: {count:,}" for n, count in captions.captions_per_image.items()),
-        "repeated captions": f"{captions.repeated:,}",
+        "repeated captions": f"{captions.repeated:,} of {sum(captions.captions.values()):,}",
         "captions of train that val or test have too": f"{captions.repeated_across_splits:,} distinct ones",
         "images with the same content under several names": f"{len(statistics.duplicates):,}",
         "width": _range(images.widths),
@@ -67,4 +68,4 @@ def _range(values: tuple[int, int, int]) -> str:
 
 def _opened(images: ImageStatistics) -> str:
     which = "all" if images.opened == images.total else f"{images.opened:,} of {images.total:,} images, evenly spaced"
-    return f"{which}; {len(images.unusable):,} cannot be decoded"
+    return f"{which}, {images.megabytes:,.1f} MB; {len(images.unusable):,} cannot be decoded"

@@ -1,17 +1,21 @@
 """models/README.md: the model card, made from the model, its scores and its data."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pipeline.encoders.spec import EncoderSpec
 from pipeline.metrics.evaluation_file import EvaluationFile
 from pipeline.metrics.registry import TITLES
+from pipeline.params import TrainParams
 from pipeline.report.page import training_params
 from pipeline.report.templating import render
+from pipeline.wording import counted
 
 FEW_IMAGES = 10_000
 """A model trained on fewer images is expected to fail outside its dataset."""
 WIDE_INTERVAL = 4
 """The card points out a wider 95% interval of BLEU-4."""
+_FAMILIARITY = " `captioner predict` warns of images that are unlike the training images; it does not recognize all."
 
 
 def render_model_card(evaluation: EvaluationFile, *, spec: EncoderSpec, counts: Sequence[tuple[str, int, int]]) -> str:
@@ -25,7 +29,7 @@ def render_model_card(evaluation: EvaluationFile, *, spec: EncoderSpec, counts: 
         counts=counts,
         titles=TITLES,
         settings=_settings,
-        training=training_params(evaluation),
+        training=_changed_params(evaluation.model.params),
         limits=_limits(evaluation, spec),
         license=_license(spec),
     )
@@ -35,11 +39,18 @@ def _settings(values: Mapping[str, object]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
+def _changed_params(params: Mapping[str, Any]) -> dict[str, object]:
+    """The seed, and the train options that differ from their defaults."""
+    defaults = training_params({"train": TrainParams().model_dump()})
+    return {name: value for name, value in training_params(params).items() if value != defaults.get(name)}
+
+
 def _limits(evaluation: EvaluationFile, spec: EncoderSpec) -> list[str]:
     model, bleu = evaluation.model, evaluation.scores["bleu_4"]
     limits = [
-        f"Its vocabulary has {model.vocabulary:,} words, and generates no others. It cannot abstain: it captions any "
-        "image, also of a kind that it was never trained on.",
+        f"Its vocabulary has {model.vocabulary:,} {model.unit}, and it generates no others.",
+        "It cannot abstain: it captions any image, also of a kind that it was never trained on."
+        + (_FAMILIARITY if model.has_familiarity else ""),
         f"Its scores hold for images like those of the {evaluation.split} split, and for these references: compare "
         "them with other captioners only on the same ones.",
         "It repeats the assumptions of its training captions, such as about gender and what is normal. Do not use it "
@@ -52,17 +63,17 @@ def _limits(evaluation: EvaluationFile, spec: EncoderSpec) -> list[str]:
         )
     trained_images = model.trained_on.get("images")
     if isinstance(trained_images, int) and trained_images < FEW_IMAGES:
-        limits.append(f"It was trained on only {trained_images:,} images: expect it to fail on others.")
+        limits.append(f"It was trained on only {counted(trained_images, 'image')}: expect it to fail on others.")
     if bleu.low is None or bleu.high is None:
         limits.append("Its scores are those of a single image: they have no interval, and CIDEr-D is 0 by definition.")
     elif bleu.high - bleu.low > WIDE_INTERVAL:
         limits.append(
-            f"On {len(evaluation.images):,} images, its BLEU-4 is only known to lie between {bleu.low:.1f} and "
-            f"{bleu.high:.1f}: smaller differences prove nothing."
+            f"On {counted(len(evaluation.images), 'image')}, its BLEU-4 is only known to lie between {bleu.low:.1f} "
+            f"and {bleu.high:.1f}: smaller differences prove nothing."
         )
     if spec.imported:
         limits.append(f"It captions features of {spec.name}, not image files: another program computes them.")
-    if spec.weights.startswith("random"):
+    if spec.has_random_weights:
         limits.append("Its encoder has random weights, which is enough for drawings but not for photographs.")
     return limits
 
@@ -70,7 +81,7 @@ def _limits(evaluation: EvaluationFile, spec: EncoderSpec) -> list[str]:
 def _license(spec: EncoderSpec) -> str:
     if spec.imported:
         return f"features of {spec.name}, which another program computed; see the license of its weights."
-    if spec.weights.startswith("random"):
+    if spec.has_random_weights:
         return "random weights, made from the seed; no license applies."
     if spec.weights == "file":
         return "weights from a file; their license is that of the file's author."

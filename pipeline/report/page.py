@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
 from pipeline.datasets.statistics import DatasetStatistics
 from pipeline.encoders.spec import EncoderSpec
@@ -13,6 +14,7 @@ from pipeline.report.charts import Chart, bar_chart, line_chart
 from pipeline.report.dataset_section import dataset_section
 from pipeline.report.gallery import Card, filters
 from pipeline.report.templating import render, static_file
+from pipeline.wording import counted
 
 Curves = Mapping[str, Sequence[float]]
 """The columns of training.csv, without the epoch."""
@@ -96,10 +98,11 @@ def diversity_rows(evaluation: EvaluationFile) -> list[tuple[str, str, str]]:
 
 
 def _lead(evaluation: EvaluationFile, spec: EncoderSpec) -> str:
-    weights = "random weights" if spec.weights.startswith("random") else spec.weights
+    weights = "random weights" if spec.has_random_weights else spec.weights
+    encoder = f"features of {spec.name}" if spec.imported else f"{spec.name} ({weights})"
     return (
-        f"{len(evaluation.images):,} images, captioned by the {evaluation.model.decoder['kind']} decoder on "
-        f"{spec.name} ({weights}), beam size {evaluation.search['beam_size']}"
+        f"{counted(len(evaluation.images), 'image')}, captioned by the {evaluation.model.decoder['kind']} decoder on "
+        f"{encoder}, beam size {evaluation.search['beam_size']}"
     )
 
 
@@ -111,10 +114,11 @@ def _common_caption(evaluation: EvaluationFile) -> str | None:
 
 
 def _length_chart(evaluation: EvaluationFile) -> Chart | None:
+    unit = evaluation.model.unit
     return bar_chart(
-        "Words per caption",
+        f"{unit.capitalize()} per caption",
         {"generated": _percent(evaluation.lengths), "references": _percent(evaluation.reference_lengths)},
-        x_label="words; % of captions",
+        x_label=f"{unit}; % of captions",
     )
 
 
@@ -155,11 +159,11 @@ def _sources(evaluation: EvaluationFile, spec: EncoderSpec) -> dict[str, dict[st
         },
         "Decoder": {
             **{f"decoder.{key}": value for key, value in model.decoder.items()},
-            "vocabulary": f"{model.vocabulary:,} words",
+            "vocabulary": f"{model.vocabulary:,} {model.unit}",
             "tokenizer": model.tokenizer,
             "parameters": f"{model.parameters:,}",
         },
-        "Training": {**model.trained_on, **training_params(evaluation)},
+        "Training": {**model.trained_on, **training_params(model.params)},
         "Encoder": {
             "network": spec.name,
             "weights": f"{spec.weights}, sha256 {spec.weights_sha256}",
@@ -177,9 +181,8 @@ def _preprocessing(spec: EncoderSpec) -> dict[str, object]:
     return {} if spec.imported else {f"preprocessing.{key}": value for key, value in vars(spec.preprocessing).items()}
 
 
-def training_params(evaluation: EvaluationFile) -> dict[str, object]:
-    """The seed and the train section of the run's params; options of a subsection have dotted names."""
-    params = evaluation.model.params
+def training_params(params: Mapping[str, Any]) -> dict[str, object]:
+    """The seed and the train section of params; options of a subsection have dotted names."""
     rows: dict[str, object] = {"seed": params["seed"]} if "seed" in params else {}
     for key, value in params.get("train", {}).items():
         if isinstance(value, Mapping):

@@ -54,7 +54,7 @@ class StreamedFeatures:
     """Features in a features file, read by a second thread. A damaged row raises `ArtefactError`."""
 
     def __init__(self, file: FeatureFile, images: Sequence[str], device: torch.device) -> None:
-        row_of = file.index()
+        row_of = file.index
         self._file, self._device = file, device
         self._rows = np.array([row_of[image] for image in images], np.int64)
 
@@ -101,17 +101,12 @@ def open_features(
 ) -> FeatureSource:
     """The features of `images`, resident or streamed; `pool` is the decoder's."""
     streamed = StreamedFeatures(file, images, device)
-    shape = pool(torch.zeros(1, file.regions, file.channels, dtype=torch.float16)).shape[1:]
-    bytes_needed = len(images) * shape.numel() * 4
-    if shape[0] > 1 and not _fits(bytes_needed, device):
+    one = pool(torch.zeros(1, file.regions, file.channels, dtype=torch.float16))
+    if one.shape[1] > 1 and not _fits(len(images) * one.nbytes, device):
         return streamed
-    resident: Tensor | None = None
+    resident = torch.empty((len(images), *one.shape[1:]), dtype=one.dtype, device=device)
     for index, features in zip(chunks(len(images)), streamed.read(chunks(len(images))), strict=True):
-        pooled = pool(features)
-        if resident is None:
-            resident = torch.empty((len(images), *shape), dtype=pooled.dtype, device=device)
-        resident[index[0] : index[-1] + 1] = pooled
-    assert resident is not None
+        resident[index[0] : index[-1] + 1] = pool(features)
     return ResidentFeatures(resident)
 
 

@@ -32,6 +32,11 @@ from pipeline.training.weight_averaging import exponential_moving_average
 if TYPE_CHECKING:
     from pipeline.params import TrainParams
 
+_PASS_OFFSET = 500_009
+"""Between the numbers of epochs of two passes over the reference captions: each pass has an order of its own."""
+_RANK_OFFSET = 500_009
+"""Between the seeds of two processes: each draws its own random numbers."""
+
 
 @dataclass(frozen=True)
 class TrainingData:
@@ -210,14 +215,14 @@ class Trainer:
         return float(total) / tokens, 0.0, tokens
 
     def _self_critical_epoch(self, number: int, loss: nn.Module) -> tuple[float, float, int]:
-        """Mean loss per image, mean reward, and the number of sampled tokens."""
+        """Mean loss per token, in which a step counts by its images, mean reward, and the number of sampled tokens."""
         assert self.data.reward is not None
         params = self.params.scst
         images = list(self.data.batches.image_epoch(number, max(1, self.params.batch_size // params.samples)))
         shares = [self.processes.share(whole) for whole in images]
         shares = [share if len(share) else whole[:1] for share, whole in zip(shares, images, strict=True)]
         # Reference captions for the cross-entropy term, as many as it takes: one pass after another, in other orders.
-        references = chain.from_iterable(self._batches(number + again * 500_009) for again in count())
+        references = chain.from_iterable(self._batches(number + again * _PASS_OFFSET) for again in count())
         total, rewards, sampled_tokens = 0.0, 0.0, 0
         for step, features in enumerate(self.data.features.batches(shares)):
             with self._autocast():
@@ -282,7 +287,7 @@ class Trainer:
 
     def _process_seed(self, number: int) -> int:
         """The seed of an epoch; each process has its own."""
-        return epoch_seed(self.seed, number) + 500_009 * self.processes.rank
+        return epoch_seed(self.seed, number) + _RANK_OFFSET * self.processes.rank
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)

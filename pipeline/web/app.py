@@ -4,6 +4,7 @@ Images stay in memory, and the file names of clients are not used.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Collection, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -22,6 +23,7 @@ from pipeline.inference.base_captioner import BaseCaptioner, Caption
 from pipeline.inference.familiarity import describe_unfamiliar
 from pipeline.tokens import SPECIAL_TOKENS
 from pipeline.web.batching import Batcher, CaptionRequest, DecodedImage
+from pipeline.web.load import Limits, Load
 from pipeline.web.security import Guard
 from pipeline.web.uploads import CLIENT_LEFT, FIELD, discard, expected_bytes, read_image
 
@@ -29,18 +31,6 @@ _TYPES = {"html": "text/html; charset=utf-8", "css": "text/css; charset=utf-8", 
 _STATIC = ("page.css", "page.js", "attention.js", "captions.js", "files.js", "table.js")
 _DISCONNECT_POLL = 0.25
 """Seconds between checks whether a waiting client is still connected."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits of a server."""
-
-    max_bytes: int = 20_000_000
-    """Largest image file."""
-    max_requests: int = 64
-    """Concurrent requests; more get HTTP 503."""
-    max_waiting_bytes: int = 256_000_000
-    """Image files in memory, together; more get HTTP 503."""
 
 
 @dataclass(frozen=True)
@@ -115,21 +105,11 @@ _BODY = {
         **{f"image/{name.lower()}": {"schema": _BINARY} for name in FORMATS},
     },
 }
-_PARAMETERS = ("captions", "beam_size", "max_length", "attention")
-Captions = Annotated[int, Query(ge=1, le=10, description="Number of different captions, best first")]
-BeamSize = Annotated[int | None, Query(ge=1, le=20, description="Beam size; 1 is greedy search. Default: the model's")]
-MaxLength = Annotated[
-    int | None,
-    Query(ge=1, le=500, description="Longest caption, in tokens; by default the longest that was trained on"),
-]
-Attention = Annotated[bool, Query(description="Include attention weights, if the decoder has them")]
 
 
 def make_app(captioner: BaseCaptioner, *, limits: Limits = Limits(), hosts: Collection[str] | None = None) -> FastAPI:
     """The application. It accepts requests whose Host header is one of `hosts`; None accepts any."""
     batcher = Batcher(captioner)
-    has_attention = _has_attention(captioner)
-    active = waiting_bytes = 0
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -147,57 +127,52 @@ def make_app(captioner: BaseCaptioner, *, limits: Limits = Limits(), hosts: Coll
     app.state.batcher = batcher
     app.add_middleware(Guard, hosts=hosts)
     _add_page(app)
+    _add_captions(app, captioner, batcher, limits)
+    _add_facts(app, captioner, limits)
     _add_error_handlers(app, limits)
+    return app
+
+
+def _add_captions(app: FastAPI, captioner: BaseCaptioner, batcher: Batcher, limits: Limits) -> None:
+    """The route that captions an image."""
+    load = Load(limits)
 
     @app.post("/v1/captions", responses=_ERRORS, openapi_extra={"requestBody": _BODY})
-    async def captions(
-        request: Request,
-        captions: Captions = 1,
-        beam_size: BeamSize = None,
-        max_length: MaxLength = None,
-        attention: Attention = False,
-    ) -> ImageOut:
+    async def captions(request: Request, query: Annotated[CaptionRequest, Query()]) -> ImageOut:
         """Caption the image in the body: its bytes, or a form with the file `image`."""
-        nonlocal active, waiting_bytes
-        _check_query(request)
+        _refuse_repeated_parameters(request)
         size = expected_bytes(request, limits.max_bytes)
-        too_many_bytes = waiting_bytes > 0 and waiting_bytes + size > limits.max_waiting_bytes
-        if active >= limits.max_requests or too_many_bytes:
-            raise HTTPException(503, "too many concurrent requests; try again", headers={"Retry-After": "1"})
-        active += 1
         try:
-            waiting_bytes += size
-            try:
-                image = await batcher.decode(await read_image(request, limits.max_bytes))
-            finally:
-                waiting_bytes -= size
-            wanted = CaptionRequest(captions, beam_size, max_length, attention)
-            generated = await _unless_disconnected(request, batcher.caption(image, wanted))
+            with load.request(size):
+                with load.file(size):
+                    image = await batcher.decode(await read_image(request, limits.max_bytes))
+                generated = await _unless_disconnected(request, batcher.caption(image, query))
         except ImageError as error:
             raise HTTPException(422, f"the image cannot be used: {error}") from error
-        finally:
-            active -= 1
         return _image_out(captioner, image, generated)
+
+
+def _add_facts(app: FastAPI, captioner: BaseCaptioner, limits: Limits) -> None:
+    """The routes that describe the model and the server."""
+    facts = ModelOut(
+        encoder=captioner.spec.name,
+        vocabulary=len(captioner.vocabulary) - len(SPECIAL_TOKENS),
+        grid=captioner.spec.grid,
+        attention=_has_attention(captioner),
+        formats=list(FORMATS),
+        max_bytes=limits.max_bytes,
+        version=__version__,
+    )
 
     @app.get("/v1/model")
     async def model() -> ModelOut:
         """The model, and the limits of the server."""
-        return ModelOut(
-            encoder=captioner.spec.name,
-            vocabulary=len(captioner.vocabulary) - len(SPECIAL_TOKENS),
-            grid=captioner.spec.grid,
-            attention=has_attention,
-            formats=list(FORMATS),
-            max_bytes=limits.max_bytes,
-            version=__version__,
-        )
+        return facts
 
     @app.get("/healthz")
     async def healthz() -> HealthOut:
         """Whether the server works."""
         return HealthOut("ok")
-
-    return app
 
 
 def _add_page(app: FastAPI) -> None:
@@ -212,11 +187,11 @@ def _add_page(app: FastAPI) -> None:
         for name in ("page.html", *_STATIC)
     }
 
-    @app.get("/", include_in_schema=False)
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def page() -> Response:
         return files["page.html"]
 
-    @app.get("/static/{name}", include_in_schema=False)
+    @app.api_route("/static/{name}", methods=["GET", "HEAD"], include_in_schema=False)
     async def static(name: str) -> Response:
         if name not in files:
             raise HTTPException(404, "no such file")
@@ -237,19 +212,20 @@ def _add_error_handlers(app: FastAPI, limits: Limits) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         await discard(request, limits.max_bytes)
-        reasons = [f"{one['loc'][-1]}: {one['msg']}" for one in error.errors()]
+        unknown = f"unknown parameter; known: {', '.join(CaptionRequest.model_fields)}"
+        reasons = [
+            f"{one['loc'][-1]}: {unknown if one.get('type') == 'extra_forbidden' else one['msg']}"
+            for one in error.errors()
+        ]
         return JSONResponse(asdict(ErrorOut("; ".join(reasons))), 422)
 
 
-def _check_query(request: Request) -> None:
-    """Raise `RequestValidationError` for parameters that FastAPI would ignore: unknown ones, and repeated ones."""
-    names = [name for name, _ in request.query_params.multi_items()]
-    problems = {
-        name: f"unknown parameter; known: {', '.join(_PARAMETERS)}" for name in names if name not in _PARAMETERS
-    }
-    problems |= {name: "given more than once" for name in _PARAMETERS if names.count(name) > 1}
-    if problems:
-        raise RequestValidationError([{"loc": ("query", name), "msg": words} for name, words in problems.items()])
+def _refuse_repeated_parameters(request: Request) -> None:
+    """Raise `RequestValidationError` for parameters that are given several times, of which FastAPI takes one value."""
+    counts = Counter(name for name, _ in request.query_params.multi_items())
+    repeated = [name for name, count in counts.items() if count > 1]
+    if repeated:
+        raise RequestValidationError([{"loc": ("query", name), "msg": "given more than once"} for name in repeated])
 
 
 async def _unless_disconnected(request: Request, captions: Coroutine[Any, Any, list[Caption]]) -> list[Caption]:

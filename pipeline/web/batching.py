@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.encoders.images import ImageError, describe_image
 from pipeline.inference.base_captioner import BaseCaptioner, Caption, Pixels, open_image
@@ -20,16 +21,17 @@ DECODING_THREADS = 2
 LARGE_PIXELS = 10_000_000
 
 
-@dataclass(frozen=True)
-class CaptionRequest:
-    """What a client asks for. Only equal requests share a batch."""
+class CaptionRequest(BaseModel):
+    """What a client asks for: the query parameters of the HTTP interface. Only equal requests share a batch."""
 
-    captions: int
-    beam_size: int | None
-    """None: the model's default."""
-    max_length: int | None
-    """None: the model's default."""
-    attention: bool
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    captions: int = Field(1, ge=1, le=10, description="Number of different captions, best first")
+    beam_size: int | None = Field(None, ge=1, le=20, description="Beam size; 1 is greedy search. Default: the model's")
+    max_length: int | None = Field(
+        None, ge=1, le=500, description="Longest caption, in tokens; by default the longest that was trained on"
+    )
+    attention: bool = Field(False, description="Include attention weights, if the decoder has them")
 
 
 @dataclass(frozen=True)
@@ -132,10 +134,8 @@ class Batcher:
 
     def _caption(self, batch: list[_Waiting]) -> list[list[Caption]]:
         request = batch[0].request
-        given = {"beam_size": request.beam_size, "max_length": request.max_length}
-        options = self._captioner.generation_options(
-            **{name: value for name, value in given.items() if value is not None}
-        )
+        given = request.model_dump(include={"beam_size", "max_length"}, exclude_none=True)
+        options = self._captioner.generation_options(**given)
         pixels = np.stack([one.pixels for one in batch])
         return self._captioner.caption_pixels(pixels, options, captions=request.captions, attention=request.attention)
 

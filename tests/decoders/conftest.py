@@ -27,9 +27,9 @@ def small_decoder() -> Callable[..., Decoder]:
     def build(
         kind: str,
         *,
-        vocabulary: int,
-        regions: int,
-        channels: int,
+        vocabulary: int = 6,
+        regions: int = 2,
+        channels: int = 3,
         padded: bool = False,
         std: float = 0.0,
         **changes: float,
@@ -44,3 +44,15 @@ def small_decoder() -> Callable[..., Decoder]:
         return decoder.eval()
 
     return build
+
+
+@pytest.fixture(params=DECODERS)
+def decoder(request: pytest.FixtureRequest, small_decoder: Callable[..., Decoder]) -> Decoder:
+    """Its vocabulary has two words, 4 and 5; its captions differ from image to image."""
+    return small_decoder(request.param, std=0.8)
+
+
+@pytest.fixture
+def features() -> torch.Tensor:
+    """Of seven images: (7, 2, 3)."""
+    return torch.randn(7, 2, 3, generator=torch.Generator().manual_seed(4))

@@ -4,31 +4,20 @@ import itertools
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from pipeline.decoders.beam_search import beam_search
-from pipeline.decoders.registry import DECODERS
 from pipeline.decoders.search import NEVER_GENERATED, SearchOptions
 from pipeline.device import supports_bfloat16
 from pipeline.errors import NumericError
+from pipeline.options import first_mistake
 from pipeline.tokens import BOS, EOS, PAD
 
-V, R, C = 6, 2, 3
 WORDS = (4, 5)  # the tokens that are not special
-SIZES = {"vocabulary": V, "regions": R, "channels": C}
-
-
-@pytest.fixture(params=DECODERS)
-def decoder(request, small_decoder):
-    return small_decoder(request.param, **SIZES, std=0.8)  # captions then differ from image to image
-
-
-@pytest.fixture
-def features():
-    return torch.randn(7, R, C, generator=torch.Generator().manual_seed(4))
 
 
 def log_probabilities(decoder, features, captions):
-    """Of each caption and its end, given the features (R, C) of an image."""
+    """Of each caption and its end, given the features (2, 3) of an image."""
     length = max(map(len, captions)) + 2
     tokens = torch.tensor([(BOS, *one, EOS) + (PAD,) * (length - 2 - len(one)) for one in captions])
     log_probs = decoder(features.expand(len(captions), -1, -1), tokens[:, :-1]).log_softmax(-1)
@@ -78,9 +67,9 @@ def test_captions_do_not_depend_on_the_rest_of_the_batch(decoder, features, beam
     assert [one[0].tokens for one in together] == [one[0].tokens for one in alone]
 
 
-@pytest.mark.parametrize("vocabulary", [V, 60])
+@pytest.mark.parametrize("vocabulary", [6, 60])
 def test_of_equal_scores_the_lower_token_is_taken(features, vocabulary, small_decoder):
-    decoder = small_decoder("merge", vocabulary=vocabulary, regions=R, channels=C)
+    decoder = small_decoder("merge", vocabulary=vocabulary)
     torch.nn.init.zeros_(decoder.output.weight)
     torch.nn.init.zeros_(decoder.output.bias)
     options = SearchOptions(2, 3, 1.0, min_length=3)
@@ -114,7 +103,7 @@ def test_bfloat16_is_close_to_float32(decoder, features):
 
 
 def test_hypotheses_include_attention_weights_for_each_token(features, small_decoder):
-    decoder = small_decoder("attention", **SIZES)
+    decoder = small_decoder("attention")
     for (best,) in beam_search(decoder, features, SearchOptions(3, 5, 1.0), attention=True):
         assert len(best.attention) == len(best.tokens)
         assert all(sum(weights) == pytest.approx(1, abs=1e-5) for weights in best.attention)
@@ -122,7 +111,7 @@ def test_hypotheses_include_attention_weights_for_each_token(features, small_dec
 
 @pytest.mark.parametrize(("kind", "expected"), [("attention", ()), ("merge", None)])
 def test_an_empty_caption_has_no_attention_weights(features, kind, expected, small_decoder):
-    decoder = small_decoder(kind, **SIZES)
+    decoder = small_decoder(kind)
     torch.nn.init.constant_(decoder.output.bias[EOS : EOS + 1], 50.0)
     for (best,) in beam_search(decoder, features, SearchOptions(2, 5, 1.0), attention=True):
         assert best.tokens == ()
@@ -155,19 +144,23 @@ def test_no_ngram_is_repeated(decoder, features, size):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"beam_size": 0}, "beam_size 0"),
-        ({"max_length": 0}, "max_length 0"),
-        ({"length_penalty": -1}, "length_penalty -1"),
-        ({"no_repeat_ngram": -1}, "no_repeat_ngram -1"),
+        ({"beam_size": 0}, "beam_size: must be greater than or equal to 1"),
+        ({"max_length": 0}, "max_length: must be greater"),
+        ({"length_penalty": -1}, "length_penalty: must be greater than or equal to 0"),
+        ({"length_penalty": float("nan")}, "length_penalty: must be a finite number"),
+        ({"length_penalty": float("inf")}, "length_penalty: must be"),
+        ({"no_repeat_ngram": -1}, "no_repeat_ngram: must be greater"),
         ({"min_length": 4, "max_length": 3}, "min_length 4 must not exceed max_length 3"),
-        ({"precision": "float16"}, "precision 'float16'"),
-        ({"beam_size": 101}, "beam_size 101 must be at most 100"),
-        ({"max_length": 1001}, "max_length 1001 must be at most 1000"),
+        ({"precision": "float16"}, "precision: must be 'float32' or 'bfloat16'"),
+        ({"beam_size": 101}, "beam_size: must be less than or equal to 100"),
+        ({"max_length": 1001}, "max_length: must be less than or equal to 1000"),
+        ({"beam_size": "3"}, "beam_size: must be a valid integer"),
     ],
 )
 def test_impossible_options_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValidationError) as raised:
         SearchOptions(**options)
+    assert first_mistake(raised.value).startswith(message)
 
 
 def test_features_that_are_not_finite_are_an_error(decoder, features):

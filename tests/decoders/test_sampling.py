@@ -4,25 +4,12 @@ import pytest
 import torch
 
 from pipeline.decoders.beam_search import beam_search
-from pipeline.decoders.registry import DECODERS
 from pipeline.decoders.sampling import sample
 from pipeline.decoders.search import NEVER_GENERATED, SamplingOptions, SearchOptions
 from pipeline.errors import NumericError
 from pipeline.tokens import BOS, EOS
 
-V, R, C = 6, 2, 3
 WORDS = (4, 5)  # the tokens that are not special
-SIZES = {"vocabulary": V, "regions": R, "channels": C}
-
-
-@pytest.fixture(params=DECODERS)
-def decoder(request, small_decoder):
-    return small_decoder(request.param, **SIZES, std=0.8)
-
-
-@pytest.fixture
-def features():
-    return torch.randn(7, R, C, generator=torch.Generator().manual_seed(4))
 
 
 def test_the_seed_determines_the_samples(decoder, features):
@@ -67,10 +54,10 @@ def test_log_probabilities_and_scores_are_those_of_the_decoder(decoder, features
 
 
 def test_samples_include_attention_weights_for_each_token(features, small_decoder):
-    with_attention, without = small_decoder("attention", **SIZES), small_decoder("merge", **SIZES)
+    with_attention, without = small_decoder("attention"), small_decoder("merge")
     for (one,) in sample(with_attention, features, SamplingOptions(max_length=5), attention=True):
         assert len(one.attention) == len(one.tokens)
-        assert all(sum(weights) == pytest.approx(1, abs=1e-5) and len(weights) == R for weights in one.attention)
+        assert all(sum(weights) == pytest.approx(1, abs=1e-5) and len(weights) == 2 for weights in one.attention)
     assert all(one.attention is None for (one,) in sample(without, features, SamplingOptions(), attention=True))
 
 
@@ -91,6 +78,9 @@ def test_sampling_restricted_to_one_token_is_greedy_search(decoder, features, op
         {"top_p": 1.5},
         {"top_k": -1},
         {"max_length": 0},
+        {"length_penalty": -3},
+        {"length_penalty": float("nan")},
+        {"temperature": float("inf")},
     ],
 )
 def test_impossible_options_are_refused(options):

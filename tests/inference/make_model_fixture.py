@@ -14,7 +14,7 @@ from support import small_encoder
 from pipeline.decoders.registry import DECODERS, make_decoder
 from pipeline.decoders.search import SearchOptions
 from pipeline.inference.model_file import TrainedModel
-from pipeline.inference.reranking import RerankOptions
+from pipeline.options import RerankOptions
 from pipeline.text.vocabulary import Vocabulary
 from pipeline.tokens import SPECIAL_TOKENS
 

@@ -10,7 +10,7 @@ from support import ROOT
 
 from pipeline.decoders.search import SearchOptions
 from pipeline.errors import DataError, ParamsError
-from pipeline.inference.reranking import RerankOptions
+from pipeline.options import RerankOptions
 
 
 def test_an_image_is_a_path_a_string_bytes_an_array_or_a_pillow_image(captioner, images):
@@ -109,11 +109,25 @@ def test_defaults_of_the_search_depend_on_the_model(captioner):
 
 
 @pytest.mark.parametrize(
-    "option", [{"color": 1}, {"beam_size": 0}, {"neighbors": -1}, {"min_length": 4, "max_length": 3}]
+    "option",
+    [
+        {"color": 1},
+        {"beam_size": 0},
+        {"neighbors": -1},
+        {"min_length": 4, "max_length": 3},
+        {"length_penalty": float("nan")},
+    ],
 )
 def test_an_unknown_or_impossible_option_is_named(captioner, option):
     with pytest.raises(ParamsError, match=next(iter(option))):
         captioner.generation_options(**option)
+
+
+@pytest.mark.parametrize("count", [0, 150])
+def test_more_captions_than_a_beam_holds_are_refused(captioner, images, count):
+    for options in (None, captioner.generation_options(neighbors=0)):
+        with pytest.raises(ParamsError, match=f"captions: {count} per image; must be 1 to 100"):
+            captioner.captions(images[:1], options, captions=count)
 
 
 def test_a_model_trained_with_truncated_jpegs_captions_them(captioner, images, monkeypatch):

@@ -250,7 +250,7 @@ def test_predict_warns_beside_the_caption_of_an_unfamiliar_image(model, folder):
 
 def test_tables_and_json_have_the_familiarity_and_one_line_counts_unfamiliar_images(model, folder, tmp_path):
     summary = (
-        "warning: 1 of 2 images are unlike the training images (familiarity below 1%); their captions are "
+        "warning: 1 of 2 images is unlike the training images (familiarity below 1%); their captions are "
         "probably wrong\n"
     )
     table = tmp_path / "captions.csv"

@@ -1,5 +1,6 @@
 """Training from a trained captioner: what is copied, what is refused, and what is recorded."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -193,3 +194,69 @@ def test_a_project_is_tuned_from_the_starter_with_its_encoder(project, trained_p
     assert f"train: started from starter, which has {known - 1} of the {known} tokens" in err
     code, _, err = run_command("predict", "data/tiny/images/000.png")
     assert err == f"model: {paths.MODEL}, trained on 12 images of tiny/captions.csv, starting from starter\n"
+
+
+WRONG = [
+    ("gone.safetensors", 3, "no such model file", {}),
+    (
+        "truncated.safetensors",
+        4,
+        "truncated.safetensors: not a model file of captioner: .*; replace the file, or set init_from to none",
+        {},
+    ),
+    ("model.safetensors", 4, "another encoder .*name: alexnet, vgg11; set params.encoder", {"encoder.name": "vgg11"}),
+    ("model.safetensors", 4, "another encoder .*grid: 3, 2; set params.encoder", {"encoder.grid": 2}),
+    (
+        "model.safetensors",
+        4,
+        r"another encoder .*preprocessing.size: 64, 96; set params.encoder",
+        {"encoder.image_size": 96},
+    ),
+    ("model.safetensors", 2, r"another decoder: hidden 32 \(here 48\)", {"decoder.hidden": 48}),
+    (
+        "model.safetensors",
+        2,
+        "has tokens of the tokenizer ",
+        {"vocab.unit": "character", "score.rerank": {"neighbors": 0}},
+    ),
+]
+
+
+@pytest.fixture
+def prepared_project(project, trained_project):
+    """A project whose images are listed and not yet encoded, with a model of the same params beside them."""
+    (project / "model.safetensors").write_bytes((trained_project / paths.MODEL).read_bytes())
+    (project / "truncated.safetensors").write_bytes((trained_project / paths.MODEL).read_bytes()[:-50])
+    assert run_command("prepare")[0] == 0
+    return project
+
+
+@pytest.mark.parametrize(("name", "code", "words", "changes"), WRONG)
+@pytest.mark.parametrize("stage", ["prepare", "extract"])
+def test_a_wrong_model_is_found_before_the_long_work(stage, name, code, words, changes, prepared_project):
+    for file in (prepared_project / paths.CAPTIONS, prepared_project / paths.IMAGES):
+        if stage == "prepare":
+            file.unlink()
+    for key, value in {"train.init_from": name, **changes}.items():
+        set_param(prepared_project, key, value)
+    found, _, err = run_command(stage)
+    assert (found, bool(re.search(rf"params\.train\.init_from: .*{words}", err))) == (code, True), err
+    output = paths.CAPTIONS if stage == "prepare" else paths.FEATURES
+    assert not (prepared_project / output).exists()
+
+
+def test_other_weights_are_found_when_the_encoder_is_built(prepared_project):
+    set_param(prepared_project, "train.init_from", "model.safetensors")
+    set_param(prepared_project, "seed", 18)
+    assert run_command("prepare")[0] == 0
+    code, _, err = run_command("extract")
+    assert (code, "another encoder (model, features): weights_sha256: " in err) == (4, True)
+    assert not (prepared_project / paths.FEATURES).exists()
+
+
+def test_a_model_of_imported_features_needs_other_features_than_those_of_extract(prepared_project, initial):
+    replace(initial.model, spec=imported_spec("detector", initial.model.channels)).save(Path("imported.safetensors"))
+    set_param(prepared_project, "train.init_from", "imported.safetensors")
+    assert run_command("prepare")[0] == 0
+    code, _, err = run_command("extract")
+    assert (code, "import the features of detector with `captioner import-features`" in err) == (4, True)

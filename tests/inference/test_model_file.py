@@ -251,6 +251,18 @@ def test_a_git_lfs_pointer_is_refused_with_the_remedy(tmp_path):
         TrainedModel.load(path)
 
 
+def test_a_file_without_the_permission_to_read_it_is_refused_as_such(content, tmp_path, monkeypatch):
+    path = tmp_path / "captioner.safetensors"
+    path.write_bytes(content)
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.open", refuse)
+    with pytest.raises(ArtefactError, match=r"captioner.safetensors: cannot be read: Permission denied$"):
+        TrainedModel.load(path)
+
+
 def test_a_file_of_tensors_without_our_metadata_is_refused(tmp_path):
     from safetensors.torch import save_file
 

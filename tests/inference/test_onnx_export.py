@@ -1,6 +1,7 @@
 """ONNX export: the same captions as torch, a folder that works alone, and errors for incomplete or damaged folders."""
 
 import ast
+import io
 import json
 import shutil
 import subprocess
@@ -26,8 +27,8 @@ from pipeline.inference.model_file import TrainedModel
 from pipeline.text.vocabulary import Vocabulary
 from pipeline.tokens import EOS, SPECIAL_TOKENS
 
-pytest.importorskip("onnx", reason="needs the extra: pip install 'captioner[onnx]'")
-pytest.importorskip("onnxruntime", reason="needs the extra: pip install 'captioner[onnx]'")
+pytest.importorskip("onnx", reason="needs the extra: pip install -e '.[onnx]'")
+pytest.importorskip("onnxruntime", reason="needs the extra: pip install -e '.[onnx]'")
 
 from pipeline.inference.onnx import search as onnx_search
 from pipeline.inference.onnx.captioner import OnnxCaptioner
@@ -296,6 +297,21 @@ def test_the_example_decodes_every_kind_of_image_as_predict_does(folder, tmp_pat
         assert np.abs(pixels.astype(int) - captioner.preprocess(open_image(path))).max() <= 1, path
 
 
+@pytest.mark.parametrize("shorter_side", [None, 73])
+def test_the_example_scales_portrait_images_as_predict_does(folder, tmp_path, shorter_side):
+    import runpy
+
+    from pipeline.encoders.images import preprocess_image
+
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 50, 3), dtype=np.uint8))
+    image.save(tmp_path / "portrait.png")
+    example = runpy.run_path(str(folder / "caption.py"))
+    example["MODEL"]["input"].update(interpolation="bicubic", shorter_side=shorter_side)
+    (pixels,) = example["preprocess"](tmp_path / "portrait.png")
+    how = replace(OnnxCaptioner.load(folder).spec.preprocessing, interpolation="bicubic", shorter_side=shorter_side)
+    assert np.abs(pixels.astype(int) - preprocess_image(image, how)).max() <= 1
+
+
 def test_the_example_names_images_that_cannot_be_used_and_captions_the_others(images, folder, tmp_path):
     truncated = tmp_path / "truncated.png"
     truncated.write_bytes(images[0].read_bytes()[:900])
@@ -305,6 +321,30 @@ def test_the_example_names_images_that_cannot_be_used_and_captions_the_others(im
         ["error", str(path)] for path in (tmp_path / "gone.png", truncated, folder / "README.md")
     ]
     assert run_example(folder) == (2, "", "usage: python caption.py photo.jpg ...\n")
+
+
+def fill_truncated(description):
+    """A change of captioner.json: the model was trained with `encoder.truncated_jpegs: fill`."""
+    spec = json.loads(description["spec"])
+    spec["preprocessing"]["fill_truncated"] = True
+    description["spec"] = json.dumps(spec)
+    description["input"]["fill_truncated"] = True
+
+
+def test_the_example_fills_truncated_jpegs_as_predict_does(images, copy, tmp_path):
+    buffer = io.BytesIO()
+    Image.open(images[0]).convert("RGB").save(buffer, "JPEG")
+    (tmp_path / "cut.jpg").write_bytes(buffer.getvalue()[:-100])
+    assert run_example(copy, tmp_path / "cut.jpg")[0] == 1
+    change_description(copy, fill_truncated)
+    assert run_example(copy, tmp_path / "cut.jpg") == (0, greedy(copy, tmp_path / "cut.jpg"), "")
+
+
+@pytest.mark.parametrize("value", ["skip", "fill"])
+def test_an_export_states_whether_truncated_jpegs_are_filled(tmp_path, no_networks, value):
+    export_onnx(untrained_captioner(name="alexnet", truncated_jpegs=value), tmp_path / "onnx")
+    description = json.loads((tmp_path / "onnx" / DESCRIPTION).read_text())
+    assert description["input"]["fill_truncated"] == (value == "fill")
 
 
 def test_the_example_joins_characters_as_predict_does(images, copy):
@@ -332,7 +372,7 @@ def test_the_readme_names_all_inputs_and_outputs_and_the_batch_is_dynamic(folder
     import onnxruntime
 
     text = (folder / "README.md").read_text()
-    assert "@" not in text
+    assert "{" not in text
     for name in (ENCODER, START, STEP):
         session = onnxruntime.InferenceSession(folder / name)
         for one in [*session.get_inputs(), *session.get_outputs()]:
@@ -357,10 +397,22 @@ def test_an_export_without_training_captions_cannot_rerank(copy, captioner):
         without.caption_pixels(pixels, without.generation_options(neighbors=2))
 
 
-def test_a_model_without_training_captions_exports_none(captioner, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "pipeline.inference.onnx.export._networks", lambda *_, **__: {ENCODER: b"", START: b"", STEP: b""}
-    )
+@pytest.fixture
+def no_networks(monkeypatch):
+    """Exports have empty files in place of the networks, which take seconds."""
+    monkeypatch.setattr("pipeline.inference.onnx.export._onnx", lambda *_: b"")
+
+
+def test_an_export_leaves_the_captioner_as_it_was(tmp_path, no_networks):
+    captioner = untrained_captioner(name="alexnet")
+    parts = (captioner.model.decoder.half().train(), captioner.encoder.network.half().train())
+    export_onnx(captioner, tmp_path / "onnx")
+    for part in parts:
+        assert part.training
+        assert {tensor.dtype for tensor in part.parameters()} == {torch.float16}
+
+
+def test_a_model_without_training_captions_exports_none(captioner, tmp_path, no_networks):
     private = Captioner(replace(captioner.model, reranker=None), captioner.encoder, CPU)
     export_onnx(captioner, tmp_path / "onnx")
     assert (tmp_path / "onnx/reranker.safetensors").exists()

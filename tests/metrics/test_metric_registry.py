@@ -1,25 +1,17 @@
 """What every metric must do."""
 
-import shutil
-
 import numpy as np
 import pytest
 from scored_captions import HYPOTHESES, REFERENCES
 
 from pipeline.metrics.registry import METRICS, TITLES, selected_metrics
 
-every_metric = pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.slow if entry.optional else ()) for name, entry in METRICS.items()],
-)
+# Optional metrics are slow, and tested in files of their own.
+every_metric = pytest.mark.parametrize("name", [name for name, entry in METRICS.items() if not entry.optional])
 
 
 @pytest.fixture
 def metric(name):
-    if name == "meteor":
-        pytest.importorskip("pycocoevalcap")
-        if shutil.which("java") is None:
-            pytest.skip("METEOR needs Java")
     return METRICS[name].load()
 
 

@@ -29,6 +29,8 @@ def make_evaluation(
     attention: list[list[float]] | None = None,
     spec: EncoderSpec | None = None,
     trained_images: int = 100,
+    tokenizer: str = "ptb",
+    has_familiarity: bool = False,
     **train: object,
 ) -> EvaluationFile:
     """The results of a score stage for these captions and references by image; the words take turns in `attention`."""
@@ -46,11 +48,12 @@ def make_evaluation(
             decoder={"kind": "attention", "hidden": 32},
             parameters=12345,
             vocabulary=30,
-            tokenizer="ptb",
+            tokenizer=tokenizer,
             spec=(spec or make_spec()).to_json(),
             regions=4,
             channels=512,
             has_encoder=True,
+            has_familiarity=has_familiarity,
             trained_on={"images": trained_images, "captions_sha256": "cd" * 32},
             params={"train": {"lr": 0.002, "scst": {"epochs": 0}, **train}},
         ),

@@ -1,6 +1,10 @@
+import re
+
 import pytest
 from example_evaluations import make_evaluation, make_spec
 
+from pipeline.encoders.spec import imported_spec
+from pipeline.params import TrainParams
 from pipeline.report.model_card import render_model_card
 
 CAPTIONS = {str(number): ["a dog runs", "a cat on a", "two men play"][number % 3] for number in range(15)}
@@ -23,8 +27,12 @@ def test_scores_have_interval_signature_and_data():
     assert "Search: beam_size 3, rerank.neighbors 0." in text
     assert "| train | 100 | 500 |\n| test | 15 | 15 |" in text
     assert "captions_sha256 " + "cd" * 32 in text
-    assert "train.lr 0.002, train.scst.epochs 0" in text
     assert "20% of the captions are distinct, 33% end in a function word" in text
+
+
+def test_only_options_that_differ_from_the_defaults_are_listed():
+    assert "differ from the defaults: none.\n" in card(lr=TrainParams().lr)
+    assert "differ from the defaults: train.lr 0.5, train.scst.samples 3.\n" in card(lr=0.5, scst={"samples": 3})
 
 
 def test_the_scores_of_a_single_image_have_no_interval():
@@ -59,6 +67,35 @@ def test_limits_follow_from_the_run():
 )
 def test_the_license_of_the_weights_is_named(weights, words):
     assert words in card(weights)
+
+
+def test_a_network_is_not_called_a_cnn_and_is_captioned_from_an_image():
+    assert "of a frozen encoder (`vgg11`). The file holds the decoder, its\nvocabulary" in card()
+    assert "captioner predict --model captioner.safetensors photo.jpg" in card()
+    assert "CNN" not in card()
+
+
+def test_a_model_of_imported_features_needs_a_feature_file():
+    spec = imported_spec("detector", 512)
+    text = render_model_card(make_evaluation(CAPTIONS, REFERENCES, spec=spec), spec=spec, counts=[])
+    assert "from features of `detector`, which another program computes" in text
+    assert "captioner predict --model captioner.safetensors --features features.h5 IMAGE\n" in text
+    assert "Features of `detector`, at most 4 regions of 512 channels" in text
+    assert not re.search("photo.jpg|downloaded|CNN|pixels|unknown|weights `imported`", text)
+
+
+def test_a_model_of_characters_has_no_words():
+    text = card(tokenizer="character")
+    assert "12,345 parameters, 30 characters)" in text
+    assert "Its vocabulary has 30 characters" in text
+    assert "split into characters and computed as in coco-caption" in text
+    assert "20% of the captions are distinct. The mean\ncaption has 3.3 characters." in text
+
+
+def test_a_model_that_knows_its_training_images_warns_of_others():
+    words = "`captioner predict` warns of images that are unlike the training images"
+    assert f"also of a kind that it was never trained on. {words}" in card(has_familiarity=True)
+    assert words not in card(has_familiarity=False)
 
 
 def test_the_license_of_the_model_that_training_started_from_counts():

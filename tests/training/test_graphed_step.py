@@ -9,16 +9,9 @@ from toy_training import FEATURES, largest_difference, make_trainer, weights_of
 from pipeline.accel.cuda_graphs import CaptureError, GraphedFunction
 from pipeline.decoders.registry import DECODERS
 from pipeline.tokens import PAD
-from pipeline.training.determinism import deterministic
 from pipeline.training.graphed_step import static_shape
 
 EVERYTHING = {"ema": 0.9, "bag_of_words": 0.5, "label_smoothing": 0.1, "clip": 0.5, "weight_decay": 0.1}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    with deterministic(1):
-        yield
 
 
 @pytest.fixture

@@ -13,15 +13,8 @@ from pipeline.decoders.sampling import sample
 from pipeline.decoders.search import SamplingOptions
 from pipeline.tokens import PAD
 from pipeline.training.batches import Batch
-from pipeline.training.determinism import deterministic
 from pipeline.training.distributed import SINGLE_PROCESS, ProcessGroup
 from pipeline.training.losses import BagOfWords, CaptionLoss, scheduled_sampling, self_critical_batch
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    with deterministic(1):
-        yield
 
 
 def make_batch(size=30):

@@ -34,12 +34,6 @@ from pipeline.training.trainer import check_finite
 from pipeline.training.validation import Validation
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    with deterministic(1):
-        yield
-
-
 def equal_reward(images, captions):
     """No caption is better than another: the gradient is zero."""
     return torch.ones(len(captions))
@@ -57,6 +51,16 @@ def run(trainer, epochs):
         trainer.run_epoch()
         history.append(weights_of(trainer.decoder))
     return history
+
+
+@pytest.mark.parametrize("before", ["default", "warn", "error"])
+def test_the_settings_before_a_deterministic_block_are_restored(before):
+    torch.set_deterministic_debug_mode(before)
+    mode, threads = torch.get_deterministic_debug_mode(), torch.get_num_threads()
+    with deterministic(threads + 1):
+        assert torch.get_num_threads() == threads + 1
+        assert torch.get_deterministic_debug_mode() == 2
+    assert (torch.get_deterministic_debug_mode(), torch.get_num_threads()) == (mode, threads)
 
 
 def test_training_lowers_the_losses_and_keeps_the_best_epoch():

@@ -23,13 +23,7 @@ def test_the_document_describes_the_operations_that_are_tested_here(server):
 def test_every_response_is_one_that_the_document_describes(server, path, method, mode):
     operation = schemathesis.openapi.from_url(f"{server.address}/openapi.json")[path][method]
 
-    @hypothesis.settings(
-        max_examples=60,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=list(hypothesis.HealthCheck),
-    )
+    @hypothesis.settings(max_examples=60, suppress_health_check=list(hypothesis.HealthCheck))
     @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
     def check(case):
         # The document cannot describe which bytes are an image: random ones get 422.

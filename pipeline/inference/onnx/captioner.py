@@ -1,20 +1,19 @@
 """Captions from an exported folder, computed by ONNX Runtime: starts faster than torch and does not need it."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from pipeline.decoders.search import Hypothesis, SamplingOptions
+from pipeline.decoders.search import SamplingOptions
 from pipeline.encoders.spec import EncoderSpec
 from pipeline.errors import ArtefactError, ParamsError
 from pipeline.inference.base_captioner import BaseCaptioner, Caption, GenerationOptions, Pixels
 from pipeline.inference.familiarity import Familiarity
 from pipeline.inference.onnx.folder import DESCRIPTION, ENCODER, FAMILIARITY, RERANKER, START, STEP, read_folder
 from pipeline.inference.onnx.search import Array, State, beam_search
-from pipeline.inference.reranking import Reranker, require_reranker
+from pipeline.inference.reranking import Reranker, search_and_rerank
 from pipeline.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ class OnnxCaptioner(BaseCaptioner):
             import onnxruntime
         except ModuleNotFoundError as error:
             raise ParamsError(
-                "--runtime onnx needs onnxruntime, which is in an extra: pip install 'captioner[onnx]'"
+                "--runtime onnx needs onnxruntime; run `pip install -e '.[onnx]'` in the checkout"
             ) from error
         description, parts = read_folder(folder)
         try:
@@ -93,17 +92,16 @@ class OnnxCaptioner(BaseCaptioner):
             raise ParamsError("--sample: the onnx runtime does not sample; use --runtime torch")
         if options.search.precision != "float32":
             raise ParamsError(f"precision {options.search.precision}: the onnx runtime computes in float32")
-        search, rerank = options.search, options.rerank
-        search = replace(search, beam_size=max(search.beam_size, captions))
-        reranker = require_reranker(self.reranker, rerank) if rerank.neighbors else None
         features = self.encode(pixels)
         vectors, state = self._start(features)
-        wanted = search.beam_size if reranker else captions
-        hypotheses: list[list[Hypothesis]] = beam_search(
-            self._step, state, search, captions=wanted, attention=attention
+        hypotheses = search_and_rerank(
+            lambda search, count: beam_search(self._step, state, search, captions=count, attention=attention),
+            lambda: vectors,
+            self.reranker,
+            options=options.search,
+            rerank=options.rerank,
+            captions=captions,
         )
-        if reranker:
-            hypotheses = [best[:captions] for best in reranker.rerank(vectors, hypotheses, rerank)]
         return self._decoded(hypotheses, features)
 
     def _start(self, features: Array) -> tuple[Array, State]:

@@ -5,21 +5,25 @@ The decoder becomes two networks: its start and one step. A search in any langua
 B images (or beams), S side of the encoder's input, R regions, C channels, V vocabulary, H hidden size.
 """
 
+import json
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jinja2 import StrictUndefined, Template
 from torch import Tensor, nn
 
 from pipeline.decoders.decoder import Decoder, State
 from pipeline.encoders.registry import get_source
 from pipeline.encoders.spec import EncoderSpec
 from pipeline.errors import ParamsError
+from pipeline.inference.model_file import TrainedModel
 from pipeline.inference.onnx.captioner import IMAGE_VECTOR
 from pipeline.inference.onnx.folder import (
     DESCRIPTION,
@@ -63,7 +67,7 @@ class ExportedEncoder(nn.Module):
 
     def __init__(self, network: nn.Module, spec: EncoderSpec) -> None:
         super().__init__()
-        self.network = network.float().cpu()
+        self.network = deepcopy(network).float().cpu()
         self._source = get_source(spec.source)
         self._layer = spec.layer
         self.register_buffer("mean", torch.tensor(spec.preprocessing.mean).view(3, 1, 1) * 255)
@@ -132,7 +136,7 @@ def export_onnx(captioner: "Captioner", folder: Path, *, model_sha256: str | Non
     """
     _require_packages()
     check_replaceable(folder)
-    decoder = captioner.model.decoder.float().cpu().eval()
+    decoder = deepcopy(captioner.model.decoder).float().cpu().eval()
     state, constant, attention = _state_of(decoder, captioner.model.regions, captioner.model.channels)
     parts = _networks(captioner, decoder, state, constant, attention=attention)
     megabytes = sum(map(len, parts.values())) / 1e6
@@ -160,12 +164,13 @@ def export_onnx(captioner: "Captioner", folder: Path, *, model_sha256: str | Non
             "size": preprocessing.size,
             "shorter_side": preprocessing.shorter_side,
             "interpolation": preprocessing.interpolation,
+            "fill_truncated": preprocessing.fill_truncated,
         },
     }
     description["digest"] = folder_digest(description, parts)
     texts = {
-        DESCRIPTION: _json(description),
-        README: _readme(captioner, state, constant),
+        DESCRIPTION: json.dumps(description, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+        README: _readme(captioner.model, state, constant),
         EXAMPLE: _template("caption.py.txt"),
     }
     write_folder(folder, {**parts, **{name: text.encode() for name, text in texts.items()}})
@@ -242,33 +247,16 @@ def _pooling(side: int, grid: int) -> Tensor:
     return nn.functional.adaptive_avg_pool2d(cells, grid).flatten(1).T.contiguous()
 
 
-def _readme(captioner: "Captioner", state: Mapping[str, Tensor], constant: Sequence[str]) -> str:
-    rows = [f"| `{name}` | {' x '.join(('B', *map(str, part.shape[1:])))} |" for name, part in state.items()]
-    values = {
-        "HIDDEN": captioner.model.decoder.hidden,
-        "SIZE": captioner.spec.preprocessing.size,
-        "REGIONS": captioner.model.regions,
-        "CHANNELS": captioner.model.channels,
-        "VOCABULARY": len(captioner.vocabulary),
-        "STATE": "\n".join(rows),
-        "CONSTANT": ", ".join(f"`{name}`" for name in constant) or "none",
-        "NETWORK": f"{captioner.spec.name} up to {captioner.spec.layer}",
-        "PRECISION": captioner.spec.precision,
-    }
-    text = _template("README.md")
-    for key, value in values.items():
-        text = text.replace(f"@{key}@", str(value))
+def _readme(model: TrainedModel, state: Mapping[str, Tensor], constant: Sequence[str]) -> str:
+    template = Template(
+        _template("README.md.j2"), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+    )
+    text: str = template.render(model=model, state=state, constant=constant)
     return text
 
 
 def _template(name: str) -> str:
     return (resources.files("pipeline.inference.onnx") / "templates" / name).read_text(encoding="utf-8")
-
-
-def _json(content: Mapping[str, Any]) -> str:
-    import json
-
-    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _require_packages() -> None:
@@ -278,5 +266,5 @@ def _require_packages() -> None:
         import onnxscript  # noqa: F401
     except ModuleNotFoundError as error:
         raise ParamsError(
-            f"captioner export --onnx needs {error.name}, which is in an extra: pip install 'captioner[onnx]'"
+            f"captioner export --onnx needs {error.name}; run `pip install -e '.[onnx]'` in the checkout"
         ) from error

@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.errors import ArtefactError, DataError, DiskError, ParamsError
 from pipeline.files import read_json
+from pipeline.wording import shown_names
 
 SCHEMA = 2
 DESCRIPTION = "captioner.json"
@@ -65,7 +66,7 @@ def check_replaceable(folder: Path) -> None:
     others = sorted(path.name for path in folder.iterdir() if path.name not in _OWN) if folder.is_dir() else []
     if others:
         raise ParamsError(
-            f"--onnx {folder}: the folder holds other files ({', '.join(others[:3])}); choose a new or an empty one"
+            f"--onnx {folder}: the folder holds other files ({shown_names(others, 3)}); choose a new or an empty one"
         )
 
 

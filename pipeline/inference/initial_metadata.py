@@ -1,0 +1,164 @@
+"""What the model that `train.init_from` names says of itself, compared with params before the features are extracted.
+
+Only the metadata of the file are read, and torch is not imported. `initial_model.py` loads the whole model.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from pipeline import paths
+from pipeline.encoders.spec import EncoderSpec
+from pipeline.errors import ArtefactError, DataError, ParamsError
+from pipeline.inference.model_metadata import read_metadata
+from pipeline.starter import model_path
+from pipeline.text.tokenizers import UNITS
+from pipeline.text.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from pipeline.params import Params
+
+
+@dataclass(frozen=True)
+class InitialMetadata:
+    """The model's encoder, decoder and tokenizer."""
+
+    name: str
+    """`starter`, or the file as params name it."""
+    spec: EncoderSpec
+    decoder_params: Mapping[str, Any]
+    tokenizer: str
+
+    @classmethod
+    def load(cls, name: str, *, output: Path = paths.MODEL) -> Self | None:
+        """Read the metadata; None for `none`. Raises as `find_model` does, and `ArtefactError` for a damaged file."""
+        path = find_model(name, output=output)
+        if path is None:
+            return None
+        try:
+            metadata = read_metadata(path)
+            spec = EncoderSpec.from_json(metadata.spec)
+            vocabulary = Vocabulary.from_json(metadata.vocabulary, str(path))
+        except ArtefactError as error:
+            raise unusable(error) from error
+        return cls(name, spec, metadata.decoder, vocabulary.tokenizer)
+
+    def check_params(self, params: "Params") -> None:
+        """Compare the model with what params determine before extraction. Raises as the other checks do.
+
+        Features that another program computed do not come from `params.encoder`, so that a model of such features is
+        compared in training.
+        """
+        self.check_decoder(params.decoder.model_dump())
+        self.check_tokenizer(UNITS[params.vocab.unit])
+        if not self.spec.imported:
+            self.check_encoder(_with_encoder_params(self.spec, params))
+
+    def check_encoder(self, spec: EncoderSpec) -> None:
+        """Raise `ArtefactError` if features of `spec` are not those of the model's encoder.
+
+        The name of the weights may differ.
+        """
+        differences = replace(self.spec, weights=spec.weights).differences(spec)
+        if differences:
+            raise ArtefactError(
+                f"params.train.init_from: {self.name} was trained with another encoder (model, features): "
+                f"{'; '.join(differences)}; {_remedy(self.spec, self.name)}"
+            )
+
+    def check_decoder(self, options: Mapping[str, Any]) -> None:
+        """Raise `ParamsError` if a decoder of these options is another one. Dropout rates may differ."""
+        own = self.decoder_params
+        different = [
+            key for key in options if not key.endswith("_dropout") and options[key] != own.get(key, options[key])
+        ]
+        if different:
+            listed = ", ".join(f"{key} {own.get(key)} (here {options[key]})" for key in different)
+            raise ParamsError(
+                f"params.train.init_from: {self.name} has another decoder: {listed}; "
+                "set params.decoder as in the model, or init_from to none"
+            )
+
+    def check_tokenizer(self, tokenizer: str) -> None:
+        """Raise `ParamsError` if the model's tokens come from another tokenizer."""
+        if self.tokenizer != tokenizer:
+            raise ParamsError(
+                f"params.train.init_from: {self.name} has tokens of the tokenizer {self.tokenizer}, "
+                f"here they are of {tokenizer}; change params.vocab.unit, or set init_from to none"
+            )
+
+
+def check_initial_model(params: "Params", spec: EncoderSpec | None = None) -> None:
+    """Check `train.init_from` before long work: against params and, once the encoder is built, its `spec`.
+
+    Raises as the methods of `InitialMetadata` do; `DataError` without a file.
+    """
+    initial = InitialMetadata.load(params.train.init_from)
+    if initial:
+        initial.check_params(params)
+        if spec:
+            initial.check_encoder(spec)
+
+
+def find_model(name: str, *, output: Path) -> Path | None:
+    """The model file that `train.init_from` names; None for `none`. `output` is the file that training writes.
+
+    Raises `DataError` without a file, `ParamsError` for the output itself.
+    """
+    if name == "none":
+        return None
+    path = model_path(name)
+    if path.resolve() == output.resolve():
+        raise ParamsError(
+            f"params.train.init_from: {name}: is the file that training writes, and `dvc repro` deletes it before; "
+            f"`dvc checkout {output}` restores it; copy it, and set init_from to the copy"
+        )
+    if not path.is_file():
+        raise DataError(f"params.train.init_from: {name}: no such model file; correct the path, or set it to none")
+    return path
+
+
+def unusable(error: ArtefactError) -> ArtefactError:
+    """The error of a model file that cannot be read, with a remedy for `train.init_from`."""
+    problem = str(error).partition("; train again")[0]
+    return ArtefactError(f"params.train.init_from: {problem}; replace the file, or set init_from to none")
+
+
+def _with_encoder_params(spec: EncoderSpec, params: "Params") -> EncoderSpec:
+    """The spec with the values that params determine without the encoder: neither `auto` nor those of the weights."""
+    encoder = params.encoder
+    size = spec.preprocessing.size if encoder.image_size == "auto" else encoder.image_size
+    shorter_side = None if encoder.fit == "stretch" else spec.preprocessing.shorter_side
+    fill = encoder.truncated_jpegs == "fill"
+    return replace(
+        spec,
+        source=encoder.source,
+        name=encoder.name,
+        layer=spec.layer if encoder.layer == "auto" else encoder.layer,
+        grid=encoder.grid,
+        preprocessing=replace(spec.preprocessing, size=size, shorter_side=shorter_side, fill_truncated=fill),
+    )
+
+
+def _remedy(spec: EncoderSpec, name: str) -> str:
+    """How to get features of `spec`, the encoder of the model file `name`."""
+    if spec.imported:
+        return f"import the features of {spec.name} with `captioner import-features`, or set init_from to none"
+    weights = name if spec.weights == "file" else spec.weights
+    if spec.has_random_weights:
+        weights = f"none (seed {spec.weights.removeprefix('random:')})"
+    preprocessing = spec.preprocessing
+    values = {
+        "source": spec.source,
+        "name": spec.name,
+        "weights": weights,
+        "layer": spec.layer,
+        "grid": spec.grid,
+        "image_size": preprocessing.size,
+        "fit": "stretch" if preprocessing.shorter_side is None else "crop",
+        "truncated_jpegs": "fill" if preprocessing.fill_truncated else "skip",
+        "precision": spec.precision,
+    }
+    listed = ", ".join(f"{key}: {value}" for key, value in values.items())
+    return f"set params.encoder to {listed} and run `dvc repro`"
