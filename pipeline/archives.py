@@ -1,8 +1,8 @@
 """Random access to images inside zip and tar archives, without unpacking.
 
 The path of an image is that of a file, or `photos.zip::folder/name.jpg`: archive, two colons, member.
-`read_image_bytes` reads both. An archive is indexed once per process, and its members are read by offset from any
-thread. Zip members may be stored or deflated. A tar must not be compressed as a whole, because its members could then
+`read_image_bytes` reads both. An archive is indexed once per process, and any thread may read its members. Zip members
+may be stored or deflated. A tar must not be compressed as a whole, because its members could then
 only be read in order.
 """
 
@@ -10,7 +10,6 @@ import errno
 import functools
 import os
 import re
-import stat
 import struct
 import tarfile
 import threading
@@ -18,8 +17,10 @@ import weakref
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from pipeline.files import regular_file
 
 IMAGE_SUFFIXES = frozenset(
     [
@@ -32,88 +33,73 @@ SEPARATOR = "::"
 MAX_BYTES = 1 << 29
 """Largest member that is read: a few kilobytes of zip can unpack to terabytes."""
 INSIDE = re.compile(r"(?P<archive>.+?\.(?:zip|tar))::(?P<member>.+)", re.IGNORECASE | re.DOTALL)
-_LOCAL_HEADER = struct.Struct("<4s22xHH")
-_STORED, _DEFLATED = 0, 8
+_DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, tarfile.TarError),
+    *(EOFError, ValueError, OverflowError, RuntimeError),
+)
+"""What the libraries raise for archives that are damaged or of a kind that they do not support."""
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
-    """The position of a file in its archive."""
+class TarMember(NamedTuple):
+    """The position of a file in a tar."""
 
     offset: int
-    """First byte of the content; in a zip, of the local header before it."""
-    packed: int
-    """Bytes in the archive, compressed."""
     size: int
-    method: int | None
-    """Compression method of zip; None in a tar."""
-    encrypted: bool = False
-    crc32: int | None = None
-    """CRC-32 of the uncompressed bytes; a tar has none."""
 
 
 class Archive:
     """An open zip or tar archive. Raises `OSError` with the reason if the file is neither."""
 
+    members: dict[str, zipfile.ZipInfo] | dict[str, TarMember]
+
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._file = path.open("rb")
+        self._reading = threading.Lock()
+        weakref.finalize(self, self._file.close)
         try:
-            self.members: dict[str, Member] = dict(_members(path))
-        except (zipfile.BadZipFile, tarfile.TarError, EOFError, ValueError, struct.error, NotImplementedError) as error:
+            if _kind(path) == "zip":
+                # Given a path, zipfile would close the file by a count of its readers that threads do not lock.
+                self._zip = zipfile.ZipFile(self._file)
+                self.members = dict(_zip_members(self._zip))
+            else:
+                self.members = dict(_tar_members(path))
+        except _DAMAGED as error:
             raise OSError(errno.EIO, f"not a complete {_kind(path)} archive: {error}", str(path)) from error
-        self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        self._lock = threading.Lock()
-        weakref.finalize(self, os.close, self._file)
 
     def read(self, name: str) -> bytes:
         """Return the content of a member. Raises `OSError` with the reason."""
         member = self.members.get(name)
         if member is None:
             raise FileNotFoundError(errno.ENOENT, f"no such image in {self.path}", name)
-        if member.size > MAX_BYTES or member.packed > MAX_BYTES:
-            raise self._refusal(name, f"{member.size:,} bytes, more than the limit of {MAX_BYTES:,}")
-        if member.encrypted:
-            raise self._refusal(name, "encrypted; make the archive without a password")
-        if member.method is None:
-            return self._bytes(name, member.offset, member.size)
-        if member.method not in {_STORED, _DEFLATED}:
-            raise self._refusal(name, f"compressed with zip method {member.method}; make the archive with `zip -0`")
-        header = self._bytes(name, member.offset, _LOCAL_HEADER.size)
-        signature, name_length, extra_length = _LOCAL_HEADER.unpack(header)
-        if signature != b"PK\3\4":
-            raise self._refusal(name, "damaged: no zip header at the position in the index")
-        packed = self._bytes(name, member.offset + _LOCAL_HEADER.size + name_length + extra_length, member.packed)
-        content = packed
-        if member.method == _DEFLATED:
-            try:
-                content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, member.size + 1)
-            except zlib.error as error:
-                raise self._refusal(name, f"damaged: {error}") from error
-        if len(content) != member.size:
-            raise self._refusal(name, f"damaged: does not unpack to {member.size} bytes")
-        if zlib.crc32(content) != member.crc32:
-            raise self._refusal(name, "damaged: the checksum does not match")
+        try:
+            return self._read_tar(member) if isinstance(member, TarMember) else self._read_zip(member)
+        except (*_DAMAGED, OSError) as error:
+            reason = str(error) or "it ends too early"
+            raise OSError(errno.EIO, f"in {self.path}: {reason}", name) from error
+
+    def _read_tar(self, member: TarMember) -> bytes:
+        _check_size(member.size)
+        with self._reading:
+            self._file.seek(member.offset)
+            content = self._file.read(member.size)
+        if len(content) < member.size:
+            raise EOFError
         return content
 
-    def _bytes(self, name: str, offset: int, size: int) -> bytes:
-        parts = []
-        while size:  # one call returns at most 2 GiB, and less at the end of the archive
-            part = self._pread(offset, size)
-            if not part:
-                raise self._refusal(name, "damaged: the archive ends too early")
-            parts.append(part)
-            offset, size = offset + len(part), size - len(part)
-        return b"".join(parts)
+    def _read_zip(self, member: zipfile.ZipInfo) -> bytes:
+        _check_size(member.file_size)
+        if member.flag_bits & 1:
+            raise ValueError("encrypted; make the archive without a password")
+        if member.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:  # unpacked without a limit
+            raise ValueError(f"compressed with zip method {member.compress_type}; make the archive with `zip -0`")
+        with self._zip.open(member) as file:
+            return file.read(member.file_size)
 
-    def _pread(self, offset: int, size: int) -> bytes:
-        if hasattr(os, "pread"):
-            return os.pread(self._file, size, offset)
-        with self._lock:  # Windows
-            os.lseek(self._file, offset, os.SEEK_SET)
-            return os.read(self._file, size)
 
-    def _refusal(self, name: str, reason: str) -> OSError:
-        return OSError(errno.EIO, f"in {self.path}: {reason}", name)
+def _check_size(size: int) -> None:
+    if size > MAX_BYTES:
+        raise ValueError(f"{size:,} bytes, more than the limit of {MAX_BYTES:,}")
 
 
 def is_archive(path: Path) -> bool:
@@ -148,17 +134,6 @@ def read_image_bytes(path: str | Path) -> bytes:
     return open_archive(archive).read(str(path)[len(str(archive)) + len(SEPARATOR) :])
 
 
-def regular_file(path: str | Path) -> os.stat_result:
-    """Return the stat of a regular file. Raises `OSError` for a folder, and for a pipe, which could block forever."""
-    state = os.stat(path)
-    if not stat.S_ISREG(state.st_mode):
-        folder = stat.S_ISDIR(state.st_mode)
-        raise OSError(
-            errno.EISDIR if folder else errno.EINVAL, "is a folder" if folder else "is not a regular file", str(path)
-        )
-    return state
-
-
 def inside(archive: Path, member: str) -> str:
     """Return the path of an archive member."""
     return f"{archive.as_posix()}{SEPARATOR}{member}"
@@ -176,25 +151,16 @@ def _kind(path: Path) -> str:
     return path.suffix.lower().removeprefix(".")
 
 
-def _members(path: Path) -> Iterator[tuple[str, Member]]:
-    """Yield regular files by normalized name; a later one of the same name replaces an earlier one, as in unpacking."""
-    if _kind(path) == "zip":
-        with zipfile.ZipFile(path) as archive:
-            for info in archive.infolist():
-                name = _clean(info.filename if info.flag_bits & 0x800 else _utf8(info.filename))
-                if name and not info.is_dir():
-                    yield (
-                        name,
-                        Member(
-                            info.header_offset,
-                            info.compress_size,
-                            info.file_size,
-                            info.compress_type,
-                            bool(info.flag_bits & 1),
-                            info.CRC,
-                        ),
-                    )
-        return
+def _zip_members(archive: zipfile.ZipFile) -> Iterator[tuple[str, zipfile.ZipInfo]]:
+    """Yield files by normalized name; a later one of the same name replaces an earlier one, as in unpacking."""
+    for info in archive.infolist():
+        name = _clean(info.filename if info.flag_bits & 0x800 else _utf8(info.filename))
+        if name and not info.is_dir():
+            yield name, info
+
+
+def _tar_members(path: Path) -> Iterator[tuple[str, TarMember]]:
+    """Yield regular files by normalized name, as `_zip_members` does."""
     size = path.stat().st_size
     with tarfile.open(path, "r:", errors="surrogateescape") as tar:
         for entry in tar:
@@ -203,7 +169,7 @@ def _members(path: Path) -> Iterator[tuple[str, Member]]:
             if name and entry.isreg() and not entry.issparse():
                 if entry.offset_data + entry.size > size:
                     raise tarfile.ReadError("unexpected end of data")
-                yield name, Member(entry.offset_data, entry.size, entry.size, None)
+                yield name, TarMember(entry.offset_data, entry.size)
         end = tar.offset  # tarfile stops at a damaged header as if it were the end
     with path.open("rb") as file:
         file.seek(end)

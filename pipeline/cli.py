@@ -40,7 +40,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Image captioning on cached image features: train on a laptop, rerun to the same bytes.",
+    help="Train image captioning models on cached image features, score them, and caption images.",
 )
 STAGES: tuple[Callable[..., None], ...] = (
     code.code,

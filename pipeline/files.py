@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,10 +22,27 @@ from typing import Any, BinaryIO
 from pipeline.errors import DataError, DiskError
 
 
-def check_no_folder(path: Path) -> None:
+def _check_no_folder(path: Path) -> None:
     """Raise `DiskError` when a folder is where a file is to be written."""
     if path.is_dir():
         raise DiskError(f"{path}: is a folder, but a file is to be written here; move the folder away")
+
+
+def check_writable(path: Path) -> None:
+    """Raise `DiskError` when a file cannot be written here, before the long work that makes its content."""
+    with _disk_errors(path):
+        _empty_file_beside(path).unlink()
+
+
+def regular_file(path: str | Path) -> os.stat_result:
+    """Return the stat of a regular file. Raises `OSError` for a folder, and for a pipe, which could block forever."""
+    state = os.stat(path)
+    if not stat.S_ISREG(state.st_mode):
+        folder = stat.S_ISDIR(state.st_mode)
+        raise OSError(
+            errno.EISDIR if folder else errno.EINVAL, "is a folder" if folder else "is not a regular file", str(path)
+        )
+    return state
 
 
 @contextmanager
@@ -34,10 +52,7 @@ def replacing(path: Path) -> Iterator[Path]:
     The temporary file is removed when the block raises. Raises `DiskError` with the path and the system's reason.
     """
     with _disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        check_no_folder(path)
-        beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # minus the umask, unlike tempfile
+        beside = _empty_file_beside(path)
     try:
         with _disk_errors(path):
             yield beside
@@ -49,48 +64,12 @@ def replacing(path: Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
-def walk_files(root: Path, *, hidden_folders: bool) -> Iterator[str]:
-    """Yield the names below `root` of all files, with forward slashes, folder by folder in alphabetical order.
-
-    Links are followed, each folder once. The resource forks that macOS writes (`._name`) are left out. Raises
-    `DataError` for a folder that cannot be listed.
-    """
-
-    def refuse(error: OSError) -> None:
-        raise DataError(f"{error.filename}: cannot be listed: {error.strerror}") from error
-
-    seen = set()
-    for folder, folders, files in os.walk(root, onerror=refuse, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # a link to a folder above it, or to one that was listed
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(one for one in folders if hidden_folders or not one.startswith("."))
-        below = os.path.relpath(folder, root).replace(os.sep, "/")
-        prefix = "" if below == "." else f"{below}/"
-        yield from (prefix + file for file in sorted(files) if not file.startswith("._"))
-
-
-_STARTS = {
-    b"version https://git-lfs": "a Git LFS pointer, not the file itself; run `git lfs pull`",
-    b"<!doctype html": "a web page, not the file itself; download it again",
-    b"<html": "a web page, not the file itself; download it again",
-    b"\x1f\x8b": "compressed with gzip; unpack it with gunzip",
-}
-
-
-def other_content(file: Path | bytes) -> str | None:
-    """What a file is, or its first bytes, that cannot be read as expected, with a remedy; None if unknown."""
-    size = max(map(len, _STARTS))
-    if isinstance(file, Path):
-        try:
-            with file.open("rb") as opened:
-                file = opened.read(size)
-        except OSError:
-            return None
-    start = file[:size].lower()
-    return next((words for known, words in _STARTS.items() if start.startswith(known.lower())), None)
+def _empty_file_beside(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _check_no_folder(path)
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # minus the umask, unlike tempfile
+    return beside
 
 
 def remove_leftovers(path: Path) -> None:

@@ -99,10 +99,11 @@ class Sources:
             if isinstance(node, ast.Import):
                 found.update(alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom):
-                source = self._absolute(module, node)
+                assert node.module, module
+                assert not node.level, f"{module}: relative import"
                 for alias in node.names:
-                    name = f"{source}.{alias.name}"
-                    found.add(name if self.path(name) else source)
+                    name = f"{node.module}.{alias.name}"
+                    found.add(name if self.path(name) else node.module)
             elif isinstance(node, ast.Constant) and isinstance(node.value, str) and module.endswith(".registry"):
                 reference = _REFERENCE.fullmatch(node.value)
                 if reference and not at_import and self.path(reference[1]):
@@ -134,14 +135,6 @@ class Sources:
         """The files beside `modules` that are not Python, also in folders below that are no packages."""
         folders = {path.parent for module in modules if (path := self.path(module))} - {self.package}
         return sorted(file for folder in folders for file in _data_files(folder))
-
-    def _absolute(self, module: str, node: ast.ImportFrom) -> str:
-        if not node.level:
-            return node.module or ""
-        path = self.path(module)
-        levels = node.level - (path is not None and path.name == "__init__.py")
-        package = module.rsplit(".", levels)[0] if levels else module
-        return f"{package}.{node.module}" if node.module else package
 
 
 def _runtime_nodes(node: ast.AST, *, into_functions: bool) -> Iterator[ast.AST]:

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.errors import ParamsError
-from pipeline.files import write_text
+from pipeline.files import regular_file, write_text
 from pipeline.params import Params
 from pipeline.params_errors import error_lines, shorten, without_old_keys
 
@@ -83,6 +83,7 @@ def write_section(path: Path, name: str, values: dict[str, Any]) -> None:
 
 def _read_text(path: Path) -> str:
     try:
+        regular_file(path)  # a pipe could block forever
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError as error:

@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline import paths
-from pipeline.commands.terminal import say, show, show_json, store_folder
+from pipeline.commands.folders import store_folder
+from pipeline.commands.terminal import say, show, show_json
 from pipeline.errors import ArtefactError, ParamsError
+from pipeline.wording import counted
 
 if TYPE_CHECKING:
     from pipeline.features.store_inventory import StoredEncoder
 
 app = typer.Typer(no_args_is_help=True, help="List, verify and prune the feature store.")
-StoreFolder = Annotated[Path | None, typer.Option("--store", help="Folder of the store. Default: $CAPTIONER_CACHE.")]
+StoreFolder = Annotated[
+    Path | None,
+    typer.Option("--store", help="Folder of the store.", show_default="$CAPTIONER_CACHE, else .cache/features"),
+]
 
 
 @app.command("show")
@@ -31,7 +36,7 @@ def show_encoders(
         for encoder in encoders:
             show_json(asdict(encoder))
         return
-    say(f"{root}: {len(encoders)} encoders, {_format_bytes(sum(encoder.bytes for encoder in encoders))}")
+    say(f"{root}: {counted(len(encoders), 'encoder')}, {_format_bytes(sum(encoder.bytes for encoder in encoders))}")
     for encoder in encoders:
         size = _format_bytes(encoder.bytes)
         show(f"{encoder.digest[:12]}  {encoder.images:9,} images  {size:>8}  {_describe(encoder)}")
@@ -39,7 +44,9 @@ def show_encoders(
 
 @app.command()
 def verify(
-    digests: Annotated[list[str] | None, typer.Argument(help="Prefixes of encoder digests. Default: all.")] = None,
+    digests: Annotated[
+        list[str] | None, typer.Argument(help="Prefixes of encoder digests.", show_default="all")
+    ] = None,
     store: StoreFolder = None,
 ) -> None:
     """Read every row and compare its checksum. The next run that needs a damaged row encodes its image again."""

@@ -1,6 +1,7 @@
 """`captioner code`: the stage of dvc.yaml that fingerprints the code of the others."""
 
 from pipeline.commands.terminal import say
+from pipeline.wording import counted
 
 
 def code() -> None:
@@ -9,4 +10,4 @@ def code() -> None:
 
     report = run()
     modules = {name for stage in report.stages.values() for name in stage.parts}
-    say(f"code: {len(report.stages)} fingerprints of {len(modules)} modules and data files")
+    say(f"code: {counted(len(report.stages), 'fingerprint')} of {len(modules)} modules and data files")

@@ -10,6 +10,7 @@ from pipeline import paths
 from pipeline.commands.score import SEED, Meteor, Seed, UnitOption, reference_file, tokenizer_of, warnings
 from pipeline.commands.terminal import aligned, say, show, show_json
 from pipeline.errors import DataError
+from pipeline.wording import counted
 
 if TYPE_CHECKING:
     from pipeline.datasets.caption_files import CaptionFile
@@ -52,7 +53,7 @@ def compare(
         tokenize=tokenizer_of(unit, texts),
     )
     if comparison.left_out:
-        say(f"warning: {comparison.left_out} images that only one of the two has are left out")
+        say(f"warning: left out, because only one of the two has them: {counted(comparison.left_out, 'image')}")
     for name, side in ((first, comparison.first), (second, comparison.second)):
         say(*(f"{warning} ({name})" for warning in warnings(side)))
     if as_json:
@@ -79,8 +80,8 @@ def _refuse_other_references(
     differing = [image for image in first if image in second and tuple(first[image]) != tuple(second[image])]
     if differing:
         raise DataError(
-            f"{names[0]} and {names[1]} hold different references for {len(differing)} images, such as "
-            f"{differing[0]}; name one file for both with --references"
+            f"{names[0]} and {names[1]} hold different references for {counted(len(differing), 'image')}, such "
+            f"as {differing[0]}; name one file for both with --references"
         )
 
 
@@ -88,7 +89,7 @@ def _print_comparison(comparison: "Comparison", first: str, second: str, top: in
     from pipeline.metrics.registry import TITLES
 
     images = comparison.first.scores.images
-    show(f"{images:,} images; A: {first}, B: {second}", "")
+    show(f"{counted(images, 'image')}; A: {first}, B: {second}", "")
     rows = [("", "A", "B", "B - A", "95% interval", "p", "")]
     for name, change in comparison.differences.items():
         a, b = (f"{side.scores.corpus[name]:.1f}" for side in (comparison.first, comparison.second))
@@ -105,13 +106,13 @@ def _print_comparison(comparison: "Comparison", first: str, second: str, top: in
                 _verdict(change.difference, change.p_value, equal=a == b),
             )
         )
-    show(*aligned(rows, right={1, 2, 3, 4, 5}).split("\n"))
+    show(*aligned(rows, right={1, 2, 3, 4, 5}))
     better = sum(change.difference > 0 for change in comparison.changes)
     worse = sum(change.difference < 0 for change in comparison.changes)
     show(
         "",
-        f"{len(comparison.changes):,} of {images:,} captions changed; CIDEr-D is higher for {better:,} and lower for "
-        f"{worse:,} of them",
+        f"{len(comparison.changes):,} of {counted(images, 'caption')} changed; CIDEr-D is higher for {better:,} and "
+        f"lower for {worse:,} of them",
     )
     for one in comparison.changes[:top]:
         show("", f"{one.image}  {_signed(one.difference)}")

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline import paths
-from pipeline.commands.terminal import ParamsFile, announce_device, progress_bar, read, say, store_folder
+from pipeline.commands.folders import store_folder
+from pipeline.commands.terminal import ParamsFile, announce_device, progress_bar, read_params_file, say
 from pipeline.errors import ParamsError
+from pipeline.wording import counted
 
 if TYPE_CHECKING:
     from pipeline.params import Params
@@ -27,21 +29,24 @@ def extract(
         Engine, typer.Option("--engine", help="local: this machine and its feature store. ray: a folder of shards.")
     ] = Engine.LOCAL,
     address: Annotated[
-        str | None, typer.Option("--address", help="Ray: address of a running cluster. Default: start one here.")
+        str | None,
+        typer.Option("--address", help="Ray: address of a running cluster.", show_default="one is started here"),
     ] = None,
     manifest: Annotated[
         Path | None,
-        typer.Option("--manifest", help="Ray: a .csv or .parquet with image, path[, sha256] instead of images.csv."),
+        typer.Option(
+            "--manifest", help="Ray: a .csv or .parquet with image, path[, sha256].", show_default=str(paths.IMAGES)
+        ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Ray: the folder of shards.")] = paths.FEATURES,
     shard_images: Annotated[
         int | None,
-        typer.Option("--shard-images", min=1, help="Ray: images per shard. Default: as many as fit 128 MiB."),
+        typer.Option("--shard-images", min=1, help="Ray: images per shard.", show_default="as many as fit 128 MiB"),
     ] = None,
 ) -> None:
     """Extract the features of all images with the frozen encoder."""
     if engine is Engine.RAY:
-        _extract_on_ray(read(params), address, manifest, out, shard_images)
+        _extract_on_ray(read_params_file(params), address, manifest, out, shard_images)
         return
     ray_options = {"--address": address, "--manifest": manifest, "--shard-images": shard_images}
     given = [name for name, value in ray_options.items() if value is not None]
@@ -49,7 +54,7 @@ def extract(
         given.append("--out")
     if given:
         raise ParamsError(f"{', '.join(given)}: only with --engine ray")
-    _extract_locally(read(params))
+    _extract_locally(read_params_file(params))
 
 
 def _extract_locally(params: "Params") -> None:
@@ -59,13 +64,13 @@ def _extract_locally(params: "Params") -> None:
     announce_device(params.run.device)
     with progress_bar("extract") as progress:
         report = run(ExtractFiles(), params, store=store_folder(), progress=progress)
-    _note_encoder(params, report.repeated_map)
+    _note_weights_file(params)
     for image, reason in list(report.unreadable.items())[:5]:
         say(f"skipped: {image}: {reason}")
-    skipped = f", {len(report.unreadable)} skipped (see {paths.SKIPPED})" if report.unreadable else ""
+    skipped = f", {len(report.unreadable):,} skipped (see {paths.SKIPPED})" if report.unreadable else ""
     say(
-        f"extract: {report.images} images, {report.from_store} from the store, "
-        f"{report.encoded} encoded in {report.seconds:.1f} s{skipped}"
+        f"extract: {counted(report.images, 'image')}, {report.from_store:,} from the store, "
+        f"{report.encoded:,} encoded in {report.seconds:.1f} s{skipped}"
     )
 
 
@@ -79,24 +84,18 @@ def _extract_on_ray(
         files = ExtractOnRayFiles(manifest=manifest, skipped_by_prepare=None, features=out)
     with progress_bar("extract") as progress:
         report = extract_on_ray(files, params, address=address, shard_images=shard_images, progress=progress)
-    _note_encoder(params, report.repeated_map)
+    _note_weights_file(params)
     for reason in report.remade:
         say(f"made again: {reason}")
-    skipped = f", {report.skipped} skipped (see {paths.SKIPPED})" if report.skipped else ""
+    skipped = f", {report.skipped:,} skipped (see {paths.SKIPPED})" if report.skipped else ""
     say(
-        f"extract: {report.images} images, {report.from_shards} in finished shards, {report.encoded} encoded in "
-        f"{report.seconds:.1f} s{skipped}; {report.shards} shards in {out}"
+        f"extract: {counted(report.images, 'image')}, {report.from_shards:,} in finished shards, {report.encoded:,} "
+        f"encoded in {report.seconds:.1f} s{skipped}; {counted(report.shards, 'shard')} in {out}"
     )
 
 
-def _note_encoder(params: "Params", repeated_map: tuple[int, ...]) -> None:
-    """Print what the user should know about the encoder: a grid larger than its map, a file that DVC does not watch."""
-    if repeated_map:
-        height, width = repeated_map
-        say(
-            f"warning: params.encoder.grid is {params.encoder.grid}, but the layer's map has {height} x {width}, "
-            f"so some are repeated; set it to {min(height, width)}, or raise params.encoder.image_size"
-        )
+def _note_weights_file(params: "Params") -> None:
+    """Print a note when the encoder's weights are a file that DVC does not watch."""
     weights, stages = params.encoder.weights, Path("dvc.yaml")
     if Path(weights).is_file() and stages.is_file() and weights not in stages.read_text("utf-8"):
         say(

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def find_rows(pattern: str, file: "FeatureFile") -> list[str]:
     """The image ids that one argument names; none if there is none."""
-    if pattern in file.index():
+    if pattern in file.index:
         return [pattern]
     return [image for image in file.images if fnmatchcase(image, pattern)]
 
@@ -43,7 +43,7 @@ def caption_rows(
     size = batch_size or captioner.batch_size
     for start in range(0, len(images), size):
         batch = images[start : start + size]
-        known = [image for image in batch if image in file.index()]
+        known = [image for image in batch if image in file.index]
         found = captioner.caption_features(file.load(known), options, captions=captions) if known else []
         generated = dict(zip(known, found, strict=True))
         for image in batch:

@@ -9,7 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
-from pipeline.commands.terminal import passed_over_note, say
+from pipeline.commands.notes import passed_over_note
+from pipeline.commands.terminal import say
 
 STDIN = "-"
 NOT_A_LIST = "standard input: neither an image in a known format nor a list of paths in UTF-8, one per line"
@@ -31,7 +32,7 @@ def find_images(pattern: str) -> list[str]:
 
     from pipeline.archives import IMAGE_SUFFIXES, archive_of
     from pipeline.datasets.image_index import is_usual
-    from pipeline.files import walk_files
+    from pipeline.folder_walk import walk_files
 
     path = Path(pattern)
     if pattern == STDIN:

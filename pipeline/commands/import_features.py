@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from pipeline import paths
-from pipeline.commands.terminal import ParamsFile, progress_bar, read, say
+from pipeline.commands.terminal import ParamsFile, progress_bar, read_params_file, say
+from pipeline.wording import counted, shown_names
 
 _SHOWN = 5
 
@@ -29,24 +30,28 @@ def import_features(
     ] = None,
     params: ParamsFile = paths.PARAMS,
 ) -> None:
-    """Import features that another program computed, in the place of `extract`. Run `prepare` first."""
+    """Import features that another program computed, instead of the stage `extract`. Run `prepare` first."""
     from pipeline.stages.import_features import ImportFiles, ImportOptions
     from pipeline.stages.import_features import import_features as run
 
     options = ImportOptions(source, name, ids, key, regions)
     with progress_bar("import-features") as progress:
-        report = run(ImportFiles(), read(params), options, progress=progress)
+        report = run(ImportFiles(), read_params_file(params), options, progress=progress)
     for image, reason in list(report.skipped.items())[:_SHOWN]:
         say(f"skipped: {image}: {reason}")
     if report.skipped:
-        say(f"import-features: {len(report.skipped)} images have no features (see {paths.SKIPPED})")
+        without = counted(len(report.skipped), "image has no features", "images have no features")
+        say(f"import-features: {without} (see {paths.SKIPPED})")
+    stored = counted(report.regions, "region")
     if report.extra:
-        shown = ", ".join(report.extra[:_SHOWN]) + (", ..." if len(report.extra) > _SHOWN else "")
-        say(f"import-features: {len(report.extra)} features belong to no image in {paths.IMAGES}: {shown}")
+        extra = counted(len(report.extra), "feature belongs", "features belong")
+        say(f"import-features: {extra} to no image in {paths.IMAGES}: {shown_names(report.extra)}")
     if report.cut:
-        say(f"import-features: {report.cut} images have more than {report.regions} regions; the first ones are stored")
+        cut = counted(report.cut, "image has", "images have")
+        say(f"import-features: {cut} more than {stored}; the first ones are stored")
     padded = "" if report.fewest_regions >= report.regions else f"{report.fewest_regions} to "
     say(
-        f"import-features: {report.images} images with {padded}{report.regions} regions of {report.channels} channels "
-        f"in {paths.FEATURES}; `dvc commit -f extract && dvc freeze extract` makes `dvc repro` keep them"
+        f"import-features: {counted(report.images, 'image')} with {padded}{stored} of "
+        f"{counted(report.channels, 'channel')} in {paths.FEATURES}; `dvc commit -f extract && dvc freeze extract` "
+        "makes `dvc repro` keep them"
     )

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline import paths
-from pipeline.commands.terminal import ParamsFile, progress_bar, read, say, unspaced_warning
+from pipeline.commands.notes import unspaced_warning
+from pipeline.commands.terminal import ParamsFile, progress_bar, read_params_file, say
 from pipeline.errors import DataError
+from pipeline.wording import counted
 
 if TYPE_CHECKING:
     from pipeline.datasets.detection import DetectedFormat
     from pipeline.datasets.entries import DatasetEntries, ReadOptions
+    from pipeline.params import DataParams
 
 KEPT = ("encoding", "image_column", "caption_column", "split_column")
 """Params that only the user can know; they are used and left as they are."""
@@ -34,10 +37,9 @@ def init(
     """Detect the format of a dataset and update params.yaml."""
     from pipeline.datasets.detection import detect_format
     from pipeline.datasets.entries import ReadOptions
-    from pipeline.params_file import write_section
     from pipeline.text.writing_systems import share_without_spaces
 
-    given = read(params)
+    given = read_params_file(params)
     data = given.data
     if not dataset.exists():
         raise DataError(f"{dataset}: no such file or folder")
@@ -45,32 +47,18 @@ def init(
     found = detect_format(dataset, options)
     say(f"format: {found.format}: {found.evidence}")
     entries = _read_entries(found, options)
-    for note in entries.notes:
-        say(f"note: {note}")
     names = sorted({entry.image for entry in entries.captions})
-    say(f"captions: {len(entries.captions)} of {len(names)} images; {_describe_splits(entries, len(names))}")
-    if entries.skipped:
-        first = entries.skipped[0]
-        say(f"skipped: {len(entries.skipped)} rows, the first in {first.file}, line {first.line}: {first.reason}")
+    _print_entries(entries, len(names))
     image_root = _find_images(images, found, dataset, names)
     share = share_without_spaces(entry.caption for entry in entries.captions)
     if share >= 0.1 and given.vocab.unit == "word":
         say(unspaced_warning(share))
-    values = {
-        "format": found.format,
-        "captions": _path_for_params(found.captions),
-        "images": _path_for_params(image_root),
-    }
-    write_section(params, "data", values)
-    for key, value in values.items():
-        say(f"{params}: data.{key}: {value}")
-    for key in KEPT:
-        if getattr(data, key) != "auto":
-            say(f"{params}: data.{key}: {getattr(data, key)} (unchanged)")
-    if change := _ignore_drawn_dataset(used=Path(values["captions"]).is_relative_to(DRAWN)):
+    captions = _path_for_params(found.captions)
+    values = {"format": found.format, "captions": captions, "images": _path_for_params(image_root)}
+    _update_params(params, data, values)
+    if change := _ignore_drawn_dataset(used=Path(captions).is_relative_to(DRAWN)):
         say(change)
-    missing = _missing_in_copies([found.captions, image_root])
-    if missing:
+    if missing := _missing_in_copies([found.captions, image_root]):
         say(
             f"note: {' and '.join(missing)}: not in git or dvc, so missing in the copies of the project in which "
             "`dvc exp run --temp` and `--queue` run; `dvc add` and `git add` them (see docs/datasets.md)"
@@ -93,15 +81,25 @@ def _read_entries(found: "DetectedFormat", options: "ReadOptions") -> "DatasetEn
     return entries
 
 
+def _print_entries(entries: "DatasetEntries", images: int) -> None:
+    say(*(f"note: {note}" for note in entries.notes))
+    captions = f"{len(entries.captions):,} of {counted(images, 'image')}"
+    say(f"captions: {captions}; {_describe_splits(entries, images)}")
+    if entries.skipped:
+        first = entries.skipped[0]
+        rows = counted(len(entries.skipped), "row")
+        say(f"skipped: {rows}, the first in {first.file}, line {first.line}: {first.reason}")
+
+
 def _describe_splits(entries: "DatasetEntries", images: int) -> str:
     """The images of each split, in words. Raises `DataError` for too few images to draw splits."""
     counts = Counter(split for _, split in {(entry.image, entry.split) for entry in entries.captions})
     if set(counts) != {None}:
-        return ", ".join(f"{count} {split or 'without a split'}" for split, count in sorted(counts.items(), key=str))
+        return ", ".join(f"{count:,} {split or 'without a split'}" for split, count in sorted(counts.items(), key=str))
     if images < _MIN_IMAGES:
         raise DataError(
-            f"{images} images are too few: without splits of its own a dataset needs at least {_MIN_IMAGES}, one "
-            "each to train, validate and test"
+            f"{counted(images, 'image is', 'images are')} too few: without splits of its own a dataset needs at least "
+            f"{_MIN_IMAGES}, one each to train, validate and test"
         )
     return "no splits, so 80/10/10 will be drawn"
 
@@ -120,6 +118,16 @@ def _find_images(images: Path | None, found: "DetectedFormat", dataset: Path, na
     partly = "" if root.found == root.sampled else f" (only {root.found} of a sample of {root.sampled} are there)"
     say(f"images: {root.path}{partly}")
     return root.path
+
+
+def _update_params(file: Path, data: "DataParams", values: dict[str, str]) -> None:
+    """Write `values` to the section `data`, and print them and the values that the user chose."""
+    from pipeline.params_file import write_section
+
+    write_section(file, "data", values)
+    say(*(f"{file}: data.{key}: {value}" for key, value in values.items()))
+    chosen = {key: getattr(data, key) for key in KEPT}
+    say(*(f"{file}: data.{key}: {value} (unchanged)" for key, value in chosen.items() if value != "auto"))
 
 
 def _path_for_params(path: Path) -> str:

@@ -15,10 +15,12 @@ from pipeline.commands.feature_inputs import caption_rows, find_rows, no_row_mes
 from pipeline.commands.image_inputs import STDIN, find_images, no_image_message, read_inputs
 from pipeline.commands.runtime import DeviceOption, ModelOption, Runtime, RuntimeOption, load_captioner
 from pipeline.commands.terminal import progress_bar, say, show, show_json
-from pipeline.decoders.search import MAX_BEAM_SIZE, MAX_LENGTH
+from pipeline.decoders.limits import MAX_BEAM_SIZE, MAX_LENGTH
 from pipeline.errors import DataError, DiskError, ParamsError
+from pipeline.wording import counted
 
 if TYPE_CHECKING:
+    from pipeline.features.feature_file import FeatureFile
     from pipeline.inference.base_captioner import BaseCaptioner, GenerationOptions, Prediction
 
 _PROGRESS_FROM = 100
@@ -73,7 +75,9 @@ def predict(
             show_default="0.7; 1 with re-ranking",
         ),
     ] = None,
-    min_length: Annotated[int, typer.Option(min=0, help="Shortest caption, in tokens.")] = 0,
+    min_length: Annotated[
+        int | None, typer.Option(min=0, help="Shortest caption, in tokens.", show_default="0")
+    ] = None,
     no_repeat_ngram: Annotated[
         int | None,
         typer.Option(
@@ -83,12 +87,25 @@ def predict(
         ),
     ] = None,
     sample: Annotated[bool, typer.Option("--sample", help="Sample captions instead of searching.")] = False,
-    temperature: Annotated[float, typer.Option(min=0.01, help="With --sample: below 1 favors likely tokens.")] = 1.0,
-    top_k: Annotated[int, typer.Option(min=0, help="With --sample: only the k likeliest tokens; 0: all.")] = 0,
+    temperature: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="With --sample: below 1 favors likely tokens.", show_default="1"),
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(min=0, help="With --sample: only the k likeliest tokens; 0: all.", show_default="0")
+    ] = None,
     top_p: Annotated[
-        float, typer.Option(min=0.01, max=1, help="With --sample: only the likeliest tokens of this total probability.")
-    ] = 1.0,
-    seed: Annotated[int, typer.Option(help="With --sample: the same seed gives the same captions.")] = 0,
+        float | None,
+        typer.Option(
+            min=0.01,
+            max=1,
+            help="With --sample: only the likeliest tokens of this total probability.",
+            show_default="1",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="With --sample: the same seed gives the same captions.", show_default="0")
+    ] = None,
     attention: Annotated[
         Path | None, typer.Option(help="Folder for attention maps: one PNG per image, a tile per token.")
     ] = None,
@@ -100,37 +117,22 @@ def predict(
     """Caption images with a trained model."""
     if str(csv) == STDIN:
         raise ParamsError("--csv -: not a file name; give one, or use --json, which prints to standard output")
-    rows = None
-    if features is not None:
-        if runtime is not Runtime.torch or attention is not None or STDIN in images:
-            raise ParamsError("--features: not with --runtime onnx, --attention or -; leave one of them out")
-        from pipeline.features.feature_file import FeatureFile
-
-        rows = FeatureFile.open(features)
-    found = {pattern: find_images(pattern) if rows is None else find_rows(pattern, rows) for pattern in images}
-    message = no_image_message if features is None else partial(no_row_message, features)
-    missing = {pattern: message(pattern) for pattern, files in found.items() if not files}
-    files = [file for pattern in images for file in found[pattern] or [pattern]]
+    files, missing, rows = _inputs(images, features, runtime, attention)
     total = None if STDIN in files else len(files)
-    output = _Output(total, csv=csv, as_json=as_json, scores=captions > 1)
-    if len(missing) == len(found):  # needs no model
+    output = _Output(total, csv=csv, as_json=as_json, scores=captions > 1, min_length=min_length or 0)
+    if missing.keys() >= set(images):  # needs no model
         from pipeline.inference.base_captioner import Prediction
 
         output.write(Prediction(pattern, error=missing[pattern]) for pattern in images)
         return
     captioner = load_captioner(model, runtime, device, encoder=rows is None)
-    lengths = {"max_length": max_length, "length_penalty": length_penalty}
-    length = {name: value for name, value in lengths.items() if value is not None}
-    if sample:
-        if beam is not None or neighbors is not None:
-            raise ParamsError("--beam and --neighbors are options of the search; leave them out with --sample")
-        options = captioner.sampling_options(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, **length)
-    else:
-        if (temperature, top_k, top_p, seed) != (1.0, 0, 1.0, 0):
-            raise ParamsError("--temperature, --top-k, --top-p and --seed need --sample; add it, or leave them out")
-        options = _search_options(
-            captioner, neighbors, length | {"min_length": min_length}, beam_size=beam, no_repeat_ngram=no_repeat_ngram
-        )
+    options = _options(
+        captioner,
+        sample=sample,
+        lengths=_given(max_length=max_length, length_penalty=length_penalty),
+        search=_given(beam_size=beam, neighbors=neighbors, min_length=min_length, no_repeat_ngram=no_repeat_ngram),
+        sampling=_given(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed),
+    )
     if rows is not None:
         predictions = caption_rows(captioner, rows, files, options, captions=captions, batch_size=batch_size)
     else:
@@ -144,12 +146,48 @@ def predict(
     output.write(_with_messages(predictions, missing), _AttentionMaps(attention, captioner) if attention else None)
 
 
-def _search_options(
-    captioner: "BaseCaptioner", neighbors: int | None, given: Mapping[str, Any], **optional: int | None
+def _inputs(
+    images: list[str], features: Path | None, runtime: Runtime, attention: Path | None
+) -> "tuple[list[str], dict[str, str], FeatureFile | None]":
+    """The images that the arguments name, the error of each argument that names none, and the opened feature file."""
+    if features is None:
+        rows, message = None, no_image_message
+        found = {pattern: find_images(pattern) for pattern in images}
+    else:
+        if runtime is not Runtime.torch or attention is not None or STDIN in images:
+            raise ParamsError("--features: not with --runtime onnx, --attention or -; leave one of them out")
+        from pipeline.features.feature_file import FeatureFile
+
+        rows, message = FeatureFile.open(features), partial(no_row_message, features)
+        found = {pattern: find_rows(pattern, rows) for pattern in images}
+    missing = {pattern: message(pattern) for pattern, files in found.items() if not files}
+    return [file for pattern in images for file in found[pattern] or [pattern]], missing, rows
+
+
+def _given(**options: float | None) -> dict[str, Any]:
+    """The options that are given; the model has defaults for the others."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _options(
+    captioner: "BaseCaptioner",
+    *,
+    sample: bool,
+    lengths: Mapping[str, Any],
+    search: Mapping[str, Any],
+    sampling: Mapping[str, Any],
 ) -> "GenerationOptions":
-    """Options of the search; those that are None keep the model's default."""
-    set_options = {name: value for name, value in optional.items() if value is not None}
-    return captioner.generation_options(neighbors=neighbors, **given, **set_options)
+    """The options of sampling or of the search. Raises `ParamsError` for those of the other one."""
+    if sample and search:
+        raise ParamsError(
+            "--beam, --neighbors, --min-length and --no-repeat-ngram are options of the search; leave them out with "
+            "--sample"
+        )
+    if sampling and not sample:
+        raise ParamsError("--temperature, --top-k, --top-p and --seed need --sample; add it, or leave them out")
+    if sample:
+        return captioner.sampling_options(**lengths, **sampling)
+    return captioner.generation_options(**lengths, **search)
 
 
 def _with_messages(predictions: "Iterable[Prediction]", problems: Mapping[str, str]) -> "Iterator[Prediction]":
@@ -164,12 +202,13 @@ def _with_messages(predictions: "Iterable[Prediction]", problems: Mapping[str, s
 class _Output:
     """Writes predictions to standard output or a table, and their errors to standard error."""
 
-    def __init__(self, total: int | None, *, csv: Path | None, as_json: bool, scores: bool) -> None:
+    def __init__(self, total: int | None, *, csv: Path | None, as_json: bool, scores: bool, min_length: int) -> None:
         self._total = total
         self._csv = csv
         self._as_json = as_json
         self._scores = scores
-        self._unfamiliar = 0
+        self._min_length = min_length
+        self._unfamiliar = self._captions = self._short = 0
 
     def write(self, predictions: "Iterable[Prediction]", attention: "_AttentionMaps | None" = None) -> None:
         """Each prediction as it comes. Raises `DataError` at the end if an image failed, or if there was none."""
@@ -188,22 +227,30 @@ class _Output:
         if not done:
             raise DataError("standard input: no image and no path; pipe an image or a list of paths")
         if self._csv:
-            say(f"predict: {self._csv}, {done} images")
+            say(f"predict: {self._csv}, {counted(done, 'image')}")
         if self._unfamiliar and (self._csv or self._as_json):
             say(
-                f"warning: {self._unfamiliar} of {done} images are unlike the training images (familiarity below "
-                f"{UNFAMILIAR:.0%}); their captions are probably wrong"
+                f"warning: {self._unfamiliar:,} of {counted(done, 'image')} {'is' if self._unfamiliar == 1 else 'are'} "
+                f"unlike the training images (familiarity below {UNFAMILIAR:.0%}); their captions are probably wrong"
+            )
+        if self._short:
+            say(
+                f"warning: {self._short:,} of {counted(self._captions, 'caption')} "
+                f"{'is' if self._short == 1 else 'are'} shorter than --min-length {self._min_length}: every further "
+                "token would repeat an n-gram; lower the minimum, or set --no-repeat-ngram 0"
             )
         if errors and done == 1 and self._total is None:
             raise typer.Exit(DataError.exit_code)  # its only line is printed
         if errors:
-            summary = f"{len(errors)} of {done} images could not be captioned; the reasons are above"
+            summary = f"{len(errors):,} of {counted(done, 'image')} could not be captioned; the reasons are above"
             raise DataError(errors[0] if self._total == 1 else summary)
 
     def _write_one(self, one: "Prediction", row: WriteRow | None, attention: "_AttentionMaps | None") -> None:
         for caption in one.captions[:1]:
             if not caption.text:
                 say(f"warning: {one.image}: the caption is empty")
+        self._captions += len(one.captions)
+        self._short += sum(len(caption.tokens) < self._min_length for caption in one.captions)
         self._warn_if_unfamiliar(one)
         attention_map = attention.draw(one) if attention and not one.error else None
         if row:

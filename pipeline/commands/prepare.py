@@ -5,15 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import paths
-from pipeline.commands.terminal import (
-    ParamsFile,
-    hash_cache_file,
-    passed_over_note,
-    progress_bar,
-    read,
-    say,
-    unspaced_warning,
-)
+from pipeline.commands.folders import hash_cache_file
+from pipeline.commands.notes import passed_over_note, unspaced_warning
+from pipeline.commands.terminal import ParamsFile, progress_bar, read_params_file, say
+from pipeline.wording import counted
 
 if TYPE_CHECKING:
     from pipeline.params import Params
@@ -27,7 +22,7 @@ def prepare(params: ParamsFile = paths.PARAMS) -> None:
     from pipeline.stages.prepare import PrepareFiles
     from pipeline.stages.prepare import prepare as run
 
-    given = read(params)
+    given = read_params_file(params)
     with progress_bar("prepare") as progress:
         report = run(PrepareFiles(hash_cache=hash_cache_file()), given, progress=progress)
     for line in _describe(report, given):
@@ -44,19 +39,21 @@ def _describe(report: "PrepareReport", params: "Params") -> Iterator[str]:
         place = f"{one.file}, line {one.line}" if one.line else one.file
         yield f"skipped: {place}: {one.image or '(no name)'}: {one.reason}"
     if len(report.skipped) > _SHOWN:
-        yield f"skipped: {len(report.skipped) - _SHOWN} more, all in {paths.SKIPPED_ROWS}"
+        yield f"skipped: {len(report.skipped) - _SHOWN:,} more, all in {paths.SKIPPED_ROWS}"
     if report.evidence:
         yield f"format: {report.format}: {report.evidence}"
     yield from (f"note: {note}" for note in report.notes)
     if report.without_captions:
-        yield f"note: {report.without_captions} images in {report.image_root} have no caption; they are not used"
+        unused = counted(report.without_captions, "image without a caption is", "images without a caption are")
+        yield f"note: {report.image_root}: {unused} not used"
     if report.passed_over:
         yield passed_over_note(str(report.image_root), report.passed_over)
     if report.leaks:
-        yield f"note: {report.leaks} images are left out of a split, because another one has them; {paths.SKIPPED_ROWS}"
+        leaks = counted(report.leaks, "image is", "images are")
+        yield f"note: {leaks} left out of a split, because another split has the same image; {paths.SKIPPED_ROWS}"
     if report.duplicates:
-        yield f"note: {report.duplicates} images are duplicates of another one in their split"
-    seen = ", ".join(f"{count} {split}" for split, count in report.seen_in_training.items() if count)
+        yield f"note: {counted(report.duplicates, 'duplicate')} of another image in the same split"
+    seen = ", ".join(f"{count:,} {split}" for split, count in report.seen_in_training.items() if count)
     if seen:
         yield f"note: captions that are also, word for word, in the train split: {seen}"
     if report.share_without_spaces >= 0.1 and params.vocab.unit == "word":
@@ -66,8 +63,8 @@ def _describe(report: "PrepareReport", params: "Params") -> Iterator[str]:
             f"warning: no image is in the {params.score.split} split, so the stage score will fail; "
             "set params.score.split to another one, or add images"
         )
-    splits = ", ".join(f"{count} {split}" for split, count in report.images.items())
+    splits = ", ".join(f"{count:,} {split}" for split, count in report.images.items())
     yield (
-        f"prepare: {sum(report.images.values())} images ({splits}), {report.captions} captions, "
-        f"{len(report.skipped)} skipped, {report.hashed} hashed"
+        f"prepare: {counted(sum(report.images.values()), 'image')} ({splits}), {counted(report.captions, 'caption')}, "
+        f"{len(report.skipped):,} skipped, {report.hashed:,} hashed"
     )

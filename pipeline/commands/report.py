@@ -2,6 +2,7 @@
 
 from pipeline import paths
 from pipeline.commands.terminal import progress_bar, say
+from pipeline.wording import counted
 
 
 def report() -> None:
@@ -11,4 +12,5 @@ def report() -> None:
 
     with progress_bar("report") as progress:
         summary = run(ReportFiles(), progress=progress)
-    say(f"report: {summary.images:,} captions, {summary.thumbnails:,} images; open {paths.REPORT} in a browser")
+    captions, images = counted(summary.images, "caption"), counted(summary.thumbnails, "image")
+    say(f"report: {captions}, {images}; open {paths.REPORT} in a browser")

@@ -35,7 +35,7 @@ ModelOption = Annotated[
 RuntimeOption = Annotated[
     Runtime,
     typer.Option(
-        help=f"onnx starts faster; it needs no torch, but an exported model: --model FOLDER, by default {ONNX_FOLDER}."
+        help=f"onnx starts faster and needs no torch; it reads an exported model, {ONNX_FOLDER} or --model FOLDER."
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps; torch only.")]

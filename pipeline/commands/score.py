@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline import paths
+from pipeline.commands.notes import without_features_warning
 from pipeline.commands.terminal import (
     ParamsFile,
     aligned,
     announce_device,
     progress_bar,
-    read,
+    read_params_file,
     say,
     show,
     show_json,
-    without_features_warning,
 )
 from pipeline.errors import ParamsError
+from pipeline.wording import counted
 
 if TYPE_CHECKING:
     from pipeline.datasets.caption_files import CaptionFile, ReferenceFile
@@ -124,7 +125,7 @@ def warnings(evaluation: "Evaluation") -> Iterator[str]:
     images = evaluation.scores.images
     empty = round(evaluation.diversity["empty_captions"] * images)
     if empty:
-        yield f"warning: {empty:,} of {images:,} captions are empty"
+        yield f"warning: {empty:,} of {counted(images, 'caption')} {'is' if empty == 1 else 'are'} empty"
     if images == 1:
         yield (
             "warning: one image: CIDEr-D is 0 by definition, because every n-gram is in the references of all images, "
@@ -136,20 +137,21 @@ def _score_split(path: Path) -> None:
     from pipeline.stages.score import ScoreFiles
     from pipeline.stages.score import score as run
 
-    params = read(path)
+    params = read_params_file(path)
     announce_device(params.run.device)
     with progress_bar("score") as progress:
         report = run(ScoreFiles(), params, progress=progress)
     evaluation = report.evaluation
     if report.without_features:
         say(without_features_warning(params.score.split, report.without_features))
-    say(f"score: {evaluation.scores.images} images of the {params.score.split} split")
-    say(*_scores_table(evaluation).split("\n"))
+    say(f"score: {counted(evaluation.scores.images, 'image')} of the {params.score.split} split")
+    say(*_scores_table(evaluation))
     if report.longer_references:
+        references = counted(evaluation.reference_lengths.total(), "reference")
         say(
-            f"warning: {report.longer_references:,} of {evaluation.reference_lengths.total():,} references are longer "
-            f"than {report.max_length} tokens, the most that a caption has (params.score.max_length); "
-            f"{report.at_max_length:,} captions have as many"
+            f"warning: {report.longer_references:,} of {references} {'is' if report.longer_references == 1 else 'are'} "
+            f"longer than {counted(report.max_length, 'token')}, the most that a caption has "
+            f"(params.score.max_length); {counted(report.at_max_length, 'caption has', 'captions have')} as many"
         )
     say(*warnings(evaluation))
     common = evaluation.diversity["most_common_caption"]
@@ -177,7 +179,8 @@ def _score_file(
     matched = match_captions(file, known, subset=subset)
     say(*(f"note: {note}" for note in matched.notes))
     if matched.missing:
-        say(f"warning: {matched.missing} images without a caption are not in these scores")
+        missing = counted(matched.missing, "image without a caption is", "images without a caption are")
+        say(f"warning: {missing} not in these scores")
     tokenize = tokenizer_of(unit, matched.references)
     evaluation = evaluate(matched.captions, matched.references, seed=seed, meteor=meteor, tokenize=tokenize)
     say(*warnings(evaluation))
@@ -186,10 +189,10 @@ def _score_file(
     if as_json:
         show_json(evaluation.metrics(), indent=2)
         return
-    count = evaluation.reference_lengths.total()
-    show(f"{evaluation.scores.images:,} captions, {count:,} references", "")
-    show(*_scores_table(evaluation).split("\n"), "")
-    show(*_diversity_table(evaluation).split("\n"), "")
+    captions, texts = evaluation.scores.images, evaluation.reference_lengths.total()
+    show(f"{counted(captions, 'caption')}, {counted(texts, 'reference')}", "")
+    show(*_scores_table(evaluation), "")
+    show(*_diversity_table(evaluation), "")
     show(f"BLEU: {evaluation.scores.signatures['bleu']}")
 
 
@@ -210,7 +213,7 @@ def _write_per_image(path: Path, evaluation: "Evaluation") -> None:
     write_csv(path, ("image", "caption", *scores, "references"), rows)
 
 
-def _scores_table(evaluation: "Evaluation") -> str:
+def _scores_table(evaluation: "Evaluation") -> list[str]:
     """Each score with its interval."""
     from pipeline.metrics.registry import TITLES
 
@@ -221,7 +224,7 @@ def _scores_table(evaluation: "Evaluation") -> str:
     return aligned(rows, right={1, 2})
 
 
-def _diversity_table(evaluation: "Evaluation") -> str:
+def _diversity_table(evaluation: "Evaluation") -> list[str]:
     """The diversity statistics of the captions and of the references."""
     from pipeline.metrics.diversity import TITLES, formatted
 

@@ -34,12 +34,13 @@ def serve(
     try:
         import uvicorn
 
-        from pipeline.web.app import Limits, make_app
+        from pipeline.web.app import make_app
+        from pipeline.web.load import Limits
         from pipeline.web.security import LOOPBACK
         from pipeline.web.server import make_config
     except ModuleNotFoundError as error:
         raise ParamsError(
-            f"captioner serve needs {error.name}, which is in an extra: pip install 'captioner[serve]'"
+            f"captioner serve needs {error.name}; run `pip install -e '.[serve]'` in the checkout"
         ) from error
     listening = _listen(host, port)
     all_networks = host in {"0.0.0.0", "::"}

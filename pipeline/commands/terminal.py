@@ -5,10 +5,8 @@ them visible.
 """
 
 import json
-import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,15 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline import paths
 from pipeline.control_characters import CONTROL, visible
 
 if TYPE_CHECKING:
     from pipeline.params import Params
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="Params file.")]
-_NAMED = 5
-"""Images that a warning names."""
 _EVERY = 3.0
 """Seconds between two progress lines without a terminal."""
 
@@ -70,12 +65,12 @@ def progress_bar(title: str) -> Iterator[Any]:
         nonlocal last
         if time.monotonic() - last >= _EVERY:
             last = time.monotonic()
-            say(f"{title}: {done}{f' of {total}' if total else ''} {note}")
+            say(f"{title}: {done:,}{f' of {total:,}' if total else ''} {note}")
 
     yield line
 
 
-def read(path: Path) -> "Params":
+def read_params_file(path: Path) -> "Params":
     """Read a params file. Raises `ParamsError`."""
     from pipeline.params_file import read_params
 
@@ -90,56 +85,13 @@ def announce_device(name: str) -> None:
     say(f"device: {device}" + (" (chosen by auto)" if name == "auto" else ""))
 
 
-def checkpoint_folder() -> Path:
-    """Return the folder of training checkpoints. DVC's temporary copies share that of the main repository."""
-    return Path(os.environ.get("DVC_ROOT", ".")) / ".cache" / "training"
-
-
-def store_folder() -> Path:
-    """Return the folder of the feature store: `$CAPTIONER_CACHE`, else one that copies of a repository share."""
-    named = os.environ.get("CAPTIONER_CACHE")
-    return Path(named) if named else Path(os.environ.get("DVC_ROOT", ".")) / ".cache" / "features"
-
-
-def aligned(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> str:
-    """Align the columns of a text table, those in `right` to the right."""
+def aligned(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> list[str]:
+    """Return the lines of a text table with aligned columns, those in `right` to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = (
+    return [
         "  ".join(
             cell.rjust(width) if column in right else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
+        ).rstrip()
         for row in rows
-    )
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def hash_cache_file() -> Path:
-    """Return the file that caches the sha256 of unchanged images."""
-    return store_folder() / "images.csv"
-
-
-def without_features_warning(split: str, images: Sequence[str]) -> str:
-    """Return the warning for images of a split that have no features."""
-    more = f" and {len(images) - _NAMED:,} more" if len(images) > _NAMED else ""
-    return (
-        f"warning: {len(images):,} images of the {split} split have no features and are left out: "
-        f"{', '.join(images[:_NAMED])}{more}; {paths.SKIPPED} lists those that cannot be decoded, `dvc repro extract` "
-        "computes the others"
-    )
-
-
-def passed_over_note(place: str, names: Sequence[str]) -> str:
-    """Return the note on files of a folder that are in no image format that is read: their number by suffix."""
-    counts = Counter(Path(name).suffix.lower() or "without a suffix" for name in names)
-    shown = ", ".join(f"{count:,} {suffix}" for suffix, count in counts.most_common(_NAMED))
-    more = f", {counts.total() - sum(count for _, count in counts.most_common(_NAMED)):,} others"
-    return f"note: {place}: files that are not images: {shown}{more if len(counts) > _NAMED else ''}"
-
-
-def unspaced_warning(share: float) -> str:
-    """Return the warning for captions whose language has no spaces between words; `share` is their share."""
-    return (
-        f"warning: {share:.0%} of the captions are in a script without spaces between words; set params.vocab.unit to "
-        "character and params.score.rerank.neighbors to 0"
-    )
+    ]

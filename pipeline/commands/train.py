@@ -5,15 +5,11 @@ from typing import TYPE_CHECKING
 import typer
 
 from pipeline import paths
-from pipeline.commands.terminal import (
-    ParamsFile,
-    announce_device,
-    checkpoint_folder,
-    read,
-    say,
-    without_features_warning,
-)
+from pipeline.commands.folders import checkpoint_folder
+from pipeline.commands.notes import without_features_warning
+from pipeline.commands.terminal import ParamsFile, announce_device, read_params_file, say
 from pipeline.errors import NumericError
+from pipeline.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,12 +20,12 @@ if TYPE_CHECKING:
 
 
 def train(params: ParamsFile = paths.PARAMS) -> None:
-    """Train the decoder on the cached features; several GPUs with `torchrun -m pipeline train`."""
+    """Train the decoder on the cached features; several GPUs: `torchrun --nproc-per-node=2 -m pipeline train`."""
     from pipeline.stages.train import TrainFiles
     from pipeline.stages.train import train as run
     from pipeline.training.distributed import process_group
 
-    given = read(params)
+    given = read_params_file(params)
     planned = _planned_epochs(given.train)
 
     def show_epoch(metrics: "EpochMetrics") -> None:
@@ -87,23 +83,22 @@ def _summary(report: "TrainReport", params: "TrainParams") -> list[str]:
     if result.epochs < planned:
         lines.append(
             f"train: early stopping after {result.epochs} of {planned} epochs: no better {criterion} for "
-            f"{params.patience} epochs (params.train.patience)"
+            f"{counted(params.patience, 'epoch')} (params.train.patience)"
         )
     if not result.by_score:
         lines.append(
-            f"note: val loss chose the epoch, because the val split has {report.val_images} images: the CIDEr-D of "
-            f"fewer than {MIN_IMAGES} depends on chance"
+            f"note: val loss chose the epoch, because the val split has {counted(report.val_images, 'image')}: the "
+            f"CIDEr-D of fewer than {MIN_IMAGES} depends on chance"
             + ("; it rises in self-critical epochs, so that none of them may be chosen" if params.scst.epochs else "")
         )
     if min(report.images, report.val_images) < MIN_FAMILIARITY:
         lines.append(f"note: fewer than {MIN_FAMILIARITY} train or val images: captions will have no familiarity")
     if report.cut:
-        lines.append(
-            f"train: {report.cut:,} training captions were cut to {report.max_length} tokens (params.vocab.max_length)"
-        )
+        cut = counted(report.cut, "training caption was", "training captions were")
+        lines.append(f"train: {cut} cut to {counted(report.max_length, 'token')} (params.vocab.max_length)")
     return [
         *lines,
-        f"train: {report.captions} captions of {report.images} images, {report.parameters:,} parameters; best of "
-        f"{result.epochs} epochs by {criterion}: {result.best.epoch}, val CIDEr-D {result.best.val_cider_d:.1f}, val "
-        f"loss {result.best.val_loss:.3f}",
+        f"train: {counted(report.captions, 'caption')} of {counted(report.images, 'image')}, "
+        f"{report.parameters:,} parameters; best of {counted(result.epochs, 'epoch')} by {criterion}: "
+        f"{result.best.epoch}, val CIDEr-D {result.best.val_cider_d:.1f}, val loss {result.best.val_loss:.3f}",
     ]

@@ -1,7 +1,8 @@
 """`captioner vocab`: the stage of dvc.yaml."""
 
 from pipeline import paths
-from pipeline.commands.terminal import ParamsFile, read, say
+from pipeline.commands.terminal import ParamsFile, read_params_file, say
+from pipeline.wording import counted
 
 
 def vocab(params: ParamsFile = paths.PARAMS) -> None:
@@ -9,11 +10,12 @@ def vocab(params: ParamsFile = paths.PARAMS) -> None:
     from pipeline.stages.vocab import VocabFiles
     from pipeline.stages.vocab import vocab as run
 
-    report = run(VocabFiles(), read(params))
+    report = run(VocabFiles(), read_params_file(params))
     if report.cut:
         say(
-            f"warning: {report.cut:,} of {report.captions:,} training captions are longer than {report.max_length} "
-            f"{report.unit}s, the longest {report.longest:,}; train will cut them (params.vocab.max_length)"
+            f"warning: {report.cut:,} of {counted(report.captions, 'training caption')} "
+            f"{'is' if report.cut == 1 else 'are'} longer than {counted(report.max_length, report.unit)}, the longest "
+            f"{report.longest:,}; train will cut them (params.vocab.max_length)"
         )
     covered = ", ".join(f"{share:.1%} of {split}" for split, share in report.coverage.items())
-    say(f"vocab: {report.tokens} tokens ({report.unit}s)" + (f", which cover {covered}" if covered else ""))
+    say(f"vocab: {counted(report.tokens, 'token')} ({report.unit}s)" + (f", which cover {covered}" if covered else ""))

@@ -12,13 +12,10 @@ def template(tmp_path_factory):
     """A project whose store contains two encoders."""
     folder = tmp_path_factory.mktemp("cache")
     write_project(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        for variable in ("CAPTIONER_CACHE", "DVC_ROOT"):
-            patch.delenv(variable, raising=False)
-        for grid in (3, 2):
-            set_param(folder, "encoder.grid", grid)
-            for stage in ("prepare", "extract"):
-                assert run_command(stage, cwd=folder)[0] == 0
+    for grid in (3, 2):
+        set_param(folder, "encoder.grid", grid)
+        for stage in ("prepare", "extract"):
+            assert run_command(stage, cwd=folder)[0] == 0
     return folder
 
 

@@ -74,7 +74,7 @@ def test_missing_and_extra_features_are_listed(prepared):
     set_param(prepared, "data.max_skipped", 0.1)
     err = import_features()
     assert "skipped: 003.png: no features of it in regions" in err
-    assert "1 features belong to no image in data/interim/images.csv: elsewhere" in err
+    assert "1 feature belongs to no image in data/interim/images.csv: elsewhere" in err
     with (prepared / "metrics/skipped.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert (row["stage"], row["image"]) == ("extract", "003.png")

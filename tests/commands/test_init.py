@@ -1,14 +1,11 @@
 """`captioner init`: params.yaml for a dataset."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import zipfile
 
 import pytest
-from support import ROOT, run_command, set_param, write_project
+from support import ROOT, needs_git, run_command, run_program, set_param, write_project
 
 from pipeline.params_file import read_params
 
@@ -102,33 +99,26 @@ def test_columns_and_encoding_in_the_params_are_used_and_kept(project):
     assert "36 captions, 0 skipped" in err
 
 
-dvc = shutil.which("dvc", path=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]))
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of dvc
-@pytest.mark.skipif(not (dvc and shutil.which("git")), reason="needs dvc and git")
+@needs_git
 def test_data_missing_in_copies_of_the_project_is_noted(project):
     def missing(dataset="data/tiny"):
         err = run_command("init", dataset, cwd=project)[2].splitlines()
         notes = [line for line in err if line.startswith("note: ") and "dvc add" in line]
         return [line.removeprefix("note: ").partition(": ")[0] for line in notes]
 
-    def run(*command):
-        environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
-        subprocess.run(command, cwd=project, env=environment, check=True, capture_output=True)
-
     captions, images = "data/tiny/captions.csv", "data/tiny/images"
     assert missing() == []  # without a repository there are no copies
-    run("git", "init", "-q")
-    run(dvc, "init", "-q")
-    run("git", "add", "params.yaml")
+    run_program("git", "init", "-q", cwd=project)
+    run_program("dvc", "init", "-q", cwd=project)
+    run_program("git", "add", "params.yaml", cwd=project)
     assert missing() == [f"{captions} and {images}"]
-    run("git", "add", captions)
+    run_program("git", "add", captions, cwd=project)
     assert missing() == [images]
-    run(dvc, "add", "-q", images)
+    run_program("dvc", "add", "-q", images, cwd=project)
     assert missing() == [images]
-    run("git", "add", "data/tiny/images.dvc")
+    run_program("git", "add", "data/tiny/images.dvc", cwd=project)
     assert missing() == []
     shutil.copytree(project / "data/tiny", project / "data/parts")
     for split in ("train", "val"):
