@@ -21,10 +21,10 @@ all: $(VENV)/ready
 	@echo "The images with their captions: metrics/report.html"
 
 test: $(VENV)/ready
-	pytest -n 2 -m "not slow"
+	pytest -n 2 --dist worksteal -m "not slow"
 
 test-all: $(VENV)/ready
-	pytest -n 2
+	pytest -n 2 --dist worksteal
 
 check: $(VENV)/ready
 	ruff check .

@@ -1,5 +1,7 @@
 """An S3 server on this machine: moto, over a real socket."""
 
+import gc
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -40,3 +42,6 @@ def s3_server() -> Iterator[S3Server]:
         client.create_bucket(Bucket="images")
         yield S3Server(client, "images")
     server.stop()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()  # moto, s3fs and aiohttp leave sockets open

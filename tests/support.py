@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
+
+needs_git = pytest.mark.skipif(not shutil.which("git"), reason="needs git")
 
 COLORS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220)}
 
@@ -152,3 +155,10 @@ def _run_process(arguments: tuple[str, ...], cwd: Path | None, stdin: bytes) -> 
         check=False,
     )
     return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def run_program(*command: str, cwd: Path) -> str:
+    """Run a program such as git or dvc, which must succeed; return its standard output and error."""
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr

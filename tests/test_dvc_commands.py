@@ -1,42 +1,19 @@
-"""Real `dvc` commands in a small repository: what runs again after a change, experiments, and the feature store."""
+"""Real `dvc` commands in a small repository: what runs again, experiments, the feature store, and remotes."""
 
 import json
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 from PIL import Image
-from support import ROOT, set_param
+from support import ROOT, needs_git, run_program, set_param
 
-dvc = shutil.which("dvc", path=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]))
-pytestmark = [
-    pytest.mark.skipif(not (dvc and shutil.which("git")), reason="needs dvc and git"),
-    pytest.mark.slow,
-]
-
-
-def environment():
-    folder = os.path.dirname(sys.executable)
-    return {
-        **os.environ,
-        "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
-        "DVC_NO_ANALYTICS": "1",
-        "GIT_AUTHOR_NAME": "a",
-        "GIT_AUTHOR_EMAIL": "a@b",
-        "GIT_COMMITTER_NAME": "a",
-        "GIT_COMMITTER_EMAIL": "a@b",
-    }
-
-
-def run(*arguments, cwd):
-    done = subprocess.run(arguments, cwd=cwd, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+pytestmark = [needs_git, pytest.mark.slow]
+STAGES = ["code", "prepare", "extract", "vocab", "train", "score", "report"]
 
 
 @pytest.fixture
@@ -45,15 +22,15 @@ def repository(project):
     shutil.copytree(ROOT / "pipeline", project / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, project / name)
-    run("git", "init", "-q", cwd=project)
-    run("dvc", "init", "-q", cwd=project)
+    run_program("git", "init", "-q", cwd=project)
+    run_program("dvc", "init", "-q", cwd=project)
     commit(project, "start")
     return project
 
 
 def commit(repository, message):
-    run("git", "add", "-A", cwd=repository)
-    run("git", "commit", "-qm", message, cwd=repository)
+    run_program("git", "add", "-A", cwd=repository)
+    run_program("git", "commit", "-qm", message, cwd=repository)
 
 
 def replace(repository, name, old, new):
@@ -69,12 +46,12 @@ def stages_run(output):
 
 
 def repro(repository, *arguments):
-    return stages_run(run("dvc", "repro", *arguments, cwd=repository))
+    return stages_run(run_program("dvc", "repro", *arguments, cwd=repository))
 
 
 def extract(repository):
     """The summary of `dvc repro extract`."""
-    output = run("dvc", "repro", "extract", cwd=repository)
+    output = run_program("dvc", "repro", "extract", cwd=repository)
     return next((line for line in output.splitlines() if " from the store, " in line), "nothing to do").split(" in ")[0]
 
 
@@ -90,14 +67,14 @@ def add(repository, name):
 
 
 def test_a_change_of_code_runs_the_stages_that_it_can_affect(repository):
-    assert repro(repository) == ["code", "prepare", "extract", "vocab", "train", "score", "report"]
+    assert repro(repository) == STAGES
     assert repro(repository) == []
-    assert "up to date" in run("dvc", "status", cwd=repository)
+    assert "up to date" in run_program("dvc", "status", cwd=repository)
 
     replace(repository, "errors.py", "class CaptionerError", "# a comment\nclass CaptionerError")
     replace(repository, "metrics/rouge.py", '"""', '"""Changed. ')
     assert repro(repository) == ["code"]
-    assert "up to date" in run("dvc", "status", cwd=repository)
+    assert "up to date" in run_program("dvc", "status", cwd=repository)
 
     with (repository / "pipeline/report/static/report.css").open("a") as file:
         file.write("body { margin: 0; }\n")
@@ -110,89 +87,88 @@ def test_a_change_of_code_runs_the_stages_that_it_can_affect(repository):
     with (repository / "pipeline/training/schedule.py").open("a") as file:
         file.write("CHANGED = 1\n")
     assert repro(repository)[:2] == ["code", "train"]
-    assert "up to date" in run("dvc", "status", cwd=repository)
+    assert "up to date" in run_program("dvc", "status", cwd=repository)
 
 
 def test_experiments_run_in_the_workspace_in_a_copy_and_from_a_queue(repository):
     repro(repository)
     commit(repository, "results")
     changes = ("-S", "decoder.kind=inject", "-S", "train.epochs=1")
-    assert stages_run(run("dvc", "exp", "run", *changes, cwd=repository)) == ["train", "score", "report"]
-    run("git", "checkout", "-q", ".", cwd=repository)
-    run("dvc", "checkout", "-q", cwd=repository)
+    assert stages_run(run_program("dvc", "exp", "run", *changes, cwd=repository)) == ["train", "score", "report"]
+    run_program("git", "checkout", "-q", ".", cwd=repository)
+    run_program("dvc", "checkout", "-q", cwd=repository)
 
-    output = run("dvc", "exp", "run", "--temp", "-S", "score.beam_size=2", cwd=repository)
+    output = run_program("dvc", "exp", "run", "--temp", "-S", "score.beam_size=2", cwd=repository)
     assert stages_run(output) == ["score", "report"]
     with (repository / "pipeline/metrics/rouge.py").open("a") as file:
         file.write("# a comment\n")
-    output = run("dvc", "exp", "run", "--temp", "-S", "score.beam_size=3", cwd=repository)
+    output = run_program("dvc", "exp", "run", "--temp", "-S", "score.beam_size=3", cwd=repository)
     assert stages_run(output) == ["code", "score", "report"]
 
-    run("dvc", "exp", "run", "--queue", "-S", "score.max_length=4,5", cwd=repository)
-    output = run("dvc", "exp", "run", "--run-all", cwd=repository)
+    run_program("dvc", "exp", "run", "--queue", "-S", "score.max_length=4,5", cwd=repository)
+    output = run_program("dvc", "exp", "run", "--run-all", cwd=repository)
     assert output.count("Running stage 'score'") == 2
-    shown = json.loads(run("dvc", "exp", "show", "--json", cwd=repository).split("\n", 0)[0])
+    shown = json.loads(run_program("dvc", "exp", "show", "--json", cwd=repository).split("\n", 0)[0])
     assert len(shown) == 2  # the workspace and the commit with its experiments
 
 
 def test_extraction_is_incremental(repository):
     assert extract(repository) == "extract: 18 images, 0 from the store, 18 encoded"
-    first = features(repository)
     assert extract(repository) == "nothing to do"
 
     add(repository, "zz-new.png")
     assert extract(repository) == "extract: 19 images, 18 from the store, 1 encoded"
-    grown = features(repository)
-
-    images, table = repository / "data/tiny/images", repository / "data/tiny/captions.csv"
-    (images / "000.png").rename(images / "renamed.png")
-    table.write_text(table.read_text().replace("000.png", "renamed.png"))
-    assert extract(repository) == "extract: 19 images, 19 from the store, 0 encoded"
-
-    (images / "renamed.png").rename(images / "000.png")
-    table.write_text(table.read_text().replace("renamed.png", "000.png"))
-    assert extract(repository) == "extract: 19 images, 19 from the store, 0 encoded"
-    assert features(repository) == grown
-
-    (images / "zz-new.png").unlink()
-    table.write_text("".join(line for line in table.read_text().splitlines(True) if "zz-new" not in line))
-    extract(repository)
-    assert features(repository) == first
+    expected = features(repository)
 
     set_param(repository, "encoder.grid", 2)
-    assert extract(repository) == "extract: 18 images, 0 from the store, 18 encoded"
+    assert extract(repository) == "extract: 19 images, 0 from the store, 19 encoded"
     set_param(repository, "encoder.grid", 3)
     shutil.rmtree(repository / ".dvc/cache")  # so that the features come from the store, not from the cache of dvc
     (repository / "data/interim/features.h5").unlink()
-    output = run("dvc", "repro", "-f", "extract", cwd=repository)
-    assert "18 from the store, 0 encoded" in output
-    assert features(repository) == first
+    output = run_program("dvc", "repro", "-f", "extract", cwd=repository)
+    assert "19 from the store, 0 encoded" in output
+    assert features(repository) == expected
 
     shutil.rmtree(repository / ".cache")
-    output = run("dvc", "repro", "-f", "extract", cwd=repository)
-    assert "0 from the store, 18 encoded" in output
-    assert features(repository) == first
+    output = run_program("dvc", "repro", "-f", "extract", cwd=repository)
+    assert "0 from the store, 19 encoded" in output
+    assert features(repository) == expected
 
 
 def test_an_earlier_training_is_restored_from_the_cache(repository):
-    run("dvc", "repro", "train", cwd=repository)
+    run_program("dvc", "repro", "train", cwd=repository)
     model = (repository / "models/captioner.safetensors").read_bytes()
     set_param(repository, "train.epochs", 1)
-    assert "Running stage 'train'" in run("dvc", "repro", "train", cwd=repository)
+    assert "Running stage 'train'" in run_program("dvc", "repro", "train", cwd=repository)
     assert (repository / "models/captioner.safetensors").read_bytes() != model
     set_param(repository, "train.epochs", 3)
-    assert "Stage 'train' is cached" in run("dvc", "repro", "train", cwd=repository)
+    assert "Stage 'train' is cached" in run_program("dvc", "repro", "train", cwd=repository)
     assert (repository / "models/captioner.safetensors").read_bytes() == model
 
 
 def test_an_experiment_in_a_copy_shares_the_store(repository):
     extract(repository)
     commit(repository, "features")
-    output = run("dvc", "exp", "run", "--temp", "-S", "vocab.min_count=2", "-S", "train.epochs=1", cwd=repository)
+    output = run_program(
+        "dvc", "exp", "run", "--temp", "-S", "vocab.min_count=2", "-S", "train.epochs=1", cwd=repository
+    )
     assert "Running stage 'train'" in output
     assert "Running stage 'extract'" not in output
-    output = run("dvc", "exp", "run", "--temp", "-f", "extract", cwd=repository)
+    output = run_program("dvc", "exp", "run", "--temp", "-f", "extract", cwd=repository)
     assert "18 from the store, 0 encoded" in output
+
+
+SLOW = """
+
+def slowly(self, pixels, encode=Encoder.encode):
+    import time
+
+    time.sleep(3)
+    return encode(self, pixels)
+
+
+Encoder.encode = slowly
+"""
 
 
 def test_a_killed_extraction_continues(repository):
@@ -205,14 +181,12 @@ def test_a_killed_extraction_continues(repository):
     (repository / "dvc.lock").unlink()
     set_param(repository, "run.workers", 1)
     set_param(repository, "run.extract_batch", 1)
-    slow = repository / "pipeline/features/image_batches.py"
-    source = slow.read_text()
-    reads = "content = read_image_bytes(image.path)"
-    replace(repository, "features/image_batches.py", reads, f"__import__('time').sleep(0.5)\n            {reads}")
+    module = repository / "pipeline/encoders/encoder.py"
+    source = module.read_text()
+    module.write_text(source + SLOW)
     running = subprocess.Popen(
         ["dvc", "repro", "extract"],
         cwd=repository,
-        env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -221,13 +195,53 @@ def test_a_killed_extraction_continues(repository):
 
     store, deadline = repository / ".cache/features", time.monotonic() + 120
     while time.monotonic() < deadline and not any(one.images for one in stored_encoders(store)):
-        time.sleep(0.2)
+        time.sleep(0.05)
     os.killpg(running.pid, signal.SIGKILL)
     running.wait()
-    slow.write_text(source)
+    module.write_text(source)
     shutil.rmtree(repository / ".dvc/tmp", ignore_errors=True)  # the lock of dvc, which a killed dvc does not release
     output = extract(repository)
     known = int(output.split(" from the store")[0].split()[-1])
     assert 0 < known < 18
     assert output == f"extract: 18 images, {known} from the store, {18 - known} encoded"
     assert features(repository) == expected
+
+
+def clone_of(repository, folder):
+    run_program("git", "clone", "-q", str(repository), str(folder), cwd=folder.parent)
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # moto's
+def test_a_clone_pulls_everything_from_a_remote_and_computes_nothing(repository, s3_server, tmp_path_factory):
+    pytest.importorskip("dvc_s3", reason="needs dvc-s3: pip install -e '.[s3]'")
+    run_program("dvc", "remote", "add", "--default", "shared", s3_server.url("cache"), cwd=repository)
+    run_program("dvc", "remote", "modify", "shared", "endpointurl", os.environ["AWS_ENDPOINT_URL"], cwd=repository)
+    set_param(repository, "train.epochs", 1)
+    run_program("dvc", "repro", cwd=repository)
+    commit(repository, "results")
+    assert "pushed" in run_program("dvc", "push", cwd=repository)
+
+    clone = clone_of(repository, tmp_path_factory.mktemp("clones") / "second")
+    assert not (clone / "data/interim/features.h5").exists()
+    run_program("dvc", "pull", cwd=clone)
+    output = run_program("dvc", "repro", cwd=clone)
+    assert "Running stage" not in output
+    assert output.count("didn't change, skipping") == len(STAGES)
+    for name in ("data/interim/features.h5", "models/captioner.safetensors"):
+        assert (clone / name).read_bytes() == (repository / name).read_bytes()
+    assert not (clone / ".cache").exists(), "images were encoded"
+
+    set_param(clone, "score.beam_size", 2)
+    assert "extract" not in repro(clone)
+
+
+def test_pull_names_what_was_never_pushed(repository, tmp_path_factory):
+    remote = str(tmp_path_factory.mktemp("remote"))
+    run_program("dvc", "remote", "add", "--default", "shared", remote, cwd=repository)
+    run_program("dvc", "repro", "extract", cwd=repository)
+    commit(repository, "features")
+    clone = clone_of(repository, tmp_path_factory.mktemp("clones") / "second")
+    pulled = subprocess.run(["dvc", "pull"], cwd=clone, capture_output=True, text=True, check=False)
+    assert pulled.returncode != 0
+    assert "data/interim/features.h5" in pulled.stdout + pulled.stderr

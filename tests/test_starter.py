@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import tomllib
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from support import ROOT, run_command, small_params
 import pipeline
 from pipeline import Captioner, paths
 from pipeline.errors import DataError, ParamsError
-from pipeline.fingerprint import PACKAGE
 from pipeline.inference.model_file import TrainedModel
 from pipeline.metrics.evaluation_file import EvaluationFile
 from pipeline.stages.score import ScoreFiles, score
@@ -210,13 +208,6 @@ def test_the_module_of_the_distributions_name_has_the_same_names(monkeypatch):
     assert module.__version__ == pipeline.__version__
     with pytest.raises(AttributeError, match="'captioner' has no attribute 'other'"):
         _ = module.other
-
-
-def test_a_wheel_holds_the_starter_its_card_and_the_module():
-    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    assert setuptools["py-modules"] == ["captioner"]
-    for file in (STARTER_FILE, STARTER_FILE.with_suffix(".md")):
-        assert any(file.relative_to(PACKAGE).match(pattern) for pattern in setuptools["package-data"]["pipeline"])
 
 
 def test_the_starter_in_this_checkout_captions_an_image_and_is_small_enough(script):

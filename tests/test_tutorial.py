@@ -6,9 +6,9 @@ import sys
 import pytest
 from support import ROOT
 
-nbformat = pytest.importorskip("nbformat", reason="needs the extra: pip install 'captioner[dev]'")
-pytest.importorskip("nbclient", reason="needs the extra: pip install 'captioner[dev]'")
-pytest.importorskip("ipykernel", reason="needs the extra: pip install 'captioner[dev]'")
+nbformat = pytest.importorskip("nbformat", reason="needs the extra: pip install -e '.[dev]'")
+pytest.importorskip("nbclient", reason="needs the extra: pip install -e '.[dev]'")
+pytest.importorskip("ipykernel", reason="needs the extra: pip install -e '.[dev]'")
 NOTEBOOK = ROOT / "docs" / "tutorial.ipynb"
 
 

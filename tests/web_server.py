@@ -50,8 +50,9 @@ def images(trained_project):
 
 @pytest.fixture(scope="session")
 def server(captioner):
-    pytest.importorskip("fastapi", reason="needs the extra: pip install 'captioner[serve]'")
-    from pipeline.web.app import Limits, make_app
+    pytest.importorskip("fastapi", reason="needs the extra: pip install -e '.[serve]'")
+    from pipeline.web.app import make_app
+    from pipeline.web.load import Limits
     from pipeline.web.security import LOOPBACK
 
     running = Server(make_app(captioner, limits=Limits(max_bytes=1_000_000), hosts=LOOPBACK))
@@ -87,7 +88,7 @@ def chromium(tmp_path_factory):
 @pytest.fixture(scope="session")
 def unfamiliar_server(captioner):
     """A server for which every image is unlike the training images."""
-    pytest.importorskip("fastapi", reason="needs the extra: pip install 'captioner[serve]'")
+    pytest.importorskip("fastapi", reason="needs the extra: pip install -e '.[serve]'")
     from pipeline.inference.familiarity import Familiarity
     from pipeline.web.app import make_app
 
