@@ -30,9 +30,8 @@ from pipeline.encoders.encoder import GPU_BATCH, Encoder, build_encoder
 from pipeline.encoders.images import decode_image
 from pipeline.features.decode_pool import DecodePool
 from pipeline.features.extraction import extract_features
-from pipeline.features.feature_file import FeatureFile
-from pipeline.features.gpu_extraction import CHUNK, MAX_PENDING, GpuExtractor, encode_on_gpu, registered
-from pipeline.features.image_batches import Batch, ImageFile
+from pipeline.features.gpu_extraction import CHUNK, MAX_PENDING, Batch, GpuExtractor, encode_on_gpu, registered
+from pipeline.features.image_batches import ImageFile
 from pipeline.files import sha256_of
 
 WARM = "ours without the store, workers warm"
@@ -213,13 +212,12 @@ def on_the_device(encoder: Encoder, paths: list[Path]) -> dict[str, Clock]:
         synchronize()
     extractor = GpuExtractor(encoder)
     decoded = np.zeros((GPU_BATCH, size, size, 3), np.uint8)
-    batch = Batch(0, [ImageFile("", Path(), "")] * GPU_BATCH)
-    readable: list[str | None] = [None] * GPU_BATCH
-    extractor.collect(extractor.submit(batch, decoded, readable))
+    batch = Batch(0, [ImageFile("", Path(), "")] * GPU_BATCH, [None] * GPU_BATCH)
+    extractor.collect(extractor.submit(batch, decoded))
     with registered(decoded, encoder.device), Clock(batches * GPU_BATCH) as clocks["copied and through the network"]:
         pending = []
         for _ in range(batches):
-            pending.append(extractor.submit(batch, decoded, readable))
+            pending.append(extractor.submit(batch, decoded))
             if len(pending) >= MAX_PENDING:
                 extractor.collect(pending.pop(0))
         for one in pending:
@@ -257,25 +255,6 @@ def matrix_product(dtype: torch.dtype) -> float:
     return 4 * 2 * 2048**3 / (time.perf_counter() - began) / 1e9
 
 
-def random_rows(path: Path, count: int = 2000) -> tuple[float, float]:
-    """Microseconds to read one row in random order and one of its values: memory-mapped, and through h5py."""
-    import h5py
-
-    features = FeatureFile.open(path)
-    order = np.random.default_rng(0).integers(0, len(features.images), count).tolist()
-    features.load(features.images)  # into the page cache, for both
-    began = time.perf_counter()
-    for row in order:
-        float(features.features[row][0, 0])
-    mapped = time.perf_counter() - began
-    with h5py.File(path) as file:
-        rows = file["features"]
-        began = time.perf_counter()
-        for row in order:
-            float(rows[row][0, 0])
-    return mapped / count * 1e6, (time.perf_counter() - began) / count * 1e6
-
-
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", default="resnet50")
@@ -290,8 +269,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def measure(given: argparse.Namespace, encoder: Encoder, cores: int, folder: Path) -> tuple[dict[str, Clock], Path]:
-    """Run every way `repeats` times; return the best run of each, and a feature file."""
+def measure(given: argparse.Namespace, encoder: Encoder, cores: int, folder: Path) -> dict[str, Clock]:
+    """Run every way `repeats` times; return the best run of each."""
     (folder / "images").mkdir()
     paths = draw(folder / "images", given.images, given.distinct)
     others = paths[: given.other_images]
@@ -324,7 +303,7 @@ def measure(given: argparse.Namespace, encoder: Encoder, cores: int, folder: Pat
     best = {name: max(clocks, key=lambda clock: clock.rate) for name, clocks in measured.items()}
     if encoder.device.type != "cpu":
         best |= on_the_device(encoder, others)
-    return best, work / "features.h5"
+    return best
 
 
 def print_table(best: dict[str, Clock], cores: int) -> None:
@@ -356,10 +335,8 @@ def main() -> None:
         device=choose_device(given.device),
     )
     with tempfile.TemporaryDirectory() as folder:
-        best, features = measure(given, encoder, cores, Path(folder))
+        best = measure(given, encoder, cores, Path(folder))
         print_table(best, cores)
-        mapped, through_h5py = random_rows(features)
-    print(f"a random row: {mapped:.2f} us mapped, {through_h5py:.2f} us by h5py: {through_h5py / mapped:.0f} times")
     for dtype in (torch.float32, torch.bfloat16):
         print(f"matrix product on one core, {str(dtype).removeprefix('torch.')}: {matrix_product(dtype):,.0f} GFLOP/s")
 

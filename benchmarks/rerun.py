@@ -40,7 +40,8 @@ def run(command: list[str], folder: Path) -> tuple[float, float, list[tuple[floa
 def cloned(folder: Path) -> Path:
     """A clone of this repository with its outputs."""
     subprocess.run(["git", "clone", "-q", str(ROOT), str(folder)], check=True)
-    run([*DVC, "cache", "dir", "--local", str(ROOT / ".dvc" / "cache")], folder)
+    cache = subprocess.run([*DVC, "cache", "dir"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+    run([*DVC, "cache", "dir", "--local", cache], folder)
     run([*DVC, "checkout"], folder)
     return folder
 
