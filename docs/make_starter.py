@@ -58,7 +58,7 @@ the file. Weights in float16; {megabytes:.1f} MB.
 ## Limits
 
 - It describes people, dogs and outdoor scenes, in everyday English. It captions any other image too, and is then wrong;
-  a warning stands beside most of these captions.
+  most of these captions get a warning.
 - It repeats the assumptions of its training captions, such as about gender and age. Do not use it for decisions about people.
 - For research and education, as the terms of Flickr8k say.
 
