@@ -354,7 +354,7 @@ def measure_extraction(run: Run) -> None:
     given = extract_benchmark.parse_arguments(arguments)
     with tempfile.TemporaryDirectory(dir=run.folder) as folder:
         encoder = make_encoder(run, run.device, "auto")
-        best, _ = extract_benchmark.measure(given, encoder, os.cpu_count() or 1, Path(folder))
+        best = extract_benchmark.measure(given, encoder, os.cpu_count() or 1, Path(folder))
         extract_benchmark.print_table(best, os.cpu_count() or 1)
 
 

@@ -1,21 +1,20 @@
-"""Comparison of trainings on Flickr8k: scores, intervals and paired differences.
+"""Comparison of training runs on Flickr8k: scores, intervals and paired differences.
 
     python benchmarks/quality.py folds FLICKR8K WEIGHTS [--jobs 2] [--only NAME ...] [--table]
     python benchmarks/quality.py official FLICKR8K WEIGHTS [--split test] [--jobs 2] [--only NAME ...] [--table]
 
 FLICKR8K is a folder in the `flickr8k` format, WEIGHTS the folder of the encoders' weights files. `folds` runs the
-trainings of benchmarks/quality/folds: every image is in the test part of one of five folds, and its caption comes from
-the model of that fold. `official` runs those of benchmarks/quality/official on the split lists beside the captions; it
-captions and scores val, where choices are made, unless `--split test` is given.
+params files of benchmarks/quality/folds: every image is in the test part of one of five folds, and its caption comes
+from the model of that fold. `official` runs those of benchmarks/quality/official on the split lists beside the
+captions; it captions and scores val, where choices are made, unless `--split test` is given.
 
 Scores are over all images together; differences are paired by image. Models and captions are kept in .cache/quality, so
 that an interrupted run resumes; `--table` only prints the results so far.
 
-A training's file holds the params that differ from `base.yaml`; `popular-*` are trainings as published tutorials run
-them. Keys beside the params: `extends` names the file that this one changes; `mirrored` adds the mirrored training
-images; `train_images` and `captions_per_image` limit the training data to the first ones; `members` lists trainings
-whose probabilities are averaged; `against` names the training to compare with. Trainings that differ only in `score`
-share one model.
+A params file holds what differs from `base.yaml`; `popular-*` have the settings of published tutorials. Keys
+beside the params: `extends` names the file that this one changes; `mirrored` adds the mirrored training images;
+`train_images` and `captions_per_image` limit the training data to the first ones; `members` lists files whose models'
+probabilities are averaged; `against` names the file to compare with. Files that differ only in `score` share one model.
 """
 
 import argparse
@@ -66,7 +65,7 @@ MIRRORED = "mirrored-"
 
 @dataclass(frozen=True)
 class Comparison:
-    """The trainings of a folder in benchmarks/quality, on one dataset."""
+    """The training runs of a folder in benchmarks/quality, on one dataset."""
 
     name: str
     """folds or official."""
@@ -203,7 +202,7 @@ def make_features(of: Comparison, name: str) -> None:
 
 
 def run_model(of: Comparison, names: Sequence[str], fold: int) -> list[tuple[str, int, dict[str, Any]]]:
-    """Run the trainings `names`, which share a model, one after another: the first one trains it."""
+    """Run the params files `names`, which share a model, one after another: the first run trains it."""
     return [run_fold(of, name, fold) for name in names]
 
 

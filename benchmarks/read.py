@@ -48,7 +48,7 @@ def rows_of_h5py(path: Path, batches: list[list[int]]) -> None:
 
 
 def microseconds(read: Callable[[Path, list[list[int]]], None], path: Path, batches: list[list[int]]) -> float:
-    """Time per row."""
+    """The time that `read` takes for the batches of `path`, per row."""
     began = time.perf_counter()
     read(path, batches)
     return (time.perf_counter() - began) / sum(map(len, batches)) * 1e6

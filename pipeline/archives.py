@@ -59,7 +59,7 @@ class Archive:
         weakref.finalize(self, self._file.close)
         try:
             if _kind(path) == "zip":
-                # Given a path, zipfile would close the file by a count of its readers that threads do not lock.
+                # Given a path, ZipFile counts its readers without a lock and may close the file while a thread reads.
                 self._zip = zipfile.ZipFile(self._file)
                 self.members = dict(_zip_members(self._zip))
             else:
@@ -91,7 +91,7 @@ class Archive:
         _check_size(member.file_size)
         if member.flag_bits & 1:
             raise ValueError("encrypted; make the archive without a password")
-        if member.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:  # unpacked without a limit
+        if member.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:  # unlimited decompression
             raise ValueError(f"compressed with zip method {member.compress_type}; make the archive with `zip -0`")
         with self._zip.open(member) as file:
             return file.read(member.file_size)

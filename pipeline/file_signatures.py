@@ -11,7 +11,7 @@ _STARTS = {
 
 
 def other_content(file: Path | bytes) -> str | None:
-    """What a file is, or its first bytes, that cannot be read as expected, with a remedy; None if unknown."""
+    """What a file that is not of the expected type is, with a remedy; None if unknown. `file`: path or first bytes."""
     size = max(map(len, _STARTS))
     if isinstance(file, Path):
         try:

@@ -1,4 +1,4 @@
-"""Option models: their base class, the options that params.yaml and the model share, and what is wrong with options."""
+"""Base class of option models, the options that params.yaml and the model share, and messages on invalid options."""
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -27,8 +27,8 @@ class RerankOptions(Options):
     )
 
 
-def first_mistake(error: ValidationError, *section: str) -> str:
-    """The first wrong key, below `section`, and what is allowed there, in one line."""
+def first_error(error: ValidationError, *section: str) -> str:
+    """One line with the first invalid key, prefixed with `section`, and what is allowed there."""
     first = error.errors(include_url=False, include_input=False)[0]
     key = ".".join(map(str, (*section, *first["loc"])))[:80]
     words = first["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("should ", "must ")

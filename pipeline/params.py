@@ -94,8 +94,8 @@ class EncoderParams(Options):
         default="none",
         description="One of: the name of published weights (torchvision: IMAGENET1K_V2; timm: a1_in1k; open_clip: "
         "openai; DEFAULT for the first two); a file with a state dict; a captioner's model file, or starter, for the "
-        "encoder inside; none for random weights from the seed. DVC tracks the name of a file, not its content: "
-        "rename the file when it changes",
+        "encoder inside; none for random weights from the seed. DVC sees only the path, not the content of the "
+        "file: rename the file when it changes",
     )
     layer: Text = Field(
         default="auto",
@@ -230,7 +230,7 @@ class TrainParams(Options):
         default="none",
         description="Trained captioner whose weights training starts from: a model file, or starter. The encoder, "
         "decoder.kind and the decoder's widths must be those of the model; tokens that it does not know start from "
-        "random values. DVC tracks the name of a file, not its content: rename the file when it changes",
+        "random values. DVC sees only the path, not the content of the file: rename the file when it changes",
     )
     scst: ScstParams = Field(default_factory=ScstParams, description="Self-critical sequence training")
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 def counted(number: int, one: str, several: str = "") -> str:
-    """Return a number and its noun, `1 image` or `2,000 images`; `several` is a plural without or beyond a final s."""
+    """Return a number and its noun, `1 image` or `2,000 images`; `several`: the plural where it is not `one` + s."""
     return f"{number:,} {one if number == 1 else several or one + 's'}"
 
 

@@ -52,7 +52,7 @@ def images(trained_project):
 def server(captioner):
     pytest.importorskip("fastapi", reason="needs the extra: pip install -e '.[serve]'")
     from pipeline.web.app import make_app
-    from pipeline.web.load import Limits
+    from pipeline.web.request_limits import Limits
     from pipeline.web.security import LOOPBACK
 
     running = Server(make_app(captioner, limits=Limits(max_bytes=1_000_000), hosts=LOOPBACK))

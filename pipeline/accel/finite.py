@@ -1,4 +1,4 @@
-"""A check of float16 values by their bits, which is twenty times as fast as `np.isfinite`: that converts each value."""
+"""A check of float16 values by their bits, 16 to 20 times as fast as `np.isfinite`, which converts each value."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -39,7 +39,7 @@ def show_encoders(
     say(f"{root}: {counted(len(encoders), 'encoder')}, {_format_bytes(sum(encoder.bytes for encoder in encoders))}")
     for encoder in encoders:
         size = _format_bytes(encoder.bytes)
-        show(f"{encoder.digest[:12]}  {encoder.images:9,} images  {size:>8}  {_describe(encoder)}")
+        show(f"{encoder.digest[:12]}  {counted(encoder.images, 'image'):>16}  {size:>8}  {_describe(encoder)}")
 
 
 @app.command()
@@ -84,14 +84,15 @@ def prune(
     root = store or store_folder()
     for encoder in [find_encoder(root, digest) for digest in digests or ()]:
         remove_encoder(root, encoder.digest)
-        show(f"{encoder.digest[:12]}  {encoder.images:9,} images deleted  {_describe(encoder)}")
+        show(f"{encoder.digest[:12]}  {counted(encoder.images, 'image'):>16} deleted  {_describe(encoder)}")
     if unused:
         used = {row.sha256 for row in read_images(paths.IMAGES)}
         for encoder in stored_encoders(root):
             deleted = keep_images(root, encoder.digest, used) if encoder.spec else 0
             if encoder.spec and deleted == encoder.images:
                 remove_encoder(root, encoder.digest)
-            show(f"{encoder.digest[:12]}  {deleted:9,} of {encoder.images:,} images deleted  {_describe(encoder)}")
+            images = counted(encoder.images, "image")
+            show(f"{encoder.digest[:12]}  {deleted:9,} of {images} deleted  {_describe(encoder)}")
 
 
 def _describe(encoder: "StoredEncoder") -> str:

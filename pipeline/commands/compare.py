@@ -53,7 +53,8 @@ def compare(
         tokenize=tokenizer_of(unit, texts),
     )
     if comparison.left_out:
-        say(f"warning: left out, because only one of the two has them: {counted(comparison.left_out, 'image')}")
+        left_out = counted(comparison.left_out, "image")
+        say(f"warning: {left_out} left out: only one of the two files has their captions")
     for name, side in ((first, comparison.first), (second, comparison.second)):
         say(*(f"{warning} ({name})" for warning in warnings(side)))
     if as_json:

@@ -95,7 +95,7 @@ def _extract_on_ray(
 
 
 def _note_weights_file(params: "Params") -> None:
-    """Print a note when the encoder's weights are a file that DVC does not watch."""
+    """Print a note when the encoder's weights are a file that DVC does not track."""
     weights, stages = params.encoder.weights, Path("dvc.yaml")
     if Path(weights).is_file() and stages.is_file() and weights not in stages.read_text("utf-8"):
         say(

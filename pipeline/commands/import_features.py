@@ -48,7 +48,7 @@ def import_features(
         say(f"import-features: {extra} to no image in {paths.IMAGES}: {shown_names(report.extra)}")
     if report.cut:
         cut = counted(report.cut, "image has", "images have")
-        say(f"import-features: {cut} more than {stored}; the first ones are stored")
+        say(f"import-features: {cut} more than {stored}; only the first {report.regions} are stored")
     padded = "" if report.fewest_regions >= report.regions else f"{report.fewest_regions} to "
     say(
         f"import-features: {counted(report.images, 'image')} with {padded}{stored} of "

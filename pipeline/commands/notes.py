@@ -24,7 +24,7 @@ def without_features_warning(split: str, images: Sequence[str]) -> str:
 
 
 def passed_over_note(place: str, names: Sequence[str]) -> str:
-    """Return the note on files of a folder that are in no image format that is read: their number by suffix."""
+    """Return the note on the files of a folder that are in no supported image format: their number by suffix."""
     counts = Counter(Path(name).suffix.lower() or "without a suffix" for name in names)
     first = counts.most_common(_SUFFIXES)
     others = counts.total() - sum(count for _, count in first)
@@ -33,7 +33,7 @@ def passed_over_note(place: str, names: Sequence[str]) -> str:
 
 
 def unspaced_warning(share: float) -> str:
-    """Return the warning for captions whose language has no spaces between words; `share` is their share."""
+    """Return the warning for captions in a script without spaces; `share` is the fraction of all captions, 0 to 1."""
     return (
         f"warning: {share:.0%} of the captions are in a script without spaces between words; set params.vocab.unit to "
         "character and params.score.rerank.neighbors to 0"

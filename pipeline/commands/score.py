@@ -150,8 +150,8 @@ def _score_split(path: Path) -> None:
         references = counted(evaluation.reference_lengths.total(), "reference")
         say(
             f"warning: {report.longer_references:,} of {references} {'is' if report.longer_references == 1 else 'are'} "
-            f"longer than {counted(report.max_length, 'token')}, the most that a caption has "
-            f"(params.score.max_length); {counted(report.at_max_length, 'caption has', 'captions have')} as many"
+            f"longer than params.score.max_length ({counted(report.max_length, 'token')}); "
+            f"{counted(report.at_max_length, 'generated caption reaches', 'generated captions reach')} this limit"
         )
     say(*warnings(evaluation))
     common = evaluation.diversity["most_common_caption"]

@@ -35,7 +35,7 @@ def serve(
         import uvicorn
 
         from pipeline.web.app import make_app
-        from pipeline.web.load import Limits
+        from pipeline.web.request_limits import Limits
         from pipeline.web.security import LOOPBACK
         from pipeline.web.server import make_config
     except ModuleNotFoundError as error:

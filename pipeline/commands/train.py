@@ -89,7 +89,7 @@ def _summary(report: "TrainReport", params: "TrainParams") -> list[str]:
         lines.append(
             f"note: val loss chose the epoch, because the val split has {counted(report.val_images, 'image')}: the "
             f"CIDEr-D of fewer than {MIN_IMAGES} depends on chance"
-            + ("; it rises in self-critical epochs, so that none of them may be chosen" if params.scst.epochs else "")
+            + ("; val loss rises in self-critical epochs, so it may choose none of them" if params.scst.epochs else "")
         )
     if min(report.images, report.val_images) < MIN_FAMILIARITY:
         lines.append(f"note: fewer than {MIN_FAMILIARITY} train or val images: captions will have no familiarity")

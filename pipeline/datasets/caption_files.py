@@ -1,4 +1,4 @@
-"""Captions of any captioner, and references to score them against. `checked_rows.py` reads the files."""
+"""Captions of any captioner, and references to score them against. `scoring_rows.py` reads the files."""
 
 import re
 from collections import Counter, defaultdict
@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from pipeline.archives import IMAGE_SUFFIXES
-from pipeline.datasets.checked_rows import read_content, read_rows
+from pipeline.datasets.scoring_rows import read_content, read_rows
 from pipeline.errors import DataError
 from pipeline.wording import counted, shown_names
 

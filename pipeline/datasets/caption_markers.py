@@ -33,7 +33,7 @@ class Markers:
 
     @property
     def note(self) -> str:
-        return f"every caption stands between {self.start!r} and {self.end!r}, which are removed"
+        return f"every caption starts with {self.start!r} and ends with {self.end!r}; both are removed"
 
 
 def find_markers(captions: Iterable[str]) -> Markers | None:

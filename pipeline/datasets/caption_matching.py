@@ -33,7 +33,8 @@ def match_captions(captions: CaptionFile, references: ReferenceFile, *, subset: 
         named = " and ".join(sorted(split for split in splits if split))
         others = len(references.captions) - len(wanted)
         images = counted(others, "image of other splits is", "images of other splits are")
-        notes.append(f"all captions are of {named}; {images} not scored")
+        split = "splits" if " and " in named else "split"
+        notes.append(f"all captions belong to the {named} {split}; {images} ignored")
     missing = [image for image in wanted if image not in by_key]
     if missing and not subset:
         raise DataError(

@@ -1,7 +1,7 @@
 """Rows of files with captions, in the layouts that datasets and captioners write.
 
 A row is what `delimited_table.py`, `json_records.py`, `coco.py` and `karpathy.py` find in a file, with values of any
-type. The readers of datasets make entries from it and skip what is wrong; `caption_files.py` refuses what is wrong.
+type. The readers of datasets make entries from it and skip what is wrong; `scoring_rows.py` refuses the file instead.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

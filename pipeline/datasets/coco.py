@@ -17,6 +17,7 @@ from pipeline.datasets.detection import Candidate
 from pipeline.datasets.entries import Entry, Note, ReadOptions, make_entry, skip_entry
 from pipeline.datasets.text_files import load_json, sniff_json
 from pipeline.errors import DataError
+from pipeline.wording import counted
 
 PATTERN = "captions_*.json"
 _PART = re.compile(r"(train|val|test)(\d*)")
@@ -101,13 +102,15 @@ def read_annotations(images: Sequence[Any], annotations: Sequence[Any]) -> Itera
 
 
 def note_marks(annotations: Sequence[Any], source: str | Path) -> Iterator[Note]:
-    """A note where the file itself marks captions as unfit, as VizWiz does."""
+    """A note for each mark of unfit captions in the file, such as VizWiz's `is_rejected`."""
     marked = {
         mark: sum(isinstance(one, dict) and one.get(mark) is True for one in annotations)
         for mark in ("is_rejected", "is_precanned")
     }
-    counts = " and ".join(f"{count} {mark}" for mark, count in marked.items() if count)
-    if counts:
-        yield Note(
-            f"{source}: marks {counts} of its captions; they are used; delete them from the file to leave them out"
-        )
+    for mark, count in marked.items():
+        if count:
+            captions, are, them = (counted(count, "caption"), *(("is", "it") if count == 1 else ("are", "them")))
+            yield Note(
+                f"{source}: {captions} {are} marked {mark} and {are} used; to leave {them} out, "
+                f"delete {them} from the file"
+            )

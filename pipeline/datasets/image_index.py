@@ -1,9 +1,8 @@
 """Finds a dataset's images in a folder, in an archive, or in a folder with archives.
 
 An archive counts as a folder: the images of `shards/000.tar` are `000.tar/name.jpg` below `shards`. Names in captions
-often differ from those on the disk, in case, accents, a missing suffix, leading zeros, a missing folder inside an
-archive or the folder of a split that is not there. Such a name is resolved where it can mean one image only. Links are
-followed.
+often differ from those on the disk: in case or accents, or because a suffix, leading zeros, a folder inside an archive
+or the folder of a split is missing. Such a name is resolved if it fits one image only. Symbolic links are followed.
 """
 
 import os

@@ -37,8 +37,8 @@ def find_image_root(places: Iterable[Path], names: Sequence[str]) -> ImageRoot |
 def likely_image_roots(captions: Path, dataset: Path, names: Sequence[str]) -> list[Path]:
     """Folders and archives beside and below the captions and the dataset, the likeliest first.
 
-    The folder above the captions is only included if an image lies right in it: it may hold anything. Links to a folder
-    of the dataset come last, so that it is preferred under its own name.
+    The folder above the captions is only included if it contains an image directly, because it may hold unrelated
+    files. Symbolic links to a folder of the dataset come last, so that the folder's own name is preferred.
     """
     tops = dict.fromkeys(path if path.is_dir() else path.parent for path in (captions, dataset))
     below = [path for top in tops for path in sorted(top.iterdir()) if not path.name.startswith(".")]

@@ -1,4 +1,4 @@
-"""Reads captions from JSON objects with an image and its captions, in JSON lines or in JSON, whatever holds them.
+"""Reads JSON objects with an image and its captions, from JSON lines or from JSON in one of these layouts.
 
     {"image": ..., "caption": ...}                     one object
     [{"image": ..., "caption": ...}, ...]              a list

@@ -1,6 +1,6 @@
 """The format `karpathy`: dataset_flickr8k.json, dataset_flickr30k.json or dataset_coco.json.
 
-They hold the splits that most papers report on (Karpathy and Fei-Fei, CVPR 2015). COCO's `restval` is trained on.
+They hold the splits that most papers report on (Karpathy and Fei-Fei, CVPR 2015). COCO's `restval` belongs to train.
 """
 
 import re

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pipeline.datasets.entries import AUTO
-from pipeline.datasets.json_mistakes import describe_mistake
+from pipeline.datasets.json_errors import describe_json_error
 from pipeline.errors import DataError, ParamsError
 from pipeline.file_signatures import other_content
 
@@ -71,7 +71,7 @@ def load_json(path: Path, encoding: str = AUTO) -> Any:
     except json.JSONDecodeError as error:
         if not error.pos:
             raise DataError(f"{path}, line 1, column 1: not JSON; check params.data.format") from error
-        raise DataError(f"{path}, {describe_mistake(error)}") from error
+        raise DataError(f"{path}, {describe_json_error(error)}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON: {error}") from error
 
@@ -87,8 +87,8 @@ def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         counts = Counter(key for key, _ in pairs)
         key = next(key for key, _ in pairs if counts[key] > 1)
         raise ValueError(
-            f"the key {key[:80]!a} occurs {counts[key]} times in one object; keep one or, in a dataset or in "
-            "references, join their values"
+            f"the key {key[:80]!a} occurs {counts[key]} times in one object; keep one (in captions "
+            "files: merge their values)"
         )
     return content
 

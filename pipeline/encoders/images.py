@@ -114,10 +114,10 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _check_brightness(image: Image.Image) -> None:
-    """Raise `ImageError` for colors of at most 12 bits in 16: Pillow keeps the upper 8 bits, which are nearly black."""
+    """Raise `ImageError` for 16-bit colors below 4,096: Pillow keeps the upper 8 bits, which are nearly black."""
     colors = image.getextrema()[: _COLORS[image.mode]]  # (minimum, maximum) of each band
     if np.max(colors) < 16:
-        raise ImageError("black, or colors that use at most 12 of 16 bits; save it with 8 bits per color")
+        raise ImageError("16-bit color channels with values below 4,096; save it with 8 bits per channel")
 
 
 def _may_be_cut(image: Image.Image) -> bool:
@@ -232,9 +232,9 @@ def visible_region(preprocessing: Preprocessing, width: int, height: int) -> tup
 def preprocess_image(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """Crop and resize an RGB image to the encoder's input, uint8 (S, S, 3). The encoder normalizes it on its device.
 
-    Cropping and resizing are one resampling step. The image is scaled horizontally first, then vertically. Pillow
-    does the same by itself, but scales tall images vertically first from version 13 on, and each pass rounds; with
-    one pass per call, every version returns the same pixels.
+    Cropping and resizing are one resampling step, in two passes: first horizontally, then vertically. Each pass
+    rounds, and from version 13 on Pillow itself scales tall images vertically first. With one call per pass, all
+    versions return the same pixels.
     """
     size = preprocessing.size
     left, top, right, bottom = box = _crop_box(preprocessing, *image.size)

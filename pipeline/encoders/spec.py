@@ -140,10 +140,14 @@ class EncoderSpec:
         if wrong:
             raise ArtefactError(f"not an encoder spec: impossible value of {wrong[0]}")
 
-    def differences(self, other: "EncoderSpec") -> list[str]:
-        """Return `name: ours, theirs` for each field that differs, e.g. `preprocessing.size: 224, 225`."""
+    def differences(self, other: "EncoderSpec", labels: tuple[str, str] | None = None) -> list[str]:
+        """Return `name: ours, theirs` for each field that differs, e.g. `preprocessing.size: 224, 225`.
+
+        With the labels `model` and `features` this is `preprocessing.size: 224 (model), 225 (features)`.
+        """
         ours, theirs = _by_name(self), _by_name(other)
-        return [f"{name}: {ours[name]}, {theirs[name]}" for name in ours if ours[name] != theirs[name]]
+        first, second = (f" ({label})" for label in labels) if labels else ("", "")
+        return [f"{name}: {ours[name]}{first}, {theirs[name]}{second}" for name in ours if ours[name] != theirs[name]]
 
 
 def imported_spec(name: str, channels: int) -> EncoderSpec:

@@ -157,7 +157,7 @@ class _Worker:
         except _Crashed as error:
             raise WorkerError(f"a process that decodes images did not start ({error})") from error
         if answer != decode_worker.READY:
-            raise WorkerError(f"a process that decodes images began with {answer[:80]!r}")
+            raise WorkerError(f"a decode worker sent {answer[:80]!r} instead of its ready message")
 
     def request(self, images: Sequence[ImageFile], slots: Sequence[int]) -> None:
         """Ask for images at once, so that the process does not wait between them. Raises `_Crashed`."""

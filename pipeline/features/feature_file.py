@@ -80,8 +80,9 @@ class MappedRows:
     def prefetch(self, rows: Sequence[int]) -> None:
         """Start to read rows from the disk. Returns at once.
 
-        Random rows that are not in memory are then read about four times as fast (`benchmarks/read.py`): together, and
-        without the megabytes that some systems read ahead of each. Does nothing on systems without such advice.
+        Reading random rows that are not in memory becomes about four times as fast (`benchmarks/read.py`), because they
+        are read together, and because some systems otherwise read ahead megabytes for each row. Does nothing where the
+        system has no `MADV_WILLNEED`.
         """
         if not hasattr(mmap, "MADV_WILLNEED"):
             return

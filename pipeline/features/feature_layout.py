@@ -109,10 +109,10 @@ def digest_outside_features(file: BinaryIO, header: Header) -> str:
 
 
 def make_layout(spec: EncoderSpec, ids: list[bytes], shape: tuple[int, int]) -> tuple[bytes, Header]:
-    """Return what precedes the features in the file, without checksums and digest, and its header.
+    """Return the bytes before the features in the file, without checksums and digest, and the header.
 
-    The bytes depend on the arguments alone. They are made in memory: on a disk that may be full, HDF5 fails with errors
-    of its own, or crashes. Raises `DataError` for a spec that is too long.
+    The bytes depend on the arguments alone. They are made in memory, because on a full disk HDF5 raises errors that
+    do not say so, or crashes. Raises `DataError` for a spec that is too long.
     """
     import h5py
 

@@ -32,8 +32,8 @@ INDEX = "index.parquet"
 REMEDY = "run `captioner extract --engine ray` again"
 METADATA = b"captioner"
 OPEN_SHARDS = PREFETCHED_ROWS
-"""Shards that are mapped at a time: as many as the rows that are requested together can lie in. Each holds a file
-descriptor, of which a process has about a thousand."""
+"""Largest number of open shards: rows that are requested together can lie in as many. Each open shard needs a file
+descriptor; processes are usually limited to about a thousand."""
 _COLUMNS = ["image", "shard", "crc32"]
 
 

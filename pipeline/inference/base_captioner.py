@@ -29,7 +29,7 @@ from pipeline.errors import DataError, ParamsError
 from pipeline.inference.familiarity import Familiarity
 from pipeline.inference.model_metadata import Scalar
 from pipeline.inference.reranking import NO_RERANKING, Reranker
-from pipeline.options import RerankOptions, first_mistake
+from pipeline.options import RerankOptions, first_error
 from pipeline.text import character_tokenizer
 from pipeline.text.vocabulary import Vocabulary
 
@@ -163,8 +163,8 @@ class BaseCaptioner(ABC):
     ) -> list[list[Caption]]:
         """The best `captions` different captions of each image, best first.
 
-        With `attention`, captions of decoders with attention have attention weights. Raises `DataError` for an image
-        that cannot be used, `ParamsError` for more captions than a beam can hold, which is 100.
+        With `attention`, captions of decoders with attention include attention weights. Raises `DataError` for an
+        image that cannot be used, `ParamsError` for more than 100 captions, the largest beam.
         """
         if not images:
             return []
@@ -289,7 +289,7 @@ def _checked(kind: type[_Options], options: dict[str, Any]) -> _Options:
     try:
         return kind(**options)
     except ValidationError as error:
-        raise ParamsError(first_mistake(error)) from error
+        raise ParamsError(first_error(error)) from error
 
 
 _Batch = TypeVar("_Batch")

@@ -1,6 +1,6 @@
-"""What the model that `train.init_from` names says of itself, compared with params before the features are extracted.
+"""Checks the metadata of `train.init_from` against params before extraction.
 
-Only the metadata of the file are read, and torch is not imported. `initial_model.py` loads the whole model.
+Only the metadata of the model file are read, and torch is not imported. `initial_model.py` loads the whole model.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InitialMetadata:
-    """The model's encoder, decoder and tokenizer."""
+    """Encoder, decoder and tokenizer of the model that `train.init_from` names."""
 
     name: str
     """`starter`, or the file as params name it."""
@@ -32,7 +32,7 @@ class InitialMetadata:
 
     @classmethod
     def load(cls, name: str, *, output: Path = paths.MODEL) -> Self | None:
-        """Read the metadata; None for `none`. Raises as `find_model` does, and `ArtefactError` for a damaged file."""
+        """Read the metadata; None for `none`. Raises as `find_model`, and `ArtefactError` for a damaged file."""
         path = find_model(name, output=output)
         if path is None:
             return None
@@ -45,10 +45,11 @@ class InitialMetadata:
         return cls(name, spec, metadata.decoder, vocabulary.tokenizer)
 
     def check_params(self, params: "Params") -> None:
-        """Compare the model with what params determine before extraction. Raises as the other checks do.
+        """Compare the model with the params that determine decoder, tokenizer and encoder.
 
-        Features that another program computed do not come from `params.encoder`, so that a model of such features is
-        compared in training.
+        Raises `ParamsError` for another decoder or tokenizer, `ArtefactError` for another encoder. The encoder of a
+        model of imported features is not checked here but in training, because such features do not come from
+        `params.encoder`.
         """
         self.check_decoder(params.decoder.model_dump())
         self.check_tokenizer(UNITS[params.vocab.unit])
@@ -60,15 +61,16 @@ class InitialMetadata:
 
         The name of the weights may differ.
         """
-        differences = replace(self.spec, weights=spec.weights).differences(spec)
+        own = replace(self.spec, weights=spec.weights)
+        differences = own.differences(spec, ("model", "features"))
         if differences:
             raise ArtefactError(
-                f"params.train.init_from: {self.name} was trained with another encoder (model, features): "
+                f"params.train.init_from: {self.name} was trained with another encoder: "
                 f"{'; '.join(differences)}; {_remedy(self.spec, self.name)}"
             )
 
     def check_decoder(self, options: Mapping[str, Any]) -> None:
-        """Raise `ParamsError` if a decoder of these options is another one. Dropout rates may differ."""
+        """Raise `ParamsError` if these options are not those of the model's decoder. Dropout rates may differ."""
         own = self.decoder_params
         different = [
             key for key in options if not key.endswith("_dropout") and options[key] != own.get(key, options[key])
@@ -84,15 +86,16 @@ class InitialMetadata:
         """Raise `ParamsError` if the model's tokens come from another tokenizer."""
         if self.tokenizer != tokenizer:
             raise ParamsError(
-                f"params.train.init_from: {self.name} has tokens of the tokenizer {self.tokenizer}, "
-                f"here they are of {tokenizer}; change params.vocab.unit, or set init_from to none"
+                f"params.train.init_from: {self.name} uses the tokenizer {self.tokenizer}, "
+                f"params.vocab.unit selects {tokenizer}; change params.vocab.unit, or set init_from to none"
             )
 
 
 def check_initial_model(params: "Params", spec: EncoderSpec | None = None) -> None:
-    """Check `train.init_from` before long work: against params and, once the encoder is built, its `spec`.
+    """Check the model of `train.init_from` against params and, if given, against the `spec` of the built encoder.
 
-    Raises as the methods of `InitialMetadata` do; `DataError` without a file.
+    Raises `DataError` without a file, `ParamsError` for another decoder or tokenizer, `ArtefactError` for another
+    encoder or a damaged file.
     """
     initial = InitialMetadata.load(params.train.init_from)
     if initial:
@@ -111,8 +114,8 @@ def find_model(name: str, *, output: Path) -> Path | None:
     path = model_path(name)
     if path.resolve() == output.resolve():
         raise ParamsError(
-            f"params.train.init_from: {name}: is the file that training writes, and `dvc repro` deletes it before; "
-            f"`dvc checkout {output}` restores it; copy it, and set init_from to the copy"
+            f"params.train.init_from: {name} is the output of the stage train, which `dvc repro` deletes before "
+            f"training; restore it with `dvc checkout {output}`, copy it, and set init_from to the copy"
         )
     if not path.is_file():
         raise DataError(f"params.train.init_from: {name}: no such model file; correct the path, or set it to none")

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 from pipeline.encoders.spec import METADATA_KEY
 from pipeline.errors import ArtefactError, CaptionerError
 from pipeline.file_signatures import other_content
-from pipeline.options import Options, first_mistake
+from pipeline.options import Options, first_error
 from pipeline.wording import counted
 
 SCHEMA = 2
@@ -67,14 +67,14 @@ class ModelMetadata(Options):
 
 
 def read_metadata(path: Path) -> ModelMetadata:
-    """The metadata of a model file, without its tensors. Raises `ArtefactError` for another or a truncated file."""
+    """The metadata of a model file, without its tensors. Raises `ArtefactError` for a truncated or another file."""
     with opened(path, framework="numpy") as file:
         return ModelMetadata.from_json((file.metadata() or {}).get(KEY, ""), path)
 
 
 @contextmanager
 def opened(path: Path, *, framework: Literal["pt", "numpy"]) -> Iterator[Any]:
-    """A safetensors file; whatever its content makes fail becomes an `ArtefactError` naming `path`."""
+    """Open a safetensors file. Every error that its content causes is raised as `ArtefactError` with `path`."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -111,4 +111,4 @@ def _sorted_json(content: dict[str, Any]) -> str:
 
 def wrong_metadata(path: Path, error: ValidationError, *section: str) -> ArtefactError:
     """The error that names the first wrong key, below `section`, of the metadata of `path`."""
-    return ArtefactError(f"{path}: metadata {first_mistake(error, *section)}; train again")
+    return ArtefactError(f"{path}: metadata {first_error(error, *section)}; train again")

@@ -39,8 +39,8 @@ def paired_differences(
     """The scores of `second` minus those of `first`, two systems on the same images, both (N, K).
 
     Returns (M, 4): the difference, the low and the high end of its 95% interval, and its two-sided p-value. For the
-    p-value the resampled differences are centered on zero. It is the share of them, the observed difference included,
-    that are at least as far from zero as the observed difference. Raises `ValueError` when the shapes differ or there
+    p-value the resampled differences are centered on zero, and the observed one is added to them. It is the share
+    of these that are at least as far from zero as the observed one. Raises `ValueError` when the shapes differ or there
     are no images or resamples.
     """
     if first.shape != second.shape:

@@ -13,7 +13,7 @@ from pipeline.files import write_text
 from pipeline.metrics.diversity import ends_in_function_word, repeats_a_phrase, repeats_a_word
 from pipeline.metrics.evaluation import Evaluation
 from pipeline.metrics.scores import Scores
-from pipeline.options import first_mistake
+from pipeline.options import first_error
 from pipeline.text import character_tokenizer
 
 EXAMPLES = 60
@@ -112,7 +112,7 @@ class EvaluationFile(_Record):
             raise DataError(f"{path}: cannot be read: {error.strerror}; run `dvc repro score` first") from error
         except ValidationError as error:
             raise ArtefactError(
-                f"{path}: not the results of the score stage: {first_mistake(error)}; run `dvc repro -f score`"
+                f"{path}: not the results of the score stage: {first_error(error)}; run `dvc repro -f score`"
             ) from error
 
 

@@ -8,7 +8,7 @@ from pipeline.report.charts import Chart, bar_chart, line_chart
 
 @dataclass(frozen=True)
 class DatasetSection:
-    """What the template `dataset.html.j2` and `captioner stats` show."""
+    """Texts, tables and charts that `dataset.html.j2` lays out and `captioner stats` prints."""
 
     counts_header: tuple[str, ...]
     counts: list[tuple[str, ...]]

@@ -15,7 +15,7 @@ FEW_IMAGES = 10_000
 """A model trained on fewer images is expected to fail outside its dataset."""
 WIDE_INTERVAL = 4
 """The card points out a wider 95% interval of BLEU-4."""
-_FAMILIARITY = " `captioner predict` warns of images that are unlike the training images; it does not recognize all."
+_FAMILIARITY = "; `captioner predict` flags many of these, not all"
 
 
 def render_model_card(evaluation: EvaluationFile, *, spec: EncoderSpec, counts: Sequence[tuple[str, int, int]]) -> str:
@@ -49,8 +49,9 @@ def _limits(evaluation: EvaluationFile, spec: EncoderSpec) -> list[str]:
     model, bleu = evaluation.model, evaluation.scores["bleu_4"]
     limits = [
         f"Its vocabulary has {model.vocabulary:,} {model.unit}, and it generates no others.",
-        "It cannot abstain: it captions any image, also of a kind that it was never trained on."
-        + (_FAMILIARITY if model.has_familiarity else ""),
+        "It captions every image, including kinds that it was not trained on"
+        + (_FAMILIARITY if model.has_familiarity else "")
+        + ".",
         f"Its scores hold for images like those of the {evaluation.split} split, and for these references: compare "
         "them with other captioners only on the same ones.",
         "It repeats the assumptions of its training captions, such as about gender and what is normal. Do not use it "

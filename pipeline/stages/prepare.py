@@ -207,7 +207,7 @@ def _describe_linked_folders(root: Path, image_paths: Iterable[str]) -> Iterator
     above = {one for folder in folders for one in (folder, *folder.parents)}
     for folder in sorted(above):
         if folder != root and folder.is_relative_to(root) and folder.is_symlink():
-            yield f"{folder}: a link to a folder, in which dvc notices no change; `dvc repro -f prepare` reads it again"
+            yield f"{folder}: a symbolic link, in which DVC sees no changes; `dvc repro -f prepare` reads it again"
 
 
 def _describe_numbers(image_paths: Mapping[str, str]) -> Iterator[str]:
@@ -218,8 +218,8 @@ def _describe_numbers(image_paths: Mapping[str, str]) -> Iterator[str]:
         if number_of(name) and PurePosixPath(path).stem != PurePosixPath(name).stem
     }
     for name, file in list(inexact.items())[:1]:
-        names = counted(len(inexact), "name is the number of an image", "names are the numbers of images")
-        yield f"{names}, as {name} of {file}"
+        names = counted(len(inexact), "image name")
+        yield f"{names} matched by number, e.g. {name} to {file}"
 
 
 def _first_entries(captions: Sequence[CaptionEntry]) -> dict[str, CaptionEntry]:

@@ -189,13 +189,12 @@ class _Split:
 
     @property
     def captions(self) -> int:
-        """The number of captions."""
         return sum(map(len, self.encoded))
 
 
 @dataclass(frozen=True)
 class _Inputs:
-    """What the stage reads."""
+    """Features, vocabulary and the captions of the train and val splits."""
 
     features: FeatureFile
     vocabulary: Vocabulary

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from pipeline.params import TrainParams
 
 _PASS_OFFSET = 500_009
-"""Between the numbers of epochs of two passes over the reference captions: each pass has an order of its own."""
+"""Added to the epoch number for each further pass over the captions, so that passes are ordered differently."""
 _RANK_OFFSET = 500_009
-"""Between the seeds of two processes: each draws its own random numbers."""
+"""Added to the seed per rank, so that each process draws its own random numbers."""
 
 
 @dataclass(frozen=True)
@@ -215,13 +215,13 @@ class Trainer:
         return float(total) / tokens, 0.0, tokens
 
     def _self_critical_epoch(self, number: int, loss: nn.Module) -> tuple[float, float, int]:
-        """Mean loss per token, in which a step counts by its images, mean reward, and the number of sampled tokens."""
+        """Mean loss per token, weighted by images per step; mean reward; number of sampled tokens."""
         assert self.data.reward is not None
         params = self.params.scst
         images = list(self.data.batches.image_epoch(number, max(1, self.params.batch_size // params.samples)))
         shares = [self.processes.share(whole) for whole in images]
         shares = [share if len(share) else whole[:1] for share, whole in zip(shares, images, strict=True)]
-        # Reference captions for the cross-entropy term, as many as it takes: one pass after another, in other orders.
+        # Captions for the cross-entropy term: endless passes over the training captions, each in its own order.
         references = chain.from_iterable(self._batches(number + again * _PASS_OFFSET) for again in count())
         total, rewards, sampled_tokens = 0.0, 0.0, 0
         for step, features in enumerate(self.data.features.batches(shares)):

@@ -23,7 +23,7 @@ from pipeline.inference.base_captioner import BaseCaptioner, Caption
 from pipeline.inference.familiarity import describe_unfamiliar
 from pipeline.tokens import SPECIAL_TOKENS
 from pipeline.web.batching import Batcher, CaptionRequest, DecodedImage
-from pipeline.web.load import Limits, Load
+from pipeline.web.request_limits import Limits, Load
 from pipeline.web.security import Guard
 from pipeline.web.uploads import CLIENT_LEFT, FIELD, discard, expected_bytes, read_image
 

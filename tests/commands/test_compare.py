@@ -88,7 +88,7 @@ def test_images_that_one_side_lacks_are_left_out_with_a_warning(folder):
     (folder / "fewer.csv").write_text("\n".join(rows[:-3]) + "\n")
     code, out, err = run_command("compare", "good.csv", "fewer.csv", cwd=folder)
     assert code == 0
-    assert err == "warning: left out, because only one of the two has them: 3 images\n"
+    assert err == "warning: 3 images left out: only one of the two files has their captions\n"
     assert out.startswith("7 images")
 
 

@@ -130,7 +130,7 @@ def test_only_the_split_of_the_captions_is_scored(references):
     known = references("image,caption,split\na.jpg,a dog,train\nb.jpg,a cat,test\nc.jpg,a bird,test\n", "all.csv")
     found = match_captions(parse_captions('{"b.jpg": "x", "c.jpg": "y"}', "ours"), known)
     assert list(found.captions) == ["b.jpg", "c.jpg"]
-    assert found.notes == ("all captions are of test; 1 image of other splits is not scored",)
+    assert found.notes == ("all captions belong to the test split; 1 image of other splits is ignored",)
     with pytest.raises(DataError, match=r"no caption for 1 of the 2 images .*: c\.jpg"):
         match_captions(parse_captions('{"b.jpg": "x"}', "ours"), known)
 
@@ -162,17 +162,17 @@ def test_of_captions_with_scores_the_first_is_scored_and_all_are_references(refe
 def test_start_and_end_markers_are_removed_with_a_note(references):
     found = parse_captions('{"a.jpg": "startseq a dog endseq", "b.jpg": "startseq a cat endseq "}', "ours")
     assert found.captions == {"a.jpg": "a dog", "b.jpg": "a cat"}
-    assert found.notes == ("ours: every caption stands between 'startseq' and 'endseq', which are removed",)
+    assert found.notes == ("ours: every caption starts with 'startseq' and ends with 'endseq'; both are removed",)
     known = references({"a.jpg": ["<s> a dog </s>", "<s> the dog </s>"]})
     assert known.captions == {"a.jpg": ("a dog", "the dog")}
-    assert "stands between '<s>' and '</s>'" in known.notes[0]
+    assert "starts with '<s>' and ends with '</s>'" in known.notes[0]
     assert parse_captions('{"a.jpg": "startseq a dog endseq", "b.jpg": "a cat"}', "ours").notes == ()
 
 
 def test_references_that_the_file_marks_as_unfit_are_noted(references):
     marked = [annotation | {"is_rejected": True} for annotation in COCO["annotations"]]
     known = references(COCO | {"annotations": marked})
-    assert "marks 3 is_rejected of its captions; they are used" in known.notes[0]
+    assert "3 captions are marked is_rejected and are used; to leave them out" in known.notes[0]
 
 
 def test_a_file_in_utf_16_is_read(tmp_path):

@@ -12,7 +12,7 @@ def test_markers_around_every_caption_are_removed(start, end):
     captions = [f"{start} a dog . {end}", f" {start} a cat {end}\n"]
     markers = find_markers(captions)
     assert [markers.remove(caption) for caption in captions] == ["a dog .", "a cat"]
-    assert markers.note == f"every caption stands between {start!r} and {end!r}, which are removed"
+    assert markers.note == f"every caption starts with {start!r} and ends with {end!r}; both are removed"
 
 
 @pytest.mark.parametrize("other", ["a cat", "startseq a cat", "<s> a cat </s>", "startseq endseq", ""])

@@ -121,6 +121,6 @@ def test_captions_that_the_file_marks_as_unfit_are_noted(tmp_path):
     entries = read("coco", path)
     assert len(entries.captions) == 5
     assert entries.notes == [
-        f"{path}: marks 2 is_rejected and 1 is_precanned of its captions; they are used; delete them from the file to "
-        "leave them out"
+        f"{path}: 2 captions are marked is_rejected and are used; to leave them out, delete them from the file",
+        f"{path}: 1 caption is marked is_precanned and is used; to leave it out, delete it from the file",
     ]

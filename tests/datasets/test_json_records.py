@@ -104,7 +104,7 @@ def test_a_caption_may_be_an_object(tmp_path):
 
 def test_an_image_that_occurs_twice_as_a_key_is_refused(tmp_path):
     path = write(tmp_path, '{"a.jpg": ["a dog"], "b.jpg": ["a cat"], "a.jpg": ["a wet dog"]}', "a.json")
-    with pytest.raises(DataError, match=r"the key 'a.jpg' occurs 2 times in one object; keep one or, .* join their"):
+    with pytest.raises(DataError, match=r"the key 'a.jpg' occurs 2 times in one object; keep one .*merge their"):
         read("table", path)
 
 

@@ -436,8 +436,8 @@ def test_a_json_file_with_a_repeated_key_is_refused(tmp_path, format, text):
 def test_a_repeated_key_in_json_lines_or_beside_an_image_is_skipped(tmp_path):
     twice = '{"image": "a.jpg", "caption": "x", "caption": "y"}\n'
     reason = (
-        "not valid JSON: the key 'caption' occurs 2 times in one object; keep one or, in a dataset or in references, "
-        "join their values"
+        "not valid JSON: the key 'caption' occurs 2 times in one object; keep one (in captions files: merge their "
+        "values)"
     )
     assert skipped(table(tmp_path, twice, "c.jsonl")) == [(1, "", reason)]
     write(tmp_path, b"", "images/a.jpg")
@@ -448,14 +448,14 @@ def test_a_repeated_key_in_json_lines_or_beside_an_image_is_skipped(tmp_path):
 @pytest.mark.parametrize(
     ("text", "place", "words"),
     [
-        ('[\n{"image": "a.jpg", "caption": "x"},\n]', "line 2, column 35", "a comma before ]; remove it"),
-        ('[{"image": "a.jpg", "caption": "x",}]', "line 1, column 35", "a comma before }; remove it"),
+        ('[\n{"image": "a.jpg", "caption": "x"},\n]', "line 2, column 35", "trailing comma before ]; remove it"),
+        ('[{"image": "a.jpg", "caption": "x",}]', "line 1, column 35", "trailing comma before }; remove it"),
         ('[{"image": "a.jpg" "caption": "x"}]', "line 1, column 20", "a comma or a closing bracket is missing before"),
         ('[{"image": "a.jpg", caption: "x"}]', "line 1, column 21", "a key in double quotes is missing before caption"),
         ('[{"image": "a.jpg", "caption" "x"}]', "line 1, column 31", "a colon is missing before"),
         ('[{"image": "a.jpg", "caption": x}]', "line 1, column 32", "a value is missing before x}]"),
-        ('[{"image": "a.jpg", "caption": "x"}]]', "line 1, column 37", "more after the end: ]"),
-        ('[{"image": "a.jpg", "caption": "x"}],\n', "line 1, column 37", "more after the end: ,"),
+        ('[{"image": "a.jpg", "caption": "x"}]]', "line 1, column 37", "unexpected text after the end: ]"),
+        ('[{"image": "a.jpg", "caption": "x"}],\n', "line 1, column 37", "unexpected text after the end: ,"),
     ],
 )
 def test_a_mistake_in_json_is_named_in_words_with_its_place(tmp_path, text, place, words):
@@ -464,6 +464,12 @@ def test_a_mistake_in_json_is_named_in_words_with_its_place(tmp_path, text, plac
         read("table", path)
     with pytest.raises(DataError, match=re.escape(f"a.json, {place}: not valid JSON: {words}")):
         read_reference_file(path)
+
+
+def test_json_lines_in_a_json_file_are_refused_with_the_suffix_that_they_need(tmp_path):
+    path = write(tmp_path, '{"image": "a.jpg", "caption": "x"}\n{"image": "b.jpg", "caption": "y"}\n', "a.json")
+    with pytest.raises(DataError, match=r"a.json, line 2, column 1: .*; if this is JSON Lines, rename it to \*\.jsonl"):
+        read("table", path)
 
 
 @pytest.mark.parametrize("end", ["", "{", '"a.j', '{"image"', '{"image": tr', '{"image": "\\u00', "1."])

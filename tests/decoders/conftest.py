@@ -15,14 +15,14 @@ DROPOUT = dict.fromkeys(("feature_dropout", "embedding_dropout", "output_dropout
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Threads cost more than they save at this size."""
+    """Run torch on one thread; more cost time at this size."""
     with single_threaded():
         yield
 
 
 @pytest.fixture
 def small_decoder() -> Callable[..., Decoder]:
-    """A function that builds a decoder in evaluation mode; `std` draws all parameters from a normal distribution."""
+    """Return a function that builds a decoder in evaluation mode. `std` makes parameters normally distributed."""
 
     def build(
         kind: str,
@@ -48,11 +48,11 @@ def small_decoder() -> Callable[..., Decoder]:
 
 @pytest.fixture(params=DECODERS)
 def decoder(request: pytest.FixtureRequest, small_decoder: Callable[..., Decoder]) -> Decoder:
-    """Its vocabulary has two words, 4 and 5; its captions differ from image to image."""
+    """A decoder with the words 4 and 5, whose captions differ from image to image."""
     return small_decoder(request.param, std=0.8)
 
 
 @pytest.fixture
 def features() -> torch.Tensor:
-    """Of seven images: (7, 2, 3)."""
+    """The features of seven images (7, 2, 3)."""
     return torch.randn(7, 2, 3, generator=torch.Generator().manual_seed(4))

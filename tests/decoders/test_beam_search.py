@@ -10,14 +10,14 @@ from pipeline.decoders.beam_search import beam_search
 from pipeline.decoders.search import NEVER_GENERATED, SearchOptions
 from pipeline.device import supports_bfloat16
 from pipeline.errors import NumericError
-from pipeline.options import first_mistake
+from pipeline.options import first_error
 from pipeline.tokens import BOS, EOS, PAD
 
 WORDS = (4, 5)  # the tokens that are not special
 
 
 def log_probabilities(decoder, features, captions):
-    """Of each caption and its end, given the features (2, 3) of an image."""
+    """Log-probability of each caption and its end, given the features (2, 3) of an image."""
     length = max(map(len, captions)) + 2
     tokens = torch.tensor([(BOS, *one, EOS) + (PAD,) * (length - 2 - len(one)) for one in captions])
     log_probs = decoder(features.expand(len(captions), -1, -1), tokens[:, :-1]).log_softmax(-1)
@@ -160,7 +160,7 @@ def test_no_ngram_is_repeated(decoder, features, size):
 def test_impossible_options_are_refused(options, message):
     with pytest.raises(ValidationError) as raised:
         SearchOptions(**options)
-    assert first_mistake(raised.value).startswith(message)
+    assert first_error(raised.value).startswith(message)
 
 
 def test_features_that_are_not_finite_are_an_error(decoder, features):

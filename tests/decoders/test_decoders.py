@@ -1,4 +1,4 @@
-"""Every decoder fulfils the interface."""
+"""Every decoder implements the interface."""
 
 import numpy as np
 import pytest

@@ -30,7 +30,7 @@ def inputs():
 
 
 def linear(layer, x):
-    """W x + b."""
+    """Compute W x + b."""
     return x @ layer.weight.T + (0 if layer.bias is None else layer.bias)
 
 
@@ -46,7 +46,7 @@ def torch_lstm(layer, x, h, c):
 
 
 def attend(layer, values, h):
-    """The sum of the regions, weighted by the softmax of w tanh(W_key value + W_query h)."""
+    """Compute the sum of the regions, weighted by the softmax of w tanh(W_key value + W_query h)."""
     scores = [linear(layer.score, (linear(layer.key, one) + linear(layer.query, h)).tanh()) for one in values.unbind(1)]
     weights = torch.cat(scores, -1).softmax(-1)
     return sum(weight.unsqueeze(-1) * one for weight, one in zip(weights.unbind(1), values.unbind(1), strict=True))

@@ -123,7 +123,7 @@ def test_sixteen_bit_colors_become_eight_bit_ones(content, expected):
     ],
 )
 def test_colors_that_use_at_most_twelve_of_sixteen_bits_are_refused_and_not_blackened(content):
-    with pytest.raises(ImageError, match=r"black, or colors that use at most 12 of 16 bits; save it with 8 bits"):
+    with pytest.raises(ImageError, match=r"16-bit color channels with values below 4,096; save it with 8 bits"):
         decode_image(content)
 
 

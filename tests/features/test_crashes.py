@@ -234,7 +234,7 @@ def test_an_unwritable_store_is_named_with_its_variable(place, images):
         extract(images, place)
 
 
-def test_with_a_read_only_output_folder_the_computed_features_are_kept(place, images, expected, monkeypatch):
+def test_a_read_only_output_folder_stops_the_run_before_the_first_image(place, images, expected, monkeypatch):
     real = os.open
 
     def read_only(path, *arguments):
@@ -247,7 +247,7 @@ def test_with_a_read_only_output_folder_the_computed_features_are_kept(place, im
         with pytest.raises(DiskError, match=r"features.h5: cannot be written: Read-only file system"):
             extract(images, place)
     result, content = extract(images, place)
-    assert (result.from_store, content) == (11, expected)
+    assert (result.from_store, content) == (0, expected)
 
 
 def test_the_store_may_be_on_another_file_system(place, images, expected):

@@ -96,7 +96,7 @@ def test_a_missing_file_is_named_with_its_parameter():
 def test_the_file_that_training_writes_is_refused(files, trained_project, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in (files.model.name, files.model):
-        with pytest.raises(ParamsError, match=r"captioner\.safetensors: is the file that training writes"):
+        with pytest.raises(ParamsError, match=r"captioner\.safetensors is the output of the stage train"):
             train(files, params_from(trained_project, name))
 
 
@@ -118,8 +118,8 @@ def test_another_encoder_is_refused_with_params_that_give_the_models(initial):
     with pytest.raises(ArtefactError) as raised:
         initial.check(replace(model.spec, grid=5, weights_sha256="0" * 64), model.decoder_params, model.vocabulary)
     message = str(raised.value)
-    assert "(model, features): weights_sha256: " in message
-    assert "; grid: 3, 5; set params.encoder to source: torchvision" in message
+    assert "another encoder: weights_sha256: " in message
+    assert "; grid: 3 (model), 5 (features); set params.encoder to source: torchvision" in message
     told = message.split("set params.encoder to ")[1].split(" and run `dvc repro`")[0]
     values = dict(value.split(": ") for value in told.split(", "))
     assert values.pop("weights") == "none (seed 17)"
@@ -204,19 +204,24 @@ WRONG = [
         "truncated.safetensors: not a model file of captioner: .*; replace the file, or set init_from to none",
         {},
     ),
-    ("model.safetensors", 4, "another encoder .*name: alexnet, vgg11; set params.encoder", {"encoder.name": "vgg11"}),
-    ("model.safetensors", 4, "another encoder .*grid: 3, 2; set params.encoder", {"encoder.grid": 2}),
     (
         "model.safetensors",
         4,
-        r"another encoder .*preprocessing.size: 64, 96; set params.encoder",
+        "another encoder: .*name: alexnet .model., vgg11 .features.; set",
+        {"encoder.name": "vgg11"},
+    ),
+    ("model.safetensors", 4, "another encoder: .*grid: 3 .model., 2 .features.; set", {"encoder.grid": 2}),
+    (
+        "model.safetensors",
+        4,
+        r"another encoder: .*preprocessing.size: 64 .model., 96 .features.; set",
         {"encoder.image_size": 96},
     ),
     ("model.safetensors", 2, r"another decoder: hidden 32 \(here 48\)", {"decoder.hidden": 48}),
     (
         "model.safetensors",
         2,
-        "has tokens of the tokenizer ",
+        "uses the tokenizer ",
         {"vocab.unit": "character", "score.rerank": {"neighbors": 0}},
     ),
 ]
@@ -250,7 +255,7 @@ def test_other_weights_are_found_when_the_encoder_is_built(prepared_project):
     set_param(prepared_project, "seed", 18)
     assert run_command("prepare")[0] == 0
     code, _, err = run_command("extract")
-    assert (code, "another encoder (model, features): weights_sha256: " in err) == (4, True)
+    assert (code, "another encoder: weights_sha256: " in err) == (4, True)
     assert not (prepared_project / paths.FEATURES).exists()
 
 

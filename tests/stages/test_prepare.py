@@ -127,7 +127,7 @@ def test_names_that_are_numbers_mean_numbered_images_and_are_noted(dataset):
     save(dataset, [("7", "caption number 0", "train"), *rows_of(dataset)[1:]])
     report, out = run(dataset)
     assert out["images"][0]["path"].endswith("IMG_0007.jpg")
-    assert report.notes == ("1 name is the number of an image, as 7 of IMG_0007.jpg",)
+    assert report.notes == ("1 image name matched by number, e.g. 7 to IMG_0007.jpg",)
 
 
 def test_too_many_unusable_captions_stop_the_run(dataset):
@@ -323,7 +323,7 @@ def test_start_and_end_markers_are_removed_with_a_note(dataset):
     save(dataset, [(image, f"startseq {caption} endseq", split) for image, caption, split in rows_of(dataset)])
     found, out = run(dataset)
     assert out["captions"][0]["caption"] == "caption number 0"
-    assert found.notes == ("every caption stands between 'startseq' and 'endseq', which are removed",)
+    assert found.notes == ("every caption starts with 'startseq' and ends with 'endseq'; both are removed",)
 
 
 def test_names_without_suffix_are_found(dataset):

@@ -292,7 +292,7 @@ def test_a_client_that_does_not_read_its_response_is_disconnected(server, monkey
 
 def test_image_files_that_wait_have_a_limit_together(captioner, images):
     from pipeline.web.app import make_app
-    from pipeline.web.load import Limits
+    from pipeline.web.request_limits import Limits
 
     content = images[0].read_bytes()
     own = Server(make_app(captioner, limits=Limits(max_waiting_bytes=1_000_000)))
@@ -376,7 +376,7 @@ def test_different_requests_do_not_share_a_batch(server, images):
 
 def test_too_many_concurrent_requests_get_503(captioner, images):
     from pipeline.web.app import make_app
-    from pipeline.web.load import Limits
+    from pipeline.web.request_limits import Limits
 
     going_on = threading.Event()
 

@@ -1,4 +1,4 @@
-"""The requests that a server works on at a time, and their limits."""
+"""Limits on the size and the number of concurrent requests."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from fastapi import HTTPException
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a server."""
+    """Limits on image files and concurrent requests."""
 
     max_bytes: int = 20_000_000
     """Largest image file."""

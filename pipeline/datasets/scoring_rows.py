@@ -27,7 +27,7 @@ from pipeline.datasets.coco import note_marks, read_annotations
 from pipeline.datasets.delimited_table import read_delimited
 from pipeline.datasets.entries import SPLIT_NAMES, Note, ReadOptions, check_encodable, without_caption_number
 from pipeline.datasets.joined_references import split_references
-from pipeline.datasets.json_mistakes import describe_mistake
+from pipeline.datasets.json_errors import describe_json_error
 from pipeline.datasets.json_records import read_json_lines, read_records
 from pipeline.datasets.karpathy import read_images
 from pipeline.datasets.text_files import decode, not_text, parse_json
@@ -36,7 +36,7 @@ from pipeline.wording import shown_names
 
 
 @dataclass(frozen=True, slots=True)
-class CheckedRow:
+class ScoringRow:
     """A row with an image and captions that are text."""
 
     place: str
@@ -60,13 +60,13 @@ def read_content(path: Path) -> str:
         raise DataError(f"{path}: not {error.encoding.upper()} at byte {error.start}; save it as UTF-8") from error
 
 
-def read_rows(text: str, source: str, *, best_only: bool) -> tuple[list[CheckedRow], list[str]]:
-    """The rows of a file, without start and end markers, and notes on them. Raises `DataError`.
+def read_rows(text: str, source: str, *, best_only: bool) -> tuple[list[ScoringRow], list[str]]:
+    """Read the rows of a file and remove start and end markers. Returns rows and notes. Raises `DataError`.
 
-    `best_only`: of captions with scores, only the first is used.
+    With `best_only`, only the first of an image's captions is kept where the captions have scores.
     """
     kind, found = _find_rows(text, source)
-    rows: list[CheckedRow] = []
+    rows: list[ScoringRow] = []
     notes: list[str] = []
     for row in found:
         if isinstance(row, Note):
@@ -80,7 +80,7 @@ def read_rows(text: str, source: str, *, best_only: bool) -> tuple[list[CheckedR
 
 
 def _find_rows(text: str, source: str) -> tuple[str, Iterable[CaptionRow | Note]]:
-    """What a row is called in messages, and the rows of a file in any layout."""
+    """The word for a row in messages, such as `line`, and the rows of a file in any layout. Raises `DataError`."""
     options = ReadOptions()
     start = text.lstrip()[:1]
     if not start:
@@ -93,7 +93,7 @@ def _find_rows(text: str, source: str) -> tuple[str, Iterable[CaptionRow | Note]
         if start == "{" and isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
             return "line", read_json_lines(io.StringIO(text, newline=""), options)
         if isinstance(error, json.JSONDecodeError):
-            raise DataError(f"{source}, {describe_mistake(error)}") from error
+            raise DataError(f"{source}, {describe_json_error(error)}") from error
         raise DataError(f"{source}: not valid JSON: {error}") from error
     images, annotations = (content.get(key) if isinstance(content, dict) else None for key in ("images", "annotations"))
     if isinstance(annotations, list):
@@ -107,7 +107,7 @@ def _find_rows(text: str, source: str) -> tuple[str, Iterable[CaptionRow | Note]
     return "entry", rows
 
 
-def _check_row(row: CaptionRow, place: str, *, best_only: bool) -> CheckedRow:
+def _check_row(row: CaptionRow, place: str, *, best_only: bool) -> ScoringRow:
     found = [str(name).strip() for name in row.names if isinstance(name, str | int) and not isinstance(name, bool)]
     names = list(dict.fromkeys(without_caption_number(name) for name in found if name))
     for name in names:
@@ -123,7 +123,7 @@ def _check_row(row: CaptionRow, place: str, *, best_only: bool) -> CheckedRow:
             raise DataError(f"{place}: the caption of {names[0]} is not text: {caption!r:.80}")
         if problem := check_encodable(caption):
             raise DataError(f"{place}: the caption of {names[0]}: {problem}")
-    return CheckedRow(
+    return ScoringRow(
         place,
         tuple(names),
         captions,
