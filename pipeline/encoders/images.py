@@ -38,7 +38,7 @@ _JPEG, _END_OF_JPEG = b"\xff\xd8\xff", b"\xff\xd9"
 
 _STRIP_PIXELS = 1 << 22
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
-_BIT_DEPTHS = (8, 10, 12, 14, 16, 32)
+_BIT_DEPTHS = (8, 10, 12, 14, 16, 18, 20, 24, 28, 32)
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _MAX_SAMPLE_VALUE = 258, 262, 281
 """Tags of TIFF."""
 _COLORS = {"RGB": 3, "RGBA": 3, "LA": 1}
@@ -152,18 +152,22 @@ def _stated_bits(tags: Mapping[int, Any]) -> int:
 def _scale_to_8_bits(values: NDArray[Any], stated_bits: int) -> NDArray[np.uint8]:
     """Scale gray values to 0 to 255 by their stated bits, else by the smallest usual bit depth that holds them all.
 
-    Floats up to 1 are shares of white. Raises `ImageError` for negative values and those that are not finite.
+    Floats below 2 are shares of white. Raises `ImageError` for negative values, those that are not finite, and floats
+    and 32-bit integers that would be nearly black.
     """
     low, high = float(values.min(initial=0)), float(values.max(initial=0))
     if not np.isfinite(values).all():
         raise ImageError("gray values that are not finite; save it with values from 0 to 1 or 0 to 255")
     if low < -0.01 * high:
         raise ImageError(f"gray values from {low:g} to {high:g}; save it with values from 0 to 1 or 0 to 255")
-    if values.dtype.kind == "f" and high <= 1:
+    if values.dtype.kind == "f" and high < 2:
         return np.asarray((values.clip(0, 1) * 255).round(), np.uint8)
     if values.dtype.kind == "u" and not stated_bits and _made_from_8_bits(values):
         return np.asarray(values >> 8, np.uint8)
-    return np.asarray((values / 2 ** (_bit_depth(high, stated_bits) - 8)).clip(0, 255), np.uint8)
+    bits = _bit_depth(high, stated_bits)
+    if values.dtype.kind != "u" and not stated_bits and 0 < high / 2 ** (bits - 8) < 16:
+        raise ImageError(f"gray values up to {high:g}, nearly black; save it with values from 0 to 1 or 0 to 255")
+    return np.asarray((values / 2 ** (bits - 8)).clip(0, 255), np.uint8)
 
 
 def _bit_depth(high: float, stated_bits: int) -> int:

@@ -52,6 +52,11 @@ def test_sixteen_bit_values_are_scaled_not_clipped():
         (np.float32([[0, 0.5]]), {}, [0, 128]),
         (np.float32([[0, 200]]), {}, [0, 200]),
         (np.float32([[0, 65535]]), {}, [0, 255]),
+        (np.float32([[0, 0.5, 1.02]]), {}, [0, 128, 255]),
+        (np.float32([[0, 1e5]]), {}, [0, 97]),
+        (np.int32([[0, 2**17 - 1]]), {}, [0, 127]),
+        (np.int32([[0, 2**20 - 1]]), {}, [0, 255]),
+        (np.int32([[0, 2**24 - 1]]), {}, [0, 255]),
     ],
 )
 def test_gray_values_are_scaled_by_the_bits_or_the_tags_that_are_there(values, tags, expected):
@@ -63,6 +68,12 @@ def test_gray_values_are_scaled_by_the_bits_or_the_tags_that_are_there(values, t
 def test_gray_values_of_unknown_range_are_refused_and_not_blackened(values):
     with pytest.raises(ImageError, match=r"gray values .*; save it with values from 0 to 1 or 0 to 255"):
         decode_image(encoded(Image.fromarray(np.float32(values)), "TIFF"))
+
+
+@pytest.mark.parametrize("values", [np.float32([[0, 4]]), np.int32([[0, 9]])])
+def test_gray_values_that_would_be_nearly_black_are_refused(values):
+    with pytest.raises(ImageError, match=r"gray values up to [49], nearly black; save it"):
+        decode_image(encoded(Image.fromarray(values), "TIFF"))
 
 
 def deep_tiff(value, *, compressed=False, inks=False):
