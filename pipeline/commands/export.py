@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.runtime import ModelOption
+from pipeline.commands.runtime import ModelOption, refuse_address
 from pipeline.commands.terminal import say
 from pipeline.errors import ParamsError
 from pipeline.starter import default_model, model_path
@@ -26,6 +26,7 @@ def export(
     from pipeline.inference.captioner import Captioner
     from pipeline.inference.model_metadata import training_summary
 
+    refuse_address(model)
     model = model or default_model()
     captioner = Captioner.load(model, device="cpu")
     say(f"model: {model}, {training_summary(captioner.trained_on)}")

@@ -7,6 +7,7 @@ import typer
 
 from pipeline import paths
 from pipeline.commands.terminal import ParamsFile, progress_bar, read_params_file, say
+from pipeline.errors import ParamsError
 from pipeline.wording import counted, shown_names
 
 _SHOWN = 5
@@ -34,6 +35,8 @@ def import_features(
     from pipeline.stages.import_features import ImportFiles, ImportOptions
     from pipeline.stages.import_features import import_features as run
 
+    if not name.strip():
+        raise ParamsError("--name: is empty; name the program or the network that computed the features")
     options = ImportOptions(source, name, ids, key, regions)
     with progress_bar("import-features") as progress:
         report = run(ImportFiles(), read_params_file(params), options, progress=progress)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline import paths
-from pipeline.commands.notes import unspaced_warning
+from pipeline.commands.notes import word_warnings
 from pipeline.commands.terminal import ParamsFile, progress_bar, read_params_file, say
 from pipeline.errors import DataError
 from pipeline.wording import counted
@@ -37,6 +37,7 @@ def init(
     """Detect the format of a dataset and update params.yaml."""
     from pipeline.datasets.detection import detect_format
     from pipeline.datasets.entries import ReadOptions
+    from pipeline.text.dropped_letters import share_with_dropped_letters
     from pipeline.text.writing_systems import share_without_spaces
 
     given = read_params_file(params)
@@ -50,9 +51,9 @@ def init(
     names = sorted({entry.image for entry in entries.captions})
     _print_entries(entries, len(names))
     image_root = _find_images(images, found, dataset, names)
-    share = share_without_spaces(entry.caption for entry in entries.captions)
-    if share >= 0.1 and given.vocab.unit == "word":
-        say(unspaced_warning(share))
+    if given.vocab.unit == "word":
+        texts = [entry.caption for entry in entries.captions]
+        say(*word_warnings(share_without_spaces(texts), share_with_dropped_letters(texts)))
     captions = _path_for_params(found.captions)
     values = {"format": found.format, "captions": captions, "images": _path_for_params(image_root)}
     _update_params(params, data, values)

@@ -1,13 +1,15 @@
 """Notes and warnings that several commands print."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline import paths
 from pipeline.wording import counted, shown_names
 
 _SUFFIXES = 5
+_UNSPACED = 0.1
+_DROPPED_LETTERS = 0.01
 
 
 def without_features_warning(split: str, images: Sequence[str]) -> str:
@@ -32,9 +34,17 @@ def passed_over_note(place: str, names: Sequence[str]) -> str:
     return f"note: {place}: files that are not images: {shown}" + (f", {counted(others, 'other')}" if others else "")
 
 
-def unspaced_warning(share: float) -> str:
-    """Return the warning for captions in a script without spaces; `share` is the fraction of all captions, 0 to 1."""
-    return (
-        f"warning: {share:.0%} of the captions are in a script without spaces between words; set params.vocab.unit to "
-        "character and params.score.rerank.neighbors to 0"
-    )
+def word_warnings(without_spaces: float, dropped_letters: float) -> Iterator[str]:
+    """Warnings about captions that the word tokenizer does not suit, given the shares of captions in a script without
+    spaces and of those whose letters it drops, 0 to 1."""
+    remedy = "set params.vocab.unit to character and params.score.rerank.neighbors to 0"
+    if without_spaces >= _UNSPACED:
+        yield f"warning: {without_spaces:.0%} of the captions are in a script without spaces between words; {remedy}"
+    else:
+        yield from dropped_letters_warning(dropped_letters, "captions", remedy)
+
+
+def dropped_letters_warning(share: float, texts: str, remedy: str) -> Iterator[str]:
+    """The warning for texts whose letters the word tokenizer drops, if their share is high enough."""
+    if share >= _DROPPED_LETTERS:
+        yield f"warning: {share:.0%} of the {texts} hold letters or vowel signs that words cannot keep; {remedy}"

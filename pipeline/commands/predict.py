@@ -13,6 +13,7 @@ import typer
 
 from pipeline.commands.feature_inputs import caption_rows, find_rows, no_row_message
 from pipeline.commands.image_inputs import STDIN, find_images, no_image_message, read_inputs
+from pipeline.commands.output_table import check_output_table
 from pipeline.commands.runtime import DeviceOption, ModelOption, Runtime, RuntimeOption, load_captioner
 from pipeline.commands.terminal import progress_bar, say, show, show_json
 from pipeline.decoders.limits import MAX_BEAM_SIZE, MAX_LENGTH
@@ -118,6 +119,8 @@ def predict(
     if str(csv) == STDIN:
         raise ParamsError("--csv -: not a file name; give one, or use --json, which prints to standard output")
     files, missing, rows = _inputs(images, features, runtime, attention)
+    if csv:
+        check_output_table("--csv", csv, ",".join(_COLUMNS), (*files, features, model))
     total = None if STDIN in files else len(files)
     output = _Output(total, csv=csv, as_json=as_json, scores=captions > 1, min_length=min_length or 0)
     if missing.keys() >= set(images):  # needs no model

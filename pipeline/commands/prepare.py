@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import paths
 from pipeline.commands.folders import hash_cache_file
-from pipeline.commands.notes import passed_over_note, unspaced_warning
+from pipeline.commands.notes import passed_over_note, word_warnings
 from pipeline.commands.terminal import ParamsFile, progress_bar, read_params_file, say
 from pipeline.wording import counted
 
@@ -56,8 +56,8 @@ def _describe(report: "PrepareReport", params: "Params") -> Iterator[str]:
     seen = ", ".join(f"{count:,} {split}" for split, count in report.seen_in_training.items() if count)
     if seen:
         yield f"note: captions that are also, word for word, in the train split: {seen}"
-    if report.share_without_spaces >= 0.1 and params.vocab.unit == "word":
-        yield unspaced_warning(report.share_without_spaces)
+    if params.vocab.unit == "word":
+        yield from word_warnings(report.share_without_spaces, report.share_with_dropped_letters)
     if not report.images[params.score.split]:
         yield (
             f"warning: no image is in the {params.score.split} split, so the stage score will fail; "

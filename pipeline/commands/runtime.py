@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline import paths
+from pipeline.commands.image_inputs import address_message
 from pipeline.commands.terminal import say
-from pipeline.errors import ParamsError
+from pipeline.errors import DataError, ParamsError
 from pipeline.starter import STARTER, default_model
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def load_captioner(model: str | None, runtime: Runtime, device: str, *, encoder:
     """
     from pipeline.inference.model_metadata import training_summary
 
+    refuse_address(model)
     captioner: BaseCaptioner
     if runtime is Runtime.onnx:
         shown, captioner = model or str(ONNX_FOLDER), _load_onnx(model)
@@ -60,6 +62,12 @@ def load_captioner(model: str | None, runtime: Runtime, device: str, *, encoder:
         captioner = Captioner.load(shown, device=device, encoder=encoder)
     say(f"model: {shown}, {training_summary(captioner.trained_on)}")
     return captioner
+
+
+def refuse_address(model: str | None) -> None:
+    """Raise `DataError` when an address of the web is given instead of a model file or folder."""
+    if model and (message := address_message(model)):
+        raise DataError(f"--model {message}")
 
 
 def _load_onnx(model: str | None) -> "BaseCaptioner":

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline import paths
-from pipeline.commands.notes import without_features_warning
+from pipeline.commands.notes import dropped_letters_warning, without_features_warning
+from pipeline.commands.output_table import check_output_table
 from pipeline.commands.terminal import (
     ParamsFile,
     aligned,
@@ -107,16 +108,23 @@ def reference_file(captions: "CaptionFile", name: str, references: "ReferenceFil
 
 
 def tokenizer_of(unit: Unit | None, references: Mapping[str, Sequence[str]]) -> Callable[[str], list[str]]:
-    """The tokenizer of a unit. Raises `ParamsError` where a language without spaces needs a choice."""
+    """The tokenizer of a unit; prints a warning where words drop letters of the references.
+
+    Raises `ParamsError` where a language without spaces needs a choice.
+    """
+    from pipeline.text.dropped_letters import share_with_dropped_letters
     from pipeline.text.tokenizers import TOKENIZERS, UNITS
     from pipeline.text.writing_systems import share_without_spaces
 
-    share = share_without_spaces(text for texts in references.values() for text in texts)
+    every = [text for texts in references.values() for text in texts]
+    share = share_without_spaces(every)
     if unit is None and share > _UNSPACED:
         raise ParamsError(
             f"{share:.0%} of the references are in a script without spaces between words, so that words would score "
             "about 0: add --unit character, or --unit word where the words are separated by spaces"
         )
+    if unit is not Unit.character:
+        say(*dropped_letters_warning(share_with_dropped_letters(every), "references", "add --unit character"))
     return TOKENIZERS[UNITS[unit or Unit.word]]
 
 
@@ -125,7 +133,7 @@ def warnings(evaluation: "Evaluation") -> Iterator[str]:
     images = evaluation.scores.images
     empty = round(evaluation.diversity["empty_captions"] * images)
     if empty:
-        yield f"warning: {empty:,} of {counted(images, 'caption')} {'is' if empty == 1 else 'are'} empty"
+        yield f"warning: {empty:,} of {counted(images, 'caption')} {'has' if empty == 1 else 'have'} no words"
     if images == 1:
         yield (
             "warning: one image: CIDEr-D is 0 by definition, because every n-gram is in the references of all images, "
@@ -174,6 +182,8 @@ def _score_file(
     from pipeline.datasets.caption_matching import match_captions
     from pipeline.metrics.evaluation import evaluate
 
+    if per_image:
+        check_output_table("--per-image", per_image, "image,caption,*,references", (path, references))
     file = read_caption_file(path)
     known = reference_file(file, str(path), read_reference_file(references) if references else None)
     matched = match_captions(file, known, subset=subset)

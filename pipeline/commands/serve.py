@@ -1,5 +1,6 @@
 """`captioner serve`: the web page and the HTTP interface."""
 
+import errno
 import signal
 import socket
 from typing import TYPE_CHECKING, Annotated
@@ -59,7 +60,12 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        raise ParamsError(f"--host {host} --port {port}: cannot listen: {error.strerror}; try --port 0") from error
+        if error.errno in {errno.EADDRINUSE, errno.EACCES}:
+            raise ParamsError(f"--host {host} --port {port}: cannot listen: {error.strerror}; try --port 0") from error
+        raise ParamsError(
+            f"--host {host}: cannot listen: {error.strerror}; give an address of this computer, such as 127.0.0.1, or "
+            "0.0.0.0 for all networks"
+        ) from error
 
 
 def _run(server: "uvicorn.Server", listening: socket.socket) -> None:

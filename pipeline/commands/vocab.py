@@ -1,6 +1,7 @@
 """`captioner vocab`: the stage of dvc.yaml."""
 
 from pipeline import paths
+from pipeline.commands.notes import word_warnings
 from pipeline.commands.terminal import ParamsFile, read_params_file, say
 from pipeline.wording import counted
 
@@ -17,5 +18,6 @@ def vocab(params: ParamsFile = paths.PARAMS) -> None:
             f"{'is' if report.cut == 1 else 'are'} longer than {counted(report.max_length, report.unit)}, the longest "
             f"{report.longest:,}; train will cut them (params.vocab.max_length)"
         )
+    say(*word_warnings(0.0, report.share_with_dropped_letters))
     covered = ", ".join(f"{share:.1%} of {split}" for split, share in report.coverage.items())
     say(f"vocab: {counted(report.tokens, 'token')} ({report.unit}s)" + (f", which cover {covered}" if covered else ""))

@@ -7,13 +7,14 @@ archives named train, val or test (`train-00012.tar` as well) are splits.
 
 import io
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from pipeline.archives import IMAGE_SUFFIXES, is_archive, read_image_bytes
 from pipeline.datasets.detection import Candidate
-from pipeline.datasets.entries import SPLIT_NAMES, CaptionEntry, Entry, ReadOptions, make_entry, skip_entry
+from pipeline.datasets.entries import SPLIT_NAMES, CaptionEntry, Entry, Note, ReadOptions, make_entry, skip_entry
 from pipeline.datasets.image_index import TEXT_SUFFIXES, ImageIndex, stem_of, suffix_of
 from pipeline.datasets.table import read_table
 from pipeline.datasets.text_files import decode, numbered_lines, parse_json
@@ -97,6 +98,10 @@ def _read_texts(path: Path, encoding: str) -> Iterator[Entry]:
         else:
             used.add(text)
             yield from _read_text(name, files[text], encoding)
+    unread = _unread_texts(files, texts, images)
+    if unread:
+        shown = ", ".join(f"{count:,} {suffix}" for suffix, count in unread.items())
+        yield Note(f"{path}: not read, because another text is beside the same image: {shown}")
     others = {stem_of(name): name for name in index.passed_over()}
     for name in texts.values():
         if name in used or suffix_of(name) == ".json":  # JSON files serve many other purposes
@@ -106,6 +111,16 @@ def _read_texts(path: Path, encoding: str) -> Iterator[Entry]:
             f"{other} beside the text is in no image format that is read" if other else "no image is beside the text"
         )
         yield skip_entry(name, reason, files[name], 0)
+
+
+def _unread_texts(files: Iterable[str], texts: Mapping[str, str], images: Iterable[str]) -> Counter[str]:
+    """The number of texts beside images that are not among `texts`, by suffix."""
+    stems = set(map(stem_of, images))
+    return Counter(
+        suffix_of(name)
+        for name in files
+        if suffix_of(name) in TEXT_SUFFIXES and stem_of(name) in stems and texts[stem_of(name)] != name
+    )
 
 
 def _read_text(image: str, path: str, encoding: str) -> Iterator[Entry]:

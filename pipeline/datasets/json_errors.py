@@ -13,6 +13,8 @@ _WORDS = {
 _CUT_VALUE = re.compile(r"[\w\\+.-]*")
 """The rest of a truncated text from the error on: nothing, or the start of a word, a number or an escape."""
 _TRAILING_COMMA = re.compile(r",\s*([\]}])")
+COMMENTS = ("//", "/*", "#")
+"""The starts of comments in other formats."""
 _SHOWN = 20
 """Characters of the text that a description holds."""
 
@@ -23,6 +25,8 @@ def describe_json_error(error: JSONDecodeError) -> str:
     rest = text[place:].rstrip()
     if error.msg.startswith("Unterminated") or (error.msg != "Extra data" and _CUT_VALUE.fullmatch(rest)):
         return f"{_line_and_column(text, place)}: the JSON ends too early; copy or download the file again"
+    if rest.startswith(COMMENTS):
+        return f"{_line_and_column(text, place)}: not valid JSON: JSON has no comments; remove them"
     comma = len(text[:place].rstrip()) - 1 if text[:place].rstrip().endswith(",") else place
     if found := _TRAILING_COMMA.match(text, comma):
         return f"{_line_and_column(text, comma)}: not valid JSON: trailing comma before {found[1]}; remove it"

@@ -38,12 +38,16 @@ def detect_table(path: Path, options: ReadOptions) -> Iterator[Candidate]:
     for file in common:
         yield replace(_candidate(file, options), by_name=True)
     parts = files_by_split(path)
-    if len({split for file, split in parts.items() if not _problem(file, options)}) > 1:
-        yield Candidate(path, f"{', '.join(file.name for file in parts)}, one table per split")
-        common += parts
-    for file in (file for suffix in SUFFIXES for file in sorted(path.glob(f"*{suffix}"))):
-        if file not in common:
-            yield _candidate(file, options, names)
+    per_split = len({split for file, split in parts.items() if not _problem(file, options)}) > 1
+    known = [*common, *(parts if per_split else ())]
+    files = [file for suffix in SUFFIXES for file in sorted(path.glob(f"*{suffix}")) if file not in known]
+    others = [_candidate(file, options, names) for file in files]
+    broken = [one.problem for one in others if one.problem and _split_in(one.captions.stem)]
+    unread = f"; not read: {'; '.join(broken)}" if broken else ""
+    if per_split:
+        yield Candidate(path, f"{', '.join(file.name for file in parts)}, one table per split{unread}")
+    for one in others:
+        yield replace(one, evidence=one.evidence + unread) if _split_in(one.captions.stem) else one
 
 
 def _candidate(path: Path, options: ReadOptions, names: ImageNames | None = None) -> Candidate:
@@ -58,7 +62,7 @@ def _problem(path: Path, options: ReadOptions, names: ImageNames | None = None) 
     suffix = path.suffix.lower()
     start = sniff_json(path) if suffix == ".json" else ""  # it may be large
     if suffix == ".json" and not may_have_records(start) and not may_have_text_by_name(start):
-        return _not_text(path) or f"{path}: {_NOT_RECORDS}"
+        return _not_json(path, start) or f"{path}: {_NOT_RECORDS}"
     try:
         entries = list(islice(_read_file(path, options), 20))
     except DataError as error:
@@ -77,10 +81,12 @@ def _problem(path: Path, options: ReadOptions, names: ImageNames | None = None) 
     return None
 
 
-def _not_text(path: Path) -> str | None:
-    """Why a file cannot be read as text at all."""
+def _not_json(path: Path, start: str) -> str | None:
+    """Why a file is not JSON; None when it is, or is an object, which may be large."""
     try:
         read_start(path)
+        if not start.startswith("{"):
+            load_json(path)
     except (DataError, OSError) as error:
         return str(error)
     return None

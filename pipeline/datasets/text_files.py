@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pipeline.datasets.entries import AUTO
-from pipeline.datasets.json_errors import describe_json_error
+from pipeline.datasets.json_errors import COMMENTS, describe_json_error
 from pipeline.errors import DataError, ParamsError
 from pipeline.file_signatures import other_content
 
@@ -69,7 +69,7 @@ def load_json(path: Path, encoding: str = AUTO) -> Any:
     try:
         return parse_json(text)
     except json.JSONDecodeError as error:
-        if not error.pos:
+        if not error.pos and not text.startswith(COMMENTS):
             raise DataError(f"{path}, line 1, column 1: not JSON; check params.data.format") from error
         raise DataError(f"{path}, {describe_json_error(error)}") from error
     except (ValueError, RecursionError) as error:

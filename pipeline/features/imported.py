@@ -58,6 +58,8 @@ def open_source(path: Path, *, ids: Path | None, key: str | None) -> ImportSourc
         if suffix == ".npy":
             if ids is None:
                 raise DataError(f"{path}: an array needs --ids, a file with the image id of each row")
+            if key is not None:
+                raise DataError(f"{path}: --key is not for an .npy array, which has no names; leave it out")
             return ArraySource.open(path, ids)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
@@ -73,6 +75,8 @@ class FolderSource:
         self._files = {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
         if not self._files:
             raise DataError(f"{folder}: contains no .npz or .npy file")
+        if key is not None and all(file.suffix.lower() == ".npy" for file in files):
+            raise DataError(f"{folder}: --key is for .npz files, and all files here are .npy; leave it out")
 
     def ids(self) -> Sequence[str]:
         return list(self._files)
@@ -153,6 +157,11 @@ class Hdf5Source:
         suffixed = {name.removesuffix(ID_SUFFIX): name for name in names if name.endswith(ID_SUFFIX)}
         if not names:
             raise DataError(f"{path}: contains no dataset")
+        if key is not None:
+            raise DataError(
+                f"{path}: has no dataset of ids ({', '.join(ID_DATASETS)}), so that each dataset is an image's and "
+                "--key selects none; leave it out, or add the ids"
+            )
         return cls(suffixed or {name: name for name in names}, file)
 
     def ids(self) -> Sequence[str]:

@@ -26,6 +26,7 @@ from pipeline.errors import DataError
 from pipeline.files import write_csv
 from pipeline.inference.initial_metadata import check_initial_model
 from pipeline.progress import Progress, no_progress
+from pipeline.text.dropped_letters import share_with_dropped_letters
 from pipeline.text.writing_systems import share_without_spaces
 from pipeline.wording import counted
 
@@ -76,6 +77,8 @@ class PrepareReport:
     """Captions of val and of test that are also, word for word, training captions."""
     share_without_spaces: float
     """The share of captions in a writing system without spaces between words."""
+    share_with_dropped_letters: float
+    """The share of captions that hold letters or marks that the word tokenizer drops."""
 
 
 def prepare(files: PrepareFiles, params: "Params", *, progress: Progress = no_progress) -> PrepareReport:
@@ -131,6 +134,7 @@ def prepare(files: PrepareFiles, params: "Params", *, progress: Progress = no_pr
         leaks=len(leaks),
         seen_in_training=_count_seen_in_training(captions, splits),
         share_without_spaces=share_without_spaces(entry.caption for entry in captions),
+        share_with_dropped_letters=share_with_dropped_letters(entry.caption for entry in captions),
     )
 
 

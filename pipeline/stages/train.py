@@ -98,6 +98,8 @@ def train(
     inputs = _Inputs.read(files)
     for split, images in inputs.without_features.items():
         on_missing(split, images)
+    if processes.rank == 0:
+        _encoder_tensors(files.encoder, inputs.features.spec)  # raises now instead of after the last epoch
     sections = {"seed": params.seed, "decoder": params.decoder.model_dump(), "train": params.train.model_dump()}
     hashes = [sha256_of(files.captions), sha256_of(files.vocabulary), inputs.features.digest()]
     initial = InitialModel.load(params.train.init_from, output=files.model)
@@ -206,14 +208,17 @@ class _Inputs:
     @classmethod
     def read(cls, files: TrainFiles) -> "_Inputs":
         features = FeatureFile.open(files.features)
-        vocabulary = Vocabulary.from_json(read_json(files.vocabulary), str(files.vocabulary))
+        vocabulary = _read_vocabulary(files.vocabulary)
         splits: dict[str, _Split] = {}
         missing: dict[str, list[str]] = {}
         for name in ("train", "val"):
             captions = read_captions(files.captions, name)
             known = {image: texts for image, texts in captions.items() if image in features.index}
             if not known:
-                raise DataError(f"{files.features}: has no features of images of the {name} split; run `dvc repro`")
+                raise DataError(
+                    f"{files.features}: has no features of images of the {name} split; repair or replace the images "
+                    f"that {paths.SKIPPED} lists, then run `dvc repro`"
+                )
             splits[name] = _Split.tokenize(known, vocabulary)
             if len(known) < len(captions):
                 missing[name] = [image for image in captions if image not in known]
@@ -251,6 +256,14 @@ class _Inputs:
             return torch.from_numpy(cider.score_many(images.numpy(), [f"{text} {end}" for text in texts]))
 
         return reward
+
+
+def _read_vocabulary(path: Path) -> Vocabulary:
+    try:
+        content = read_json(path)
+    except DataError as error:
+        raise DataError(f"{error}; run `dvc repro -f vocab`") from error
+    return Vocabulary.from_json(content, str(path))
 
 
 def _new_decoder(params: "Params", inputs: _Inputs, initial: InitialModel | None) -> Decoder:

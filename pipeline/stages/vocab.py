@@ -15,6 +15,7 @@ from pipeline.datasets.entries import SPLITS
 from pipeline.datasets.tables import read_captions
 from pipeline.errors import ParamsError
 from pipeline.files import write_json
+from pipeline.text.dropped_letters import share_with_dropped_letters
 from pipeline.text.tokenizers import UNITS, get_tokenizer
 from pipeline.text.vocabulary import Vocabulary
 from pipeline.tokens import SPECIAL_TOKENS
@@ -47,6 +48,8 @@ class VocabReport:
     """Training captions that are longer."""
     longest: int
     """Tokens of the longest one."""
+    share_with_dropped_letters: float
+    """The share of training captions that hold letters or marks that words drop; 0 for the unit character."""
 
 
 def vocab(files: VocabFiles, params: "Params") -> VocabReport:
@@ -67,6 +70,11 @@ def vocab(files: VocabFiles, params: "Params") -> VocabReport:
     vocabulary = Vocabulary.build(tokens("train"), min_count=min_count, tokenizer=tokenizer, max_length=max_length)
     if len(vocabulary) == len(SPECIAL_TOKENS):
         highest = max(Counter(chain.from_iterable(tokens("train"))).values(), default=0)
+        if captions["train"] and not highest and unit == "word":
+            raise ParamsError(
+                "params.vocab.unit: the vocabulary is empty, because the training captions hold no letters that words "
+                "can keep; set params.vocab.unit to character and params.score.rerank.neighbors to 0"
+            )
         raise ParamsError(
             f"params.vocab.min_count: the vocabulary is empty, because no {unit} occurs {min_count} times in the "
             f"training captions; the most frequent one occurs {highest} times; lower params.vocab.min_count"
@@ -75,4 +83,14 @@ def vocab(files: VocabFiles, params: "Params") -> VocabReport:
     coverage = {split: vocabulary.coverage(tokens(split)) for split in ("val", "test") if captions[split]}
     lengths = [len(caption) for caption in tokens("train")]
     cut = sum(length > vocabulary.max_length for length in lengths)
-    return VocabReport(len(vocabulary), unit, coverage, len(lengths), vocabulary.max_length, cut, max(lengths))
+    texts = chain.from_iterable(captions["train"].values())
+    return VocabReport(
+        tokens=len(vocabulary),
+        unit=unit,
+        coverage=coverage,
+        captions=len(lengths),
+        max_length=vocabulary.max_length,
+        cut=cut,
+        longest=max(lengths),
+        share_with_dropped_letters=share_with_dropped_letters(texts) if unit == "word" else 0.0,
+    )

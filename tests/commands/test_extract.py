@@ -8,6 +8,9 @@ import torch
 from support import ROOT, run_command, set_param
 from torchvision.models import get_model
 
+from pipeline import paths
+from pipeline.datasets.tables import read_images
+
 
 @pytest.mark.parametrize(
     "option",
@@ -54,6 +57,23 @@ def test_unreadable_images_are_reported_and_too_many_stop_the_run(project):
     assert (
         (project / "metrics/skipped.csv").read_text().splitlines()[1].startswith("extract,data/tiny/images/000.png,0,")
     )
+
+
+def test_a_split_that_loses_all_its_images_is_named_by_extract_and_train(project):
+    for stage in ("prepare", "vocab"):
+        assert run_command(stage)[0] == 0
+    val = [row.path for row in read_images(paths.IMAGES) if row.split == "val"]
+    for path in val:
+        path.write_bytes(b"no longer an image")
+    set_param(project, "data.max_skipped", 0.5)
+    remedy = "repair or replace the images that metrics/skipped.csv lists, then run `dvc repro`"
+    code, _, err = run_command("extract")
+    assert code == 0
+    assert f"warning: no image of the val split can be decoded; {remedy}" in err
+    assert err.count("warning: ") == 1
+    code, _, err = run_command("train")
+    assert code == 3
+    assert f"features.h5: has no features of images of the val split; {remedy}" in err
 
 
 def test_a_grid_larger_than_the_map_is_refused(project):

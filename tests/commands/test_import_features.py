@@ -108,3 +108,10 @@ def test_rows_of_a_feature_file_get_the_captions_of_their_images(trained_project
     code, found, err = run_command("predict", "--features", "data/interim/features.h5", *names, cwd=trained_project)
     assert code == 0, err
     assert found == expected.replace("data/tiny/images/", "")
+
+
+@pytest.mark.parametrize("name", ["", "  "])
+def test_features_need_a_name(tmp_path, name):
+    code, _, err = run_command("import-features", "regions", "--name", name, cwd=tmp_path)
+    assert code == 2
+    assert "--name: is empty" in err

@@ -64,6 +64,17 @@ def test_a_language_without_spaces_causes_a_warning(project):
     assert "set params.vocab.unit to character" in run_command("prepare", cwd=project)[2]
 
 
+def test_captions_whose_letters_words_drop_cause_a_warning(project):
+    rows = [{"image": f"{n:03d}.png", "caption": "\u0ca8\u0cbe\u0caf\u0cbf"} for n in range(18)]
+    (project / "data/tiny/captions.csv").unlink()
+    (project / "data/tiny/rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    warning = "warning: 100% of the captions hold letters or vowel signs that words cannot keep; set params.vocab.unit"
+    for command in (("init", "data/tiny"), ("prepare",), ("vocab",)):
+        code, _, err = run_command(*command, cwd=project)
+        assert code == 0
+        assert warning in err
+
+
 def test_one_table_per_split_is_one_dataset(project):
     folder = project / "data/tiny"
     header, *rows = (folder / "captions.csv").read_text().splitlines()

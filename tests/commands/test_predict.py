@@ -16,6 +16,7 @@ from pipeline.commands.image_inputs import NOT_A_LIST, address_message, is_image
 
 TINY = "data/tiny/images"
 MODEL = "model: models/captioner.safetensors, trained on 12 images of tiny/captions.csv\n"
+OLDER = "image,caption,score,familiarity,error\n"
 NO_IMAGE = "no image found; give a file, a folder or a quoted glob pattern"
 
 
@@ -146,7 +147,7 @@ def test_a_table_has_a_row_per_caption_and_per_bad_image(trained_project, tmp_pa
 @pytest.mark.parametrize("rows_before_the_disk_is_full", [0, 1])
 def test_a_full_disk_keeps_an_older_table(trained_project, tmp_path, monkeypatch, rows_before_the_disk_is_full):
     table = tmp_path / "out.csv"
-    table.write_text("older")
+    table.write_text(OLDER)
 
     class FullDisk:
         def __init__(self, file, **options):
@@ -161,7 +162,7 @@ def test_a_full_disk_keeps_an_older_table(trained_project, tmp_path, monkeypatch
     code, _, message = predict(trained_project, f"{TINY}/000.png", f"{TINY}/001.png", "--csv", str(table))
     assert code == 5
     assert f"{table}: cannot be written: No space left on device" in message
-    assert table.read_text() == "older"
+    assert table.read_text() == OLDER
     assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
 
 
@@ -369,3 +370,39 @@ def test_an_image_in_an_archive_is_captioned_like_the_file(trained_project, tmp_
     code, _, message = predict(trained_project, member.replace("003", "999"))
     assert code == 3
     assert "photos.zip::inner/999.png" in message
+
+
+@pytest.mark.parametrize("arguments", [("b.jpg", "--csv", "a.jpg"), ("a.jpg", "--model", "m.st", "--csv", "m.st")])
+def test_a_file_that_is_no_table_of_captions_is_not_replaced(tmp_path, arguments):
+    for name in ("a.jpg", "b.jpg", "m.st"):
+        (tmp_path / name).write_bytes(b"\xff\xd8\xff other content")
+    code, out, message = predict(tmp_path, *arguments)
+    assert (code, out) == (2, "")
+    assert message.startswith(f"error: --csv {arguments[-1]}: exists and is not a table of this command")
+    assert (tmp_path / arguments[-1]).read_bytes() == b"\xff\xd8\xff other content"
+
+
+def test_a_table_of_captions_is_replaced_unless_it_is_an_input(trained_project, tmp_path):
+    table = tmp_path / "out.csv"
+    table.write_text(OLDER)
+    code, _, message = predict(trained_project, str(table), "--csv", str(table))
+    assert code == 2
+    assert f"--csv {table}: is also an input" in message
+    assert table.read_text() == OLDER
+    table.write_bytes(b"\xef\xbb\xbf" + OLDER.encode().replace(b"\n", b"\r\n"))  # saved by a spreadsheet
+    assert predict(trained_project, f"{TINY}/000.png", "--csv", str(table))[0] == 0
+    assert len(read_table(table)) == 1
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnx"])
+def test_an_address_instead_of_a_model_is_shown_as_it_was_given(trained_project, runtime):
+    address = "http://x.example/m.safetensors"
+    code, _, message = predict(trained_project, f"{TINY}/000.png", "--model", address, "--runtime", runtime)
+    assert code == 3
+    assert message.startswith(f"error: --model {address}: an address, not a file; download it first")
+
+
+def test_an_address_cannot_be_exported(tmp_path):
+    code, _, message = run_command("export", "--model", "http://x/y", "--onnx", "out", cwd=tmp_path)
+    assert code == 3
+    assert "--model http://x/y: an address, not a file" in message

@@ -109,7 +109,17 @@ def test_empty_captions_are_a_warning(folder):
     captions = [{"image_id": image, "caption": text} for image, text in ((1, "a brown dog"), (2, ""), (3, " "))]
     (folder / "ours.json").write_text(json.dumps(captions))
     code, _, err = score(folder)
-    assert (code, err) == (0, "warning: 2 of 3 captions are empty\n")
+    assert (code, err) == (0, "warning: 2 of 3 captions have no words\n")
+
+
+def test_letters_that_words_drop_are_a_warning(folder):
+    (folder / "references.json").write_text(json.dumps({"1": ["\U0001e900\U0001e901"], "2": ["\U0001e902"]}))
+    (folder / "ours.json").write_text(json.dumps({"1": "\U0001e900\U0001e901", "2": "\U0001e902"}))
+    code, _, err = score(folder)
+    assert code == 0
+    warning = "warning: 100% of the references hold letters or vowel signs that words cannot keep; add --unit character"
+    assert err.splitlines() == [warning, "warning: 2 of 2 captions have no words"]
+    assert score(folder, "--unit", "character")[2] == ""
 
 
 def test_one_image_has_no_interval_and_a_cider_of_zero_by_definition(folder):
@@ -143,3 +153,23 @@ def test_what_the_user_should_know_about_the_match_is_printed(folder):
     (folder / "ours.json").write_text(json.dumps([{**one, "image_id": f"00{one['image_id']}"} for one in CAPTIONS]))
     code, _, err = score(folder)
     assert (code, err) == (0, "note: 3 images are matched by number, such as 001 with 1\n")
+
+
+@pytest.mark.parametrize(
+    ("output", "problem"),
+    [
+        ("references.json", "exists and is not a table of this command"),
+        ("ours.json", "exists and is not a table of this command"),
+        ("each.csv", "is also an input"),
+    ],
+)
+def test_the_scores_of_each_image_do_not_replace_another_file(folder, output, problem):
+    assert score(folder, "--per-image", "each.csv")[0] == 0
+    assert score(folder, "--per-image", "each.csv")[0] == 0  # a table of this command is replaced
+    before = (folder / output).read_bytes()
+    captions = output if output == "each.csv" else "ours.json"
+    arguments = ("score", captions, "--references", "references.json", "--per-image", output)
+    code, out, err = run_command(*arguments, cwd=folder)
+    assert (code, out) == (2, "")
+    assert f"--per-image {output}: {problem}" in err
+    assert (folder / output).read_bytes() == before

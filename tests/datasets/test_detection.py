@@ -48,6 +48,18 @@ def test_of_two_captions_files_the_more_certain_one_is_used_and_the_other_named(
     assert "not used: captions.txt" in found.evidence
 
 
+@pytest.mark.parametrize(("name", "content"), [("test.tsv", ""), ("test.json", "["), ("captions_test.parquet", "PAR1")])
+@pytest.mark.parametrize("tables", [("train.csv",), ("train.csv", "val.csv")])
+def test_a_table_of_a_split_that_cannot_be_read_is_named(tmp_path, tables, name, content):
+    for table in tables:
+        write(tmp_path, "image,caption\na.jpg,x\n", table)
+    write(tmp_path, content, name)
+    write(tmp_path, "{}", "settings.json")
+    evidence = detect(tmp_path).evidence
+    assert f"; not read: {tmp_path / name}" in evidence
+    assert "settings.json" not in evidence
+
+
 @pytest.mark.parametrize("names", [("captions.csv", "captions_old.csv"), ("alpha.csv", "beta.csv")])
 def test_a_second_table_is_named(tmp_path, names):
     for name in names:

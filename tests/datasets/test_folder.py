@@ -29,6 +29,19 @@ def test_each_line_of_a_text_file_is_a_caption(tmp_path):
     ]
 
 
+def test_a_note_counts_other_texts_beside_an_image(tmp_path):
+    for name, content in (("a.png", b""), ("a.txt", "a dog"), ("a.caption", "a cat"), ("a.json", "{}")):
+        write(tmp_path, content, name)
+    write(tmp_path, b"", "b.png")
+    write(tmp_path, '{"caption": "a cow"}', "b.json")
+    write(tmp_path, "{}", "of_no_image.json")
+    entries = read("folder", tmp_path)
+    assert kept(entries) == [("a.png", "a dog", None), ("b.png", "a cow", None)]
+    assert entries.notes == [
+        f"{tmp_path}: not read, because another text is beside the same image: 1 .caption, 1 .json"
+    ]
+
+
 @pytest.mark.parametrize("kind", ["tar", "zip"])
 def test_texts_in_archives(tmp_path, kind):
     files = {"00.jpg": b"one", "00.txt": b"a dog", "01.jpg": b"two", "01.txt": b"a cat", "01.json": b"{}"}

@@ -450,6 +450,7 @@ def test_a_repeated_key_in_json_lines_or_beside_an_image_is_skipped(tmp_path):
     [
         ('[\n{"image": "a.jpg", "caption": "x"},\n]', "line 2, column 35", "trailing comma before ]; remove it"),
         ('[{"image": "a.jpg", "caption": "x",}]', "line 1, column 35", "trailing comma before }; remove it"),
+        ('[{"image": "a.jpg", # c\n"caption": "x"}]', "line 1, column 21", "JSON has no comments; remove them"),
         ('[{"image": "a.jpg" "caption": "x"}]', "line 1, column 20", "a comma or a closing bracket is missing before"),
         ('[{"image": "a.jpg", caption: "x"}]', "line 1, column 21", "a key in double quotes is missing before caption"),
         ('[{"image": "a.jpg", "caption" "x"}]', "line 1, column 31", "a colon is missing before"),
@@ -464,6 +465,15 @@ def test_a_mistake_in_json_is_named_in_words_with_its_place(tmp_path, text, plac
         read("table", path)
     with pytest.raises(DataError, match=re.escape(f"a.json, {place}: not valid JSON: {words}")):
         read_reference_file(path)
+
+
+def test_detection_names_the_place_of_a_comment_in_json(tmp_path):
+    path = write(tmp_path, '// c\n[{"image": "a.jpg", "caption": "x"}]', "captions.json")
+    for place in (tmp_path, path):
+        with pytest.raises(DataError, match=r"captions.json, line 1, column 1: not valid JSON: JSON has no comments"):
+            detect(place)
+    with pytest.raises(DataError, match=r"captions.json, line 1, column 1: not valid JSON: JSON has no comments"):
+        read("table", path)
 
 
 def test_json_lines_in_a_json_file_are_refused_with_the_suffix_that_they_need(tmp_path):

@@ -90,6 +90,21 @@ def test_what_cannot_be_read_is_refused(name, content, problem, tmp_path):
         open_source(tmp_path / (name or "x"), ids=None, key=None)
 
 
+@pytest.mark.parametrize("layout", [folder_of_npy, hdf5_with_a_dataset_per_image, array_with_ids])
+def test_a_key_that_selects_nothing_is_refused(layout, tmp_path):
+    path, ids = layout(tmp_path)
+    with pytest.raises(DataError, match="--key"):
+        open_source(path, ids=ids, key="features")
+
+
+def test_a_folder_may_hold_npy_files_beside_the_npz_files_that_a_key_is_for(tmp_path):
+    folder_of_npz(tmp_path)
+    np.save(tmp_path / "three.npy", np.ones((2, 3)))
+    source = open_source(tmp_path, ids=None, key="feat")
+    assert sorted(source.ids()) == ["one", "three", "two"]
+    assert source.read("three").shape == (2, 3)
+
+
 def test_pickled_objects_are_not_loaded(tmp_path):
     np.save(tmp_path / "one.npy", np.array([{}]), allow_pickle=True)
     with pytest.raises(DataError, match="damaged"):

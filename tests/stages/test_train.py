@@ -4,12 +4,14 @@ import csv
 from dataclasses import replace
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from support import small_params
 
 from pipeline import paths
 from pipeline.datasets.tables import read_captions
 from pipeline.decoders.registry import DECODERS
-from pipeline.errors import DataError, NumericError
+from pipeline.errors import ArtefactError, DataError, NumericError
 from pipeline.features.feature_file import FeatureFile
 from pipeline.inference.familiarity import Familiarity
 from pipeline.inference.model_file import TrainedModel
@@ -129,6 +131,27 @@ def test_captions_without_features_of_a_split_are_refused(files, params, tmp_pat
     only_train.write_text("".join(line for line in lines if not line.endswith("val\n")))
     with pytest.raises(DataError, match="no features of images of the val split"):
         train(replace(files, captions=only_train), params)
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "foreign"])
+def test_a_wrong_encoder_file_is_refused_before_the_first_epoch(files, params, tmp_path, damage):
+    encoder = tmp_path / "encoder.safetensors"
+    if damage == "truncated":
+        encoder.write_bytes(files.encoder.read_bytes()[:100])
+    elif damage == "foreign":
+        save_file({"weight": torch.ones(2)}, encoder)
+    with pytest.raises(ArtefactError, match=r"encoder.safetensors: not .*; run `dvc repro -f extract`"):
+        train(replace(files, encoder=encoder), params, on_epoch=lambda metrics: pytest.fail("an epoch was run"))
+    assert not files.metrics.exists()
+
+
+@pytest.mark.parametrize(("content", "problem"), [(None, "cannot be read"), ("{", "not valid JSON")])
+def test_a_missing_or_truncated_vocabulary_is_refused_with_the_remedy(files, params, tmp_path, content, problem):
+    vocabulary = tmp_path / "vocab.json"
+    if content:
+        vocabulary.write_text(content)
+    with pytest.raises(DataError, match=rf"vocab.json: {problem}: .*; run `dvc repro -f vocab`"):
+        train(replace(files, vocabulary=vocabulary), params)
 
 
 @pytest.mark.parametrize("kind", DECODERS)

@@ -48,6 +48,13 @@ def test_an_empty_vocabulary_is_refused(tmp_path):
     assert not (tmp_path / "vocab.json").exists()
 
 
+def test_captions_without_a_letter_that_words_keep_need_characters(tmp_path):
+    captions = [("a.jpg", "\U0001e900\U0001e901", "train")]
+    with pytest.raises(ParamsError, match=r"params.vocab.unit: the vocabulary is empty, .* set params.vocab.unit to"):
+        build(tmp_path, captions, min_count=1)
+    assert build(tmp_path, captions, min_count=1, unit="character")[0].share_with_dropped_letters == 0.0
+
+
 def test_the_longest_caption_limits_the_length_up_to_sixty_words(tmp_path):
     report, vocabulary = build(tmp_path)
     assert (vocabulary["max_length"], report.cut) == (3, 0)

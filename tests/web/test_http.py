@@ -466,6 +466,16 @@ def test_a_port_that_is_taken_is_a_usage_error(trained_project, server):
     code, _, message = run_command("serve", "--port", str(server.port), cwd=trained_project)
     assert code == 2
     assert f"--port {server.port}: cannot listen" in message
+    assert message.endswith("; try --port 0\n")
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "a..b"])
+def test_a_host_that_is_not_this_computer_is_a_usage_error(tmp_path, host):
+    code, _, message = run_command("serve", "--host", host, cwd=tmp_path)
+    assert code == 2
+    assert message.startswith(f"error: --host {host}: cannot listen: ")
+    assert "; give an address of this computer" in message
+    assert "--port" not in message
 
 
 def test_the_image_of_a_client_that_disconnected_is_not_captioned(captioner, images, monkeypatch):

@@ -1,0 +1,37 @@
+"""Captions whose letters the word tokenizer drops."""
+
+import pytest
+
+from pipeline.text.dropped_letters import share_with_dropped_letters
+
+DROPPED = [
+    "\u0ca8\u0cbe\u0caf\u0cbf",  # Kannada, with vowel signs
+    "\u0db6\u0dbd\u0dca\u0dbd\u0dcf",  # Sinhala
+    "a \U0001d41d\U0001d428\U0001d420 runs",  # mathematical letters
+    "\U00020bb7\u91ce a dog",
+    "\U0001e900\U0001e901",  # Adlam
+]
+KEPT = [
+    "a dog",
+    "un ni\u00f1o",
+    "\u0915\u0941\u0924\u094d\u0924\u093e",  # Hindi, with vowel signs
+    "\u0643\u064e\u0644\u0628",  # Arabic, with a vowel mark
+    "\u0130stanbul",
+    "a heart \u2764\ufe0f",  # U+FE0F chooses the color, and is no letter
+    "\U0001f469\U0001f3fd a woman",
+]
+
+
+@pytest.mark.parametrize("caption", DROPPED)
+def test_letters_that_words_drop_are_found(caption):
+    assert share_with_dropped_letters([caption]) == 1.0
+
+
+@pytest.mark.parametrize("caption", KEPT)
+def test_other_captions_keep_all_letters(caption):
+    assert share_with_dropped_letters([caption]) == 0.0
+
+
+def test_the_share_is_of_all_captions():
+    assert share_with_dropped_letters(["a dog", "a cat", "a cow", DROPPED[0]]) == 0.25
+    assert share_with_dropped_letters([]) == 0.0
