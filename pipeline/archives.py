@@ -34,8 +34,14 @@ MAX_BYTES = 1 << 29
 """Largest member that is read: a few kilobytes of zip can unpack to terabytes."""
 INSIDE = re.compile(r"(?P<archive>.+?\.(?:zip|tar))::(?P<member>.+)", re.IGNORECASE | re.DOTALL)
 _DAMAGED = (
-    *(zipfile.BadZipFile, zlib.error, struct.error, tarfile.TarError),
-    *(EOFError, ValueError, OverflowError, RuntimeError),
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    tarfile.TarError,
+    EOFError,
+    ValueError,
+    OverflowError,
+    RuntimeError,
 )
 """What the libraries raise for archives that are damaged or of a kind that they do not support."""
 

@@ -9,13 +9,10 @@ import typer
 from pipeline import paths
 from pipeline.commands.folders import store_folder
 from pipeline.commands.terminal import ParamsFile, announce_device, progress_bar, read_params_file, say
-from pipeline.datasets.tables import read_images
 from pipeline.errors import ParamsError
 from pipeline.wording import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Container
-
     from pipeline.params import Params
 
 
@@ -70,7 +67,7 @@ def _extract_locally(params: "Params") -> None:
     _note_weights_file(params)
     for image, reason in list(report.unreadable.items())[:5]:
         say(f"skipped: {image}: {reason}")
-    for split in _lost_splits(report.unreadable):
+    for split in report.lost_splits:
         say(
             f"warning: no image of the {split} split can be decoded; repair or replace the images that {paths.SKIPPED} "
             "lists, then run `dvc repro`"
@@ -80,15 +77,6 @@ def _extract_locally(params: "Params") -> None:
         f"extract: {counted(report.images, 'image')}, {report.from_store:,} from the store, "
         f"{report.encoded:,} encoded in {report.seconds:.1f} s{skipped}"
     )
-
-
-def _lost_splits(unreadable: "Container[str]") -> list[str]:
-    """The splits that have no image but `unreadable` ones."""
-    kept: set[str] = set()
-    lost: set[str] = set()
-    for row in read_images(paths.IMAGES):
-        (lost if row.image in unreadable else kept).add(row.split)
-    return sorted(lost - kept)
 
 
 def _extract_on_ray(

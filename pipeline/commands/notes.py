@@ -47,4 +47,4 @@ def word_warnings(without_spaces: float, dropped_letters: float) -> Iterator[str
 def dropped_letters_warning(share: float, texts: str, remedy: str) -> Iterator[str]:
     """The warning for texts whose letters the word tokenizer drops, if their share is high enough."""
     if share >= _DROPPED_LETTERS:
-        yield f"warning: {share:.0%} of the {texts} hold letters or vowel signs that words cannot keep; {remedy}"
+        yield f"warning: {share:.0%} of the {texts} hold letters or vowel signs that the word tokenizer drops; {remedy}"

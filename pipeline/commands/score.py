@@ -108,7 +108,7 @@ def reference_file(captions: "CaptionFile", name: str, references: "ReferenceFil
 
 
 def tokenizer_of(unit: Unit | None, references: Mapping[str, Sequence[str]]) -> Callable[[str], list[str]]:
-    """The tokenizer of a unit; prints a warning where words drop letters of the references.
+    """The tokenizer of a unit; prints a warning where the word tokenizer drops letters of the references.
 
     Raises `ParamsError` where a language without spaces needs a choice.
     """

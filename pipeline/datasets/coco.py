@@ -109,8 +109,6 @@ def note_marks(annotations: Sequence[Any], source: str | Path) -> Iterator[Note]
     }
     for mark, count in marked.items():
         if count:
-            captions, are, them = (counted(count, "caption"), *(("is", "it") if count == 1 else ("are", "them")))
-            yield Note(
-                f"{source}: {captions} {are} marked {mark} and {are} used; to leave {them} out, "
-                f"delete {them} from the file"
-            )
+            captions = counted(count, f"caption is marked {mark} and is", f"captions are marked {mark} and are")
+            them = "it" if count == 1 else "them"
+            yield Note(f"{source}: {captions} used; to leave {them} out, delete {them} from the file")

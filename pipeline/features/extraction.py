@@ -43,6 +43,8 @@ class ExtractReport:
     """Time spent encoding."""
     unreadable: dict[str, str]
     """Reason by image id for each image without features."""
+    lost_splits: tuple[str, ...] = ()
+    """Splits of which no image can be decoded; set by the stage `extract`."""
 
 
 def extract_features(

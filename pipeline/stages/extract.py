@@ -5,7 +5,7 @@ model file has to contain) and metrics/skipped.csv, which adds the images that c
 an earlier run come from the feature store.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,7 +47,8 @@ def extract(files: ExtractFiles, params: "Params", *, store: Path, progress: Pro
     device = choose_device(params.run.device)
     encoder = build_encoder(**params.encoder.model_dump(), seed=params.seed, device=device)
     check_initial_model(params, encoder.spec)
-    images = [ImageFile(row.image, row.path, row.sha256) for row in read_images(files.images)]
+    rows = list(read_images(files.images))
+    images = [ImageFile(row.image, row.path, row.sha256) for row in rows]
     report = extract_features(
         images,
         encoder,
@@ -68,4 +69,5 @@ def extract(files: ExtractFiles, params: "Params", *, store: Path, progress: Pro
     )
     write_bytes(files.encoder, save(encoder.tensors_to_embed()))
     add_skipped_images(files.skipped, files.skipped_by_prepare, skipped)
-    return report
+    kept = {row.split for row in rows if row.image not in report.unreadable}
+    return replace(report, lost_splits=tuple(sorted({row.split for row in rows} - kept)))

@@ -49,7 +49,8 @@ class VocabReport:
     longest: int
     """Tokens of the longest one."""
     share_with_dropped_letters: float
-    """The share of training captions that hold letters or marks that words drop; 0 for the unit character."""
+    """The share of training captions that hold letters or marks that the word tokenizer drops; 0 for the unit
+    character."""
 
 
 def vocab(files: VocabFiles, params: "Params") -> VocabReport:
@@ -72,8 +73,8 @@ def vocab(files: VocabFiles, params: "Params") -> VocabReport:
         highest = max(Counter(chain.from_iterable(tokens("train"))).values(), default=0)
         if captions["train"] and not highest and unit == "word":
             raise ParamsError(
-                "params.vocab.unit: the vocabulary is empty, because the training captions hold no letters that words "
-                "can keep; set params.vocab.unit to character and params.score.rerank.neighbors to 0"
+                "params.vocab.unit: the vocabulary is empty, because the word tokenizer drops all letters of the "
+                "training captions; set params.vocab.unit to character and params.score.rerank.neighbors to 0"
             )
         raise ParamsError(
             f"params.vocab.min_count: the vocabulary is empty, because no {unit} occurs {min_count} times in the "

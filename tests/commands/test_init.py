@@ -68,7 +68,9 @@ def test_captions_whose_letters_words_drop_cause_a_warning(project):
     rows = [{"image": f"{n:03d}.png", "caption": "\u0ca8\u0cbe\u0caf\u0cbf"} for n in range(18)]
     (project / "data/tiny/captions.csv").unlink()
     (project / "data/tiny/rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    warning = "warning: 100% of the captions hold letters or vowel signs that words cannot keep; set params.vocab.unit"
+    warning = (
+        "warning: 100% of the captions hold letters or vowel signs that the word tokenizer drops; set params.vocab.unit"
+    )
     for command in (("init", "data/tiny"), ("prepare",), ("vocab",)):
         code, _, err = run_command(*command, cwd=project)
         assert code == 0

@@ -18,7 +18,7 @@ from pipeline.encoders.encoder import GPU_BATCH, restore_encoder
 from pipeline.encoders.images import decode_image
 from pipeline.features import decode_pool, extraction, gpu_extraction
 from pipeline.features.feature_file import FeatureFile
-from pipeline.features.gpu_extraction import GpuExtractor, encode_on_gpu
+from pipeline.features.gpu_extraction import Batch, GpuExtractor, encode_on_gpu
 from pipeline.features.image_batches import ImageFile
 
 
@@ -205,8 +205,57 @@ def test_ctrl_c_ends_everything_at_once(tmp_path):
     assert out.endswith("ended\n")
     assert out.count("batch") < 1000  # of a million images
     assert err.rstrip().endswith("KeyboardInterrupt")
+    assert "decode_worker.py" not in err  # workers print nothing
     with pytest.raises(ProcessLookupError):  # nobody of the group is left
         os.killpg(process.pid, 0)
+
+
+def test_cuda_streams_wait_for_each_other(images, encoder, monkeypatch):
+    """The CUDA calls in their order, on stand-ins that record them; the tensors stay on the CPU."""
+    log, names = [], iter(("pixels copied", "features ready"))
+
+    class Stream:
+        def __init__(self, name):
+            self.name = name
+
+        def wait_event(self, event):
+            log.append(f"{self.name} waits for {event.name}")
+
+    class Event:
+        def record(self, stream):
+            self.name = next(names)
+            log.append(f"{self.name}: recorded on {stream.name}")
+
+        def synchronize(self):
+            log.append(f"host waits for {self.name}")
+
+    @contextlib.contextmanager
+    def on_stream(stream):
+        log.append(f"enter {stream.name}")
+        yield
+        log.append(f"leave {stream.name}")
+
+    compute = Stream("compute stream")
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "stream", on_stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: compute)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, stream: log.append(f"kept for {stream.name}"))
+    extractor = GpuExtractor(encoder)
+    monkeypatch.setattr(extractor, "_cuda", True)
+    monkeypatch.setattr(extractor, "_copy_stream", Stream("copy stream"))
+    pixels = np.zeros((GPU_BATCH, 64, 64, 3), np.uint8)
+    pixels[: len(images)] = preprocessed(images, encoder)
+    batch = extractor.collect(extractor.submit(Batch(0, images, [None] * len(images)), pixels))
+    assert log == [
+        "enter copy stream",
+        "pixels copied: recorded on copy stream",
+        "leave copy stream",
+        "compute stream waits for pixels copied",
+        "kept for compute stream",
+        "features ready: recorded on compute stream",
+        "host waits for features ready",
+    ]
+    assert np.allclose(batch.features, encoder.encode(preprocessed(images, encoder)), atol=2e-3)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -4,11 +4,14 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
+from pathlib import Path
 
 import pytest
 from support import ROOT, run_command
 
 from pipeline import paths
+from pipeline.datasets import tables
 from pipeline.metrics.evaluation_file import EvaluationFile
 
 
@@ -48,6 +51,20 @@ def test_a_second_run_writes_the_same_bytes(scored):
     assert run_command("score", cwd=scored)[0] == 0
     assert run_command("report", cwd=scored)[0] == 0
     assert [path.read_bytes() for path in outputs] == before
+
+
+def test_images_csv_is_read_once_by_the_report(scored, monkeypatch):
+    from pipeline.files import read_csv
+
+    read: Counter[str] = Counter()
+
+    def counting(path: Path, header):
+        read[Path(path).name] += 1
+        return read_csv(path, header)
+
+    monkeypatch.setattr(tables, "read_csv", counting)
+    assert run_command("report", cwd=scored)[0] == 0
+    assert read["images.csv"] == 1
 
 
 def test_the_report_needs_no_torch(scored):

@@ -157,9 +157,10 @@ def test_processes_of_torchrun_have_the_loss_curve_of_one_and_only_the_first_wri
 
 
 @pytest.mark.slow
-def test_self_critical_training_and_dropout_work_in_several_processes(copied):
+@pytest.mark.parametrize("cross_entropy", [0.0, 0.2])
+def test_self_critical_training_and_dropout_work_in_several_processes(copied, cross_entropy):
     folder = copied(
-        scst={"epochs": 2, "lr": 1e-3, "samples": 3, "cross_entropy": 0.2},
+        scst={"epochs": 2, "lr": 1e-3, "samples": 3, "cross_entropy": cross_entropy},
         scheduled_sampling=0.3,
         bag_of_words=0.5,
     )
