@@ -13,6 +13,7 @@ from pipeline.errors import ParamsError
 from pipeline.wording import counted
 
 if TYPE_CHECKING:
+    from pipeline.features.extraction import ExtractReport
     from pipeline.params import Params
 
 
@@ -45,58 +46,54 @@ def extract(
     ] = None,
 ) -> None:
     """Extract the features of all images with the frozen encoder."""
-    if engine is Engine.RAY:
-        _extract_on_ray(read_params_file(params), address, manifest, out, shard_images)
-        return
     ray_options = {"--address": address, "--manifest": manifest, "--shard-images": shard_images}
     given = [name for name, value in ray_options.items() if value is not None]
     if out != paths.FEATURES:
         given.append("--out")
-    if given:
+    if given and engine is not Engine.RAY:
         raise ParamsError(f"{', '.join(given)}: only with --engine ray")
-    _extract_locally(read_params_file(params))
-
-
-def _extract_locally(params: "Params") -> None:
-    from pipeline.stages.extract import ExtractFiles
-    from pipeline.stages.extract import extract as run
-
-    announce_device(params.run.device)
-    with progress_bar("extract") as progress:
-        report = run(ExtractFiles(), params, store=store_folder(), progress=progress)
-    _note_weights_file(params)
+    values = read_params_file(params)
+    if engine is Engine.RAY:
+        report = _extract_on_ray(values, address, manifest, out, shard_images)
+        earlier, again = "in finished shards", f"delete {out}/shards/*.skipped.csv and run the same command"
+    else:
+        report = _extract_locally(values)
+        earlier, again = "from the store", "run `dvc repro`"
+    _note_weights_file(values)
     for image, reason in list(report.unreadable.items())[:5]:
         say(f"skipped: {image}: {reason}")
     for split in report.lost_splits:
         say(
             f"warning: no image of the {split} split can be decoded; repair or replace the images that {paths.SKIPPED} "
-            "lists, then run `dvc repro`"
+            f"lists, then {again}"
         )
     skipped = f", {len(report.unreadable):,} skipped (see {paths.SKIPPED})" if report.unreadable else ""
     say(
-        f"extract: {counted(report.images, 'image')}, {report.from_store:,} from the store, "
+        f"extract: {counted(report.images, 'image')}, {report.from_store:,} {earlier}, "
         f"{report.encoded:,} encoded in {report.seconds:.1f} s{skipped}"
     )
 
 
+def _extract_locally(params: "Params") -> "ExtractReport":
+    from pipeline.stages.extract import ExtractFiles
+    from pipeline.stages.extract import extract as run
+
+    announce_device(params.run.device)
+    with progress_bar("extract") as progress:
+        return run(ExtractFiles(), params, store=store_folder(), progress=progress)
+
+
 def _extract_on_ray(
     params: "Params", address: str | None, manifest: Path | None, out: Path, shard_images: int | None
-) -> None:
-    from pipeline.stages.extract_on_ray import ExtractOnRayFiles, extract_on_ray
+) -> "ExtractReport":
+    from pipeline.stages.extract import ExtractFiles
+    from pipeline.stages.extract_on_ray import extract_on_ray
 
-    files = ExtractOnRayFiles(features=out)
+    files = ExtractFiles(features=out)
     if manifest is not None:
-        files = ExtractOnRayFiles(manifest=manifest, skipped_by_prepare=None, features=out)
+        files = ExtractFiles(images=manifest, skipped_by_prepare=None, features=out)
     with progress_bar("extract") as progress:
-        report = extract_on_ray(files, params, address=address, shard_images=shard_images, progress=progress)
-    _note_weights_file(params)
-    for reason in report.remade:
-        say(f"made again: {reason}")
-    skipped = f", {report.skipped:,} skipped (see {paths.SKIPPED})" if report.skipped else ""
-    say(
-        f"extract: {counted(report.images, 'image')}, {report.from_shards:,} in finished shards, {report.encoded:,} "
-        f"encoded in {report.seconds:.1f} s{skipped}; {counted(report.shards, 'shard')} in {out}"
-    )
+        return extract_on_ray(files, params, address=address, shard_images=shard_images, progress=progress)
 
 
 def _note_weights_file(params: "Params") -> None:

@@ -18,7 +18,7 @@ from pipeline.device import choose_device
 from pipeline.encoders.encoder import build_encoder
 from pipeline.features.extraction import ExtractReport, extract_features
 from pipeline.features.image_batches import ImageFile
-from pipeline.files import write_bytes
+from pipeline.files import check_writable, write_bytes
 from pipeline.inference.initial_metadata import check_initial_model
 from pipeline.progress import Progress, no_progress
 
@@ -31,7 +31,8 @@ class ExtractFiles:
     """Inputs and outputs of the stage, beside the images."""
 
     images: Path = paths.IMAGES
-    skipped_by_prepare: Path = paths.SKIPPED_ROWS
+    skipped_by_prepare: Path | None = paths.SKIPPED_ROWS
+    """None if `images` is not prepare's."""
     features: Path = paths.FEATURES
     encoder: Path = paths.ENCODER
     skipped: Path = paths.SKIPPED
@@ -44,6 +45,7 @@ def extract(files: ExtractFiles, params: "Params", *, store: Path, progress: Pro
     more than `data.max_skipped` of the images cannot be decoded, `DiskError`, `NumericError`; and as
     `check_initial_model` does, so that a wrong `train.init_from` is found before the long work.
     """
+    check_writable(files.encoder, files.skipped)
     device = choose_device(params.run.device)
     encoder = build_encoder(**params.encoder.model_dump(), seed=params.seed, device=device)
     check_initial_model(params, encoder.spec)

@@ -5,18 +5,17 @@ encoder.safetensors and metrics/skipped.csv, as stage `extract` does on one mach
 """
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import paths
 from pipeline.datasets.skipped import add_skipped_images, check_share
 from pipeline.errors import ParamsError
-from pipeline.features.shards import shard_path, write_index
-from pipeline.files import write_bytes
+from pipeline.features.extraction import ExtractReport
+from pipeline.features.shards import write_index
+from pipeline.files import check_writable, write_bytes
 from pipeline.inference.initial_metadata import check_initial_model
 from pipeline.progress import Progress, no_progress
-from pipeline.wording import shown_names
+from pipeline.stages.extract import ExtractFiles
 
 if TYPE_CHECKING:
     from pipeline.params import Params
@@ -27,47 +26,19 @@ SHARD_PIXEL_BYTES = 1 << 28
 """Of a shard's preprocessed images, which are in memory together."""
 
 
-@dataclass(frozen=True)
-class ExtractOnRayFiles:
-    """Inputs and outputs of the stage, beside the images."""
-
-    manifest: Path = paths.IMAGES
-    skipped_by_prepare: Path | None = paths.SKIPPED_ROWS
-    """None for a manifest that is not prepare's."""
-    features: Path = paths.FEATURES
-    """The folder of shards."""
-    encoder: Path = paths.ENCODER
-    skipped: Path = paths.SKIPPED
-
-
-@dataclass(frozen=True)
-class ExtractOnRayReport:
-    """What an extraction did."""
-
-    images: int
-    from_shards: int
-    """Images in shards that an earlier run had finished, skipped ones included."""
-    encoded: int
-    seconds: float
-    """Time spent encoding."""
-    shards: int
-    skipped: int
-    remade: tuple[str, ...]
-    """The reason for each existing shard that was made again."""
-
-
 def extract_on_ray(
-    files: ExtractOnRayFiles,
+    files: ExtractFiles,
     params: "Params",
     *,
     address: str | None = None,
     shard_images: int | None = None,
     progress: Progress = no_progress,
-) -> ExtractOnRayReport:
-    """Extract the features of all images of a manifest, making only the shards that do not exist yet.
+) -> ExtractReport:
+    """Extract the features of all images of a manifest, making only the shards that are not finished.
 
-    `address` is that of a running cluster; without one, Ray is started on this machine. `shard_images` is the number
-    of images per shard; by default as many as fit 128 MiB. Reads the sections `encoder`, `data`, `run` and the seed.
+    `files.images` is the manifest and `files.features` the folder of shards. `address` is that of a running cluster;
+    without one, Ray is started on this machine. `shard_images` is the number of images per shard; by default as many
+    as fit 128 MiB. Reads the sections `encoder`, `data`, `run` and the seed.
 
     Raises `ParamsError` for the encoder or the cluster, `DataError` for the manifest and when more than
     `data.max_skipped` of the images cannot be decoded, `ArtefactError` for a folder begun with other settings,
@@ -75,61 +46,54 @@ def extract_on_ray(
     """
     try:
         from pipeline.features.ray.cluster import connect
-        from pipeline.features.ray.encoding import describe_encoder, encode_shards
-        from pipeline.features.ray.job import Job, locked_folder
+        from pipeline.features.ray.encoding import encode_shards, prepare_job
+        from pipeline.features.ray.job import locked_folder
         from pipeline.features.ray.manifest import read_manifest
     except ImportError as error:
         raise ParamsError(f"--engine ray: {error}; run `pip install -e '.[ray]'` in the checkout") from error
 
-    manifest = read_manifest(files.manifest)
-    run = params.run
-    with locked_folder(files.features), connect(address, device=run.device, encoders=run.workers) as cluster:
-        encoder = describe_encoder(cluster, _with_absolute_weights(params.encoder.model_dump()), params.seed)
-        check_initial_model(params, encoder.spec)
-        row_bytes = encoder.shape[0] * encoder.shape[1] * 2
-        image_bytes = encoder.spec.preprocessing.size**2 * 3
-        job = Job(
-            folder=files.features.absolute(),
-            images=len(manifest),
-            shard_images=shard_images or max(1, min(SHARD_BYTES // row_bytes, SHARD_PIXEL_BYTES // image_bytes)),
-            spec=encoder.spec,
-            shape=encoder.shape,
-            engine=encoder.engine,
-        )
-        job.begin(manifest)
-        unfinished = job.unfinished()
-        from_shards = done = job.images - sum(job.size(number) for number in unfinished)
+    check_writable(files.encoder, files.skipped)
+    manifest = read_manifest(files.images)
+    run, max_skipped = params.run, params.data.max_skipped
+    with locked_folder(files.features), connect(address, device=run.device, workers=run.workers) as cluster:
+        encoder_params = _with_absolute_weights(params.encoder.model_dump())
+        job, weights, embedded = prepare_job(cluster, files.features.absolute(), encoder_params, params.seed)
+        check_initial_model(params, job.spec)
+        row_bytes = job.shape[0] * job.shape[1] * 2
+        image_bytes = job.spec.preprocessing.size**2 * 3
+        size = shard_images or max(1, min(SHARD_BYTES // row_bytes, SHARD_PIXEL_BYTES // image_bytes))
+        job.begin(manifest, size)
+        shards = [manifest[start : start + size] for start in range(0, len(manifest), size)]
+        unfinished = {number: images for number, images in enumerate(shards) if not job.is_finished(number, images)}
+        from_shards = done = len(manifest) - sum(map(len, unfinished.values()))
         skipped_now = 0
         began = time.monotonic()
-        if unfinished:
-            for images, skipped in encode_shards(job, list(unfinished), cluster, encoder.tensors):
-                done, skipped_now = done + images, skipped_now + skipped
-                progress(done, job.images, "images in shards")
-                if skipped_now > params.data.max_skipped * job.images:
-                    break  # a server that is down must not cost a run over all images
+        for images_of_shard, skipped_of_shard in encode_shards(job, unfinished, cluster, weights):
+            done, skipped_now = done + images_of_shard, skipped_now + skipped_of_shard
+            progress(done, len(manifest), "images in shards")
+            if skipped_now > max_skipped * len(manifest):
+                break  # a server that is down must not cost a run over all images
         seconds = time.monotonic() - began
-        incomplete = {number: rows for number in range(job.shards) if (rows := job.skipped(number))}
-        skipped_images = [row for rows in incomplete.values() for row in rows]
-        names = shown_names([shard_path(job.folder, number).name for number in incomplete])
+        skipped = [row for number in range(len(shards)) for row in job.skipped(number)]
         check_share(
-            [f"{path}: {reason}" for _, path, reason in skipped_images],
-            job.images,
-            params.data.max_skipped,
+            [f"{path}: {reason}" for _, path, reason in skipped],
+            len(manifest),
+            max_skipped,
             problem="images cannot be decoded",
-            remedy=f"repair them, delete their shards ({names} in "
-            f"{shard_path(job.folder, 0).parent}) and run the same command again,",
+            remedy=f"repair them, delete {job.folder}/shards/*.skipped.csv and run the same command again,",
         )
-        write_index(job.folder, job.spec, job.shape, job.shards)
-    write_bytes(files.encoder, encoder.tensors_to_embed)
-    add_skipped_images(files.skipped, files.skipped_by_prepare, skipped_images)
-    return ExtractOnRayReport(
-        images=job.images,
-        from_shards=from_shards,
-        encoded=job.images - from_shards - skipped_now,
+        write_index(job.folder, len(shards))
+    write_bytes(files.encoder, embedded)
+    add_skipped_images(files.skipped, files.skipped_by_prepare, skipped)
+    unreadable = {image: reason for image, _, reason in skipped}
+    kept = {one.split for one in manifest if one.image not in unreadable}
+    return ExtractReport(
+        images=len(manifest),
+        from_store=from_shards,
+        encoded=len(manifest) - from_shards - skipped_now,
         seconds=seconds,
-        shards=job.shards,
-        skipped=len(skipped_images),
-        remade=tuple(reason for reason in unfinished.values() if reason),
+        unreadable=unreadable,
+        lost_splits=tuple(sorted({one.split for one in manifest} - kept - {""})),
     )
 
 

@@ -6,9 +6,9 @@ from PIL import Image
 from stand_in import SPEC
 
 from pipeline.errors import ParamsError
-from pipeline.features.feature_file import FeatureFile
+from pipeline.features.feature_file import FeatureFile, write_feature_file
 
-pa = pytest.importorskip("pyarrow", reason="extraction on a cluster needs the extra `ray`")
+pytest.importorskip("pyarrow", reason="extraction on a cluster needs the extra `ray`")
 pytest.importorskip("ray", reason="extraction on a cluster needs the extra `ray`")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -16,94 +16,95 @@ SHAPE = (4, 48)
 
 
 @pytest.fixture
-def job(tmp_path):
-    """Two shards of two images; the first image and all of the second shard cannot be decoded."""
-    from pipeline.features.ray.job import Job
+def images(tmp_path):
+    """Two images, of which the first cannot be decoded."""
+    from pipeline.features.ray.manifest import ListedImage
 
     Image.new("RGB", (9, 9), "red").save(tmp_path / "red.png")
-    paths = ["missing.png", "red.png", "missing.png", "also-missing.png"]
-    manifest = pa.table(
-        {
-            "image": ["d", "c", "b", "a"],
-            "path": [str(tmp_path / path) for path in paths],
-            "sha256": ["", "", "", "0" * 64],
-        }
-    )
-    job = Job(folder=tmp_path / "features.h5", images=4, shard_images=2, spec=SPEC, shape=SHAPE, engine="none")
-    job.begin(manifest)
-    return job
+    paths = {"d": tmp_path / "missing.png", "c": tmp_path / "red.png"}
+    return [ListedImage(image, str(path), "", "train") for image, path in paths.items()]
 
 
-def test_a_decoded_shard_has_the_pixels_of_readable_images_and_reasons_for_the_others(job):
+@pytest.fixture
+def job(tmp_path):
+    from pipeline.features.ray.job import Job
+
+    return Job(tmp_path / "features.h5", SPEC, SHAPE, engine="none")
+
+
+@pytest.fixture
+def features():
+    return np.full((1, *SHAPE), 0.5, np.float16)
+
+
+def test_a_decoded_shard_has_the_pixels_of_readable_images_and_reasons_for_the_others(images):
     from pipeline.features.ray.encoding import decode_shard
 
-    row = decode_shard({"shard": 0}, job)
-    assert row["reasons"] == ["cannot be read: No such file or directory", ""]
-    assert row["pixels"].shape == (1, 8, 8, 3)
-    assert row["pixels"][0, 0, 0].tolist() == [255, 0, 0]
-    assert decode_shard({"shard": 1}, job)["pixels"].shape == (0, 8, 8, 3)
+    pixels, reasons = decode_shard(images, SPEC.preprocessing)
+    assert reasons == ["cannot be read: No such file or directory", ""]
+    assert pixels.shape == (1, 8, 8, 3)
+    assert pixels[0, 0, 0].tolist() == [255, 0, 0]
+    assert decode_shard(images[:1], SPEC.preprocessing)[0].shape == (0, 8, 8, 3)
 
 
-def test_a_written_shard_has_the_features_and_lists_skipped_images(job):
-    from pipeline.features.ray.encoding import write_shard
+def test_a_written_shard_has_the_features_and_lists_skipped_images(job, images, features):
     from pipeline.features.shards import shard_path
 
-    features = np.full((1, *SHAPE), 0.5, np.float16)
-    assert write_shard({"shard": 0, "features": features, "reasons": ["damaged", ""]}, job) == {
-        "images": 2,
-        "skipped": 1,
-    }
+    assert not job.is_finished(0, images)
+    assert job.write_shard(0, images, (features, ["damaged", ""])) == (2, 1)
     assert FeatureFile.open(shard_path(job.folder, 0)).load(["c"]).tolist() == features.tolist()
-    assert [(image, reason) for image, _, reason in job.skipped(0)] == [("d", "damaged")]
-    assert job.unfinished() == {1: ""}
+    assert job.skipped(0) == [("d", images[0].path, "damaged")]
+    assert job.is_finished(0, images)
 
 
-def test_a_shard_is_made_again_when_it_is_damaged_or_a_server_did_not_answer(job):
-    from pipeline.features.ray.encoding import write_shard
-    from pipeline.features.ray.sources import NO_ANSWER
+def truncate(shard):
+    shard.write_bytes(shard.read_bytes()[:-1])
+
+
+def lose_the_list_of_skipped_images(shard):
+    shard.with_suffix(".skipped.csv").unlink()
+
+
+def become_another_shard(shard):
+    write_feature_file(shard, SPEC, ["z"], SHAPE, lambda images: np.zeros((len(images), *SHAPE), np.float16))
+
+
+@pytest.mark.parametrize("damage", [truncate, lose_the_list_of_skipped_images, become_another_shard])
+def test_a_shard_that_is_not_intact_is_not_finished(job, images, features, damage):
     from pipeline.features.shards import shard_path
 
-    features = np.full((1, *SHAPE), 0.5, np.float16)
-    for number in range(2):
-        reasons = [f"cannot be read: {NO_ANSWER} in 5 attempts", ""]
-        write_shard({"shard": number, "features": features, "reasons": reasons}, job)
-    path = shard_path(job.folder, 1)
-    path.write_bytes(path.read_bytes()[:-1])
-    reasons = job.unfinished()
-    assert "000000.h5: lacks 1 image whose server did not answer" in reasons[0]
-    assert "000001.h5: truncated" in reasons[1]
+    job.write_shard(0, images, (features, ["damaged", ""]))
+    assert job.is_finished(0, images)
+    damage(shard_path(job.folder, 0))
+    assert not job.is_finished(0, images)
 
 
-def plan(device, encoders=0, **resources):
+def test_a_shard_is_not_finished_while_a_server_did_not_answer(job, images, features):
+    from pipeline.features.ray.sources import NO_ANSWER
+
+    job.write_shard(0, images, (features, [f"cannot be read: {NO_ANSWER} in 5 attempts", ""]))
+    assert not job.is_finished(0, images)
+
+
+def plan(device, workers=0, **resources):
     from pipeline.features.ray.cluster import plan_cluster
 
-    found = plan_cluster({name: float(count) for name, count in resources.items()}, device, encoders)
-    return found.device, found.encoders
+    found = plan_cluster({name: float(count) for name, count in resources.items()}, device, workers)
+    return found.device, found.gpus, found.shards
 
 
-def test_a_cluster_with_gpus_gets_an_encoder_on_each():
-    assert plan("auto", CPU=32, GPU=8) == ("cuda", 8)
-    assert plan("auto", 3, CPU=32, GPU=8) == ("cuda", 3)
-    assert plan("auto", 9, CPU=32, GPU=8) == ("cuda", 8)
+def test_all_gpus_and_cpus_of_a_cluster_are_used():
+    assert plan("auto", CPU=32, GPU=8) == ("cuda", 8, 48)
+    assert plan("auto", 3, CPU=32, GPU=8) == ("cuda", 3, 3)
+    assert plan("auto", CPU=4) == ("cpu", 0, 4)
+    assert plan("cpu", 2, CPU=32, GPU=8) == ("cpu", 0, 2)
 
 
-def test_a_cluster_without_gpus_keeps_a_cpu_for_decoding():
-    assert plan("auto", CPU=4) == ("cpu", 3)
-    assert plan("auto", 8, CPU=4) == ("cpu", 3)
-    assert plan("cpu", CPU=32, GPU=8) == ("cpu", 28)
-
-
-@pytest.mark.parametrize(
-    ("device", "cpus", "message"),
-    [
-        ("cuda", 8, r"params\.run\.device: cuda, but the Ray cluster has no GPU"),
-        ("mps", 8, r"params\.run\.device: mps is not available with --engine ray"),
-        ("cpu", 1, "1 logical CPUs but needs at least 2"),
-    ],
-)
-def test_a_cluster_that_lacks_the_device_is_refused(device, cpus, message):
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_a_device_that_the_cluster_lacks_is_refused(device):
+    message = rf"params\.run\.device: {device} cannot be used on a Ray cluster with 0 GPUs"
     with pytest.raises(ParamsError, match=message):
-        plan(device, CPU=cpus)
+        plan(device, CPU=8)
 
 
 def test_an_address_where_nothing_listens_is_refused_at_once():
@@ -111,6 +112,6 @@ def test_an_address_where_nothing_listens_is_refused_at_once():
 
     with (
         pytest.raises(ParamsError, match=r"--address 127\.0\.0\.1:9: cannot connect to a Ray cluster"),
-        connect("127.0.0.1:9", device="cpu", encoders=1),
+        connect("127.0.0.1:9", device="cpu", workers=1),
     ):
         pass

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,11 @@ from PIL import Image
 from support import COLORS, ROOT, run_command, set_param, small_params, write_project
 
 from pipeline import paths
-from pipeline.errors import DataError, DiskError, ParamsError
+from pipeline.errors import ArtefactError, DataError, DiskError, ParamsError
 from pipeline.features.feature_file import FeatureFile
 from pipeline.files import sha256_of
-from pipeline.stages.extract_on_ray import ExtractOnRayFiles, extract_on_ray
+from pipeline.stages.extract import ExtractFiles
+from pipeline.stages.extract_on_ray import extract_on_ray
 
 pytest.importorskip("ray", reason="extraction on a cluster needs the extra `ray`")
 pytest.importorskip("fsspec", reason="URLs need the extra `remote`")
@@ -105,6 +107,7 @@ def ray_folder(tmp_path_factory, s3_server):
         ray.init(
             address="local",
             num_cpus=CPUS,
+            num_gpus=1,  # as far as Ray knows
             object_store_memory=200 << 20,
             include_dashboard=False,
             log_to_driver=False,
@@ -165,15 +168,18 @@ def manifest_rows(tmp_path_factory):
 
 
 def write_manifest(path, rows):
+    """All images of the last shard are of the val split."""
+    splits = ["val" if number >= IMAGES - SHARD else "train" for number in range(len(rows))]
     with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("image", "path", "sha256"), *rows])
+        csv.writer(file).writerow(("image", "path", "sha256", "split"))
+        csv.writer(file).writerows([(*row, split) for row, split in zip(rows, splits, strict=True)])
     return path
 
 
 def extract(folder, manifest, *, max_skipped=0.5, **encoder):
     """Run the stage with one encoder into `folder`/features.h5."""
-    files = ExtractOnRayFiles(
-        manifest=manifest,
+    files = ExtractFiles(
+        images=manifest,
         skipped_by_prepare=None,
         features=folder / "features.h5",
         encoder=folder / "encoder.safetensors",
@@ -256,7 +262,9 @@ def test_skipped_images_are_listed_with_the_reason(extracted, local):
     with (folder / "skipped.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert {row["image"]: row["reason"] for row in rows} == local[1].unreadable
-    assert report.skipped == len(rows) == DAMAGED
+    assert report.unreadable == local[1].unreadable
+    assert report.lost_splits == ("val",)
+    assert len(rows) == DAMAGED
     assert {row["stage"] for row in rows} == {"extract"}
 
 
@@ -267,7 +275,7 @@ def test_each_shard_has_a_part_of_the_manifest(extracted):
         wanted = [name(place) for place in range(number * SHARD, (number + 1) * SHARD) if not is_damaged(place)]
         path = folder / f"features.h5/shards/{number:06d}.h5"
         assert list(FeatureFile.open(path).images) == sorted(wanted)
-    assert (report.images, report.from_shards, report.shards) == (IMAGES, 0, IMAGES // SHARD)
+    assert (report.images, report.from_store) == (IMAGES, 0)
     assert report.encoded == IMAGES - DAMAGED
 
 
@@ -283,7 +291,7 @@ def test_a_complete_folder_is_not_changed(extracted):
     folder, _ = extracted
     before, files = states(folder / "features.h5"), contents(folder / "features.h5")
     report = extract(folder, folder / "manifest.csv")
-    assert (report.from_shards, report.encoded, report.remade) == (IMAGES, 0, ())
+    assert (report.from_store, report.encoded) == (IMAGES, 0)
     assert states(folder / "features.h5") == before
     assert contents(folder / "features.h5") == files
 
@@ -296,8 +304,7 @@ def test_only_missing_and_damaged_shards_are_made_again(extracted, tmp_path):
     truncated = folder / "shards/000003.h5"
     truncated.write_bytes(truncated.read_bytes()[:-5])
     report = extract(tmp_path, tmp_path / "manifest.csv")
-    assert (report.from_shards, report.encoded) == (IMAGES - 2 * SHARD, 2 * SHARD * 2 // 3)
-    assert [Path(reason.split(":")[0]).name for reason in report.remade] == ["000003.h5"]
+    assert (report.from_store, report.encoded) == (IMAGES - 2 * SHARD, 2 * SHARD * 2 // 3)
     unchanged = {shard for shard, state in states(folder).items() if before[shard] == state}
     assert unchanged == {"000000.h5", "000002.h5", "000004.h5"}
     assert contents(folder) == contents(extracted[0] / "features.h5")
@@ -314,7 +321,7 @@ def test_a_full_disk_stops_the_run_and_the_next_one_continues(extracted, trap, t
     before = states(folder)
     assert 0 < len(before) < IMAGES // SHARD
     report = extract(tmp_path, manifest)
-    assert report.from_shards >= len(before) * SHARD  # tasks that had begun may have ended since
+    assert report.from_store >= len(before) * SHARD  # tasks that had begun may have ended since
     assert before.items() <= states(folder).items()
     assert contents(folder) == contents(extracted[0] / "features.h5")
 
@@ -323,7 +330,7 @@ def test_a_process_that_crashes_while_writing_a_shard_is_replaced(extracted, tra
     path = trap("crash", "000002.h5")
     report = extract(tmp_path, extracted[0] / "manifest.csv")
     assert not path.exists(), "the failure did not happen"
-    assert report.encoded + report.skipped == IMAGES
+    assert report.encoded + len(report.unreadable) == IMAGES
     assert contents(tmp_path / "features.h5") == contents(extracted[0] / "features.h5")
 
 
@@ -349,7 +356,7 @@ def test_a_killed_run_is_continued_by_the_next_one(extracted, trap, tmp_path):
     assert 0 < len(before) < IMAGES // SHARD
 
     report = extract(folder.parent, manifest)
-    assert report.from_shards == len(before) * SHARD
+    assert report.from_store == len(before) * SHARD
     assert before.items() <= states(folder).items()
     assert contents(folder) == contents(extracted[0] / "features.h5")
 
@@ -371,6 +378,29 @@ def wait_for_processes_of(project):
                     os.kill(int(pid), signal.SIGKILL)
         time.sleep(0.1)
     raise TimeoutError(f"processes of a killed run are still there: {alive}")
+
+
+def test_an_encoder_that_keeps_a_gpu_computes_the_same_features(extracted, tmp_path, monkeypatch):
+    """Without a GPU, the process that would have it encodes on the CPU."""
+    from pipeline.features.ray import cluster
+
+    monkeypatch.setattr(cluster, "plan_cluster", lambda *_: cluster.Cluster("cpu", gpus=1, shards=3))
+    extract(tmp_path, extracted[0] / "manifest.csv")
+    assert contents(tmp_path / "features.h5") == contents(extracted[0] / "features.h5")
+
+
+def test_a_machine_of_another_kind_is_refused(extracted, tmp_path, monkeypatch):
+    from pipeline.features.ray import encoding
+
+    def prepare_for_another(*given):
+        job, *weights = prepare_job(*given)
+        return replace(job, engine="another"), *weights
+
+    prepare_job = encoding.prepare_job
+    monkeypatch.setattr(encoding, "prepare_job", prepare_for_another)
+    message = r"the machines of the cluster differ \(.*; another\).*use machines of one kind"
+    with pytest.raises(ArtefactError, match=message):
+        extract(tmp_path, extracted[0] / "manifest.csv")
 
 
 def test_an_image_that_crashes_its_decoder_ends_the_run(trap, tmp_path):
@@ -402,7 +432,7 @@ def test_images_on_s3_have_the_features_of_the_same_files(ray_folder, s3_server,
     report = extract(tmp_path, write_manifest(tmp_path / "manifest.csv", remote))
     extract_locally(tmp_path, rows)
     assert FeatureFile.open(tmp_path / "features.h5").digest() == FeatureFile.open(tmp_path / "local.h5").digest()
-    assert report.skipped == 2
+    assert len(report.unreadable) == 2
     skipped = (tmp_path / "skipped.csv").read_text()
     assert "no such object" in skipped
     assert "changed since its sha256 was recorded" in skipped

@@ -8,14 +8,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import ray
 
 from pipeline.errors import CaptionerError, DataError, ParamsError
+from pipeline.wording import counted
 
 RETRIES = 3
-"""Of a task whose process died. Ray Data's default is to retry forever, even if an image crashes its decoder."""
+"""Of a task whose process died, perhaps because an image crashes its decoder."""
 
 
 @dataclass(frozen=True)
@@ -24,54 +24,56 @@ class Cluster:
 
     device: str
     """cpu or cuda"""
-    encoders: int
-    """Maximum number of encoders: one per GPU or CPU."""
-
-    @property
-    def gpus_per_encoder(self) -> int:
-        return 1 if self.device == "cuda" else 0
+    gpus: int
+    """Number of GPUs that encode; 0 for the device cpu."""
+    shards: int
+    """Maximum number of shards in progress."""
 
 
 @contextmanager
-def connect(address: str | None, *, device: str, encoders: int) -> Iterator[Cluster]:
+def connect(address: str | None, *, device: str, workers: int) -> Iterator[Cluster]:
     """Connect to the Ray cluster at `address`; without one, use this process's, or start one on this machine.
 
-    `device` is `params.run.device`. `encoders` is the number of encoders, 0 for as many as the cluster has room for.
-    Raises `ParamsError` for a cluster that cannot be reached or lacks the device.
+    `device` and `workers` are those of `params.run`. Raises `ParamsError` for a cluster that cannot be reached or lacks
+    the device. Errors of this program that tasks raise leave the block as they were raised, and a task whose process
+    keeps dying is a `DataError`.
     """
     started = not ray.is_initialized()
     if started:
-        _initialize(address, encoders or os.cpu_count() or 1)
-    elif address is not None:
-        raise ParamsError("--address: this process is connected to a Ray cluster already; omit it")
+        _initialize(address)
     try:
-        yield plan_cluster(ray.cluster_resources(), device, encoders)
+        yield plan_cluster(ray.cluster_resources(), device, workers)
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.RayActorError) as error:
+        raise DataError(
+            f"a process of the cluster died {RETRIES + 1} times on the same shard; look for a damaged image or too "
+            "little memory, then run the same command again"
+        ) from error
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, CaptionerError):
+            raise error.cause from error
+        raise
     finally:
         if started:
             ray.shutdown()
 
 
-def _initialize(address: str | None, encoders: int) -> None:
+def _initialize(address: str | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's future default; without it, a warning
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    handler = signal.getsignal(signal.SIGTERM)
     if address is None:
-        options |= {"num_cpus": encoders + 2, "include_dashboard": False}  # and a CPU each to decode and to write
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        if address is not None:
+        ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    else:
+        try:
             _check_port(address)
-        ray.init(address=address or "local", **options)
-    except (OSError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
-        if address is None:
-            raise
-        raise ParamsError(
-            f"--address {address}: cannot connect to a Ray cluster: {str(error).splitlines()[0]}; check that it runs, "
-            "that this machine reaches it, and that RAY_AUTH_MODE and RAY_AUTH_TOKEN are the same on both"
-        ) from error
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+        except (OSError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+            raise ParamsError(
+                f"--address {address}: cannot connect to a Ray cluster: {str(error).splitlines()[0]}; check that it "
+                "runs, that this machine reaches it, and that RAY_AUTH_MODE and RAY_AUTH_TOKEN are the same on both"
+            ) from error
     if threading.current_thread() is threading.main_thread():
-        for number, handler in handlers.items():  # Ray replaces those of the command line
-            signal.signal(number, handler)
+        signal.signal(signal.SIGTERM, handler)  # Ray replaces that of the command line
 
 
 def _check_port(address: str) -> None:
@@ -81,37 +83,17 @@ def _check_port(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
-def plan_cluster(resources: dict[str, float], device: str, encoders: int) -> Cluster:
-    """Choose the device and the number of encoders from the cluster's CPUs and GPUs. Raises `ParamsError`."""
+def plan_cluster(resources: dict[str, float], device: str, workers: int) -> Cluster:
+    """Choose the device and the number of shards in progress, at most `workers`. Raises `ParamsError`."""
     gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
     if device == "auto":
         device = "cuda" if gpus else "cpu"
-    if device not in {"cpu", "cuda"}:
-        raise ParamsError(f"params.run.device: {device} is not available with --engine ray; use auto, cpu or cuda")
-    if device == "cuda" and not gpus:
-        raise ParamsError("params.run.device: cuda, but the Ray cluster has no GPU; use auto or cpu")
-    if cpus < 2:
+    if device == "cpu":
+        gpus = 0
+    elif device != "cuda" or not gpus:
         raise ParamsError(
-            f"the Ray cluster has {cpus} logical CPUs but needs at least 2; set --num-cpus of `ray start`"
+            f"params.run.device: {device} cannot be used on a Ray cluster with {counted(gpus, 'GPU')}; use auto, cpu "
+            "or, where there are GPUs, cuda"
         )
-    if device == "cuda":
-        return Cluster(device, min(encoders or gpus, gpus, cpus - 1))
-    # Decoding takes about a twelfth of the time of the network.
-    return Cluster(device, min(encoders or max(1, cpus * 7 // 8), cpus - 1))
-
-
-@contextmanager
-def translated_errors() -> Iterator[None]:
-    """Raise this program's errors as tasks raised them, and `DataError` for a task whose process keeps dying."""
-    try:
-        yield
-    except ray.exceptions.WorkerCrashedError as error:
-        raise DataError(
-            f"a process that decodes images or writes shards died {RETRIES + 1} times on the same shard; look for a "
-            "damaged image or too little memory, then run the same command again"
-        ) from error
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, CaptionerError):
-            message = str(error.cause).partition("\nFailed to apply UDF")[0]  # the rest is advice of Ray Data
-            raise type(error.cause)(message) from error
-        raise
+    shards = workers or cpus + 2 * gpus  # a GPU encodes one while another waits or is written
+    return Cluster(device, min(gpus, shards), shards)

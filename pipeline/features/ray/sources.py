@@ -46,10 +46,11 @@ def check_schemes(paths: Iterable[str]) -> None:
             import fsspec
 
             fsspec.get_filesystem_class(scheme)
-        except ImportError as error:
-            raise ParamsError(f"{url}: {error}; run `pip install -e '.[remote]'` in the checkout") from error
-        except ValueError as error:
-            raise ParamsError(f"{url}: {scheme}:// is not supported; use s3://, gs://, hf:// or https://") from error
+        except (ImportError, ValueError) as error:
+            raise ParamsError(
+                f"{url}: {scheme}:// cannot be read: {error}; `pip install -e '.[remote]'` in the checkout installs "
+                "s3:// and https://"
+            ) from error
 
 
 def read_source(path: str) -> bytes:
