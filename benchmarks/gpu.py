@@ -20,19 +20,25 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import extract as extract_benchmark
 import numpy as np
 import search as search_benchmark
 import torch
 import train as train_benchmark
+from torch import Tensor
 
+from pipeline.decoders.decoder import Decoder
 from pipeline.decoders.registry import DECODERS, make_decoder
-from pipeline.decoders.search import SearchOptions
+from pipeline.decoders.sampling import sampling_noise
+from pipeline.decoders.search import SamplingOptions, SearchOptions
 from pipeline.device import choose_device, engine, supports_bfloat16
 from pipeline.encoders.encoder import Encoder, build_encoder
 from pipeline.encoders.images import decode_image
@@ -40,11 +46,15 @@ from pipeline.features.extraction import extract_features
 from pipeline.features.feature_file import FeatureFile
 from pipeline.features.image_batches import ImageFile
 from pipeline.files import sha256_of
+from pipeline.metrics.cider import CiderD
+from pipeline.params import Params
 from pipeline.params_file import check_params
+from pipeline.training import caption_sampler
 from pipeline.training.batches import Batches
 from pipeline.training.determinism import deterministic
 from pipeline.training.distributed import ProcessGroup
 from pipeline.training.feature_source import ResidentFeatures
+from pipeline.training.losses import Reward
 from pipeline.training.trainer import Trainer, TrainingData
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,6 +79,7 @@ class Scale:
     encoder: str
     layer: str
     search_images: int
+    """Of beam search and of a self-critical epoch."""
     vocabulary: int
     scenes: dict[str, int]
     """Images per split of the built-in dataset."""
@@ -132,7 +143,7 @@ class Run:
 class NoValidation:
     """Training alone is compared."""
 
-    max_length = 12
+    max_length = 20
     score_decides = False
 
     def cider_d(self, decoder: object) -> float:
@@ -142,29 +153,60 @@ class NoValidation:
         return 0.0
 
 
-def loss_curve(kind: str, device: torch.device, *, graphs: bool) -> tuple[list[float], bool]:
-    """The training loss of each epoch on random captions, and whether the steps were CUDA graphs to the end."""
+def make_trainer(
+    params: Params, vocabulary: int, features: Tensor, batches: Batches, reward: Reward, processes: ProcessGroup
+) -> Trainer:
+    """A trainer on features (N, R, C)."""
+    torch.manual_seed(0)
+    _, regions, channels = features.shape
+    decoder = make_decoder(params.decoder.model_dump(), vocabulary=vocabulary, regions=regions, channels=channels)
+    decoder.to(processes.device)
+    data = TrainingData(ResidentFeatures(decoder.pool(features).to(processes.device)), batches, reward)
+    return Trainer(decoder, data, NoValidation(), params.train, seed=1, processes=processes)  # type: ignore[arg-type]
+
+
+def without_graphs(trainer: Trainer) -> None:
+    trainer.graphed_step = trainer.sampler.graphs = None
+
+
+def noise_of_cpu(decoder: Decoder, rows: int, options: SamplingOptions, generator: torch.Generator) -> Iterator[Tensor]:
+    """The noise that a CPU draws, on the device of `generator`."""
+    on_cpu = torch.Generator().manual_seed(generator.initial_seed())
+    for noise in sampling_noise(decoder, rows, options, on_cpu):
+        yield noise.to(generator.device)
+
+
+def share_of_even_tokens(images: Tensor, captions: Sequence[Sequence[int]]) -> Tensor:
+    """A reward."""
+    return torch.tensor([sum(token % 2 == 0 for token in caption) / (len(caption) + 1) for caption in captions])
+
+
+def loss_curve(
+    kind: str, device: torch.device, *, graphs: bool, self_critical: bool = False
+) -> tuple[list[float], bool]:
+    """The training loss of each epoch on random captions, and whether the steps were CUDA graphs to the end.
+
+    With `self_critical` it is the negative mean reward of self-critical epochs, which follow one with cross-entropy.
+    """
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(2, 12, (200,), generator=generator).tolist()
     captions = [[1, *torch.randint(4, 40, (length,), generator=generator).tolist(), 2] for length in lengths]
     features = torch.randn(40, 4, 16, generator=generator)
     plain = {"feature_dropout": 0.0, "embedding_dropout": 0.0, "output_dropout": 0.0}  # devices draw other numbers
-    params = check_params(
-        {
-            "decoder": {"kind": kind, "embed": 32, "hidden": 64, **plain},
-            "train": {"epochs": 5, "batch_size": 16, "ema": 0.9, "bag_of_words": 0.1, "precision": "float32"},
-        }
-    )
-    torch.manual_seed(0)
-    decoder = make_decoder(params.decoder.model_dump(), vocabulary=40, regions=4, channels=16).to(device)
+    train = {"epochs": 5, "batch_size": 16, "ema": 0.9, "bag_of_words": 0.1, "precision": "float32"}
+    if self_critical:
+        train |= {"epochs": 1, "scst": {"epochs": 4, "lr": 5e-3, "samples": 4, "cross_entropy": 0.2}}
+    params = check_params({"decoder": {"kind": kind, "embed": 32, "hidden": 64, **plain}, "train": train})
     batches = Batches(captions, [number // 5 for number in range(200)], batch_size=16, seed=1)
-    data = TrainingData(ResidentFeatures(decoder.pool(features).to(device)), batches)
-    with deterministic(1):
-        trainer = Trainer(decoder, data, NoValidation(), params.train, seed=1, processes=ProcessGroup(device))  # type: ignore[arg-type]
-        if not graphs:
-            trainer.graphed_step = None
-        losses = [trainer.run_epoch().train_loss for _ in range(params.train.epochs)]
-    return losses, trainer.graphed_step is not None
+    trainer = make_trainer(params, 40, features, batches, share_of_even_tokens, ProcessGroup(device))
+    if not graphs:
+        without_graphs(trainer)
+    history = []
+    with deterministic(1), patch.object(caption_sampler, "sampling_noise", noise_of_cpu):
+        while trainer.start_epoch():
+            history.append(trainer.run_epoch())
+    curve = [-one.reward for one in history[1:]] if self_critical else [one.train_loss for one in history]
+    return curve, trainer.graphed_step is not None
 
 
 def largest_difference(curve: list[float], other: list[float]) -> float:
@@ -173,22 +215,21 @@ def largest_difference(curve: list[float], other: list[float]) -> float:
 
 
 def check_loss_curves(run: Run) -> None:
-    for kind in DECODERS:
-        on_cpu, _ = loss_curve(kind, torch.device("cpu"), graphs=False)
-        plain, _ = loss_curve(kind, run.device, graphs=False)
+    for kind, self_critical in product(DECODERS, (False, True)):
+        name = f"reward of {kind}" if self_critical else f"loss of {kind}"
+        curve = partial(loss_curve, kind, self_critical=self_critical)
+        on_cpu, _ = curve(torch.device("cpu"), graphs=False)
+        plain, _ = curve(run.device, graphs=False)
         difference = largest_difference(plain, on_cpu)
-        run.check(
-            f"loss of {kind}, {run.device.type} and CPU", difference < CPU_TOLERANCE, f"differ by {difference:.1e}"
-        )
-        run.check(f"{kind} learns", on_cpu[-1] < on_cpu[0], f"loss {on_cpu[0]:.3f} to {on_cpu[-1]:.3f}")
+        run.check(f"{name}, {run.device.type} and CPU", difference < CPU_TOLERANCE, f"differ by {difference:.1e}")
+        run.check(f"{name} improves", on_cpu[-1] < on_cpu[0], f"{abs(on_cpu[0]):.3f} to {abs(on_cpu[-1]):.3f}")
         if run.device.type != "cuda":
             continue
-        graphed, captured = loss_curve(kind, run.device, graphs=True)
-        run.check(f"CUDA graphs of {kind}", captured, "captured" if captured else "not captured")
+        graphed, captured = curve(run.device, graphs=True)
+        run.check(f"{name}, CUDA graphs", captured, "captured" if captured else "not captured")
         difference = largest_difference(graphed, plain)
-        run.check(
-            f"loss of {kind}, graphs and plain steps", difference < GRAPH_TOLERANCE, f"differ by {difference:.1e}"
-        )
+        tolerance = CPU_TOLERANCE if self_critical else GRAPH_TOLERANCE  # rounding changes a sample now and then
+        run.check(f"{name}, graphs and plain steps", difference < tolerance, f"differ by {difference:.1e}")
 
 
 # --- training: equal bytes, on the built-in dataset
@@ -411,6 +452,37 @@ def measure_training(run: Run) -> None:
         print(f"\nan epoch of 30,000 captions, attention, float32: {seconds:.1f} s")
 
 
+def measure_self_critical(run: Run) -> None:
+    """Seconds of an epoch that samples five captions per image and computes their CIDEr-D."""
+    sizes, batch, images = run.scale.train, run.scale.train_batches[0], run.scale.search_images
+    data = train_benchmark.Data(sizes.words, batch, run.device)
+    captions = [one.tolist() for one in data.captions[: 5 * images]]
+
+    def text(caption: Sequence[int]) -> str:
+        return " ".join(map(str, caption))
+
+    texts = [text(caption[1:-1]) for caption in captions]
+    cider = CiderD([texts[start : start + 5] for start in range(0, len(texts), 5)])
+
+    def reward(images: Tensor, captions: Sequence[Sequence[int]]) -> Tensor:
+        return torch.from_numpy(cider.score_many(images.numpy(), list(map(text, captions))))
+
+    print(f"\n| self-critical epoch, {images} images, batch {batch} | plain steps | CUDA graphs |\n|---|---|---|")
+    for kind in ("inject", "attention"):
+        decoder = {"kind": kind, "hidden": sizes.hidden, "embed": sizes.embed}
+        params = check_params({"decoder": decoder, "train": {"batch_size": batch, "precision": "float32"}})
+        batches = Batches(captions, data.images[: len(captions)], batch_size=batch, seed=1)
+        seconds = ["-", "-"]
+        for graphs in (False, True)[: 1 + (run.device.type == "cuda")]:
+            trainer = make_trainer(params, sizes.words, data.features, batches, reward, ProcessGroup(run.device))
+            if not graphs:
+                without_graphs(trainer)
+            trainer.cross_entropy_epochs = 1  # as if they had ended
+            trainer.run_epoch()  # captures the graphs
+            seconds[graphs] = f"{trainer.run_epoch().seconds:.2f} s"
+        print(f"| {kind} | {seconds[0]} | {seconds[1]} |", flush=True)
+
+
 def measure_search(run: Run) -> None:
     """Beam search beside one image at a time, both on the device."""
     print("\n| beam search, beam 5 | images/s | of one at a time | same captions |\n|---|---|---|---|")
@@ -469,6 +541,7 @@ def measure(run: Run) -> None:
         "loss curves": check_loss_curves,
         "extraction: parity": check_extraction,
         "training": measure_training,
+        "self-critical training": measure_self_critical,
         "extraction: speed": measure_extraction,
         "extraction: decoding on the device": measure_device_decoding,
         "beam search": measure_search,

@@ -23,7 +23,7 @@ from pipeline.decoders.registry import make_decoder
 from pipeline.device import choose_device, supports_bfloat16
 from pipeline.training.batches import Batch, Batches
 from pipeline.training.feature_source import FeatureSource, ResidentFeatures, with_features
-from pipeline.training.graphed_step import GraphedStep, static_shape
+from pipeline.training.graphed_step import GraphedStep, Term, static_shape
 from pipeline.training.losses import CaptionLoss
 
 REGIONS, CHANNELS = 49, 1280
@@ -202,7 +202,7 @@ def graphed_tokens_per_second(decoder: Decoder, data: Data, bfloat16: bool, seco
     for epoch in count():
         padded = (static_shape(batch, batches.batch_size) for batch in batches.epoch(epoch))
         for batch, features in with_features(padded, source, data.device):
-            step(features, batch, 1e-4)
+            step([Term(features, batch)], 1e-4)
             tokens += batch.tokens
         spent = now(data.device) - began
         if epoch == 0:

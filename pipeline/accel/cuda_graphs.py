@@ -74,7 +74,8 @@ class GraphedFunction:
                 self._function(*static)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # Other threads go on meanwhile: one pins the memory of the features of later batches.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             output = self._function(*static)
         self._pool = graph.pool()  # one replay at a time, and nothing outlives it: all graphs share their memory
         return _Graph(graph, static, output)

@@ -33,7 +33,7 @@ class Batch:
     tokens: int
     """Number of real tokens of the whole batch, over all processes."""
     weights: Tensor | None = None
-    """(n,) factor of each real token's negative log-likelihood; None: 1."""
+    """(B, T) factor of each token's negative log-likelihood, 0 for padding; None: 1."""
 
     def to(self, device: torch.device) -> "Batch":
         """Copy to `device`; a copy to a GPU does not wait for it."""

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.decoders.decoder import Decoder
-from pipeline.decoders.sampling import sample
-from pipeline.decoders.search import SamplingOptions
 from pipeline.tokens import BOS, EOS, PAD, UNK
 from pipeline.training.batches import Batch
 
@@ -79,8 +77,10 @@ class CaptionLoss(nn.Module):
         if batch.positions is not None:
             targets = targets[batch.positions]  # (n,)
         if batch.weights is not None:
-            losses: Tensor = functional.cross_entropy(logits, targets, reduction="none")  # (n,)
-            weighted: Tensor = batch.weights * losses
+            weights = batch.weights.flatten()
+            if batch.positions is not None:
+                weights = weights[batch.positions]  # (n,)
+            weighted: Tensor = weights * functional.cross_entropy(logits, targets, reduction="none")
             return weighted.sum()
         loss: Tensor = functional.cross_entropy(
             logits, targets, ignore_index=PAD, label_smoothing=self._label_smoothing, reduction="sum"
@@ -106,33 +106,27 @@ def scheduled_sampling(decoder: Decoder, features: Tensor, batch: Batch, probabi
     return replace(batch, inputs=torch.cat([inputs[:, :1], torch.where(replaced, sampled, inputs[:, 1:])], 1))
 
 
-def self_critical_batch(
-    decoder: Decoder, features: Tensor, images: Tensor, reward: Reward, *, samples: int, max_length: int, seed: int
-) -> tuple[Batch, float]:
-    """Sample captions and weight each by its advantage; return them as a batch (M S captions) and their mean reward.
+def self_critical_batch(tokens: Tensor, images: Tensor, reward: Reward) -> tuple[Batch, float]:
+    """Weight sampled captions by their advantage; return them as a batch (M S captions) and their mean reward.
 
     The gradient of the batch's loss makes samples that score better than the other ones of their image more likely:
     S. Rennie et al., "Self-critical Sequence Training", CVPR 2017, with the mean of the other samples as the baseline
-    (R. Luo, "A Better Variant of Self-Critical Sequence Training", 2020). `features` (M, R, C) belong to `images` (M,).
+    (R. Luo, "A Better Variant of Self-Critical Sequence Training", 2020). `tokens` (M S, T) hold S captions for each of
+    the `images` (M,), each followed by EOS.
     """
-    generator = torch.Generator(features.device).manual_seed(seed)
-    was_training = decoder.training
-    decoder.eval()  # samples come from the model without dropout
-    options = SamplingOptions(max_length=max_length)
-    hypotheses = sample(decoder, features, options, captions=samples, generator=generator)
-    decoder.train(was_training)
-    captions = [hypothesis.tokens for of_image in hypotheses for hypothesis in of_image]
+    samples = len(tokens) // len(images)
+    captions = [tuple(row[: row.index(EOS)]) for row in tokens.tolist()]
     scores = reward(images.repeat_interleave(samples), captions).view(-1, samples)  # (M, S)
     baselines = (scores.sum(1, keepdim=True) - scores) / (samples - 1)
     advantages = (scores - baselines).flatten().float()  # (M S,)
 
     longest = max(len(caption) for caption in captions)
-    tokens = torch.full((len(captions), longest + 2), PAD)
+    padded = torch.full((len(captions), longest + 2), PAD)
     for row, caption in enumerate(captions):
-        tokens[row, : len(caption) + 2] = torch.tensor([BOS, *caption, EOS])
-    targets = tokens[:, 1:]
+        padded[row, : len(caption) + 2] = torch.tensor([BOS, *caption, EOS])
+    targets = padded[:, 1:]
     positions = (targets != PAD).flatten().nonzero().squeeze(1)
-    weights = advantages.unsqueeze(1).expand_as(targets).flatten()[positions]
+    weights = advantages.unsqueeze(1) * (targets != PAD)
     images = images.repeat_interleave(samples)
-    batch = Batch(images, tokens[:, :-1], targets, positions, tokens=len(positions), weights=weights)
+    batch = Batch(images, padded[:, :-1], targets, positions, tokens=len(positions), weights=weights)
     return batch, float(scores.mean())

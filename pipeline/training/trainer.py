@@ -7,7 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,10 +19,11 @@ from pipeline.decoders.decoder import Decoder
 from pipeline.device import resolve_precision
 from pipeline.errors import NumericError, ParamsError
 from pipeline.training.batches import Batch, Batches, epoch_seed
+from pipeline.training.caption_sampler import CaptionSampler
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.distributed import SINGLE_PROCESS, ProcessGroup
 from pipeline.training.feature_source import FeatureSource, with_features
-from pipeline.training.graphed_step import GraphedStep, static_shape
+from pipeline.training.graphed_step import GraphedStep, Term, static_shape, static_terms
 from pipeline.training.history import EpochMetrics, History
 from pipeline.training.losses import BagOfWords, CaptionLoss, Reward, scheduled_sampling, self_critical_batch
 from pipeline.training.schedule import Schedule
@@ -135,15 +136,19 @@ class Trainer:
         self.schedule = Schedule(params, len(data.batches))
         self.ema = exponential_moving_average(decoder, params.ema) if params.ema else None
         self.bfloat16 = resolve_precision(params.precision, self.device, "params.train.precision") == "bfloat16"
+        self.sampler = CaptionSampler(
+            decoder, samples=params.scst.samples, max_length=validation.max_length, bfloat16=self.bfloat16
+        )
         self.graphed_step: GraphedStep | None = None
         if on_gpu and processes.count == 1 and not params.scheduled_sampling:
             self.use_cuda_graphs()
         self.history = History(keep=params.average_best, by_score=validation.score_decides)
-        self.cross_entropy_epochs = 0
-        """Epochs before self-critical training; 0 until it starts."""
+        self.cross_entropy_epochs: int | None = None
+        """Epochs before self-critical training; None until it starts."""
 
     def use_cuda_graphs(self) -> None:
-        """Compute the steps of cross-entropy epochs as CUDA graphs, as long as they can be captured."""
+        """Sample captions and compute steps as CUDA graphs, as long as they can be captured."""
+        self.sampler.use_cuda_graphs()
         self.graphed_step = GraphedStep(
             self.loss,
             self.optimizer,
@@ -157,7 +162,7 @@ class Trainer:
         """Whether another epoch is due; starts self-critical training after the last cross-entropy epoch."""
         done, params = len(self.history), self.params
         waited = self.history.epochs_without_progress
-        if self.cross_entropy_epochs:
+        if self.cross_entropy_epochs is not None:
             self_critical_epochs = done - self.cross_entropy_epochs
             return self_critical_epochs < params.scst.epochs and min(waited, self_critical_epochs) < params.patience
         if done < params.epochs and waited < params.patience:
@@ -176,9 +181,9 @@ class Trainer:
         began = time.monotonic()
         torch.manual_seed(self._process_seed(number))  # dropout and scheduled sampling
         if self.loss.bag:  # DistributedDataParallel waits for the gradient of every parameter that requires one
-            self.loss.bag.requires_grad_(not self.cross_entropy_epochs or self.params.scst.cross_entropy > 0)
+            self.loss.bag.requires_grad_(self.cross_entropy_epochs is None or self.params.scst.cross_entropy > 0)
         loss = self.processes.parallel(self.loss).train()
-        epoch = self._self_critical_epoch if self.cross_entropy_epochs else self._cross_entropy_epoch
+        epoch = self._cross_entropy_epoch if self.cross_entropy_epochs is None else self._self_critical_epoch
         train_loss, reward, tokens = epoch(number, loss)
         tokens_per_second = tokens / (time.monotonic() - began)
         decoder = cast(Decoder, self.ema.module) if self.ema else self.decoder
@@ -206,7 +211,7 @@ class Trainer:
                 with self._autocast():
                     batch = scheduled_sampling(self.decoder, features, batch, sampling_probability)
             self.lr = self.params.lr * self.schedule.factor((number - 1) * len(self.data.batches) + step)
-            batch_losses.append(self._step(loss, features, batch))
+            batch_losses.append(self._step(loss, [Term(features, batch)]))
             if self.device.type == "cpu":  # to read a value from a GPU is to wait for it: there it is done at the end
                 check_finite(batch_losses[-1:], number, step)
             total += batch_losses[-1] * batch.tokens
@@ -225,27 +230,21 @@ class Trainer:
         references = chain.from_iterable(self._batches(number + again * _PASS_OFFSET) for again in count())
         total, rewards, sampled_tokens = 0.0, 0.0, 0
         for step, features in enumerate(self.data.features.batches(shares)):
-            with self._autocast():
-                samples, reward = self_critical_batch(
-                    self.decoder,
-                    features,
-                    shares[step],
-                    self.data.reward,
-                    samples=params.samples,
-                    max_length=self.validation.max_length,
-                    seed=self._process_seed(number) + step,
-                )
-                idle = self.processes.rank >= len(images[step])
-                own = [0.0, 0.0] if idle else [samples.tokens, reward * len(shares[step])]
-                tokens, step_reward = self.processes.sum(torch.tensor(own, device=self.device)).tolist()
-                sample_loss = loss(features.repeat_interleave(params.samples, 0), samples.to(self.device)) / tokens
-                batch_loss = sample_loss * (0.0 if idle else 1.0)
-                if params.cross_entropy:
-                    batch, batch_features = next(references)
-                    cross_entropy = loss(batch_features, batch) / batch.tokens
-                    batch_loss = (1 - params.cross_entropy) * batch_loss + params.cross_entropy * cross_entropy
+            sampled = self._sample(features, self._process_seed(number) + step)
+            samples, reward = self_critical_batch(sampled, shares[step], self.data.reward)
+            idle = self.processes.rank >= len(images[step])
+            own = [0.0, 0.0] if idle else [samples.tokens, reward * len(shares[step])]
+            tokens, step_reward = self.processes.sum(torch.tensor(own, device=self.device)).tolist()
+            samples = replace(samples, tokens=int(tokens))
+            factor = 0.0 if idle else 1 - params.cross_entropy
+            terms = [Term(features.repeat_interleave(params.samples, 0), samples.to(self.device), factor)]
+            if params.cross_entropy:
+                batch, batch_features = next(references)
+                terms.append(Term(batch_features, batch, params.cross_entropy))
+            if self.graphed_step:
+                terms = static_terms(terms, max(len(images[0]) * params.samples, self.data.batches.batch_size))
             self.lr = params.lr
-            batch_loss = self._update(batch_loss)
+            batch_loss = self._step(loss, terms)
             check_finite([batch_loss], number, step)
             total += float(batch_loss) * len(images[step])
             rewards += step_reward
@@ -260,17 +259,28 @@ class Trainer:
             batches = (static_shape(batch, self.data.batches.batch_size) for batch in batches)
         return with_features(batches, self.data.features, self.device)
 
-    def _step(self, loss: nn.Module, features: Tensor, batch: Batch) -> Tensor:
-        """One step on captions; return their loss per token."""
+    def _step(self, loss: nn.Module, terms: Sequence[Term]) -> Tensor:
+        """One step on captions; return the sum of the terms."""
         if self.graphed_step:
             try:
-                return self.graphed_step(features, batch, self.lr)
+                return self.graphed_step(terms, self.lr)
             except CaptureError as error:
-                self.graphed_step = None
-                warnings.warn(f"training without CUDA graphs, which is slower: {error}", stacklevel=2)
+                self._stop_using_cuda_graphs(error)
         with self._autocast():
-            batch_loss = loss(features, batch) / batch.tokens
-        return self._update(batch_loss)
+            parts = [term.factor * (loss(term.features, term.batch) / term.batch.tokens) for term in terms]
+        return self._update(sum(parts[1:], parts[0]))
+
+    def _sample(self, features: Tensor, seed: int) -> Tensor:
+        """Tokens (M S, T) of sampled captions."""
+        try:
+            return self.sampler(features, seed)
+        except CaptureError as error:
+            self._stop_using_cuda_graphs(error)
+            return self.sampler(features, seed)
+
+    def _stop_using_cuda_graphs(self, reason: CaptureError) -> None:
+        self.graphed_step = self.sampler.graphs = None
+        warnings.warn(f"training without CUDA graphs, which is slower: {reason}", stacklevel=3)
 
     def _update(self, loss: Tensor) -> Tensor:
         """One optimizer step; return the loss of all processes. `loss` is this process's part of it."""

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from pipeline.decoders.beam_search import beam_search
-from pipeline.decoders.sampling import sample
+from pipeline.decoders.registry import DECODERS
+from pipeline.decoders.sampling import sample, sample_tokens, sampling_noise
 from pipeline.decoders.search import NEVER_GENERATED, SamplingOptions, SearchOptions
 from pipeline.errors import NumericError
 from pipeline.tokens import BOS, EOS
@@ -25,6 +26,31 @@ def test_a_generator_takes_the_place_of_the_seed(decoder, features):
     generator = torch.Generator().manual_seed(1)
     with_generator = sample(decoder, features, SamplingOptions(seed=2), generator=generator)
     assert with_generator == sample(decoder, features, SamplingOptions(seed=1))
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_sampling_a_fixed_number_of_steps_finds_the_same_captions(small_decoder, features, kind):
+    decoder, options = small_decoder(kind), SamplingOptions(max_length=40)
+
+    def samples(early_stop):
+        noise = sampling_noise(decoder, 14, options, torch.Generator().manual_seed(1))
+        return sample_tokens(decoder, features, noise, options, captions=2, early_stop=early_stop)
+
+    stopped, fixed = samples(True), samples(False)
+    steps = stopped.tokens.shape[1]
+    assert steps < fixed.tokens.shape[1] == 41
+    assert torch.equal(stopped.tokens, fixed.tokens[:, :steps])
+    assert bool((fixed.tokens[:, steps:] == EOS).all())
+    assert torch.equal(stopped.log_probabilities, fixed.log_probabilities)
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_sampling_a_fixed_number_of_steps_reads_no_value_from_the_device(small_decoder, features, kind):
+    decoder, features = small_decoder(kind).to("meta"), features.to("meta")  # a meta tensor has no values
+    noise, options = torch.empty(4, 14, 6, device="meta"), SamplingOptions(max_length=3)
+    assert sample_tokens(decoder, features, noise, options, captions=2, early_stop=False).tokens.shape == (14, 4)
+    with pytest.raises(RuntimeError, match="meta"):
+        sample_tokens(decoder, features, noise, options, captions=2)
 
 
 @torch.inference_mode()

@@ -1,7 +1,5 @@
 """The step that CUDA graphs capture, computed without a graph: the same as the plain step. No GPU is needed."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from toy_training import FEATURES, largest_difference, make_trainer, weights_of
@@ -12,6 +10,18 @@ from pipeline.tokens import PAD
 from pipeline.training.graphed_step import static_shape
 
 EVERYTHING = {"ema": 0.9, "bag_of_words": 0.5, "label_smoothing": 0.1, "clip": 0.5, "weight_decay": 0.1}
+
+
+SCST = {"epochs": 2, "lr": 1e-3, "samples": 2}
+"""The last batch of images is smaller than the others."""
+
+
+def self_critical_trainer(cross_entropy):
+    """A trainer before its first self-critical epoch."""
+    trainer = make_trainer(batch_size=8, epochs=4, scst={**SCST, "cross_entropy": cross_entropy}, **EVERYTHING)
+    while trainer.start_epoch() and trainer.cross_entropy_epochs is None:
+        trainer.run_epoch()
+    return trainer
 
 
 @pytest.fixture
@@ -51,6 +61,18 @@ def test_the_captured_step_trains_like_the_plain_step(without_capture):
     assert largest_difference(weights_of(graphed.ema.module), weights_of(plain.ema.module)) < 1e-5
 
 
+@pytest.mark.parametrize("cross_entropy", [0.0, 0.2])
+def test_captured_self_critical_training_is_like_the_plain_one(without_capture, cross_entropy):
+    plain, graphed = (self_critical_trainer(cross_entropy) for _ in range(2))
+    graphed.use_cuda_graphs()
+    for trainer in (plain, graphed):
+        trainer.run_epoch()
+    metrics, expected = graphed.history.epochs[-1], plain.history.epochs[-1]
+    assert metrics.reward == expected.reward > 0
+    assert metrics.train_loss == pytest.approx(expected.train_loss, rel=1e-4)
+    assert largest_difference(weights_of(graphed.decoder), weights_of(plain.decoder)) < 1e-5
+
+
 def test_a_resumed_graphed_training_computes_the_same_bits(without_capture):
     whole, broken, resumed = (make_trainer(batch_size=8, epochs=3, **EVERYTHING) for _ in range(3))
     for trainer, epochs in ((whole, 3), (broken, 2)):
@@ -78,6 +100,19 @@ def test_without_capture_training_goes_on_with_plain_steps():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can capture")
+def test_without_capture_self_critical_training_goes_on_with_the_same_samples():
+    plain, graphed = (self_critical_trainer(0.2) for _ in range(2))
+    graphed.use_cuda_graphs()
+    plain.run_epoch()
+    with pytest.warns(UserWarning, match="without CUDA graphs") as caught:
+        graphed.run_epoch()
+    assert len(caught) == 1
+    assert graphed.graphed_step is graphed.sampler.graphs is None
+    assert graphed.history.epochs[-1].reward == plain.history.epochs[-1].reward
+    assert largest_difference(weights_of(graphed.decoder), weights_of(plain.decoder)) < 1e-5
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can capture")
 def test_a_failed_capture_leaves_the_state_unchanged():
     state = [torch.zeros(2)]
 
@@ -93,18 +128,15 @@ def test_a_failed_capture_leaves_the_state_unchanged():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("kind", DECODERS)
 def test_replayed_steps_train_like_plain_steps_on_a_gpu(kind):
-    trainers = [make_trainer(batch_size=8, epochs=3, decoder={"kind": kind}, **EVERYTHING) for _ in range(2)]
-    for trainer in trainers:
-        trainer.device = torch.device("cuda")
-        trainer.processes = replace(trainer.processes, device=trainer.device)
-        trainer.loss.to(trainer.device)
-        trainer.ema.to(trainer.device)
-        for group in trainer.optimizer.param_groups:
-            group["capturable"] = True
-    trainers[0].use_cuda_graphs()
-    for trainer in trainers:
-        for _ in range(3):
+    graphed, plain = (
+        make_trainer(batch_size=8, epochs=3, decoder={"kind": kind}, device="cuda", scst=SCST, **EVERYTHING)
+        for _ in range(2)
+    )
+    plain.graphed_step = plain.sampler.graphs = None
+    for trainer in (graphed, plain):
+        while trainer.start_epoch():
             trainer.run_epoch()
-    assert trainers[0].graphed_step is not None
-    for metrics, expected in zip(trainers[0].history.epochs, trainers[1].history.epochs, strict=True):
-        assert metrics.train_loss == pytest.approx(expected.train_loss, rel=1e-4)
+    assert None not in (graphed.graphed_step, graphed.sampler.graphs)
+    for metrics, expected in zip(graphed.history.epochs, plain.history.epochs, strict=True):
+        assert metrics.train_loss == pytest.approx(expected.train_loss, rel=1e-4, abs=1e-4)
+        assert metrics.reward == pytest.approx(expected.reward)

@@ -13,6 +13,7 @@ from pipeline.decoders.sampling import sample
 from pipeline.decoders.search import SamplingOptions
 from pipeline.tokens import PAD
 from pipeline.training.batches import Batch
+from pipeline.training.caption_sampler import CaptionSampler
 from pipeline.training.distributed import SINGLE_PROCESS, ProcessGroup
 from pipeline.training.losses import BagOfWords, CaptionLoss, scheduled_sampling, self_critical_batch
 
@@ -122,17 +123,18 @@ def test_samples_are_drawn_without_dropout():
     params = make_params(decoder={"output_dropout": 0.9})
     decoder, images = make_decoder_of(params).train(), torch.arange(3)
     without_dropout = copy.deepcopy(decoder).eval()
-    scored = []
+    tokens = CaptionSampler(decoder, samples=20, max_length=MAX_LENGTH, bfloat16=False)(FEATURES[:3], seed=7)
+    assert decoder.training
+    sampled = []
 
     def reward(images, captions):
-        scored.extend(captions)
+        sampled.extend(captions)
         return torch.ones(len(captions))
 
-    self_critical_batch(decoder, FEATURES[:3], images, reward, samples=20, max_length=MAX_LENGTH, seed=7)
-    assert decoder.training
+    self_critical_batch(tokens, images, reward)
     options, generator = SamplingOptions(max_length=MAX_LENGTH), torch.Generator().manual_seed(7)
     expected = sample(without_dropout, FEATURES[:3], options, captions=20, generator=generator)
-    assert scored == [hypothesis.tokens for of_image in expected for hypothesis in of_image]
+    assert sampled == [hypothesis.tokens for of_image in expected for hypothesis in of_image]
 
 
 def test_a_sample_is_weighted_by_its_advantage_over_the_other_ones():
@@ -141,14 +143,13 @@ def test_a_sample_is_weighted_by_its_advantage_over_the_other_ones():
     def by_length(images, captions):
         return torch.tensor([float(len(caption)) for caption in captions])
 
-    batch, mean = self_critical_batch(
-        decoder, FEATURES[:3], torch.arange(3), by_length, samples=4, max_length=MAX_LENGTH, seed=7
-    )
+    tokens = CaptionSampler(decoder, samples=4, max_length=MAX_LENGTH, bfloat16=False)(FEATURES[:3], seed=7)
+    batch, mean = self_critical_batch(tokens, torch.arange(3), by_length)
     real = batch.targets != PAD
     scores = (real.sum(1) - 1.0).view(3, 4)
     advantages = scores - (scores.sum(1, keepdim=True) - scores) / 3
     assert mean == pytest.approx(float(scores.mean()))
-    torch.testing.assert_close(batch.weights, advantages.flatten().unsqueeze(1).expand_as(real)[real])
+    torch.testing.assert_close(batch.weights, advantages.flatten().unsqueeze(1) * real)
 
 
 def test_the_self_critical_loss_makes_better_samples_more_likely():
@@ -163,9 +164,10 @@ def test_the_self_critical_loss_makes_better_samples_more_likely():
         log_probs, _ = decoder.eval().step(decoder.start(features), torch.full((3,), 1))
         return log_probs[:, 5].exp().mean()
 
+    sampler = CaptionSampler(decoder, samples=6, max_length=3, bfloat16=False)
     before, optimizer = probability_of_five(), torch.optim.SGD(decoder.parameters(), lr=1.0)
     for seed in range(30):
-        batch, _ = self_critical_batch(decoder, features, images, token_five, samples=6, max_length=3, seed=seed)
+        batch, _ = self_critical_batch(sampler(features, seed), images, token_five)
         optimizer.zero_grad()
         (CaptionLoss(decoder)(features.repeat_interleave(6, 0), batch) / batch.tokens).backward()
         optimizer.step()

@@ -2,6 +2,7 @@
 
 import copy
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from pipeline.errors import NumericError
 from pipeline.params import ScoreParams
 from pipeline.stages.score import search_options
 from pipeline.training.batches import Batches, epoch_seed
+from pipeline.training.caption_sampler import CaptionSampler
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.determinism import deterministic
 from pipeline.training.feature_source import ResidentFeatures
@@ -126,10 +128,10 @@ def test_from_fifty_val_images_the_score_decides():
     assert [validation(images).score_decides for images in (49, 50)] == [False, True]
 
 
-def test_validation_searches_as_the_score_stage_does_by_default():
-    search = make_validation().search
-    assert search == search_options(ScoreParams(), VOCABULARY)
-    assert search.beam_size > 1
+def test_validation_searches_with_a_smaller_beam_than_the_score_stage_and_is_otherwise_the_same():
+    ours, scoring = make_validation().search, search_options(ScoreParams(), VOCABULARY)
+    assert 1 < ours.beam_size < scoring.beam_size
+    assert replace(ours, beam_size=scoring.beam_size, length_penalty=scoring.length_penalty) == scoring
 
 
 def test_training_stops_when_the_score_no_longer_rises():
@@ -193,8 +195,8 @@ def test_the_self_critical_loss_includes_a_share_of_the_cross_entropy(share):
     trainer = self_critical_trainer(50.0, reward=by_length, batch_size=150, scst=scst(cross_entropy=share))
     decoder = copy.deepcopy(trainer.decoder).train()
     (images,) = trainer.data.batches.image_epoch(2, 30)
-    options = {"samples": 5, "max_length": MAX_LENGTH, "seed": epoch_seed(SEED, 2)}
-    samples, _ = self_critical_batch(decoder, FEATURES[images], images, by_length, **options)
+    sampler = CaptionSampler(decoder, samples=5, max_length=MAX_LENGTH, bfloat16=False)
+    samples, _ = self_critical_batch(sampler(FEATURES[images], epoch_seed(SEED, 2)), images, by_length)
     sample_loss = CaptionLoss(decoder)(FEATURES[images].repeat_interleave(5, 0), samples) / samples.tokens
     (batch,) = trainer.data.batches.epoch(2)
     logits = decoder(FEATURES[batch.images], batch.inputs)
@@ -230,6 +232,17 @@ def test_the_moving_average_starts_again_at_the_best_weights():
     trainer.run_epoch()  # the gradient is zero: the average of constant weights
     assert largest_difference(best, weights_of(trainer.ema.module)) < 1e-6
     assert int(trainer.ema.n_averaged) == 3 + 5, "its decay does not rise a second time"
+
+
+def test_self_critical_training_may_come_alone():
+    alone = {"scores": [50.0] * 3, "epochs": 0, "init_from": "starter", "reward": color_reward, "scst": scst()}
+    trainer = make_trainer(**alone)
+    run(trainer, 2)
+    resumed = make_trainer(**alone)
+    resumed.load_state_dict(copy.deepcopy(trainer.state_dict()))
+    run(resumed, 1)
+    assert not resumed.start_epoch()
+    assert all(metrics.reward for metrics in resumed.history.epochs)
 
 
 def test_self_critical_training_stops_when_the_score_no_longer_rises():

@@ -7,6 +7,7 @@ from pipeline.decoders.registry import make_decoder
 from pipeline.text.vocabulary import Vocabulary
 from pipeline.training.batches import Batches
 from pipeline.training.determinism import deterministic
+from pipeline.training.distributed import ProcessGroup
 from pipeline.training.feature_source import ResidentFeatures
 from pipeline.training.trainer import Trainer, TrainingData, train_decoder
 from pipeline.training.validation import Validation
@@ -38,9 +39,9 @@ def make_decoder_of(params):
     return make_decoder(params.decoder.model_dump(), vocabulary=len(VOCABULARY), regions=1, channels=3)
 
 
-def make_data(params, reward=None):
+def make_data(params, reward=None, device="cpu"):
     batches = Batches(TOKENS, list(range(30)), batch_size=params.train.batch_size, seed=SEED)
-    return TrainingData(ResidentFeatures(FEATURES), batches, reward)
+    return TrainingData(ResidentFeatures(FEATURES.to(device)), batches, reward)
 
 
 def make_validation():
@@ -70,12 +71,16 @@ class ScriptedValidation:
         return next(self._losses)
 
 
-def make_trainer(*, scores=(), losses=None, score_decides=True, reward=color_reward, decoder=None, **train):
+def make_trainer(
+    *, scores=(), losses=None, score_decides=True, reward=color_reward, decoder=None, device="cpu", **train
+):
     """A `Trainer` with one step per epoch unless a batch size is given, and a scripted validation."""
     train = {"batch_size": 30, "weight_decay": 0.0, "clip": 1e9, **train}
     params = make_params(decoder=decoder, **train)
     validation = ScriptedValidation(scores or [50.0] * 20, losses, score_decides=score_decides)
-    return Trainer(make_decoder_of(params), make_data(params, reward), validation, params.train, seed=SEED)
+    processes = ProcessGroup(torch.device(device))
+    data = make_data(params, reward, device)
+    return Trainer(make_decoder_of(params), data, validation, params.train, seed=SEED, processes=processes)
 
 
 class Killed(BaseException):
