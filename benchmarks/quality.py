@@ -158,23 +158,23 @@ def _digest(content: Any) -> str:
 
 
 def make_images(of: Comparison) -> None:
-    """A folder of all images, with a mirrored copy of each for `folds`, and captions.csv."""
+    """A folder of all images, with a mirrored copy of each that may be used for training, and captions.csv."""
     images = of.cache / "images"
     images.mkdir(parents=True, exist_ok=True)
     entries = [one for one in read_dataset("flickr8k", of.dataset) if isinstance(one, CaptionEntry)]
     if of.name == "official":
         entries = [one for one in entries if one.split]
         write_json(of.cache / "splits.json", {one.image: one.split for one in entries})
+    for_training = {one.image for one in entries if of.name == "folds" or one.split == "train"}
     rows = [(entry.image, entry.caption) for entry in entries]
     for name in sorted({image for image, _ in rows}):
         if not (images / name).exists():
             shutil.copy(of.dataset / "Images" / name, images / name)
         mirrored = images / f"{MIRRORED}{Path(name).stem}.png"
-        if of.name == "folds" and not mirrored.exists():
+        if name in for_training and not mirrored.exists():
             with Image.open(images / name) as image:
                 ImageOps.mirror(image).save(mirrored)
-    if of.name == "folds":
-        rows += [(f"{MIRRORED}{Path(name).stem}.png", caption) for name, caption in rows]
+    rows += [(f"{MIRRORED}{Path(name).stem}.png", caption) for name, caption in rows if name in for_training]
     write_csv(images / "captions.csv", ("image", "caption"), rows)
     prepare(_prepared(of), of.params("base"))
 

@@ -182,7 +182,13 @@ class ScstParams(Options):
 class TrainParams(Options):
     """Training of the decoder (stage `train`)."""
 
-    epochs: int = Field(default=36, ge=1, le=100_000, description="Maximum number of epochs with cross-entropy")
+    epochs: int = Field(
+        default=36,
+        ge=0,
+        le=100_000,
+        description="Maximum number of epochs with cross-entropy. 0, for self-critical training alone, needs "
+        "train.init_from and train.scst.epochs",
+    )
     batch_size: int = Field(default=64, ge=1, le=65_536, description="Captions per step")
     lr: float = Field(default=2e-3, gt=0, le=100, description="Peak learning rate of AdamW")
     schedule: Literal["cosine", "plateau", "constant"] = Field(
@@ -234,18 +240,24 @@ class TrainParams(Options):
     )
     scst: ScstParams = Field(default_factory=ScstParams, description="Self-critical sequence training")
 
+    @model_validator(mode="after")
+    def _epochs(self) -> Self:
+        if not self.epochs and (self.init_from == "none" or not self.scst.epochs):
+            raise ValueError("epochs 0 needs a trained captioner in init_from, and scst.epochs of at least 1")
+        return self
+
 
 class ScoreParams(Options):
     """Caption generation and scores (stage `score`)."""
 
     split: Literal["train", "val", "test"] = Field(default="test", description="Split that is captioned and scored")
-    beam_size: int = Field(default=3, ge=1, le=100, description="Hypotheses kept per step; 1 is greedy search")
+    beam_size: int = Field(default=5, ge=1, le=100, description="Hypotheses kept per step; 1 is greedy search")
     max_length: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = Field(
         default="auto",
         description="Longest generated caption in tokens. auto: vocab.max_length, the limit of validation in training",
     )
     length_penalty: float = Field(
-        default=0.7,
+        default=1.0,
         ge=0,
         le=10,
         description="Log-probabilities are divided by length ** length_penalty; 0 favors short captions",

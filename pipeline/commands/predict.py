@@ -13,6 +13,7 @@ import typer
 
 from pipeline.commands.feature_inputs import caption_rows, find_rows, no_row_message
 from pipeline.commands.image_inputs import STDIN, find_images, no_image_message, read_inputs
+from pipeline.commands.notes import short_captions_warning
 from pipeline.commands.output_table import check_output_table
 from pipeline.commands.runtime import DeviceOption, ModelOption, Runtime, RuntimeOption, load_captioner
 from pipeline.commands.terminal import progress_bar, say, show, show_json
@@ -51,7 +52,7 @@ def predict(
     beam: Annotated[
         int | None,
         typer.Option(
-            min=1, max=MAX_BEAM_SIZE, help="Beam size; 1 is greedy search.", show_default="3; 10 with re-ranking"
+            min=1, max=MAX_BEAM_SIZE, help="Beam size; 1 is greedy search.", show_default="5; 10 with re-ranking"
         ),
     ] = None,
     neighbors: Annotated[
@@ -73,7 +74,7 @@ def predict(
         typer.Option(
             min=0,
             help="Divide log-probabilities by the length to this power; 0 favors short captions.",
-            show_default="0.7; 1 with re-ranking",
+            show_default="1",
         ),
     ] = None,
     min_length: Annotated[
@@ -236,12 +237,8 @@ class _Output:
                 f"warning: {self._unfamiliar:,} of {counted(done, 'image')} {'is' if self._unfamiliar == 1 else 'are'} "
                 f"unlike the training images (familiarity below {UNFAMILIAR:.0%}); their captions are probably wrong"
             )
-        if self._short:
-            say(
-                f"warning: {self._short:,} of {counted(self._captions, 'caption')} "
-                f"{'is' if self._short == 1 else 'are'} shorter than --min-length {self._min_length}: every further "
-                "token would repeat an n-gram; lower the minimum, or set --no-repeat-ngram 0"
-            )
+        minimum = f"--min-length {self._min_length}"
+        say(*short_captions_warning(self._short, self._captions, minimum, "set --no-repeat-ngram 0"))
         if errors and done == 1 and self._total is None:
             raise typer.Exit(DataError.exit_code)  # its only line is printed
         if errors:
@@ -372,5 +369,5 @@ def _to_json(prediction: "Prediction", attention_map: Path | None) -> dict[str, 
 
 
 def _utf8(text: str) -> str:
-    """File names need not be UTF-8, output must be."""
-    return text.encode(errors="surrogateescape").decode(errors="replace")
+    """A text in which each byte of a file name that is not UTF-8 is escaped as on the terminal: `\\udce9` for 0xe9."""
+    return text.encode(errors="backslashreplace").decode()

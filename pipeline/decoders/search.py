@@ -26,11 +26,11 @@ NotNegative = Annotated[int, Field(ge=0)]
 class SearchOptions:
     """Options of beam search; a beam of size 1 is greedy search. Raises `ValueError` for impossible values."""
 
-    beam_size: Annotated[int, Field(ge=1, le=MAX_BEAM_SIZE)] = 3
+    beam_size: Annotated[int, Field(ge=1, le=MAX_BEAM_SIZE)] = 5
     """Number of hypotheses kept per image."""
     max_length: MaxLength = 30
     """Longest caption, in tokens."""
-    length_penalty: LengthPenalty = 0.7
+    length_penalty: LengthPenalty = 1.0
     """A hypothesis' score is its log-probability divided by its length to this power; 0 favors short captions."""
     min_length: NotNegative = 0
     """Shortest caption, in tokens. A caption may be shorter when no other token is allowed."""
@@ -57,7 +57,7 @@ class SamplingOptions:
     max_length: MaxLength = 30
     """Longest caption, in tokens."""
     seed: int = 0
-    length_penalty: LengthPenalty = 0.7
+    length_penalty: LengthPenalty = 1.0
     """As in `SearchOptions`; affects the reported score, not what is sampled."""
 
 

@@ -42,7 +42,6 @@ DEFAULT_NEIGHBORS = 60
 """Neighbors to re-rank with where the model stores its training captions; measured in docs/ablations.md."""
 RERANK_BEAM = 10
 """The default beam size then: re-ranking can only choose what the search found."""
-RERANK_LENGTH_PENALTY = 1.0
 
 AnyImage = TypeVar("AnyImage", bound="ImageInput")
 Pixels = NDArray[np.uint8]
@@ -116,8 +115,8 @@ class BaseCaptioner(ABC):
 
         By default a caption repeats no n-gram that the training captions seldom repeat, and is not longer than the
         longest one that the model was trained on. A model that stores its training captions re-ranks with 60 neighbors
-        (unless it generates characters), a beam of 10 and a length penalty of 1. `search` holds
-        fields of `SearchOptions`. Raises `ParamsError` for an unknown option or an impossible value.
+        (unless it generates characters) and a beam of 10. `search` holds fields of `SearchOptions`. Raises
+        `ParamsError` for an unknown option or an impossible value.
         """
         if neighbors is None:
             words = self.vocabulary.tokenizer != character_tokenizer.NAME
@@ -126,7 +125,6 @@ class BaseCaptioner(ABC):
         search.setdefault("max_length", max(self.vocabulary.max_length, search.get("min_length", 0)))
         if neighbors:
             search.setdefault("beam_size", RERANK_BEAM)
-            search.setdefault("length_penalty", RERANK_LENGTH_PENALTY)
         rerank = _checked(RerankOptions, {"neighbors": neighbors, "weight": rerank_weight})
         return GenerationOptions(_checked(SearchOptions, search), rerank)
 

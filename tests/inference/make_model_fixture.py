@@ -21,7 +21,8 @@ from pipeline.tokens import SPECIAL_TOKENS
 FOLDER = Path(__file__).parent / "models"
 VERSION = "0.2.0"
 WORDS = ("a", "red", "green", "blue", "circle", "square")
-SEARCH, RERANK = SearchOptions(beam_size=3, max_length=6), RerankOptions(neighbors=2, weight=4.0)
+SEARCH = SearchOptions(beam_size=3, max_length=6, length_penalty=0.7)
+RERANK = RerankOptions(neighbors=2, weight=4.0)
 
 
 def features(images: int, regions: int, channels: int) -> torch.Tensor:

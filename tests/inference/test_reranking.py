@@ -316,5 +316,13 @@ def test_characters_are_reranked_only_on_request(trained_project):
     captioner = Captioner.load(trained_project / paths.MODEL, device="cpu")
     captioner.vocabulary = replace(captioner.vocabulary, tokenizer=character_tokenizer.NAME)
     assert captioner.generation_options().rerank.neighbors == 0
-    assert captioner.generation_options().search.beam_size == 3
+    assert captioner.generation_options().search.beam_size == 5
     assert captioner.generation_options(neighbors=7).rerank.neighbors == 7
+
+
+def test_vectors_too_large_to_be_squared_give_no_warning():
+    vectors, captions = training()
+    reranker = Reranker.build(vectors, captions, vocabulary=VOCABULARY)
+    huge = replace(reranker, mean=np.full_like(reranker.mean, 1e30))
+    [best] = huge.rerank(vectors[:1], [hypotheses(4)], RerankOptions(neighbors=5))
+    assert all(math.isfinite(one.agreement) for one in best)
