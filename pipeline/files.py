@@ -14,6 +14,7 @@ import secrets
 import shutil
 import stat
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,10 +29,13 @@ def _check_no_folder(path: Path) -> None:
         raise DiskError(f"{path}: is a folder, but a file is to be written here; move the folder away")
 
 
-def check_writable(path: Path) -> None:
-    """Raise `DiskError` when a file cannot be written here, before the long work that makes its content."""
-    with _disk_errors(path):
-        _empty_file_beside(path).unlink()
+def check_writable(*paths: Path) -> None:
+    """Raise `DiskError` when one of the files cannot be written, before the long work that makes its content."""
+    for path in paths:
+        _check_no_folder(path)
+        with _disk_errors(path):
+            existing = next(folder for folder in path.absolute().parents if folder.exists())
+            tempfile.TemporaryFile(dir=existing).close()
 
 
 def regular_file(path: str | Path) -> os.stat_result:

@@ -28,7 +28,7 @@ def exit_code(gpu):
 
 def test_curves_that_differ_fail_the_run(gpu, monkeypatch):
     monkeypatch.setattr(gpu, "measure", gpu.check_loss_curves)
-    curves = iter([[3.0, 2.0], [3.0, 2.1]] * len(gpu.DECODERS))
+    curves = iter([[3.0, 2.0], [3.0, 2.1]] * 2 * len(gpu.DECODERS))
     monkeypatch.setattr(gpu, "loss_curve", lambda *arguments, **options: (next(curves), False))
     assert exit_code(gpu) == 1
     monkeypatch.setattr(gpu, "loss_curve", lambda *arguments, **options: ([3.0, 2.0], False))

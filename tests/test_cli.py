@@ -1,5 +1,6 @@
 """The command line: help, exit codes, and error messages."""
 
+import errno
 import os
 import re
 import signal
@@ -10,7 +11,7 @@ import time
 import pytest
 from support import ROOT, run_command, set_param
 
-from pipeline import __version__
+from pipeline import __version__, paths
 from pipeline.params_file import check_params, read_params
 
 
@@ -117,6 +118,32 @@ def test_a_folder_in_the_place_of_an_output_ends_with_five(project):
     code, _, err = run_command("prepare")
     assert code == 5
     assert "data/interim/captions.csv: is a folder, but a file is to be written here" in err
+
+
+@pytest.mark.parametrize("stage", ["prepare", "extract", "train", "score", "report"])
+def test_a_stage_that_cannot_write_fails_before_it_reads(project, stage):
+    outputs = {
+        "prepare": paths.CAPTIONS,
+        "extract": paths.ENCODER,
+        "train": paths.MODEL,
+        "score": paths.EVALUATION,
+        "report": paths.MODEL_CARD,
+    }
+    outputs[stage].parent.parent.mkdir(parents=True, exist_ok=True)
+    outputs[stage].parent.write_text("a file")
+    code, _, err = run_command(stage)  # none of the inputs is there
+    assert code == 5
+    assert f"error: {outputs[stage]}: cannot be written: Not a directory" in err
+
+
+def test_init_fails_before_it_reads_the_dataset_where_the_params_cannot_be_written(project, monkeypatch):
+    def refuse(dir):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    code, out, err = run_command("init", "data/tiny")
+    assert (code, out) == (5, "")
+    assert err.startswith("error: params.yaml: cannot be written: Permission denied")
 
 
 @pytest.mark.slow

@@ -118,6 +118,13 @@ def test_reranking_needs_words_and_stored_captions(content):
     assert "score.rerank.neighbors needs vocab.unit: word" in message(content)
 
 
+@pytest.mark.parametrize("train", [{}, {"init_from": "starter"}, {"scst": {"epochs": 1}}])
+def test_training_without_cross_entropy_needs_a_captioner_and_self_critical_epochs(train):
+    problem = "params.train: epochs 0 needs a trained captioner in init_from, and scst.epochs of at least 1"
+    assert message({"train": {"epochs": 0, **train}}) == problem
+    assert check_params({"train": {"epochs": 0, "init_from": "starter", "scst": {"epochs": 1}}}).train.epochs == 0
+
+
 def test_the_shortest_caption_is_not_longer_than_the_longest():
     assert message({"score": {"min_length": 31, "max_length": 30}}) == (
         "params.score: min_length 31 is greater than max_length 30"

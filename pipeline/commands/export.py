@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
+from pipeline.commands.output_table import check_no_input
 from pipeline.commands.runtime import ModelOption, refuse_address
 from pipeline.commands.terminal import say
-from pipeline.errors import ParamsError
+from pipeline.errors import ArtefactError, ParamsError
 from pipeline.starter import default_model, model_path
 
 
@@ -28,6 +29,8 @@ def export(
 
     refuse_address(model)
     model = model or default_model()
+    if self_contained:
+        _check_model_output(self_contained, model)
     captioner = Captioner.load(model, device="cpu")
     say(f"model: {model}, {training_summary(captioner.trained_on)}")
     if self_contained:
@@ -45,3 +48,19 @@ def export(
                 f"warning: the model was trained on features in {captioner.spec.precision}, the export computes in "
                 "float32: some captions may differ"
             )
+
+
+def _check_model_output(path: Path, model: str) -> None:
+    """Raise `ParamsError` when writing a model to `path` would replace its source, or a file that is no model."""
+    from pipeline.files import check_writable
+    from pipeline.inference.model_metadata import read_metadata
+
+    if path.is_file():
+        check_no_input("--self-contained", path, [model_path(model)])
+        try:
+            read_metadata(path)
+        except ArtefactError as error:
+            raise ParamsError(
+                f"--self-contained {path}: exists and is not a model file of this version; name another file"
+            ) from error
+    check_writable(path)

@@ -37,6 +37,7 @@ def init(
     """Detect the format of a dataset and update params.yaml."""
     from pipeline.datasets.detection import detect_format
     from pipeline.datasets.entries import ReadOptions
+    from pipeline.files import check_writable
     from pipeline.text.dropped_letters import share_with_dropped_letters
     from pipeline.text.writing_systems import share_without_spaces
 
@@ -44,6 +45,7 @@ def init(
     data = given.data
     if not dataset.exists():
         raise DataError(f"{dataset}: no such file or folder")
+    check_writable(params)
     options = ReadOptions(data.encoding, data.image_column, data.caption_column, data.split_column)
     found = detect_format(dataset, options)
     say(f"format: {found.format}: {found.evidence}")

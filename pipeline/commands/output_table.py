@@ -1,4 +1,4 @@
-"""The CSV file that `predict --csv` and `score --per-image` write."""
+"""Checks of the files that options name as outputs, such as the table of `predict --csv` and `score --per-image`."""
 
 import os
 from collections.abc import Iterable
@@ -26,5 +26,10 @@ def check_output_table(option: str, path: Path, header: str, inputs: Iterable[st
         raise ParamsError(f"{option} {path}: cannot be read: {error.strerror}; name another file") from error
     if state.st_size and not fnmatchcase(line, header):
         raise ParamsError(f"{option} {path}: exists and is not a table of this command; name another file")
-    if any(os.path.exists(one) and os.path.samestat(state, os.stat(one)) for one in inputs if one is not None):
+    check_no_input(option, path, inputs)
+
+
+def check_no_input(option: str, path: Path, inputs: Iterable[str | Path | None]) -> None:
+    """Raise `ParamsError` when an output is one of the inputs, under whatever name."""
+    if any(one is not None and os.path.exists(one) and os.path.samefile(path, one) for one in inputs):
         raise ParamsError(f"{option} {path}: is also an input; name another file")

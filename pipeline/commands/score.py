@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline import paths
-from pipeline.commands.notes import dropped_letters_warning, without_features_warning
+from pipeline.commands.notes import dropped_letters_warning, short_captions_warning, without_features_warning
 from pipeline.commands.output_table import check_output_table
 from pipeline.commands.terminal import (
     ParamsFile,
@@ -161,6 +161,9 @@ def _score_split(path: Path) -> None:
             f"longer than params.score.max_length ({counted(report.max_length, 'token')}); "
             f"{counted(report.at_max_length, 'generated caption reaches', 'generated captions reach')} this limit"
         )
+    minimum = f"params.score.min_length {params.score.min_length}"
+    remedy = "set params.score.no_repeat_ngram to 0"
+    say(*short_captions_warning(report.below_min_length, evaluation.scores.images, minimum, remedy))
     say(*warnings(evaluation))
     common = evaluation.diversity["most_common_caption"]
     if common > _COMMON:

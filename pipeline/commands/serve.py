@@ -56,16 +56,18 @@ def serve(
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    advice = "give an address of this computer, such as 127.0.0.1, or 0.0.0.0 for all networks"
+    try:
+        host.encode("idna")
+    except UnicodeError as error:
+        raise ParamsError(f"--host {host}: cannot listen: not a host name; {advice}") from error
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
     except OSError as error:
         if error.errno in {errno.EADDRINUSE, errno.EACCES}:
             raise ParamsError(f"--host {host} --port {port}: cannot listen: {error.strerror}; try --port 0") from error
-        raise ParamsError(
-            f"--host {host}: cannot listen: {error.strerror}; give an address of this computer, such as 127.0.0.1, or "
-            "0.0.0.0 for all networks"
-        ) from error
+        raise ParamsError(f"--host {host}: cannot listen: {error.strerror}; {advice}") from error
 
 
 def _run(server: "uvicorn.Server", listening: socket.socket) -> None:

@@ -1,6 +1,7 @@
 """Finds the image, caption and split columns of a table by their names."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -21,6 +22,7 @@ USUAL_NAMES = {
     "split": ("split", "set", "set_name", "partition", "subset"),
 }
 """What a column is searched as when its name is `auto`; the first that is there."""
+_NUMBERED = re.compile(r"_?\d+$")
 
 
 class MissingColumnError(ValueError):
@@ -42,6 +44,8 @@ class Columns:
     """References beside a caption, as metrics/captions.csv has them."""
     error: int | None = None
     """Why an image has no caption, as `captioner predict` writes it."""
+    ignored: tuple[str, ...] = ()
+    """For each role with several columns of usual names: which one is read, and which are not."""
 
 
 @lru_cache(maxsize=128)  # most JSON objects of a file have the same keys
@@ -81,7 +85,30 @@ def find_columns(header: tuple[str, ...], options: ReadOptions, kind: Literal["c
         names=tuple(dict.fromkeys((*ids, image, *others))),
         references=next(iter(_match(names, ["references"])), None),
         error=next(iter(_match(names, ["error"])), None),
+        ignored=tuple(_describe_ignored(names, {**found, "caption": list(captions)}, options, kind)),
     )
+
+
+def _describe_ignored(
+    names: Sequence[str], found: Mapping[str, Sequence[int]], options: ReadOptions, kind: Literal["column", "key"]
+) -> Iterator[str]:
+    """What is not read of each role whose column the user has not named. Ids may stand beside the image's name."""
+    for role, usual in USUAL_NAMES.items():
+        read = found[role] if role == "caption" else found[role][:1]
+        taken = {*read, *found["image"][:1]}
+        others = [
+            index
+            for index, name in enumerate(names)
+            if index not in taken and name not in _IDS and (name in usual or _NUMBERED.sub("_*", name) in usual)
+        ]
+        if read and others and _requested(role, options) == AUTO:
+            yield f"the {role} is read from {_named(kind, names, read)}, not from {_named(kind, names, others)}"
+
+
+def _named(kind: str, names: Sequence[str], indices: Sequence[int]) -> str:
+    """Columns with their numbers, because two may have one name; or keys."""
+    shown = (f"{index + 1} ({names[index]!r})" if kind == "column" else repr(names[index]) for index in indices)
+    return " and ".join(f"{kind} {one}" for one in shown)
 
 
 def count_known_columns(header: Sequence[str]) -> int:

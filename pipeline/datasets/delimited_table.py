@@ -45,6 +45,7 @@ def read_delimited(file: TextIO, options: ReadOptions, source: str | Path) -> It
         yield Note(f"{source}: has no header; its columns are read as {names}")
     else:
         columns = _columns_of_header(first, options, source)
+        yield from (Note(f"{source}: {ignored}") for ignored in columns.ignored)
     reader.width = columns.count
     sample = list(islice(rows, _SAMPLE))
     if not sample:

@@ -7,6 +7,8 @@
     {"a.jpg": ["a dog", "a wet dog"], ...}             captions by image, or an object by image
     {"42": [{"caption": "a dog"}, ...], ...}           as coco-caption has them
     {"image": ["a.jpg", ...], "caption": [...]}        columns, as pandas writes with `to_dict("list")`
+    {"image": {"0": "a.jpg", ...}, "caption": {...}}   as `to_json()` writes them
+    {"columns": ["image", "caption"], "data": [...]}   and with `orient="split"`
 
 Keys have the usual names or those in params.data (see columns.py). A caption is a text or an object with `caption`; a
 record of LLaVA has a conversation, whose answer is the caption. Several images with the same captions are a list.
@@ -21,7 +23,7 @@ from typing import Any, TextIO
 from pipeline.archives import IMAGE_SUFFIXES
 from pipeline.datasets.caption_rows import CaptionRow, make_row
 from pipeline.datasets.columns import MissingColumnError, find_columns
-from pipeline.datasets.entries import SPLIT_NAMES, ReadOptions
+from pipeline.datasets.entries import SPLIT_NAMES, Note, ReadOptions
 from pipeline.datasets.text_files import numbered_lines, parse_json
 from pipeline.errors import DataError
 
@@ -31,6 +33,8 @@ _LAYOUTS = (
     r'\{(?!.*"images"\s*:\s*\[).*"\w+"\s*:\s*\[\s*\{',
     r'\{\s*"[^"]+"\s*:\s*\[\s*"',
     rf'\{{\s*"[^"]+({_SUFFIXES})(#\d+)?"\s*:',
+    r'\{\s*"\d+"\s*:\s*\{',
+    r'\{\s*"[^"]+"\s*:\s*\{\s*"\d+"\s*:',
 )
 _LAYOUT = re.compile("|".join(_LAYOUTS), re.DOTALL | re.IGNORECASE)
 _TEXT_BY_NAME = re.compile(r'\{\s*"[^"]+"\s*:\s*"')
@@ -46,19 +50,38 @@ def may_have_text_by_name(start: str) -> bool:
     return _TEXT_BY_NAME.match(start) is not None and not may_have_records(start)
 
 
-def read_records(content: Any, options: ReadOptions, source: str | Path) -> Iterator[CaptionRow] | None:
-    """The rows of parsed JSON; None in JSON of something else.
+def read_records(content: Any, options: ReadOptions, source: str | Path) -> Iterator[CaptionRow | Note] | None:
+    """The rows of parsed JSON and notes on keys that are not read; None in JSON of something else.
 
     Raises `DataError` naming `source` for columns of unequal lengths.
     """
     records = _read_columns(content, options, source) or _find_records(content)
     if records is None:
         return None
-    return (row for number, record in enumerate(records, start=1) for row in _read_record(record, options, number))
+    rows = (row for number, record in enumerate(records, start=1) for row in _read_record(record, options, number))
+    return _with_notes(rows, source)
 
 
-def read_json_lines(file: TextIO, options: ReadOptions) -> Iterator[CaptionRow]:
-    """The rows of JSON lines; a line that is not valid JSON is a row with that problem."""
+def read_json_lines(file: TextIO, options: ReadOptions, source: str | Path) -> Iterator[CaptionRow | Note]:
+    """The rows of JSON lines and notes on keys that are not read.
+
+    A line that is not valid JSON is a row with that problem.
+    """
+    return _with_notes(_read_lines(file, options), source)
+
+
+def _with_notes(rows: Iterable[CaptionRow | Note], source: str | Path) -> Iterator[CaptionRow | Note]:
+    """The rows, and each note once, with the name of the file."""
+    noted = set()
+    for row in rows:
+        if not isinstance(row, Note):
+            yield row
+        elif row not in noted:
+            noted.add(row)
+            yield Note(f"{source}: {row.text}")
+
+
+def _read_lines(file: TextIO, options: ReadOptions) -> Iterator[CaptionRow | Note]:
     for number, text in numbered_lines(file):
         if not text.strip():
             continue
@@ -74,6 +97,7 @@ def _read_columns(content: Any, options: ReadOptions, source: str | Path) -> Ite
     """The records of a table that is stored by columns; None in JSON of something else."""
     if not isinstance(content, dict):
         return None
+    content = _columns_of_pandas(content)
     columns: list[Any] = list(content.values())
     if not all(isinstance(column, list) and not any(isinstance(one, dict) for one in column) for column in columns):
         return None
@@ -85,6 +109,17 @@ def _read_columns(content: Any, options: ReadOptions, source: str | Path) -> Ite
         lengths = ", ".join(f"{name[:80]} {len(column)}" for name, column in content.items())
         raise DataError(f"{source}: columns of unequal lengths: {lengths}; correct the file")
     return [dict(zip(content, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _columns_of_pandas(content: dict[str, Any]) -> dict[str, Any]:
+    """The columns, as lists, of a table that pandas wrote by columns or with `orient="split"`; else `content`."""
+    names, rows = content.get("columns"), content.get("data")
+    if isinstance(names, list) and isinstance(rows, list) and all(isinstance(name, str) for name in names):
+        if all(isinstance(row, list) and len(row) == len(names) for row in rows):
+            return {name: [row[index] for row in rows] for index, name in enumerate(names)}
+    elif all(isinstance(column, dict) for column in content.values()) and len(set(map(tuple, content.values()))) == 1:
+        return {name: list(column.values()) for name, column in content.items()}
+    return content
 
 
 def _find_records(content: Any) -> Iterable[Any] | None:
@@ -124,7 +159,7 @@ def _is_record(content: Mapping[str, Any]) -> bool:
     return isinstance(list(content.values())[columns.image], str | int)
 
 
-def _read_record(record: Any, options: ReadOptions, number: int) -> Iterator[CaptionRow]:
+def _read_record(record: Any, options: ReadOptions, number: int) -> Iterator[CaptionRow | Note]:
     if not isinstance(record, dict):
         yield CaptionRow(number, problem="not a JSON object")
         return
@@ -134,6 +169,7 @@ def _read_record(record: Any, options: ReadOptions, number: int) -> Iterator[Cap
     except MissingColumnError as error:
         yield CaptionRow(number, problem=str(error))
         return
+    yield from map(Note, columns.ignored)
     values = list(record.values())
     captions: list[Any] = []
     for index in columns.captions:

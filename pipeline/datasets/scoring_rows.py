@@ -26,13 +26,16 @@ from pipeline.datasets.caption_rows import CaptionRow
 from pipeline.datasets.coco import note_marks, read_annotations
 from pipeline.datasets.delimited_table import read_delimited
 from pipeline.datasets.entries import SPLIT_NAMES, Note, ReadOptions, check_encodable, without_caption_number
+from pipeline.datasets.html_markup import html_note
 from pipeline.datasets.joined_references import split_references
-from pipeline.datasets.json_errors import describe_json_error
+from pipeline.datasets.json_errors import COMMENTS, describe_json_error
 from pipeline.datasets.json_records import read_json_lines, read_records
 from pipeline.datasets.karpathy import read_images
 from pipeline.datasets.text_files import decode, not_text, parse_json
 from pipeline.errors import DataError
 from pipeline.wording import shown_names
+
+_JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,8 @@ def read_rows(text: str, source: str, *, best_only: bool) -> tuple[list[ScoringR
     if markers := find_markers(caption for row in rows for caption in row.captions):
         rows = [replace(row, captions=tuple(map(markers.remove, row.captions))) for row in rows]
         notes.append(f"{source}: {markers.note}")
+    if note := html_note(caption for row in rows for caption in row.captions):
+        notes.append(f"{source}: {note}")
     return rows, notes
 
 
@@ -86,12 +91,16 @@ def _find_rows(text: str, source: str) -> tuple[str, Iterable[CaptionRow | Note]
     if not start:
         raise DataError(f"{source}: the file is empty")
     if start not in "[{":
+        if Path(source).suffix.lower() in _JSON_SUFFIXES:
+            comment = text.lstrip().startswith(COMMENTS)
+            remedy = "it has no comments; remove them" if comment else "if this is a table, rename it to *.csv"
+            raise DataError(f"{source}: not JSON: {remedy}")
         return "line", read_delimited(io.StringIO(text, newline=""), options, source)
     try:
         content = parse_json(text)
     except (ValueError, RecursionError) as error:
         if start == "{" and isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
-            return "line", read_json_lines(io.StringIO(text, newline=""), options)
+            return "line", read_json_lines(io.StringIO(text, newline=""), options, source)
         if isinstance(error, json.JSONDecodeError):
             raise DataError(f"{source}, {describe_json_error(error)}") from error
         raise DataError(f"{source}: not valid JSON: {error}") from error
@@ -101,7 +110,7 @@ def _find_rows(text: str, source: str) -> tuple[str, Iterable[CaptionRow | Note]
         return "annotation", chain(note_marks(annotations, source), read_annotations(listed, annotations))
     if isinstance(images, list) and all(isinstance(image, dict) and "sentences" in image for image in images):
         return "image", read_images(images)
-    rows: Iterable[CaptionRow] | None = read_records(content, options, source) if content else ()
+    rows: Iterable[CaptionRow | Note] | None = read_records(content, options, source) if content else ()
     if rows is None:
         raise DataError(f"{source}: JSON in an unknown layout, with the keys {shown_names(list(map(repr, content)))}")
     return "entry", rows

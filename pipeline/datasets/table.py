@@ -70,7 +70,8 @@ def _problem(path: Path, options: ReadOptions, names: ImageNames | None = None) 
     if not entries:
         return f"{path}: holds no rows"
     skipped = [entry for entry in entries if isinstance(entry, SkippedEntry)]
-    if suffix in {".json", *JSON_LINES} and len(skipped) == len(entries):  # JSON of something else
+    read = any(isinstance(entry, CaptionEntry) for entry in entries)
+    if suffix in {".json", *JSON_LINES} and skipped and not read:  # JSON of something else
         return f"{path}, line {skipped[0].line}: {skipped[0].reason}"
     images = {_bare_name(entry.image) for entry in entries if isinstance(entry, CaptionEntry)}
     if names and may_have_text_by_name(start) and images.isdisjoint(names()):
@@ -138,6 +139,6 @@ def _read_rows(path: Path, options: ReadOptions) -> Iterator[CaptionRow | Note]:
         return
     with open_text(path, options.encoding) as file:
         if suffix in JSON_LINES:
-            yield from read_json_lines(file, options)
+            yield from read_json_lines(file, options, path)
         else:
             yield from read_delimited(file, options, path)

@@ -37,14 +37,14 @@ class ExtractReport:
 
     images: int
     from_store: int
-    """Distinct images whose features were in the store."""
+    """Distinct images whose features were in the store; on Ray, all images of finished shards."""
     encoded: int
     seconds: float
     """Time spent encoding."""
     unreadable: dict[str, str]
     """Reason by image id for each image without features."""
     lost_splits: tuple[str, ...] = ()
-    """Splits of which no image can be decoded; set by the stage `extract`."""
+    """Splits of which no image can be decoded; set by the stages."""
 
 
 def extract_features(

@@ -18,7 +18,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, ParamsError
 from pipeline.wording import counted
 
 ARRAY_SUFFIXES = (".npz", ".npy")
@@ -45,13 +45,16 @@ def open_source(path: Path, *, ids: Path | None, key: str | None) -> ImportSourc
     """Open a folder, an HDF5 file or an array. `ids` belongs to an array; `key` names the array of an .npz file, or
     the big dataset of an HDF5 file.
 
-    Raises `DataError` when nothing is there or the layout is not recognized.
+    Raises `DataError` when nothing is there or the layout is not recognized, `ParamsError` for `ids` of anything but an
+    array.
     """
+    suffix = path.suffix.lower()
+    if ids is not None and path.exists() and (suffix != ".npy" or path.is_dir()):
+        raise ParamsError(f"--ids {ids}: names the rows of one .npy array; {path} has ids of its own; leave it out")
     if path.is_dir():
         return FolderSource(path, key)
     if not path.is_file():
         raise DataError(f"{path}: no such file or folder; give the features to import")
-    suffix = path.suffix.lower()
     try:
         if suffix in HDF5_SUFFIXES:
             return Hdf5Source.open(path, key)

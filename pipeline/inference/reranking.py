@@ -295,7 +295,8 @@ def _orders(ngrams: _Ngrams) -> Iterator[_Ngrams]:
 
 
 def _unit_length(vectors: Array) -> Array:
-    length = np.sqrt((vectors**2).sum(1, keepdims=True))
+    with np.errstate(over="ignore"):  # of values above 1e19, which only a damaged model has: the result is 0
+        length = np.sqrt((vectors**2).sum(1, keepdims=True))
     scaled: Array = vectors / np.maximum(length, 1e-12)
     return scaled
 

@@ -22,7 +22,7 @@ from pipeline.encoders.spec import imported_spec
 from pipeline.errors import DataError
 from pipeline.features.feature_file import Features, write_feature_file
 from pipeline.features.imported import ImportSource, match_ids, open_source, regions_of
-from pipeline.files import write_bytes
+from pipeline.files import check_writable, write_bytes
 from pipeline.progress import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def import_features(
     Raises `DataError` when the features cannot be read, and when more than `data.max_skipped` of the images have none;
     `DiskError`.
     """
+    check_writable(files.features, files.encoder, files.skipped)
     source = open_source(options.source, ids=options.ids, key=options.key)
     paths_of = {row.image: str(row.path) for row in read_images(files.images)}
     match = match_ids(sorted(paths_of), source.ids())

@@ -16,6 +16,7 @@ from pipeline import paths
 from pipeline.datasets.caption_markers import find_markers
 from pipeline.datasets.detection import DetectedFormat, detect_format, read_dataset
 from pipeline.datasets.entries import SPLITS, CaptionEntry, DatasetEntries, ReadOptions, SkippedEntry, skip_entry
+from pipeline.datasets.html_markup import html_note
 from pipeline.datasets.image_hashes import HashCache, ImageHashes, hash_images
 from pipeline.datasets.image_index import ImageIndex, number_of
 from pipeline.datasets.image_root import find_image_root, likely_image_roots
@@ -23,7 +24,7 @@ from pipeline.datasets.skipped import check_share
 from pipeline.datasets.splits import assign_splits, describe_drawn_splits, drop_leaks
 from pipeline.datasets.tables import CAPTION_COLUMNS, IMAGE_COLUMNS, SKIPPED_COLUMNS
 from pipeline.errors import DataError
-from pipeline.files import write_csv
+from pipeline.files import check_writable, write_csv
 from pipeline.inference.initial_metadata import check_initial_model
 from pipeline.progress import Progress, no_progress
 from pipeline.text.dropped_letters import share_with_dropped_letters
@@ -85,8 +86,9 @@ def prepare(files: PrepareFiles, params: "Params", *, progress: Progress = no_pr
     """Read a dataset, find and hash its images, assign splits, and write the tables.
 
     Raises `DataError` when no caption can be used, when more is skipped than `params.data.max_skipped` allows, and when
-    an image is in two splits; and as `check_initial_model` does.
+    an image is in two splits; `DiskError`; and as `check_initial_model` does.
     """
+    check_writable(files.captions, files.images, files.skipped)
     check_initial_model(params)
     data = params.data
     dataset, found = _read_entries(data, progress)
@@ -156,6 +158,8 @@ def _read_entries(data: "DataParams", progress: Progress) -> tuple[DetectedForma
     if markers := find_markers(entry.caption for entry in found.captions):
         found.captions = [replace(entry, caption=markers.remove(entry.caption)) for entry in found.captions]
         found.notes.append(markers.note)
+    if note := html_note(entry.caption for entry in found.captions):
+        found.notes.append(note)
     return dataset, found
 
 

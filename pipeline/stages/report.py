@@ -12,7 +12,7 @@ from pipeline.datasets.entries import SPLITS
 from pipeline.datasets.statistics import dataset_statistics
 from pipeline.datasets.tables import read_captions, read_curves, read_images
 from pipeline.encoders.spec import EncoderSpec
-from pipeline.files import write_text
+from pipeline.files import check_writable, write_text
 from pipeline.metrics.evaluation_file import EvaluationFile
 from pipeline.progress import Progress, no_progress
 from pipeline.report.gallery import make_cards
@@ -47,6 +47,7 @@ class ReportSummary:
 
 def report(files: ReportFiles, *, progress: Progress = no_progress) -> ReportSummary:
     """Write the page and the model card. Raises `DataError`, `ArtefactError`, `DiskError`."""
+    check_writable(files.report, files.model_card)
     evaluation = EvaluationFile.read(files.evaluation)
     spec = EncoderSpec.from_json(evaluation.model.spec)
     captions = {split: read_captions(files.captions, split) for split in SPLITS}

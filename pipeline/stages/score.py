@@ -18,7 +18,7 @@ from pipeline.decoders.search import Hypothesis, SearchOptions
 from pipeline.device import choose_device, resolve_precision
 from pipeline.errors import DataError
 from pipeline.features.feature_file import FeatureFile
-from pipeline.files import write_csv, write_json
+from pipeline.files import check_writable, write_csv, write_json
 from pipeline.inference.model_file import TrainedModel
 from pipeline.metrics.evaluation import Evaluation, evaluate
 from pipeline.metrics.evaluation_file import EvaluationFile, ModelRecord, image_records, score_records
@@ -62,6 +62,8 @@ class ScoreReport:
     """Generated captions that have as many."""
     longer_references: int
     """References that have more."""
+    below_min_length: int
+    """Generated captions shorter than `params.score.min_length`, because every further token would repeat an n-gram."""
 
 
 def score(files: ScoreFiles, params: "Params", *, progress: Progress = no_progress) -> ScoreReport:
@@ -70,6 +72,7 @@ def score(files: ScoreFiles, params: "Params", *, progress: Progress = no_progre
     Raises `DataError`, `ArtefactError`, `DiskError`; `ParamsError` when METEOR is requested and not installed, or
     re-ranking with a model that stores no captions.
     """
+    check_writable(files.scores, files.scored_captions, files.bleu, files.lengths, files.evaluation)
     features = FeatureFile.open(files.features)
     model = TrainedModel.load(files.model)
     model.check_features(features)
@@ -78,8 +81,8 @@ def score(files: ScoreFiles, params: "Params", *, progress: Progress = no_progre
     references = {image: texts for image, texts in captions.items() if image in encoded}
     if not references:
         raise DataError(
-            f"{files.captions}: no image of the {params.score.split} split has features; run `dvc repro extract`, or "
-            "change params.score.split"
+            f"{files.captions}: no image of the {params.score.split} split has features; {paths.SKIPPED} lists those "
+            "that cannot be decoded; repair them and run `dvc repro extract`, or change params.score.split"
         )
     search, rerank = search_options(params.score, model.vocabulary), params.score.rerank
     hypotheses = _generate(model, features, list(references), search, rerank, params.run.device, progress)
@@ -98,6 +101,7 @@ def score(files: ScoreFiles, params: "Params", *, progress: Progress = no_progre
         max_length=limit,
         at_max_length=sum(len(best.tokens) == limit for best in hypotheses.values()),
         longer_references=sum(count for length, count in evaluation.reference_lengths.items() if length > limit),
+        below_min_length=sum(len(best.tokens) < search.min_length for best in hypotheses.values()),
     )
     write_json(files.scores, {**evaluation.metrics(), "without_features": len(report.without_features)})
     _write_captions(files.scored_captions, evaluation)

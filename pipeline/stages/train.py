@@ -21,7 +21,7 @@ from pipeline.device import engine
 from pipeline.encoders.spec import EncoderSpec, sha256_of_tensors
 from pipeline.errors import ArtefactError, DataError, NumericError
 from pipeline.features.feature_file import FeatureFile
-from pipeline.files import read_json, sha256_of, write_csv
+from pipeline.files import check_writable, read_json, sha256_of, write_csv
 from pipeline.fingerprint import fingerprint
 from pipeline.inference.familiarity import Familiarity
 from pipeline.inference.initial_model import InitialModel
@@ -92,9 +92,11 @@ def train(
     """Train the decoder, or resume an interrupted run with the same params, inputs and code.
 
     `on_missing` receives the images of a split that have no features, so that they are left out. Of several `processes`
-    only the first one writes. Raises `DataError`, `ArtefactError`, `ParamsError`, `PeerError`;
+    only the first one writes. Raises `DataError`, `ArtefactError`, `ParamsError`, `PeerError`, `DiskError`;
     `NumericError` if the loss is not finite, after writing the best model so far.
     """
+    if processes.rank == 0:
+        check_writable(files.model, files.metrics)
     inputs = _Inputs.read(files)
     for split, images in inputs.without_features.items():
         on_missing(split, images)

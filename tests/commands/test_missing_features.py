@@ -24,3 +24,25 @@ def test_train_and_score_name_the_images_without_features(trained_project, tmp_p
     code, _, message = run_command("score", cwd=project)
     assert code == 0, message
     assert "warning: 7 images of the test split have no features and are left out: test-0.png, " in message
+
+
+def test_score_names_the_list_of_skipped_images_where_a_split_has_no_features(trained_project, tmp_path):
+    project = tmp_path / "project"
+    shutil.copytree(trained_project, project)
+    (project / paths.CAPTIONS).write_text("image,caption,split\nx.png,a red square,test\n")
+    code, _, message = run_command("score", cwd=project)
+    assert code == 3
+    assert "no image of the test split has features; metrics/skipped.csv lists those that cannot be decoded" in message
+
+
+def test_score_counts_captions_that_miss_the_minimum_length(trained_project, tmp_path):
+    project = tmp_path / "project"
+    shutil.copytree(trained_project, project)
+    set_param(project, "score.min_length", 300)
+    set_param(project, "score.no_repeat_ngram", 2)
+    code, _, message = run_command("score", cwd=project)
+    assert code == 0, message
+    assert (
+        "warning: 3 of 3 captions are shorter than params.score.min_length 300: every further token would repeat an "
+        "n-gram; lower the minimum, or set params.score.no_repeat_ngram to 0\n"
+    ) in message

@@ -237,13 +237,17 @@ def test_attention_writes_an_image_per_image_and_distinguishes_equal_names(train
     assert f"note: the attention map of {tmp_path}/000.png is {tmp_path}/maps/000-2.png" in message
 
 
-def test_a_file_name_that_is_not_utf_8_is_printed_with_replacements(trained_project, tmp_path):
-    name = os.fsencode(tmp_path) + b"/caf\xe9.png"
-    with open(name, "wb") as file:
-        file.write((trained_project / TINY / "000.png").read_bytes())
+def test_file_names_that_are_not_utf_8_remain_different(trained_project, tmp_path):
+    for name in (b"caf\xe8.png", b"caf\xe9.png"):
+        with open(os.fsencode(tmp_path) + b"/" + name, "wb") as file:
+            file.write((trained_project / TINY / "000.png").read_bytes())
+    names = [f"{tmp_path}/caf\\udce8.png", f"{tmp_path}/caf\\udce9.png"]
     code, out, _ = predict(trained_project, "--json", str(tmp_path))
-    assert code == 0
-    assert json.loads(out)["image"].endswith("caf\ufffd.png")
+    assert (code, [json.loads(line)["image"] for line in out.splitlines()]) == (0, names)
+    predict(trained_project, "--csv", str(tmp_path / "out.csv"), str(tmp_path))
+    assert [row["image"] for row in read_table(tmp_path / "out.csv")] == names
+    _, out, _ = predict(trained_project, str(tmp_path))
+    assert [line.split(": ")[0] for line in out.splitlines()] == names
 
 
 def test_control_characters_of_file_names_do_not_reach_the_terminal(trained_project, tmp_path):

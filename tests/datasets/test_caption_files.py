@@ -249,6 +249,21 @@ def test_malformed_references_are_refused_with_their_place(references, content, 
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["x.json", "x.jsonl"])
+def test_a_file_that_is_named_json_and_is_not_is_refused(references, name):
+    with pytest.raises(DataError, match=rf"{name}: not JSON: it has no comments; remove them"):
+        references('// made by hand\n{"a.jpg": ["a dog"]}', name)
+    with pytest.raises(DataError, match=rf"{name}: not JSON: if this is a table, rename it to \*\.csv"):
+        references("image,caption\na.jpg,a dog\n", name)
+
+
+def test_html_in_references_is_noted(references):
+    known = references({"a.jpg": ["a dog<br/>and a cat", "a cat"], "b.jpg": ["salt &amp; pepper"]})
+    assert known.notes[0].endswith(
+        ": 2 captions hold HTML, such as <br/>, which is kept as text; remove it from the captions file"
+    )
+
+
 def test_a_missing_and_an_undecodable_file_are_named(tmp_path):
     with pytest.raises(DataError, match=r"none\.json: cannot be read: No such file"):
         read_caption_file(tmp_path / "none.json")

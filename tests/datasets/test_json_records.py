@@ -2,6 +2,7 @@
 
 import json
 
+import pandas
 import pytest
 from reading import detect, kept, read, skipped, write
 
@@ -127,6 +128,24 @@ def test_a_table_by_columns_is_read(tmp_path):
     named = write(tmp_path, json.dumps({"photo": ["a.jpg"], "words": ["a dog"]}), "b.json")
     assert kept(read("table", named, image_column="photo", caption_column="words")) == [("a.jpg", "a dog", None)]
     assert read_reference_file(path).captions["b.jpg"] == ("a cat", "a wet cat")
+
+
+@pytest.mark.parametrize("orient", ["split", "columns", "index", "records", "table"])
+def test_a_table_that_pandas_wrote_as_json_is_read(tmp_path, orient):
+    table = pandas.DataFrame({"image": ["a.jpg", "b.jpg"], "caption": ["a dog", "a cat"]})
+    path = write(tmp_path, table.to_json(orient=orient), "a.json")
+    assert detect(tmp_path).captions == path
+    assert kept(read("table", path)) == [("a.jpg", "a dog", None), ("b.jpg", "a cat", None)]
+    assert read_reference_file(path).captions == {"a.jpg": ("a dog",), "b.jpg": ("a cat",)}
+
+
+@pytest.mark.parametrize("lines", [False, True])
+def test_keys_that_are_not_read_are_noted_once(tmp_path, lines):
+    records = [{"image": f"{number}.jpg", "image_id": 7, "caption": "a dog", "text": "a cat"} for number in range(3)]
+    content = "\n".join(map(json.dumps, records)) if lines else json.dumps(records)
+    path = write(tmp_path, content, "a.jsonl" if lines else "a.json")
+    note = f"{path}: the caption is read from key 'caption', not from key 'text'"
+    assert read("table", path).notes == [note]
 
 
 def test_columns_of_unequal_lengths_are_refused(tmp_path):

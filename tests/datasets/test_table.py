@@ -163,3 +163,17 @@ def test_a_split_table_without_captions_is_refused(tmp_path):
     write(tmp_path, "image,width\nb.jpg,3\n", "test.csv")
     with pytest.raises(DataError, match=r"test.csv, line 1: no column caption; the header is \['image', 'width'\]"):
         read("table", detect(tmp_path).captions)
+
+
+def test_columns_that_are_not_read_are_noted(tmp_path):
+    content = "image,file_name,caption,text,caption_2,image\na.jpg,x.jpg,a dog,a cat,a bird,b.jpg\n"
+    entries = read("table", write(tmp_path, content))
+    assert kept(entries) == [("a.jpg", "a dog", None)]
+    image = "the image is read from column 1 ('image'), not from column 2 ('file_name') and column 6 ('image')"
+    caption = "the caption is read from column 3 ('caption'), not from column 4 ('text') and column 5 ('caption_2')"
+    assert entries.notes == [f"{tmp_path}/captions.csv: {text}" for text in (image, caption)]
+    named = read("table", write(tmp_path, content), image_column="file_name", caption_column="caption*")
+    assert kept(named)[1:] == [("x.jpg", "a bird", None)]
+    assert not named.notes
+    ids = read("table", write(tmp_path, "image_id,file_name,caption,caption_id\n7,a.jpg,a dog,1\n"))
+    assert (kept(ids), ids.notes) == ([("a.jpg", "a dog", None)], [])

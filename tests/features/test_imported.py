@@ -1,12 +1,13 @@
 """Features of other programs are read in their usual layouts and matched with the images."""
 
 import json
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, ParamsError
 from pipeline.features.imported import match_ids, open_source, regions_of
 
 FEATURES = {name: np.full((2, 3), number, np.float32) for number, name in enumerate(("one", "two"), start=1)}
@@ -170,3 +171,10 @@ def test_vectors_and_grids_become_regions():
 def test_unusable_features_have_a_reason(values, problem):
     with pytest.raises(DataError, match=problem):
         regions_of(values, 3)
+
+
+@pytest.mark.parametrize("layout", [folder_of_npz, folder_of_npy, hdf5_with_a_dataset_per_image])
+def test_ids_beside_features_that_have_ids_are_refused(layout, tmp_path):
+    path, _ = layout(tmp_path)
+    with pytest.raises(ParamsError, match=r"--ids ids\.txt: names the rows of one \.npy array; .* leave it out"):
+        open_source(path, ids=Path("ids.txt"), key=None)

@@ -444,6 +444,14 @@ def test_an_export_replaces_an_older_one_as_a_whole(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
 
 
+def test_what_killed_exports_left_is_removed_by_the_next_one(tmp_path):
+    for name in (".onnx.0123456789abcdef", ".onnx.0123456789abcdef.old", ".onnx.mine", ".other.0123456789abcdef"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / STEP).write_bytes(b"old")
+    write_folder(tmp_path / "onnx", {DESCRIPTION: b"{}"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".onnx.mine", ".other.0123456789abcdef", "onnx"]
+
+
 def test_a_failed_export_leaves_the_older_one(tmp_path, monkeypatch):
     write_folder(tmp_path / "onnx", {DESCRIPTION: b"old"})
 
@@ -471,6 +479,33 @@ def test_a_self_contained_file_gives_the_same_captions(trained_project, captione
     alone = Captioner.load(path, device="cpu")
     assert alone.model.encoder_tensors
     assert alone(images[3]) == captioner(images[3])
+
+
+def test_a_self_contained_file_replaces_only_another_model(trained_project, tmp_path):
+    path, model = tmp_path / "alone.safetensors", trained_project / "models/captioner.safetensors"
+
+    def export(output):
+        code, _, message = run_command("export", "--self-contained", str(output), cwd=trained_project)
+        return code, message
+
+    path.write_text("precious")
+    other = f"error: --self-contained {path}: exists and is not a model file of this version; name another file\n"
+    assert (export(path), path.read_text()) == ((2, other), "precious")
+    path.unlink()
+    content = model.read_bytes()
+    path.symlink_to(model)
+    for output in (model, path):
+        problem = f"error: --self-contained {output}: is also an input; name another file\n"
+        assert export(output) == (2, problem)
+    assert model.read_bytes() == content
+    path.unlink()
+    path.write_bytes(content)
+    before = path.stat().st_ino
+    assert export(path)[0] == 0
+    assert path.stat().st_ino != before
+    (tmp_path / "folder").mkdir()
+    code, message = export(tmp_path / "folder")
+    assert (code, "model: " in message) == (5, False)
 
 
 def test_a_self_contained_file_downloads_nothing(tmp_path, monkeypatch):

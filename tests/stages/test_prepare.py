@@ -326,6 +326,15 @@ def test_start_and_end_markers_are_removed_with_a_note(dataset):
     assert found.notes == ("every caption starts with 'startseq' and ends with 'endseq'; both are removed",)
 
 
+def test_html_in_captions_is_counted_in_a_note(dataset):
+    rows = rows_of(dataset)
+    save(dataset, [(image, f"<b>{caption}</b>", split) for image, caption, split in rows])
+    note = "10 captions hold HTML, such as <b>, which is kept as text; remove it from the captions file"
+    assert run(dataset)[0].notes == (note,)
+    save(dataset, [(image, f"a < b & c > d; <unk> {caption}", split) for image, caption, split in rows])
+    assert run(dataset)[0].notes == ()
+
+
 def test_names_without_suffix_are_found(dataset):
     save(dataset, [(image.removesuffix(".jpg"), caption, split) for image, caption, split in rows_of(dataset)])
     _, out = run(dataset)

@@ -1,5 +1,6 @@
 """The folder of an ONNX export: its files, its description, and one digest over both."""
 
+import glob
 import hashlib
 import json
 import os
@@ -95,4 +96,6 @@ def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
         raise DiskError(f"{folder}: cannot be written: {error.strerror}; an earlier export is unchanged") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    shutil.rmtree(earlier, ignore_errors=True)
+    for suffix in ("", ".old"):  # also of exports that were killed
+        for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.{'[0-9a-f]' * 16}{suffix}"):
+            shutil.rmtree(leftover, ignore_errors=True)
