@@ -4,6 +4,7 @@ Only `commands/terminal.py` prints or draws progress, and only this module exits
 the commands, so that `captioner --help` answers at once.
 """
 
+import errno
 import os
 import signal
 import sys
@@ -34,7 +35,7 @@ from pipeline.commands import (
     vocab,
 )
 from pipeline.commands.terminal import say, show
-from pipeline.errors import CaptionerError, ParamsError
+from pipeline.errors import CaptionerError, DiskError, ParamsError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -92,6 +93,10 @@ _KEPT = {
 """What an interrupted command prints beside the word."""
 
 
+_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+"""Of errors that name no file, as that of standard output; writing a file raises `DiskError`."""
+
+
 class Stopped(BaseException):
     """The process received SIGINT (Ctrl-C) or SIGTERM."""
 
@@ -115,20 +120,33 @@ def main() -> None:
 
 def _run(*, debug: bool) -> int:
     try:
-        return app(standalone_mode=False) or 0
+        code = app(standalone_mode=False) or 0
+        if sys.stdout:  # None if it is closed
+            sys.stdout.flush()
+        return code
     except Stopped as stopped:
         command = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), "")
         return _end(stopped.word + _KEPT.get(command, ""), stopped.exit_code, debug)
     except CaptionerError as error:
         return _end(_error_lines(str(error)), error.exit_code, debug)
     except BrokenPipeError:  # `captioner predict ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 0
+    except OSError as error:
+        if error.filename is not None or error.errno not in _CANNOT_WRITE:
+            raise
+        _discard_output()
+        return _end(f"error: standard output: cannot be written: {error.strerror}", DiskError.exit_code, debug)
     except Exception as error:
         if not hasattr(error, "format_message"):  # not wrong usage, whose class depends on the version of typer
             raise
         message = error.format_message().removesuffix(".")  # empty without arguments, when the help was shown
         return _end(f"error: {message}; see --help", ParamsError.exit_code, debug) if message else ParamsError.exit_code
+
+
+def _discard_output() -> None:
+    """Discard what is still to be written to standard output, so that Python reports no second error at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _error_lines(message: str) -> str:

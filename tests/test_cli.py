@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from support import ROOT, run_command, set_param
@@ -26,6 +27,20 @@ def test_help_lists_every_stage_and_command():
 def test_the_version_is_that_of_the_package():
     assert run_command("--version") == (0, f"captioner {__version__}\n", "")
     assert f'version = "{__version__}"' in (ROOT / "pyproject.toml").read_text()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which Linux has")
+@pytest.mark.parametrize("arguments", [("--version",), ("--help",), ("schema",)])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_behind_standard_output_is_one_error_line(arguments, unbuffered):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": unbuffered}
+    command = [sys.executable, "-m", "pipeline", *arguments]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+        )
+    problem = "error: standard output: cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (5, problem)
 
 
 def test_a_command_that_does_not_exist_ends_with_two():

@@ -11,10 +11,11 @@ from urllib.parse import urlsplit
 
 from pipeline.commands.notes import passed_over_note
 from pipeline.commands.terminal import say
+from pipeline.errors import DataError
+from pipeline.file_signatures import is_image
 
 STDIN = "-"
 NOT_A_LIST = "standard input: neither an image in a known format nor a list of paths in UTF-8, one per line"
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\x00", b"MM\x00*")
 _UTF_8_MARK = b"\xef\xbb\xbf"
 _NOT_PATHS = (b"%pdf-", b"%!ps", b"<!", b"<?xml", b"<html", b"<svg", b'{"', b'[{"')
 """How text of other kinds begins, such as the error page of a download."""
@@ -24,7 +25,7 @@ _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
 def find_images(pattern: str) -> list[str]:
-    """The files that one argument names; none if there is none.
+    """The files that one argument names; none if there is none. Raises `DataError` for a standard input that is closed.
 
     Folders are searched recursively, and a note counts the files in them that are neither images nor text.
     """
@@ -36,6 +37,8 @@ def find_images(pattern: str) -> list[str]:
 
     path = Path(pattern)
     if pattern == STDIN:
+        if sys.stdin is None:
+            raise DataError("standard input: closed; pipe an image or a list of paths")
         return [STDIN]
     if path.is_dir():
         names = list(walk_files(path, hidden_folders=True))
@@ -82,16 +85,6 @@ def read_inputs(
             yield (STDIN, head + stream.read())
         else:
             yield from _paths(head, stream, problems)
-
-
-def is_image(head: bytes) -> bool:
-    """Whether a file that starts with `head` (16 bytes) is an image, not text."""
-    return (
-        head.startswith(_SIGNATURES)
-        or (head.startswith(b"RIFF") and head[8:12] == b"WEBP")
-        or (head.startswith(b"BM") and head[6:10] == bytes(4))
-        or head[4:8] == b"ftyp"  # AVIF and HEIC
-    )
 
 
 def _head(stream: BinaryIO) -> bytes:

@@ -52,6 +52,11 @@ def init(
     entries = _read_entries(found, options)
     names = sorted({entry.image for entry in entries.captions})
     _print_entries(entries, len(names))
+    if len(entries.skipped) > data.max_skipped * (len(entries.skipped) + len(entries.captions)):
+        say(
+            f"warning: more rows are skipped than params.data.max_skipped = {data.max_skipped} allows, so `dvc repro` "
+            "will stop; correct the captions file, or raise it"
+        )
     image_root = _find_images(images, found, dataset, names)
     if given.vocab.unit == "word":
         texts = [entry.caption for entry in entries.captions]

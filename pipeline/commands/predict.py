@@ -1,6 +1,7 @@
 """`captioner predict`: captions for files, folders, glob patterns and standard input."""
 
 import csv
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 _PROGRESS_FROM = 100
 """Images from which progress is shown without a terminal."""
 _COLUMNS = ("image", "caption", "score", "familiarity", "error")
+_STEM_BYTES = 200
+"""Longest name of an attention map without its suffix; file systems allow about 255 bytes in all."""
 WriteRow = Callable[[Sequence[str]], None]
 
 
@@ -289,15 +292,17 @@ class _AttentionMaps:
 
         if prediction.image == STDIN:
             raise DataError("--attention: the image on standard input has no name; give it as a file")
-        stem = Path(prediction.image).stem
+        own = Path(prediction.image).stem
+        stem = os.fsencode(own)[:_STEM_BYTES].decode(errors="ignore") if len(os.fsencode(own)) > _STEM_BYTES else own
         name, number = stem, 1
         while name in self._names:  # files of the same name in several folders
             number += 1
             name = f"{stem}-{number}"
         self._names.add(name)
         path = self._folder / f"{name}.png"
-        if number > 1:
-            say(f"note: the attention map of {prediction.image} is {path}; the name was taken")
+        if name != own:
+            reason = "the name was taken" if number > 1 else "the name was too long"
+            say(f"note: the attention map of {prediction.image} is {path}; {reason}")
         write_bytes(path, draw_attention(prediction.image, prediction.captions[0], self._spec))
         return path
 

@@ -55,6 +55,7 @@ def _captions_by_reference(captions: CaptionFile, references: ReferenceFile) -> 
     by_key: dict[str, str] = {}
     unknown: list[str] = []
     examples: dict[str, str] = {}
+    matched_as: dict[str, str] = {}
     counts = Counter[str]()
     for image, caption in captions.captions.items():
         found: dict[str, tuple[str, str]] = {}
@@ -70,8 +71,12 @@ def _captions_by_reference(captions: CaptionFile, references: ReferenceFile) -> 
             raise DataError(f"{captions.source}: one image has two names that differ in {references.source}: {named}")
         ((key, (name, kind)),) = found.items()
         if key in by_key:
-            raise DataError(f"{captions.source}: two captions for {key} (the second one as {image}); keep one of them")
+            raise DataError(
+                f"{captions.source}: two captions for {_with_other_names(key, references)}: {matched_as[key]} and "
+                f"{name}, matched by {kind}; keep one of them, or check that the ids are those of {references.source}"
+            )
         by_key[key] = caption
+        matched_as[key] = f"{name}, matched by {kind},"
         counts[kind] += 1
         examples.setdefault(kind, f"{name} with {key}")
     if unknown:
@@ -90,6 +95,10 @@ def _captions_by_reference(captions: CaptionFile, references: ReferenceFile) -> 
 def _named_like(references: ReferenceFile) -> str:
     """Examples of the names that references can be found by."""
     keys = list(references.captions)[:2]
-    return ", ".join(
-        f"{key} ({', '.join(others)})" if (others := references.names.get(key)) else key for key in keys
-    ) + (", ..." if len(references.captions) > len(keys) else "")
+    more = ", ..." if len(references.captions) > len(keys) else ""
+    return ", ".join(_with_other_names(key, references) for key in keys) + more
+
+
+def _with_other_names(key: str, references: ReferenceFile) -> str:
+    others = references.names.get(key)
+    return f"{key} ({', '.join(others)})" if others else key

@@ -22,6 +22,8 @@ USUAL_NAMES = {
     "split": ("split", "set", "set_name", "partition", "subset"),
 }
 """What a column is searched as when its name is `auto`; the first that is there."""
+GENERATED_NAMES = ("generated_caption", "generated", "prediction", "predicted_caption", "hypothesis")
+"""Usual names of captions that a model generated, which stand beside a reference in the column `caption`."""
 _NUMBERED = re.compile(r"_?\d+$")
 
 
@@ -93,7 +95,7 @@ def _describe_ignored(
     names: Sequence[str], found: Mapping[str, Sequence[int]], options: ReadOptions, kind: Literal["column", "key"]
 ) -> Iterator[str]:
     """What is not read of each role whose column the user has not named. Ids may stand beside the image's name."""
-    for role, usual in USUAL_NAMES.items():
+    for role, usual in {**USUAL_NAMES, "caption": USUAL_NAMES["caption"] + GENERATED_NAMES}.items():
         read = found[role] if role == "caption" else found[role][:1]
         taken = {*read, *found["image"][:1]}
         others = [

@@ -33,7 +33,7 @@ def describe_json_error(error: JSONDecodeError) -> str:
     shown = rest[:_SHOWN].splitlines()[0].encode(errors="replace").decode()
     problem = f"{_WORDS[error.msg]} {shown}" if error.msg in _WORDS else error.msg
     may_be_lines = error.msg == "Extra data" and rest.startswith("{")
-    remedy = "; if this is JSON Lines, rename it to *.jsonl" if may_be_lines else ""
+    remedy = "; if this is JSON Lines, put each object on one line and rename it to *.jsonl" if may_be_lines else ""
     return f"{_line_and_column(text, place)}: not valid JSON: {problem}{remedy}"
 
 

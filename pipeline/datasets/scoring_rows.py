@@ -36,6 +36,9 @@ from pipeline.errors import DataError
 from pipeline.wording import shown_names
 
 _JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
+_COCO_IMAGE_KEYS = frozenset(
+    ["id", "file_name", "width", "height", "license", "coco_url", "flickr_url", "date_captured"]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,8 @@ def _find_rows(text: str, source: str) -> tuple[str, Iterable[CaptionRow | Note]
             raise DataError(f"{source}, {describe_json_error(error)}") from error
         raise DataError(f"{source}: not valid JSON: {error}") from error
     images, annotations = (content.get(key) if isinstance(content, dict) else None for key in ("images", "annotations"))
+    if annotations is None and _are_images_of_coco(images):
+        return "image", ()
     if isinstance(annotations, list):
         listed = images if isinstance(images, list) else []
         return "annotation", chain(note_marks(annotations, source), read_annotations(listed, annotations))
@@ -114,6 +119,13 @@ def _find_rows(text: str, source: str) -> tuple[str, Iterable[CaptionRow | Note]
     if rows is None:
         raise DataError(f"{source}: JSON in an unknown layout, with the keys {shown_names(list(map(repr, content)))}")
     return "entry", rows
+
+
+def _are_images_of_coco(images: object) -> bool:
+    """Whether a value is the list of images in COCO's layout, such as that of image_info_test2017.json."""
+    return isinstance(images, list) and all(
+        isinstance(image, dict) and "file_name" in image and image.keys() <= _COCO_IMAGE_KEYS for image in images
+    )
 
 
 def _check_row(row: CaptionRow, place: str, *, best_only: bool) -> ScoringRow:

@@ -10,17 +10,21 @@ from pipeline.files import read_csv, write_csv
 _SHOWN = 5
 
 
-def check_share(skipped: Sequence[str], total: int, max_skipped: float, *, problem: str, remedy: str) -> None:
+def check_share(
+    skipped: Sequence[str], total: int, max_skipped: float, *, problem: str, remedy: str, listed: Path
+) -> None:
     """Check that at most the share `max_skipped` of `total` images or captions is skipped.
 
-    `skipped` has a line for each of them, with the reason. `problem` and `remedy` complete the message of the
-    `DataError`: "3 of 9 images cannot be decoded, ...: repair them or raise params.data.max_skipped".
+    `skipped` has a line for each of them, with the reason; the file `listed` has them all. `problem` and `remedy`
+    complete the message of the `DataError`: "3 of 9 images cannot be decoded, ...: repair them or raise
+    params.data.max_skipped".
     """
     if len(skipped) > max_skipped * total:
         shown = "\n".join(f"  {line}" for line in skipped[:_SHOWN])
+        more = f"\n  and {len(skipped) - _SHOWN:,} more, see {listed}" if len(skipped) > _SHOWN else ""
         raise DataError(
             f"{len(skipped)} of {total} {problem}, more than params.data.max_skipped = {max_skipped} allows:\n"
-            f"{shown}\n{remedy} or raise params.data.max_skipped"
+            f"{shown}{more}\n{remedy} or raise params.data.max_skipped"
         )
 
 

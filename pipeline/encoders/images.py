@@ -39,7 +39,7 @@ _JPEG, _END_OF_JPEG = b"\xff\xd8\xff", b"\xff\xd9"
 _STRIP_PIXELS = 1 << 22
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 _BIT_DEPTHS = (8, 10, 12, 14, 16, 18, 20, 24, 28, 32)
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _MAX_SAMPLE_VALUE = 258, 262, 281
+_NEW_SUBFILE_TYPE, _BITS_PER_SAMPLE, _PHOTOMETRIC, _MAX_SAMPLE_VALUE, _EXTRA_SAMPLES = 254, 258, 262, 281, 338
 """Tags of TIFF."""
 _COLORS = {"RGB": 3, "RGBA": 3, "LA": 1}
 """Bands without opacity of modes whose colors may have 16 bits in the file. CMYK is left out: its zeros are white."""
@@ -64,6 +64,8 @@ def decode_image(content: bytes, *, fill_truncated: bool = False) -> Image.Image
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with _open(content) as image:
+                if _tiff_tags(image).get(_NEW_SUBFILE_TYPE, 0) & 1:
+                    raise ImageError("a preview of reduced resolution, as in a camera raw file; convert it to JPEG")
                 has_deep_colors = image.mode in _COLORS and ";16" in str(getattr(image, "tile", ""))
                 image.load()
                 if image.format == "PNG" and _may_be_cut(image) and (missing := png.missing_bytes(content)):
@@ -130,12 +132,19 @@ def _may_be_cut(image: Image.Image) -> bool:
 
 def _convert_to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):  # convert("RGB") would clip nearly every 16-bit value to white
-        tags = getattr(image, "tag_v2", {})
+        tags = _tiff_tags(image)
         gray = _scale_to_8_bits(np.asarray(image), _stated_bits(tags))
         return Image.fromarray(255 - gray if tags.get(_PHOTOMETRIC) == 0 else gray).convert("RGB")
+    if image.format == "TIFF" and _EXTRA_SAMPLES not in _tiff_tags(image):
+        return image.convert("RGB")  # only this tag makes a further band the opacity; infrared, for instance, is none
     if image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:
         return _without_transparency(image)
     return image.convert("RGB")
+
+
+def _tiff_tags(image: Image.Image) -> Mapping[int, Any]:
+    """The tags of a TIFF; empty for other formats."""
+    return getattr(image, "tag_v2", {})
 
 
 def _stated_bits(tags: Mapping[int, Any]) -> int:
@@ -182,12 +191,18 @@ def _made_from_8_bits(values: NDArray[Any]) -> bool:
 
 
 def _without_transparency(image: Image.Image) -> Image.Image:
-    """Convert to RGB over `BACKGROUND`, in strips: each of the three steps copies its input."""
-    result = Image.new("RGB", image.size)
+    """Convert to RGB over `BACKGROUND`, in strips: each of the three steps copies its input.
+
+    Raises `ImageError` if nothing is visible.
+    """
+    result, visible = Image.new("RGB", image.size), False
     for rows in _strips(image):
         foreground = image.crop(rows).convert("RGBA")
+        visible = visible or foreground.getchannel("A").getextrema() != (0, 0)
         background = Image.new("RGBA", foreground.size, (*BACKGROUND, 255))
         result.paste(Image.alpha_composite(background, foreground).convert("RGB"), rows)
+    if not visible:
+        raise ImageError("every pixel is transparent; save it without transparency")
     return result
 
 

@@ -1,7 +1,7 @@
 """Readers of features that another program computed, such as bottom-up region features.
 
     folder    one .npz or .npy file per image, named after it
-    HDF5      one dataset per image, or one big dataset beside a dataset of ids
+    HDF5      one dataset per image, or one big dataset with a dataset or a file of ids
     array     one .npy file (N, R, C) and a file of N ids
 
 An image's array is (R, C), (C,) or (H, W, C); images may have different numbers of regions.
@@ -10,7 +10,8 @@ N images, R regions of an image, C channels.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, Self
@@ -19,16 +20,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError, ParamsError
-from pipeline.wording import counted
+from pipeline.wording import counted, shown_names
 
 ARRAY_SUFFIXES = (".npz", ".npy")
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf")
-NPZ_KEYS = ("feat", "features", "x", "att", "arr_0")
+FEATURE_NAMES = ("feat", "features")
+NPZ_KEYS = (*FEATURE_NAMES, "x", "att", "arr_0")
 """Names under which programs store an image's features in an .npz file, the preferred one first."""
 ID_DATASETS = ("ids", "image_ids", "image_id", "image", "images")
 ID_SUFFIX = "_features"
 """Of a dataset's name behind the image id; datasets with other suffixes, such as `_boxes`, are passed over."""
 LARGEST = float(np.finfo(np.float16).max)
+
+
+class ChannelsFirstError(DataError):
+    """An image's array has its channels first; the others of its program probably have too."""
 
 
 class ImportSource(Protocol):
@@ -45,19 +51,19 @@ def open_source(path: Path, *, ids: Path | None, key: str | None) -> ImportSourc
     """Open a folder, an HDF5 file or an array. `ids` belongs to an array; `key` names the array of an .npz file, or
     the big dataset of an HDF5 file.
 
-    Raises `DataError` when nothing is there or the layout is not recognized, `ParamsError` for `ids` of anything but an
-    array.
+    Raises `DataError` when nothing is there or the layout is not recognized, `ParamsError` for `ids` of features that
+    have ids.
     """
     suffix = path.suffix.lower()
-    if ids is not None and path.exists() and (suffix != ".npy" or path.is_dir()):
-        raise ParamsError(f"--ids {ids}: names the rows of one .npy array; {path} has ids of its own; leave it out")
+    if ids is not None and path.exists() and (suffix not in (".npy", *HDF5_SUFFIXES) or path.is_dir()):
+        raise _unneeded_ids(ids, path)
     if path.is_dir():
         return FolderSource(path, key)
     if not path.is_file():
         raise DataError(f"{path}: no such file or folder; give the features to import")
     try:
         if suffix in HDF5_SUFFIXES:
-            return Hdf5Source.open(path, key)
+            return Hdf5Source.open(path, ids, key)
         if suffix == ".npy":
             if ids is None:
                 raise DataError(f"{path}: an array needs --ids, a file with the image id of each row")
@@ -75,7 +81,11 @@ class FolderSource:
     def __init__(self, folder: Path, key: str | None) -> None:
         self._key = key
         files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in ARRAY_SUFFIXES)
-        self._files = {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
+        self._files: dict[str, Path] = {}
+        for file in files:
+            first = self._files.setdefault(file.relative_to(folder).with_suffix("").as_posix(), file)
+            if first != file:
+                raise DataError(f"{first} and {file} hold the features of one image; keep one of them")
         if not self._files:
             raise DataError(f"{folder}: contains no .npz or .npy file")
         if key is not None and all(file.suffix.lower() == ".npy" for file in files):
@@ -144,27 +154,35 @@ class Hdf5Source:
     file: Any
 
     @classmethod
-    def open(cls, path: Path, key: str | None) -> "ImportSource":
+    def open(cls, path: Path, ids: Path | None, key: str | None) -> "ImportSource":
         """Open a file in either layout."""
         import h5py
 
         file = h5py.File(path, "r")  # stays open as long as the source
         names: list[str] = []
         file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
-        ids = next((name for name in ID_DATASETS if name in names), None)
-        if ids is not None:
-            features = file[_features_dataset(file, names, key, path)]
-            counts = file["num_boxes"][()] if "num_boxes" in names else None
-            found = [one.decode() if isinstance(one, bytes) else str(one) for one in file[ids][()].tolist()]
-            return ArraySource(_rows(found, len(features), path), features, counts)
-        suffixed = {name.removesuffix(ID_SUFFIX): name for name in names if name.endswith(ID_SUFFIX)}
         if not names:
             raise DataError(f"{path}: contains no dataset")
+        found = _ids_in(file, names)
+        if found is None and (key in names or len(names) == 1 or not set(FEATURE_NAMES).isdisjoint(names)):
+            if ids is None:
+                raise DataError(
+                    f"{path}: has no dataset of ids ({', '.join(ID_DATASETS)}); add one, or name a file with the image "
+                    "id of each row with --ids"
+                )
+            found = read_ids(ids)
+        elif ids is not None:
+            raise _unneeded_ids(ids, path)
+        if found is not None:
+            features = file[_features_dataset(file, names, key, path)]
+            counts = file["num_boxes"][()] if "num_boxes" in names else None
+            return ArraySource(_rows(found, len(features), path), features, counts)
         if key is not None:
             raise DataError(
-                f"{path}: has no dataset of ids ({', '.join(ID_DATASETS)}), so that each dataset is an image's and "
-                "--key selects none; leave it out, or add the ids"
+                f"{path}: has no dataset {key!r} and no dataset of ids ({', '.join(ID_DATASETS)}), so that each "
+                "dataset is an image's and --key selects none; leave it out"
             )
+        suffixed = {name.removesuffix(ID_SUFFIX): name for name in names if name.endswith(ID_SUFFIX)}
         return cls(suffixed or {name: name for name in names}, file)
 
     def ids(self) -> Sequence[str]:
@@ -177,11 +195,23 @@ class Hdf5Source:
             raise DataError(f"damaged: {error}") from error
 
 
+def _unneeded_ids(ids: Path, path: Path) -> ParamsError:
+    return ParamsError(f"--ids {ids}: names the rows of one array; {path} has ids of its own; leave it out")
+
+
+def _ids_in(file: Any, names: Sequence[str]) -> list[str] | None:
+    """The ids of the rows of the big dataset, where the file has them."""
+    name = next((name for name in ID_DATASETS if name in names), None)
+    if name is None:
+        return None
+    return [one.decode() if isinstance(one, bytes) else str(one) for one in file[name][()].tolist()]
+
+
 def _features_dataset(file: Any, names: Sequence[str], key: str | None, path: Path) -> str:
     """The name of the big dataset."""
     if key is not None and key not in names:
         raise DataError(f"{path}: has no dataset {key!r}, only {', '.join(names[:10])}")
-    found = [key] if key else [name for name in names if file[name].ndim == 3]
+    found = [key] if key else names if len(names) == 1 else [name for name in names if file[name].ndim == 3]
     if len(found) != 1:
         raise DataError(f"{path}: which of the datasets {', '.join(names[:10])} holds the features? Name it with --key")
     return str(found[0])
@@ -226,47 +256,63 @@ def match_ids(images: Iterable[str], ids: Sequence[str]) -> Match:
 
     An id is the image's name or path, with or without suffix, or the number at its end: `9`, `000000000009` and
     `val2014/COCO_val2014_000000000009` are `val2014/COCO_val2014_000000000009.jpg`. Raises `DataError` when features
-    could belong to several images.
+    could belong to several images, and for several features of one image.
     """
-    by_name = {_without_zeros(one): one for one in ids} | {one: one for one in ids}
+    known = set(ids)
+    by_number: dict[str, list[str]] = defaultdict(list)
+    for one in ids:
+        if one.isdecimal():
+            by_number[_without_zeros(one)].append(one)
     found: dict[str, str] = {}
+    others_of: dict[str, list[str]] = {}
     missing: list[str] = []
     image_of: dict[str, str] = {}
     for image in images:
-        one = next((by_name[name] for name in _names(image) if name in by_name), None)
-        if one is None:
+        ids_of = _ids_of(image, known, by_number)
+        if not ids_of:
             missing.append(image)
-        elif one in image_of:
+            continue
+        one, *others_of[image] = ids_of
+        if one in image_of:
             raise DataError(
                 f"the features {one!r} could belong to {image_of[one]} and to {image}; name them after the whole path"
             )
-        else:
-            found[image] = one
-            image_of[one] = image
+        found[image] = one
+        image_of[one] = image
+    for image, others in others_of.items():
+        if unused := [repr(other) for other in others if other not in image_of]:
+            named = shown_names([repr(found[image]), *unused])
+            raise DataError(f"features of {len(unused) + 1} names belong to {image}: {named}; keep one of them")
     return Match(found, missing, [one for one in ids if one not in image_of])
 
 
-def _names(image: str) -> list[str]:
-    """The ids that an image may have, the most exact first."""
+def _ids_of(image: str, known: Set[str], by_number: Mapping[str, list[str]]) -> list[str]:
+    """The ids that are equally exact names of an image: its path, else its file name, else its number."""
     path = PurePosixPath(image)
-    stem = path.stem
-    number = stem[len(stem.rstrip("0123456789")) :]
-    names = [image, path.with_suffix("").as_posix(), path.name, stem]
-    return [*names, _without_zeros(number)] if number else names
+    number = path.stem[len(path.stem.rstrip("0123456789")) :]
+    for names in ((image, path.with_suffix("").as_posix()), (path.name, path.stem)):
+        if ids := [name for name in dict.fromkeys(names) if name in known]:
+            return ids
+    return by_number.get(_without_zeros(number), []) if number else []
 
 
 def _without_zeros(number: str) -> str:
-    return (number.lstrip("0") or "0") if number.isdecimal() else number
+    return number.lstrip("0") or "0"
 
 
 def regions_of(values: NDArray[Any], channels: int | None) -> NDArray[np.float16]:
     """Return the regions (R, C) of an image's array: (R, C), (C,) or (H, W, C).
 
     Raises `DataError` with the reason alone: another shape, other than `channels` channels, or values that are not
-    finite in float16.
+    finite in float16. Raises `ChannelsFirstError` for (C, H, W), where H and W are equal and less than C.
     """
     if values.dtype.kind not in "fiu" or values.ndim not in (1, 2, 3) or not values.size:
         raise DataError(f"is {values.dtype} {values.shape}, expected numbers (regions, channels)")
+    if values.ndim == 3 and values.shape[0] > values.shape[1] == values.shape[2]:
+        raise ChannelsFirstError(
+            f"an array {values.shape} looks like (channels, height, width); transpose to (height, width, channels), "
+            "e.g. np.moveaxis(x, -3, -1)"
+        )
     regions = values.reshape(-1, values.shape[-1])
     if channels is not None and regions.shape[1] != channels:
         raise DataError(f"has {regions.shape[1]} channels, the features before it have {channels}")

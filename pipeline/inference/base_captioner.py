@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from pipeline.archives import read_image_bytes
 from pipeline.decoders.search import Hypothesis, SamplingOptions, SearchOptions
 from pipeline.encoders import images
+from pipeline.encoders.image_end import holds_several_images
 from pipeline.encoders.spec import EncoderSpec
 from pipeline.errors import DataError, ParamsError
 from pipeline.inference.familiarity import Familiarity
@@ -262,8 +263,13 @@ class BaseCaptioner(ABC):
 
 
 def open_image(image: "ImageInput", *, fill_truncated: bool = False) -> "Image.Image":
-    """Upright RGB image; see `decode_image` for `fill_truncated`. Raises `DataError` naming the file, if it is one."""
+    """Upright RGB image; see `decode_image` for `fill_truncated`. Raises `DataError` naming the file, if it is one.
+
+    Bytes that hold a second image are refused: it would be dropped without a word.
+    """
     if isinstance(image, bytes):
+        if holds_several_images(image):
+            raise images.ImageError("holds more than one image; give one at a time")
         return images.decode_image(image, fill_truncated=fill_truncated)
     if not isinstance(image, str | Path):
         return images.to_rgb_image(image)

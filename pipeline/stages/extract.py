@@ -62,14 +62,15 @@ def extract(files: ExtractFiles, params: "Params", *, store: Path, progress: Pro
     )
     files_of = {image.image: str(image.path) for image in images}
     skipped = sorted((image, files_of[image], reason) for image, reason in report.unreadable.items())
+    add_skipped_images(files.skipped, files.skipped_by_prepare, skipped)
     check_share(
         [f"{file}: {reason}" for _, file, reason in skipped],
         len(images),
         params.data.max_skipped,
         problem="images cannot be decoded",
         remedy="repair them",
+        listed=files.skipped,
     )
     write_bytes(files.encoder, save(encoder.tensors_to_embed()))
-    add_skipped_images(files.skipped, files.skipped_by_prepare, skipped)
     kept = {row.split for row in rows if row.image not in report.unreadable}
     return replace(report, lost_splits=tuple(sorted({row.split for row in rows} - kept)))

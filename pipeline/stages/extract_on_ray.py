@@ -75,16 +75,17 @@ def extract_on_ray(
                 break  # a server that is down must not cost a run over all images
         seconds = time.monotonic() - began
         skipped = [row for number in range(len(shards)) for row in job.skipped(number)]
+        add_skipped_images(files.skipped, files.skipped_by_prepare, skipped)
         check_share(
             [f"{path}: {reason}" for _, path, reason in skipped],
             len(manifest),
             max_skipped,
             problem="images cannot be decoded",
             remedy=f"repair them, delete {job.folder}/shards/*.skipped.csv and run the same command again,",
+            listed=files.skipped,
         )
         write_index(job.folder, len(shards))
     write_bytes(files.encoder, embedded)
-    add_skipped_images(files.skipped, files.skipped_by_prepare, skipped)
     unreadable = {image: reason for image, _, reason in skipped}
     kept = {one.split for one in manifest if one.image not in unreadable}
     return ExtractReport(

@@ -21,7 +21,7 @@ from pipeline.datasets.tables import read_images
 from pipeline.encoders.spec import imported_spec
 from pipeline.errors import DataError
 from pipeline.features.feature_file import Features, write_feature_file
-from pipeline.features.imported import ImportSource, match_ids, open_source, regions_of
+from pipeline.features.imported import ChannelsFirstError, ImportSource, match_ids, open_source, regions_of
 from pipeline.files import check_writable, write_bytes
 from pipeline.progress import Progress, no_progress
 
@@ -74,8 +74,8 @@ def import_features(
 ) -> ImportReport:
     """Write features.h5 from the features of another program. Reads the section `data` of `params`.
 
-    Raises `DataError` when the features cannot be read, and when more than `data.max_skipped` of the images have none;
-    `DiskError`.
+    Raises `DataError` when the features cannot be read or have their channels first, and when more than
+    `data.max_skipped` of the images have none; `DiskError`.
     """
     check_writable(files.features, files.encoder, files.skipped)
     source = open_source(options.source, ids=options.ids, key=options.key)
@@ -83,12 +83,16 @@ def import_features(
     match = match_ids(sorted(paths_of), source.ids())
     skipped = dict.fromkeys(match.missing, f"no features of it in {options.source}")
     counts, channels = _check(source, match.found, skipped, progress)
+    add_skipped_images(
+        files.skipped, files.skipped_by_prepare, ((image, paths_of[image], reason) for image, reason in skipped.items())
+    )
     check_share(
         [f"{image}: {reason}" for image, reason in sorted(skipped.items())],
         len(paths_of),
         params.data.max_skipped,
         problem="images have no usable features",
         remedy="add their features",
+        listed=files.skipped,
     )
     regions = options.regions or max(counts.values())
 
@@ -101,9 +105,6 @@ def import_features(
 
     write_feature_file(files.features, imported_spec(options.name, channels), counts, (regions, channels), read)
     write_bytes(files.encoder, save({}))
-    add_skipped_images(
-        files.skipped, files.skipped_by_prepare, ((image, paths_of[image], reason) for image, reason in skipped.items())
-    )
     cut = sum(count > regions for count in counts.values())
     return ImportReport(len(counts), regions, channels, min(counts.values()), skipped, match.extra, cut)
 
@@ -121,6 +122,8 @@ def _check(
         try:
             values = regions_of(source.read(key), channels)
             counts[image], channels = values.shape
+        except ChannelsFirstError as error:
+            raise DataError(f"{image}: {error}") from error
         except DataError as error:
             skipped[image] = str(error)
         progress(number, len(found), "images checked")

@@ -98,8 +98,10 @@ def prepare(files: PrepareFiles, params: "Params", *, progress: Progress = no_pr
     missing += _unreadable_images(hashes, image_paths, captions)
     sha256 = {image: hashes.sha256[path] for image, path in image_paths.items() if path in hashes.sha256}
     captions = [entry for entry in captions if entry.image in sha256]
-    _check_share("images", missing, len(sha256) + len(missing), data.max_skipped)
-    _check_share("captions", found.skipped, len(found.skipped) + len(found.captions), data.max_skipped)
+    if unusable := (*found.skipped, *missing):
+        _write_skipped(files.skipped, unusable)
+    _check_share("images", missing, len(sha256) + len(missing), data.max_skipped, files.skipped)
+    _check_share("captions", found.skipped, len(found.skipped) + len(found.captions), data.max_skipped, files.skipped)
     leaks: list[SkippedEntry] = []
     if data.leaks == "drop":
         captions, leaks = drop_leaks(captions, sha256)
@@ -114,7 +116,7 @@ def prepare(files: PrepareFiles, params: "Params", *, progress: Progress = no_pr
     captions.sort(key=lambda entry: entry.image.encode())  # stable: an image's captions keep their order
     write_csv(files.captions, CAPTION_COLUMNS, ((one.image, one.caption, splits[one.image]) for one in captions))
     write_csv(files.images, IMAGE_COLUMNS, ((name, image_paths[name], sha256[name], splits[name]) for name in names))
-    write_csv(files.skipped, SKIPPED_COLUMNS, (("prepare", *astuple(entry)) for entry in skipped))
+    _write_skipped(files.skipped, skipped)
     counts = Counter(splits.values())
     return PrepareReport(
         format=dataset.format,
@@ -248,9 +250,13 @@ def _unreadable_images(
     ]
 
 
-def _check_share(what: str, skipped: Sequence[SkippedEntry], total: int, max_skipped: float) -> None:
-    lines = [f"{one.file}, line {one.line}: {one.image}: {one.reason}" for one in skipped]
-    check_share(lines, total, max_skipped, problem=f"{what} are unusable", remedy="correct them")
+def _write_skipped(path: Path, skipped: Iterable[SkippedEntry]) -> None:
+    write_csv(path, SKIPPED_COLUMNS, (("prepare", *astuple(entry)) for entry in skipped))
+
+
+def _check_share(what: str, skipped: Sequence[SkippedEntry], total: int, max_skipped: float, listed: Path) -> None:
+    lines = [f"{one.file}, line {one.line}: {one.image or '(no name)'}: {one.reason}" for one in skipped]
+    check_share(lines, total, max_skipped, problem=f"{what} are unusable", remedy="correct them", listed=listed)
 
 
 def _refuse_leaks(sha256: Mapping[str, str], splits: Mapping[str, str]) -> None:

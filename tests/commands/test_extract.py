@@ -48,6 +48,7 @@ def test_unreadable_images_are_reported_and_too_many_stop_the_run(project):
     assert code == 3
     assert "2 of 18 images cannot be decoded, more than params.data.max_skipped" in err
     assert "data/tiny/images/000.png: changed since its sha256 was recorded; run `dvc repro` again" in err
+    assert "001.png" in (project / "metrics/skipped.csv").read_text()
     set_param(project, "data.max_skipped", 0.5)
     code, out, err = run_command("extract")
     assert (code, out) == (0, "")

@@ -87,7 +87,18 @@ def test_too_many_missing_features_are_an_error(prepared):
     code, _, err = run_command("import-features", "regions", "--name", NAME)
     assert code == 3
     assert "15 of 18 images have no usable features" in err
+    assert "and 10 more, see metrics/skipped.csv" in err
+    with (prepared / "metrics/skipped.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 15
     assert not (prepared / "data/interim/features.h5").exists()
+
+
+def test_channels_before_height_and_width_end_the_import(prepared):
+    np.save(prepared / "all.npy", np.ones((18, CHANNELS, 2, 2)))
+    (prepared / "ids.txt").write_text("\n".join(map(str, range(18))))
+    code, _, err = run_command("import-features", "all.npy", "--ids", "ids.txt", "--name", NAME)
+    assert code == 3
+    assert f"error: 000.png: an array ({CHANNELS}, 2, 2) looks like (channels, height, width)" in err
 
 
 def test_regions_beyond_the_limit_are_cut_and_counted(prepared):

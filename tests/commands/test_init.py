@@ -64,6 +64,14 @@ def test_a_language_without_spaces_causes_a_warning(project):
     assert "set params.vocab.unit to character" in run_command("prepare", cwd=project)[2]
 
 
+def test_more_skipped_rows_than_allowed_cause_a_warning(project):
+    table = project / "data/tiny/captions.csv"
+    table.write_text(table.read_text() + ",no image,train\n" * 9)
+    code, _, err = run_command("init", "data/tiny", cwd=project)
+    assert code == 0
+    assert "warning: more rows are skipped than params.data.max_skipped = 0.05 allows, so `dvc repro` will stop" in err
+
+
 def test_captions_whose_letters_words_drop_cause_a_warning(project):
     rows = [{"image": f"{n:03d}.png", "caption": "\u0ca8\u0cbe\u0caf\u0cbf"} for n in range(18)]
     (project / "data/tiny/captions.csv").unlink()

@@ -12,7 +12,8 @@ from PIL import Image
 from support import run_command
 
 from pipeline.cli import Stopped
-from pipeline.commands.image_inputs import NOT_A_LIST, address_message, is_image, read_inputs
+from pipeline.commands.image_inputs import NOT_A_LIST, address_message, read_inputs
+from pipeline.file_signatures import is_image
 
 TINY = "data/tiny/images"
 MODEL = "model: models/captioner.safetensors, trained on 12 images of tiny/captions.csv\n"
@@ -93,6 +94,19 @@ def test_a_damaged_image_on_standard_input_is_named(trained_project):
     assert (code, out) == (3, "")
     assert message.startswith("error: standard input: damaged")
     assert message.count("\n") == 1
+
+
+def test_a_second_image_on_standard_input_is_not_dropped(trained_project):
+    images = b"".join((trained_project / TINY / name).read_bytes() for name in ("000.png", "001.png"))
+    problem = "error: standard input: holds more than one image; give one at a time\n"
+    assert predict(trained_project, "-", stdin=images) == (3, "", problem)
+
+
+def test_a_closed_standard_input_is_an_error_before_the_model_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.commands.predict.load_captioner", lambda *a, **k: pytest.fail("loads the model"))
+    monkeypatch.setattr("io.TextIOWrapper", lambda *a, **k: None)  # the standard input of run_command
+    problem = "error: standard input: closed; pipe an image or a list of paths\n"
+    assert predict(tmp_path, "-") == (3, "", problem)
 
 
 def test_a_list_with_a_byte_order_mark_is_read(trained_project):
@@ -235,6 +249,15 @@ def test_attention_writes_an_image_per_image_and_distinguishes_equal_names(train
     for path in (tmp_path / "maps").iterdir():
         assert path.read_bytes().startswith(b"\x89PNG")
     assert f"note: the attention map of {tmp_path}/000.png is {tmp_path}/maps/000-2.png" in message
+
+
+def test_a_long_name_of_an_attention_map_is_cut(trained_project, tmp_path):
+    letter = "\u56fe"  # of three bytes
+    long = tmp_path / (80 * letter + ".png")
+    long.write_bytes((trained_project / TINY / "001.png").read_bytes())
+    code, _, message = predict(trained_project, str(long), "--attention", str(tmp_path / "maps"))
+    assert (code, [path.name for path in (tmp_path / "maps").iterdir()]) == (0, [66 * letter + ".png"])
+    assert "the name was too long" in message
 
 
 def test_file_names_that_are_not_utf_8_remain_different(trained_project, tmp_path):

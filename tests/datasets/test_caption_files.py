@@ -175,6 +175,14 @@ def test_references_that_the_file_marks_as_unfit_are_noted(references):
     assert "3 captions are marked is_rejected and are used; to leave them out" in known.notes[0]
 
 
+@pytest.mark.parametrize("name", ["generated_caption", "Prediction", "hypothesis", "generated", "predicted_caption"])
+def test_generated_captions_beside_others_are_noted(name):
+    found = parse_captions(f"image_id,caption,{name}\n1,a dog,a cat\n", "ours")
+    assert found.captions == {"1": "a dog"}
+    note = f"ours: the caption is read from column 2 ('caption'), not from column 3 ({name.lower()!r})"
+    assert found.notes == (note,)
+
+
 def test_a_file_in_utf_16_is_read(tmp_path):
     (tmp_path / "ours.csv").write_bytes("image,caption\n1,café\n".encode("utf-16"))
     assert read_caption_file(tmp_path / "ours.csv").captions == {"1": "café"}
@@ -235,6 +243,7 @@ def test_malformed_captions_are_refused_with_their_place(text, words):
     ("content", "words"),
     [
         ({"annotations": []}, "holds no captions to score against"),
+        ({"info": {}, "images": COCO["images"]}, "holds no captions to score against; COCO publishes none of its test"),
         ({"annotations": [{"caption": "a"}]}, "annotation 1: the annotation has no image_id or no caption"),
         ({"images": [{"filename": "a.jpg", "sentences": []}]}, "holds no captions to score against"),
         ({"images": [{"filename": "a.jpg", "sentences": [{}]}]}, "image 1: the caption of a.jpg is not text: None"),
@@ -284,11 +293,24 @@ def test_images_without_references_and_without_captions_are_named(coco):
 
 def test_one_image_under_two_names_is_refused(coco):
     both = '[{"image_id": 7, "caption": "a"}, {"image_id": "x/000007.jpg", "caption": "b"}]'
-    with pytest.raises(DataError, match=r"two captions for 7 \(the second one as x/000007\.jpg\)"):
+    matched = r"two captions for 7 \(000007\.jpg\): 7, matched by name, and x/000007\.jpg, matched by path; keep one"
+    with pytest.raises(DataError, match=matched):
         match_captions(parse_captions(both, "ours"), coco, subset=True)
     differing = '[{"image_id": 7, "file_name": "000042.jpg", "caption": "a"}]'
     with pytest.raises(DataError, match=r"two names that differ in .*: 7 is 7 and 000042\.jpg is 42"):
         match_captions(parse_captions(differing, "ours"), coco, subset=True)
+
+
+def test_ids_of_other_images_than_those_of_the_references_are_named(references):
+    images = [{"id": number + 1, "file_name": f"{number:03d}.jpg"} for number in range(3)]
+    annotations = [{"image_id": image["id"], "caption": "a dog"} for image in images]
+    known = references({"images": images, "annotations": annotations})
+    with pytest.raises(DataError) as caught:
+        match_captions(parse_captions('{"0": "a dog", "1": "a cat", "2": "a bird"}', "ours"), known)
+    found = (
+        "ours: two captions for 1 (000.jpg): 0, matched by number, and 1, matched by name; keep one of them, or check"
+    )
+    assert str(caught.value).startswith(found)
 
 
 CASE = SHARED / "cases" / "13-score-formats"

@@ -478,7 +478,9 @@ def test_detection_names_the_place_of_a_comment_in_json(tmp_path):
 
 def test_json_lines_in_a_json_file_are_refused_with_the_suffix_that_they_need(tmp_path):
     path = write(tmp_path, '{"image": "a.jpg", "caption": "x"}\n{"image": "b.jpg", "caption": "y"}\n', "a.json")
-    with pytest.raises(DataError, match=r"a.json, line 2, column 1: .*; if this is JSON Lines, rename it to \*\.jsonl"):
+    with pytest.raises(
+        DataError, match=r"a.json, line 2, column 1: .* each object on one line and rename it to \*\.jsonl"
+    ):
         read("table", path)
 
 

@@ -175,5 +175,7 @@ def test_columns_that_are_not_read_are_noted(tmp_path):
     named = read("table", write(tmp_path, content), image_column="file_name", caption_column="caption*")
     assert kept(named)[1:] == [("x.jpg", "a bird", None)]
     assert not named.notes
+    generated = read("table", write(tmp_path, "image,caption,generated_caption\na.jpg,a dog,a cat\n"))
+    assert "from column 2 ('caption'), not from column 3 ('generated_caption')" in generated.notes[0]
     ids = read("table", write(tmp_path, "image_id,file_name,caption,caption_id\n7,a.jpg,a dog,1\n"))
     assert (kept(ids), ids.notes) == ([("a.jpg", "a dog", None)], [])

@@ -180,14 +180,45 @@ def test_a_truncated_jpeg_is_damaged_or_on_request_gray_where_it_ends(progressiv
 
 
 def test_transparent_pixels_show_the_background():
-    pixels = np.asarray(decode_image(encoded(Image.new("RGBA", (4, 4), (255, 0, 0, 0)))))
-    assert (pixels == images.BACKGROUND).all()
+    image = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    image.putpixel((3, 3), (255, 0, 0, 255))
+    pixels = np.asarray(decode_image(encoded(image)))
+    assert pixels[3, 3].tolist() == [255, 0, 0]
+    assert (pixels[:3] == images.BACKGROUND).all()
 
 
 def test_transparent_palette_entries_show_the_background():
     image = Image.new("P", (4, 4), 0)
     image.putpalette([10, 20, 30] * 256)
-    assert (np.asarray(decode_image(encoded(image, transparency=0))) == images.BACKGROUND).all()
+    image.putpixel((3, 3), 1)
+    pixels = np.asarray(decode_image(encoded(image, transparency=0)))
+    assert pixels[3, 3].tolist() == [10, 20, 30]
+    assert (pixels[:3] == images.BACKGROUND).all()
+
+
+def test_an_image_without_a_visible_pixel_is_refused(monkeypatch):
+    monkeypatch.setattr(images, "_STRIP_PIXELS", 8)
+    with pytest.raises(ImageError, match="every pixel is transparent; save it without transparency"):
+        decode_image(encoded(Image.new("RGBA", (4, 4), (255, 0, 0, 0))))
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_a_fourth_band_of_a_tiff_is_its_opacity_only_if_the_file_says_so(stated):
+    content = encoded(Image.new("RGBA", (4, 4), (200, 100, 50, 128)), "TIFF")
+    entry = struct.pack("<HHI", 338, 3, 1)  # ExtraSamples
+    assert content.count(entry) == 1
+    if not stated:
+        content = content.replace(entry, struct.pack("<HHI", 33000, 3, 1))  # a private tag in its place
+    pixel = decode_image(content).getpixel((0, 0))
+    assert (pixel == (200, 100, 50)) != stated
+
+
+def test_a_preview_in_a_camera_raw_file_is_refused():
+    content = encoded(noise(8), "TIFF", tiffinfo={254: 1})
+    with pytest.raises(
+        ImageError, match="a preview of reduced resolution, as in a camera raw file; convert it to JPEG"
+    ):
+        decode_image(content)
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "YCbCr", "RGB", "1"])

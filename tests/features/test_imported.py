@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import DataError, ParamsError
-from pipeline.features.imported import match_ids, open_source, regions_of
+from pipeline.features.imported import ChannelsFirstError, match_ids, open_source, regions_of
 
 FEATURES = {name: np.full((2, 3), number, np.float32) for number, name in enumerate(("one", "two"), start=1)}
 BOTH = np.stack(list(FEATURES.values()))
@@ -64,6 +64,28 @@ def test_an_hdf5_file_may_count_the_regions_of_each_image(tmp_path):
         file["num_boxes"] = [1, 2]
     source = open_source(path, ids=None, key=None)
     assert [len(source.read(name)) for name in FEATURES] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("datasets", "key"),
+    [
+        ({"features": BOTH}, None),
+        ({"features": BOTH, "boxes": np.zeros((2, 2))}, None),
+        ({"pooled": BOTH[:, 0]}, None),
+        ({"grid": BOTH, "other": BOTH}, "grid"),
+    ],
+)
+def test_an_hdf5_file_without_ids_takes_them_from_a_file(datasets, key, tmp_path):
+    path, ids = tmp_path / "x.h5", tmp_path / "ids.txt"
+    ids.write_text("one\ntwo\n")
+    with h5py.File(path, "w") as file:
+        for name, values in datasets.items():
+            file[name] = values
+    features = datasets[key or next(iter(datasets))]
+    source = open_source(path, ids=ids, key=key)
+    assert [source.read(name).tolist() for name in FEATURES] == features.tolist()
+    with pytest.raises(DataError, match=r"x\.h5: has no dataset of ids \(ids, .*; add one, or .* with --ids"):
+        open_source(path, ids=None, key=key)
 
 
 def test_the_array_of_an_npz_file_can_be_named(tmp_path):
@@ -152,9 +174,47 @@ def test_features_of_two_images_are_refused():
         match_ids(["a/dog.jpg", "b/dog.jpg"], ["dog"])
 
 
+@pytest.mark.parametrize("files", [("dog.npy", "dog.npz"), ("a/dog.npy", "a/dog.npz")])
+def test_two_files_of_one_name_are_refused(files, tmp_path):
+    (tmp_path / "a").mkdir()
+    for file in files:
+        (tmp_path / file).write_bytes(b"")
+    with pytest.raises(DataError, match=rf"/{files[0]} and .*/{files[1]} hold the features of one image; keep one"):
+        open_source(tmp_path, ids=None, key=None)
+
+
+@pytest.mark.parametrize(
+    "ids", [("a/dog_7", "a/dog_7.jpg"), ("dog_7", "dog_7.jpg"), ("7", "007")], ids=["path", "file name", "number"]
+)
+def test_two_features_of_one_image_are_refused(ids):
+    with pytest.raises(DataError) as caught:
+        match_ids(["a/dog_7.jpg"], ids)
+    assert str(caught.value).startswith("features of 2 names belong to a/dog_7.jpg: ")
+    assert all(repr(one) in str(caught.value) for one in ids)
+
+
+def test_features_of_two_images_with_similar_names_are_told_apart():
+    ids = {
+        "a/dog.jpg": "a/dog.jpg",
+        "a/dog.jpg.png": "a/dog.jpg.png",
+        "dog.jpg": "dog",
+        "dog_7.jpg": "dog_7",
+        "7.jpg": "7",
+    }
+    assert match_ids(list(ids), list(ids.values())).found == ids
+
+
 def test_vectors_and_grids_become_regions():
     assert regions_of(np.ones(3), None).shape == (1, 3)
     assert regions_of(np.ones((4, 5, 3)), 3).shape == (20, 3)
+
+
+def test_channels_before_height_and_width_are_refused():
+    for shape in ((8, 7, 7), (8, 1, 1)):
+        with pytest.raises(ChannelsFirstError, match=r"looks like \(channels, height, width\); .* np\.moveaxis"):
+            regions_of(np.ones(shape), None)
+    for shape in ((7, 7, 8), (8, 7, 6), (7, 7, 7), (1, 7, 7), (8, 7)):
+        assert regions_of(np.ones(shape), None).shape[1] == shape[-1]
 
 
 @pytest.mark.parametrize(
@@ -173,8 +233,8 @@ def test_unusable_features_have_a_reason(values, problem):
         regions_of(values, 3)
 
 
-@pytest.mark.parametrize("layout", [folder_of_npz, folder_of_npy, hdf5_with_a_dataset_per_image])
+@pytest.mark.parametrize("layout", [folder_of_npz, folder_of_npy, hdf5_with_a_dataset_per_image, hdf5_with_one_dataset])
 def test_ids_beside_features_that_have_ids_are_refused(layout, tmp_path):
     path, _ = layout(tmp_path)
-    with pytest.raises(ParamsError, match=r"--ids ids\.txt: names the rows of one \.npy array; .* leave it out"):
+    with pytest.raises(ParamsError, match=r"--ids ids\.txt: names the rows of one array; .* leave it out"):
         open_source(path, ids=Path("ids.txt"), key=None)

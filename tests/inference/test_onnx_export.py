@@ -472,6 +472,13 @@ def test_a_folder_with_other_files_is_never_replaced(tmp_path):
     assert (tmp_path / "thesis.txt").read_text() == "precious"
 
 
+def test_a_folder_with_a_readme_of_its_own_is_not_taken_for_an_export(tmp_path):
+    (tmp_path / "README.md").write_text("precious")
+    with pytest.raises(ParamsError, match=r"holds other files \(README.md\)"):
+        write_folder(tmp_path, {DESCRIPTION: b"{}"})
+    assert (tmp_path / "README.md").read_text() == "precious"
+
+
 def test_a_self_contained_file_gives_the_same_captions(trained_project, captioner, images, tmp_path):
     path = tmp_path / "alone.safetensors"
     code, _, message = run_command("export", "--self-contained", str(path), cwd=trained_project)

@@ -136,6 +136,13 @@ def test_too_many_unusable_captions_stop_the_run(dataset):
         run(dataset)
 
 
+def test_the_list_of_all_unusable_captions_is_written_before_the_run_stops(dataset):
+    save(dataset, [*rows_of(dataset), *[("", f"caption {number}", "train") for number in range(9)]])
+    with pytest.raises(DataError, match=r"line 12: \(no name\): (?s:.*)and 4 more, see .*skipped.csv\ncorrect them"):
+        run(dataset)
+    assert len((dataset / "out/skipped.csv").read_text().splitlines()) == 10
+
+
 def test_splits_are_drawn_for_a_dataset_without(dataset):
     save(dataset, [(image, caption, "train") for image, caption, _ in rows_of(dataset)])
     for number in range(200):

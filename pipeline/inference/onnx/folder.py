@@ -61,10 +61,14 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
 
 
 def check_replaceable(folder: Path) -> None:
-    """Raise `ParamsError` when `folder` holds files that are not of an export, `DiskError` when it is a file."""
+    """Raise `ParamsError` when `folder` holds files that are not of an export, `DiskError` when it is a file.
+
+    Without a description none of its files is known to be of an export, whatever its name: a README is everywhere.
+    """
     if folder.exists() and not folder.is_dir():
         raise DiskError(f"{folder}: cannot be written: a file is in its place; choose another folder")
-    others = sorted(path.name for path in folder.iterdir() if path.name not in _OWN) if folder.is_dir() else []
+    own = _OWN if (folder / DESCRIPTION).is_file() else set()
+    others = sorted(path.name for path in folder.iterdir() if path.name not in own) if folder.is_dir() else []
     if others:
         raise ParamsError(
             f"--onnx {folder}: the folder holds other files ({shown_names(others, 3)}); choose a new or an empty one"
