@@ -15,6 +15,8 @@ _CUT_VALUE = re.compile(r"[\w\\+.-]*")
 _TRAILING_COMMA = re.compile(r",\s*([\]}])")
 COMMENTS = ("//", "/*", "#")
 """The starts of comments in other formats."""
+JSON_LINES = "JSON Lines has one object per line and the suffix .jsonl: `jq -c . FILE > FILE.jsonl`"
+"""What JSON Lines needs, and the command that makes it from JSON objects over any number of lines."""
 _SHOWN = 20
 """Characters of the text that a description holds."""
 
@@ -33,7 +35,7 @@ def describe_json_error(error: JSONDecodeError) -> str:
     shown = rest[:_SHOWN].splitlines()[0].encode(errors="replace").decode()
     problem = f"{_WORDS[error.msg]} {shown}" if error.msg in _WORDS else error.msg
     may_be_lines = error.msg == "Extra data" and rest.startswith("{")
-    remedy = "; if this is JSON Lines, put each object on one line and rename it to *.jsonl" if may_be_lines else ""
+    remedy = f"; {JSON_LINES}" if may_be_lines else ""
     return f"{_line_and_column(text, place)}: not valid JSON: {problem}{remedy}"
 
 

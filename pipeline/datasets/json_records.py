@@ -17,6 +17,7 @@ record of LLaVA has a conversation, whose answer is the caption. Several images 
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -24,6 +25,7 @@ from pipeline.archives import IMAGE_SUFFIXES
 from pipeline.datasets.caption_rows import CaptionRow, make_row
 from pipeline.datasets.columns import MissingColumnError, find_columns
 from pipeline.datasets.entries import SPLIT_NAMES, Note, ReadOptions
+from pipeline.datasets.json_errors import JSON_LINES
 from pipeline.datasets.text_files import numbered_lines, parse_json
 from pipeline.errors import DataError
 
@@ -88,7 +90,9 @@ def _read_lines(file: TextIO, options: ReadOptions) -> Iterator[CaptionRow | Not
         try:
             record = parse_json(text)
         except (ValueError, RecursionError) as error:
-            yield CaptionRow(number, problem=f"not valid JSON: {str(error)[:200]}")
+            is_cut = isinstance(error, JSONDecodeError) and error.pos >= len(text.rstrip())
+            reason = f"the line ends too early; {JSON_LINES}" if is_cut else str(error)[:200]
+            yield CaptionRow(number, problem=f"not valid JSON: {reason}")
         else:
             yield from _read_record(record, options, number)
 

@@ -17,6 +17,7 @@ from pipeline.datasets.text_files import open_text
 from pipeline.errors import DataError, ParamsError
 
 HEADER = "image,caption\n"
+ONE_PER_LINE = re.escape("JSON Lines has one object per line and the suffix .jsonl: `jq -c . FILE > FILE.jsonl`")
 
 
 def table(folder, text, name="captions.csv", encoding="utf-8"):
@@ -478,10 +479,18 @@ def test_detection_names_the_place_of_a_comment_in_json(tmp_path):
 
 def test_json_lines_in_a_json_file_are_refused_with_the_suffix_that_they_need(tmp_path):
     path = write(tmp_path, '{"image": "a.jpg", "caption": "x"}\n{"image": "b.jpg", "caption": "y"}\n', "a.json")
-    with pytest.raises(
-        DataError, match=r"a.json, line 2, column 1: .* each object on one line and rename it to \*\.jsonl"
-    ):
+    with pytest.raises(DataError, match=rf"a.json, line 2, column 1: .*; {ONE_PER_LINE}"):
         read("table", path)
+
+
+def test_objects_over_several_lines_are_refused_with_the_command_that_makes_json_lines(tmp_path):
+    objects = "".join(json.dumps({"image": name, "caption": "x"}, indent=2) + "\n" for name in ("a.jpg", "b.jpg"))
+    with pytest.raises(DataError, match=rf"a.json, line 5, column 1: .*; {ONE_PER_LINE}"):
+        read("table", write(tmp_path, objects, "a.json"))
+    lines = write(tmp_path, objects, "a.jsonl")
+    for reader in (lambda: detect(tmp_path), lambda: read_reference_file(lines)):
+        with pytest.raises(DataError, match=rf"a.jsonl, line 1: .*ends too early; {ONE_PER_LINE}"):
+            reader()
 
 
 @pytest.mark.parametrize("end", ["", "{", '"a.j', '{"image"', '{"image": tr', '{"image": "\\u00', "1."])

@@ -274,7 +274,9 @@ def unusual_images(folder):
     Image.fromarray((gray >> 8).astype(np.float32)).save(folder / "float.tif")
     Image.fromarray(gray >> 4).save(folder / "gray12.tif")
     Image.fromarray((gray / 65535).astype(np.float32)).save(folder / "shares.tif")
-    Image.fromarray(green[..., 0]).save(folder / "palette.png", transparency=30)
+    gray8 = green[..., 0].copy()
+    gray8[10:30, 20:50] = 200
+    Image.fromarray(gray8).save(folder / "palette.png", transparency=30)
     orientation = Image.Exif()
     orientation[0x0112] = 6
     Image.fromarray(green[..., :3]).save(folder / "turned.jpg", exif=orientation)
