@@ -1,7 +1,8 @@
 """Reads a table of captions in delimited text, with or without a header.
 
 Columns are found by their usual names or by those in params.data (see columns.py). A caption column may be a pattern
-(`caption_*`); each match is a caption of its own. A cell may also hold a list of captions, in JSON or Python syntax.
+(`caption_*`); each match is a caption of its own. A cell may also hold a list of captions, as JSON, Python or
+NumPy write it.
 """
 
 import ast
@@ -24,6 +25,9 @@ from pipeline.wording import counted
 DELIMITERS = (",", "\t", ";", "|")
 _NAMED_DELIMITER = re.compile(r"sep=(.)", re.IGNORECASE)
 """The first line of a table that names the delimiter, as Excel reads and writes it."""
+_LIST = re.compile(r"""\s*[\[(]\s*['"]""")
+_STRING = re.compile(r"'(?:[^'\\]|\\.)*'" r'|"(?:[^"\\]|\\.)*"', re.DOTALL)
+_ARRAY = re.compile(rf"\[\s*(?:{_STRING.pattern})(?:\s+(?:{_STRING.pattern}))*\s*\]", re.DOTALL)
 _SAMPLE = 20
 """Rows that are checked before the first one is returned."""
 
@@ -156,20 +160,34 @@ def _read_row(fields: list[str], columns: Columns, line: int) -> CaptionRow:
             rule = r'write a quote inside a quoted caption as "", not as \"'
         many = f"{counted(surplus, 'field')} too many; {rule}"
         return CaptionRow(line, image, problem=many if surplus > 0 else few)
-    captions = [text for index in columns.captions for text in _captions_in_cell(fields[index])]
+    captions: list[str] = []
+    for index in columns.captions:
+        found = _captions_in_cell(fields[index])
+        if found is None:
+            problem = 'a list of captions that cannot be read; write it as JSON: ["a dog", "a wet dog"]'
+            return CaptionRow(line, fields[columns.image], problem=problem)
+        captions += found
     if len(captions) > 1:
         captions = [caption for caption in captions if caption.strip()] or [""]
     return make_row(fields, captions, columns, line)
 
 
-def _captions_in_cell(cell: str) -> list[str]:
-    """The captions of a cell, which may hold a list: `["a dog", "a wet dog"]`."""
-    if cell.startswith("[") and cell.rstrip().endswith("]"):
-        for parse in (json.loads, ast.literal_eval):
-            try:
-                captions = parse(cell)
-            except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-                continue
-            if isinstance(captions, list) and captions and all(isinstance(caption, str) for caption in captions):
-                return captions
-    return [cell]
+def _captions_in_cell(cell: str) -> list[str] | None:
+    """The captions of a cell, which may hold a list: `["a dog", "a wet dog"]`. None for a list that cannot be read."""
+    if not _LIST.match(cell):
+        return [cell]
+    for parse in (json.loads, _parse_array, ast.literal_eval):
+        try:
+            captions = parse(cell.strip())
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(captions, list | tuple) and captions and all(isinstance(caption, str) for caption in captions):
+            return list(captions)
+    return None if cell.lstrip().startswith("[") else [cell]  # a caption may begin with a quotation in parentheses
+
+
+def _parse_array(text: str) -> list[str]:
+    """The strings of a NumPy array, which has no commas, so that Python would join them. Raises `ValueError`."""
+    if not _ARRAY.fullmatch(text):
+        raise ValueError(text)
+    return [ast.literal_eval(string) for string in _STRING.findall(text)]

@@ -91,8 +91,14 @@ def test_unknown_json_keys_are_reported_with_the_params_to_set(tmp_path):
 
 @pytest.mark.parametrize(
     "cell",
-    ['"[""a dog"", ""it\'s wet""]"', "\"['a dog', '''it's wet''']\"", '"[\'a dog\', ""it\'s wet""]"'],
-    ids=["json", "python", "python with both quotes"],
+    [
+        '"[""a dog"", ""it\'s wet""]"',
+        "\"['a dog', '''it's wet''']\"",
+        '"[\'a dog\', ""it\'s wet""]"',
+        '"(\'a dog\', ""it\'s wet"")"',
+        '"[\'a dog\'\n ""it\'s wet""]"',
+    ],
+    ids=["json", "python", "python with both quotes", "a tuple", "numpy"],
 )
 def test_a_cell_with_a_list_holds_several_captions(tmp_path, cell):
     path = write(tmp_path, f"raw,split,filename\n{cell},train,a.jpg\n[a sign],train,b.jpg\n[3],val,c.jpg\n")
@@ -103,6 +109,16 @@ def test_a_cell_with_a_list_holds_several_captions(tmp_path, cell):
         ("b.jpg", "[a sign]", "train"),
         ("c.jpg", "[3]", "val"),
     ]
+
+
+@pytest.mark.parametrize("cell", ['"[""a dog"", ""a wet d"', '"[""a dog"", null]"', "\"['a dog'] and more\""])
+def test_a_list_that_cannot_be_read_is_skipped(tmp_path, cell):
+    path = write(tmp_path, f'image,caption\na.jpg,{cell}\nb.jpg,"(""Stop"" is on a sign)"\n')
+    entries = read("table", path)
+    assert kept(entries) == [("b.jpg", '("Stop" is on a sign)', None)]
+    (skipped,) = entries.skipped
+    assert (skipped.image, skipped.line) == ("a.jpg", 2)
+    assert skipped.reason.startswith("a list of captions that cannot be read; write it as JSON:")
 
 
 def test_a_caption_number_after_the_image_name_is_removed(tmp_path):
