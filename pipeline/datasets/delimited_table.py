@@ -26,8 +26,10 @@ DELIMITERS = (",", "\t", ";", "|")
 _NAMED_DELIMITER = re.compile(r"sep=(.)", re.IGNORECASE)
 """The first line of a table that names the delimiter, as Excel reads and writes it."""
 _LIST = re.compile(r"""\s*[\[(]\s*['"]""")
+"""The start of a list of strings."""
 _STRING = re.compile(r"'(?:[^'\\]|\\.)*'" r'|"(?:[^"\\]|\\.)*"', re.DOTALL)
 _ARRAY = re.compile(rf"\[\s*(?:{_STRING.pattern})(?:\s+(?:{_STRING.pattern}))*\s*\]", re.DOTALL)
+"""The text of a NumPy array of strings."""
 _SAMPLE = 20
 """Rows that are checked before the first one is returned."""
 
