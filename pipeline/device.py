@@ -9,7 +9,10 @@ from pipeline.errors import ParamsError
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of that name; `auto` prefers CUDA. Raises `ParamsError` if there is no such device."""
+    """Return the device of that name; `auto` prefers CUDA. Raises `ParamsError` if there is no such device.
+
+    A GPU with a number becomes the current one: CUDA graphs and streams belong to the current GPU.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -23,6 +26,8 @@ def choose_device(name: str) -> torch.device:
     if not exists:
         found = ", ".join(kind for kind, is_present in present.items() if is_present)
         raise ParamsError(f"device {name} is not on this machine (available: {found}); use auto")
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
     return device
 
 

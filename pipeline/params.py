@@ -218,7 +218,8 @@ class TrainParams(Options):
     )
     average_best: int = Field(default=1, ge=1, le=1000, description="The model is the average of this many best epochs")
     precision: Literal["float32", "bfloat16", "auto"] = Field(
-        default="auto", description="Arithmetic of matrix products. auto: bfloat16 where the processor supports it"
+        default="auto",
+        description="Arithmetic of matrix products. auto: bfloat16 on processors that support it, float32 on GPUs",
     )
     patience: int = Field(
         default=10,

@@ -4,7 +4,9 @@ A training step on cached features is hundreds of small kernels, and launching t
 The plain twin is the function itself. The gain is not measured yet.
 """
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,16 +56,14 @@ class GraphedFunction:
         """Capture, and undo what the warm-up changed: a resumed run captures later and must compute the same bits."""
         saved = [tensor.clone() for tensor in self._state()]
         try:
-            random_state = torch.cuda.get_rng_state()
-            graph = self._capture(inputs)
-            torch.cuda.set_rng_state(random_state)
+            with _random_state_kept(), uncaptured_steps():
+                return self._capture(inputs)
         except (RuntimeError, AssertionError) as error:  # torch without CUDA raises the latter
             raise CaptureError(str(error).splitlines()[0]) from error
         finally:
             with torch.no_grad():
                 for tensor, value in zip(self._state(), saved, strict=True):
                     tensor.copy_(value)
-        return graph
 
     def _capture(self, inputs: Sequence[Tensor]) -> _Graph:
         static = tuple(tensor.clone() for tensor in inputs)
@@ -79,3 +79,24 @@ class GraphedFunction:
             output = self._function(*static)
         self._pool = graph.pool()  # one replay at a time, and nothing outlives it: all graphs share their memory
         return _Graph(graph, static, output)
+
+
+@contextmanager
+def uncaptured_steps() -> Iterator[None]:
+    """Within the block, an optimizer that was made for a capture does not warn about a step outside of one."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
+        yield
+
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """After the block, the current GPU's random numbers go on as if it had not been there."""
+    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    before = generator.clone_state()
+    try:
+        yield
+    except BaseException:
+        generator.graphsafe_set_state(before)  # the old state still waits for the end of the failed capture
+        raise
+    generator.set_state(before.get_state())

@@ -39,15 +39,15 @@ class CaptionSampler:
 
     def compute(self, features: Tensor, noise: Iterable[Tensor]) -> Tensor:
         """What is captured; the noise (T, M S, V) is drawn outside, so that a graph samples the same captions."""
-        device = features.device.type
+        captured, device = self.graphs is not None, features.device.type
         # The cache of autocast would keep casts of the weights from one call to the next.
-        with torch.autocast(device, torch.bfloat16, enabled=self._bfloat16, cache_enabled=device != "cuda"):
+        with torch.autocast(device, torch.bfloat16, enabled=self._bfloat16, cache_enabled=not captured):
             samples = sample_tokens(
                 self._decoder,
                 features,
                 noise,
                 self._options,
                 captions=self._samples,
-                early_stop=device != "cuda",
+                early_stop=not captured,
             )
         return samples.tokens

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
-from pipeline.accel.cuda_graphs import GraphedFunction
+from pipeline.accel.cuda_graphs import GraphedFunction, uncaptured_steps
 from pipeline.tokens import PAD
 from pipeline.training.batches import Batch
 from pipeline.training.losses import CaptionLoss
@@ -132,7 +132,8 @@ class GraphedStep:
             parameter.grad = torch.zeros_like(parameter)
         for group in self._optimizer.param_groups:
             group["lr"] = torch.zeros((), device=device)  # with a learning rate of 0 a step changes no weight
-        self._optimizer.step()
+        with uncaptured_steps():
+            self._optimizer.step()
         for state in self._optimizer.state.values():
             for tensor in state.values():
                 tensor.zero_()

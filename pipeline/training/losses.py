@@ -54,7 +54,10 @@ class BagOfWords(nn.Module):
     def forward(self, image_vectors: Tensor, images: Tensor) -> Tensor:
         """Weighted cross-entropy (B,) of each image's words, from image vectors (B, H) and image indices (B,)."""
         log_probabilities = self.output(image_vectors).float().log_softmax(-1)  # (B, V)
-        losses: Tensor = -(log_probabilities.gather(1, self.words[images]) * self.weights[images]).sum(1)
+        # Not `gather`, whose deterministic gradient on a GPU reads the indices and so cannot be captured.
+        row = torch.arange(len(images), device=images.device).unsqueeze(1)  # (B, 1)
+        of_words = log_probabilities[row, self.words[images]]  # (B, W)
+        losses: Tensor = -(of_words * self.weights[images]).sum(1)
         return losses
 
 

@@ -24,7 +24,11 @@ def exponential_moving_average(network: nn.Module, decay: float) -> AveragedMode
     def update(averages: Tensors, parameters: Tensors, steps: Tensor | int) -> None:
         get_ema_multi_avg_fn(ema_decay(decay, int(steps)))(averages, parameters, steps)
 
-    return AveragedModel(network, multi_avg_fn=update)
+    average = AveragedModel(network, multi_avg_fn=update)
+    for module in average.modules():
+        if isinstance(module, nn.RNNBase):
+            module.flatten_parameters()  # cuDNN wants an LSTM's weights in one piece of memory, which a copy has not
+    return average
 
 
 def weights_of(network: nn.Module) -> Weights:

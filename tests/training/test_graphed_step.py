@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from toy_training import FEATURES, largest_difference, make_trainer, weights_of
 
 from pipeline.accel.cuda_graphs import CaptureError, GraphedFunction
@@ -59,6 +60,44 @@ def test_the_captured_step_trains_like_the_plain_step(without_capture):
         assert metrics.lr == expected.lr
     assert largest_difference(weights_of(graphed.decoder), weights_of(plain.decoder)) < 1e-5
     assert largest_difference(weights_of(graphed.ema.module), weights_of(plain.ema.module)) < 1e-5
+
+
+class Operations(TorchDispatchMode):
+    """Collects the names of the operations within the block, those of backward passes too."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, operation, types, arguments=(), keywords=None):
+        self.names.add(operation.overloadpacket.__name__)
+        return operation(*arguments, **(keywords or {}))
+
+
+READS_VALUES_OF_A_GPU = {
+    *("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "unique_dim", "_unique2"),
+    *("index_put_", "scatter", "scatter_add", "scatter_add_"),  # in deterministic mode
+}
+"""Operations that cannot be captured. `index_put` is the gradient of an index, which can."""
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_what_is_captured_reads_no_value_from_the_gpu(monkeypatch, kind):
+    operations = Operations()
+
+    def observed(self, *inputs):
+        with operations:
+            return self._function(*inputs)
+
+    monkeypatch.setattr(GraphedFunction, "__call__", observed)
+    trainer = make_trainer(
+        decoder={"kind": kind}, batch_size=8, epochs=1, scst={**SCST, "epochs": 1, "cross_entropy": 0.2}, **EVERYTHING
+    )
+    trainer.use_cuda_graphs()
+    while trainer.start_epoch():
+        trainer.run_epoch()
+    assert {"_log_softmax_backward_data", "_fused_adamw_", "argmax"} <= operations.names
+    assert operations.names & READS_VALUES_OF_A_GPU == set()
 
 
 @pytest.mark.parametrize("cross_entropy", [0.0, 0.2])
@@ -123,6 +162,48 @@ def test_a_failed_capture_leaves_the_state_unchanged():
     with pytest.raises(CaptureError):
         GraphedFunction(count_up, lambda: state)(torch.ones(2))
     assert state[0].tolist() == [0.0, 0.0]
+
+
+class Generator:
+    """The random state of a GPU, as far as a capture needs it."""
+
+    def __init__(self, state="before"):
+        self.state = state
+
+    def clone_state(self):
+        return Generator(self.state)
+
+    def get_state(self):
+        return self.state
+
+    def set_state(self, state):
+        self.state = state
+
+    def graphsafe_set_state(self, other):
+        self.state = f"{other.state}, of another generator"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_random_numbers_go_on_after_a_capture_as_if_it_had_not_been(monkeypatch, fails):
+    generator = Generator()
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "default_generators", (generator,))
+
+    def capture(self, inputs):
+        generator.state = "used"
+        if fails:
+            raise RuntimeError("out of memory\nand details")
+        return "a graph"
+
+    monkeypatch.setattr(GraphedFunction, "_capture", capture)
+    graphed = GraphedFunction(lambda: torch.ones(()), list)
+    if fails:
+        with pytest.raises(CaptureError, match=r"^out of memory$"):
+            graphed._capture_unchanged(())
+        assert generator.state == "before, of another generator"  # that of a failed capture cannot be used any more
+    else:
+        assert graphed._capture_unchanged(()) == "a graph"
+        assert generator.state == "before"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
