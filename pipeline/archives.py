@@ -33,6 +33,7 @@ SEPARATOR = "::"
 MAX_BYTES = 1 << 29
 """Largest member that is read: a few kilobytes of zip can unpack to terabytes."""
 INSIDE = re.compile(r"(?P<archive>.+?\.(?:zip|tar))::(?P<member>.+)", re.IGNORECASE | re.DOTALL)
+"""The path of an archive member."""
 _DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
@@ -79,33 +80,28 @@ class Archive:
         if member is None:
             raise FileNotFoundError(errno.ENOENT, f"no such image in {self.path}", name)
         try:
-            return self._read_tar(member) if isinstance(member, TarMember) else self._read_zip(member)
+            size = member.size if isinstance(member, TarMember) else member.file_size
+            if size > MAX_BYTES:
+                raise ValueError(f"{size:,} bytes, more than the limit of {MAX_BYTES:,}")
+            content = self._read_tar(member) if isinstance(member, TarMember) else self._read_zip(member)
+            if len(content) < size:
+                raise EOFError
         except (*_DAMAGED, OSError) as error:
-            reason = str(error) or "it ends too early"
-            raise OSError(errno.EIO, f"in {self.path}: {reason}", name) from error
-
-    def _read_tar(self, member: TarMember) -> bytes:
-        _check_size(member.size)
-        with self._reading:
-            self._file.seek(member.offset)
-            content = self._file.read(member.size)
-        if len(content) < member.size:
-            raise EOFError
+            raise OSError(errno.EIO, f"in {self.path}: {str(error) or 'it ends too early'}", name) from error
         return content
 
+    def _read_tar(self, member: TarMember) -> bytes:
+        with self._reading:
+            self._file.seek(member.offset)
+            return self._file.read(member.size)
+
     def _read_zip(self, member: zipfile.ZipInfo) -> bytes:
-        _check_size(member.file_size)
         if member.flag_bits & 1:
             raise ValueError("encrypted; make the archive without a password")
         if member.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:  # unlimited decompression
             raise ValueError(f"compressed with zip method {member.compress_type}; make the archive with `zip -0`")
         with self._zip.open(member) as file:
             return file.read(member.file_size)
-
-
-def _check_size(size: int) -> None:
-    if size > MAX_BYTES:
-        raise ValueError(f"{size:,} bytes, more than the limit of {MAX_BYTES:,}")
 
 
 def is_archive(path: Path) -> bool:
@@ -124,11 +120,6 @@ def archive_of(path: str | Path) -> Path | None:
     """Return the archive that an image path leads into, or None for a plain file."""
     inside = INSIDE.fullmatch(str(path))
     return Path(inside["archive"]) if inside and os.path.isfile(inside["archive"]) else None
-
-
-def is_archive_member_path(name: str) -> bool:
-    """Return whether a path has the form of an archive member."""
-    return INSIDE.fullmatch(name) is not None
 
 
 def read_image_bytes(path: str | Path) -> bytes:

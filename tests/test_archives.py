@@ -1,5 +1,6 @@
 """Images inside archives: read at random from any thread; damage is reported."""
 
+import io
 import random
 import struct
 import tarfile
@@ -22,8 +23,6 @@ def make_zip(path, method=zipfile.ZIP_STORED, content=CONTENT):
 
 
 def make_tar(path, mode="w", **options):
-    import io
-
     with tarfile.open(path, mode, **options) as archive:
         for name, data in CONTENT.items():
             entry = tarfile.TarInfo(f"./{name}")
@@ -107,22 +106,13 @@ def test_a_zip_bomb_is_refused_unread(tmp_path, monkeypatch):
         read_image_bytes(inside(path, "bomb.jpg"))
 
 
-def test_a_member_that_unpacks_to_more_than_its_declared_size_is_refused(tmp_path):
-    path = make_zip(tmp_path / "a.zip", zipfile.ZIP_DEFLATED, {"a.jpg": bytes(100_000)})
-    raw = bytearray(path.read_bytes())
-    struct.pack_into("<I", raw, raw.index(b"PK\1\2") + 24, 10)
-    path.write_bytes(raw)
-    with pytest.raises(OSError, match=r"in .*a.zip: Bad CRC-32 for file 'a.jpg'"):
-        read_image_bytes(inside(path, "a.jpg"))
-
-
 def test_no_more_is_unpacked_than_the_declared_size(tmp_path):
     path = make_zip(tmp_path / "a.zip", zipfile.ZIP_DEFLATED, {"a.jpg": bytes(200 << 20)})
     raw = bytearray(path.read_bytes())
     struct.pack_into("<I", raw, raw.index(b"PK\1\2") + 24, 10)
     path.write_bytes(raw)
     tracemalloc.start()
-    with pytest.raises(OSError, match="Bad CRC-32"):
+    with pytest.raises(OSError, match=r"in .*a.zip: Bad CRC-32 for file 'a.jpg'"):
         read_image_bytes(inside(path, "a.jpg"))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

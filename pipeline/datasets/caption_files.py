@@ -2,13 +2,13 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from pipeline.archives import IMAGE_SUFFIXES
-from pipeline.datasets.scoring_rows import read_content, read_rows
+from pipeline.datasets.scoring_rows import ScoringRow, read_content, read_rows
 from pipeline.errors import DataError
 from pipeline.wording import counted, shown_names
 
@@ -26,8 +26,8 @@ class CaptionFile:
     """By COCO image id (as text) or image name."""
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Other names of these images, where the file has them."""
-    references: Mapping[str, tuple[str, ...]] | None = None
-    """The references in the same table; None where it has none."""
+    references: "ReferenceFile | None" = None
+    """The references in the same file; None where it has none."""
     notes: tuple[str, ...] = ()
 
 
@@ -86,14 +86,11 @@ def parse_captions(text: str, source: str) -> CaptionFile:
     for row in rows:
         if not row.captions:
             raise DataError(f"{row.place}: {row.names[0]} has no caption")
-    references = None
-    if rows[0].references is not None:
-        references = {row.names[0]: row.references or () for row in rows}
     return CaptionFile(
         source,
         {row.names[0]: row.captions[0] for row in rows},
         {row.names[0]: row.names[1:] for row in rows if row.names[1:]},
-        references,
+        None if rows[0].references is None else _reference_file(rows, source, []),
         tuple(notes),
     )
 
@@ -102,6 +99,11 @@ def read_reference_file(path: Path) -> ReferenceFile:
     """Read the references of each image. Raises `DataError` naming the file, the place in it and the problem."""
     source = str(path)
     rows, notes = read_rows(read_content(path), source, best_only=False)
+    return _reference_file(rows, source, notes)
+
+
+def _reference_file(rows: Sequence[ScoringRow], source: str, notes: Sequence[str]) -> ReferenceFile:
+    """The references in rows, which are the captions where these have no references. Raises `DataError`."""
     captions: dict[str, list[str]] = {}
     names: dict[str, tuple[str, ...]] = {}
     splits: dict[str, str] = {}
@@ -117,10 +119,10 @@ def read_reference_file(path: Path) -> ReferenceFile:
             splits[key] = row.split
     if empty:
         references = counted(len(empty), "empty reference is", "empty references are")
-        notes.append(f"{source}: {references} left out, the first in {empty[0]}")
+        notes = [*notes, f"{source}: {references} left out, the first in {empty[0]}"]
     known = {image: tuple(texts) for image, texts in captions.items() if texts}
     if not known:
-        raise DataError(f"{source}: holds no captions to score against; COCO publishes none of its test images")
+        raise DataError(f"{source}: holds no captions to score against")
     return ReferenceFile(source, known, names, splits, tuple(notes))
 
 

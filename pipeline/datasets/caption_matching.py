@@ -1,6 +1,5 @@
 """Matches the captions of one file with the references of another by the names of their images."""
 
-from collections import Counter
 from dataclasses import dataclass
 
 from pipeline.datasets.caption_files import CaptionFile, ReferenceFile
@@ -52,44 +51,34 @@ def match_captions(captions: CaptionFile, references: ReferenceFile, *, subset: 
 
 def _captions_by_reference(captions: CaptionFile, references: ReferenceFile) -> tuple[dict[str, str], list[str]]:
     """The captions by the keys of their references, and notes on names that differ. Raises `DataError`."""
-    by_key: dict[str, str] = {}
+    matches: dict[str, tuple[str, str, str]] = {}  # by key: the caption, and the name that matched by which kind
     unknown: list[str] = []
-    examples: dict[str, str] = {}
-    matched_as: dict[str, str] = {}
-    counts = Counter[str]()
     for image, caption in captions.captions.items():
-        found: dict[str, tuple[str, str]] = {}
-        for name in (image, *captions.names.get(image, ())):
-            key, kind = references.find(name)
-            if key is not None:
-                found.setdefault(key, (name, kind))
-        if not found:
+        names = {name: references.find(name) for name in (image, *captions.names.get(image, ()))}
+        if len({key for key, _ in names.values()} - {None}) != 1:
             unknown.append(image)
             continue
-        if len(found) > 1:
-            named = " and ".join(f"{name} is {key}" for key, (name, _) in found.items())
-            raise DataError(f"{captions.source}: one image has two names that differ in {references.source}: {named}")
-        ((key, (name, kind)),) = found.items()
-        if key in by_key:
+        key, name, kind = next((key, name, kind) for name, (key, kind) in names.items() if key is not None)
+        if key in matches:
+            _, other, other_kind = matches[key]
             raise DataError(
-                f"{captions.source}: two captions for {_with_other_names(key, references)}: {matched_as[key]} and "
-                f"{name}, matched by {kind}; keep one of them, or check that the ids are those of {references.source}"
+                f"{captions.source}: two captions for {_with_other_names(key, references)}: {other}, matched by "
+                f"{other_kind}, and {name}, matched by {kind}; keep one of them, or check that the ids are those of "
+                f"{references.source}"
             )
-        by_key[key] = caption
-        matched_as[key] = f"{name}, matched by {kind},"
-        counts[kind] += 1
-        examples.setdefault(kind, f"{name} with {key}")
+        matches[key] = caption, name, kind
     if unknown:
         raise DataError(
             f"{captions.source}: no references for {len(unknown):,} of {counted(len(captions.captions), 'image')} in "
-            f"{references.source}: {shown_names(unknown)}; its images are named {_named_like(references)}"
+            f"{references.source}, or names of more than one image there: {shown_names(unknown)}; its images are "
+            f"named {_named_like(references)}"
         )
-    notes = [
-        f"{counted(counts[kind], 'image is', 'images are')} matched by {kind}, such as {examples[kind]}"
-        for kind in ("name without suffix", "number")
-        if counts[kind]
-    ]
-    return by_key, notes
+    notes = []
+    for inexact in ("name without suffix", "number"):
+        pairs = [f"{name} with {key}" for key, (_, name, kind) in matches.items() if kind == inexact]
+        if pairs:
+            notes.append(f"{counted(len(pairs), 'image is', 'images are')} matched by {inexact}, such as {pairs[0]}")
+    return {key: caption for key, (caption, _, _) in matches.items()}, notes
 
 
 def _named_like(references: ReferenceFile) -> str:

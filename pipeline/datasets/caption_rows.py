@@ -28,7 +28,7 @@ class CaptionRow:
     ranked: bool = False
     """Whether the captions are alternatives with scores, the best one first, as `captioner predict` writes them."""
     references: Any = None
-    """The joined references of a table with scored captions."""
+    """The references beside scored captions: joined in one text, or a list; None without a column or key of them."""
     problem: str = ""
     """Why the row cannot be used."""
 
@@ -45,7 +45,7 @@ def make_row(
         split=None if columns.split is None else values[columns.split],
         names=tuple(values[index] for index in columns.names),
         ranked=ranked,
-        references=None if columns.references is None else values[columns.references],
+        references=None if columns.references is None else values[columns.references] or "",
         problem=f"an error instead of a caption: {str(error)[:200]!r}" if error and not any(captions) else "",
     )
 

@@ -98,17 +98,12 @@ def read_annotations(images: Sequence[Any], annotations: Sequence[Any]) -> Itera
         if isinstance(image_id, int | str) and isinstance(caption, str):
             yield CaptionRow(number, image_id, (caption,), names=(image_id, *files.get(str(image_id), ())))
         else:
-            yield CaptionRow(number, problem="the annotation has no image_id or no caption")
+            yield CaptionRow(number, problem="the annotation has no image_id, or no caption that is text")
 
 
 def note_marks(annotations: Sequence[Any], source: str | Path) -> Iterator[Note]:
     """A note for each mark of unfit captions in the file, such as VizWiz's `is_rejected`."""
-    marked = {
-        mark: sum(isinstance(one, dict) and one.get(mark) is True for one in annotations)
-        for mark in ("is_rejected", "is_precanned")
-    }
-    for mark, count in marked.items():
-        if count:
-            captions = counted(count, f"caption is marked {mark} and is", f"captions are marked {mark} and are")
-            them = "it" if count == 1 else "them"
-            yield Note(f"{source}: {captions} used; to leave {them} out, delete {them} from the file")
+    for mark in ("is_rejected", "is_precanned"):
+        if count := sum(isinstance(one, dict) and one.get(mark) is True for one in annotations):
+            captions = counted(count, f"caption with the mark {mark} is", f"captions with the mark {mark} are")
+            yield Note(f"{source}: {captions} used; to leave such captions out, delete them from the file")

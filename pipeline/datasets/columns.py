@@ -85,7 +85,7 @@ def find_columns(header: tuple[str, ...], options: ReadOptions, kind: Literal["c
         split=next(iter(found["split"]), None),
         count=len(names),
         names=tuple(dict.fromkeys((*ids, image, *others))),
-        references=next(iter(_match(names, ["references"])), None),
+        references=next(iter(_match(names, ["references", "reference"])), None),
         error=next(iter(_match(names, ["error"])), None),
         ignored=tuple(_describe_ignored(names, {**found, "caption": list(captions)}, options, kind)),
     )

@@ -9,6 +9,7 @@ import ast
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from typing import TextIO
@@ -28,16 +29,17 @@ _NAMED_DELIMITER = re.compile(r"sep=(.)", re.IGNORECASE)
 _LIST = re.compile(r"""\s*[\[(]\s*['"]""")
 """The start of a list of strings."""
 _STRING = re.compile(r"'(?:[^'\\]|\\.)*'" r'|"(?:[^"\\]|\\.)*"', re.DOTALL)
-_ARRAY = re.compile(rf"\[\s*(?:{_STRING.pattern})(?:\s+(?:{_STRING.pattern}))*\s*\]", re.DOTALL)
-"""The text of a NumPy array of strings."""
+_STRINGS = re.compile(
+    rf"\s*[\[(]\s*(?:{_STRING.pattern})(?:(?:\s*,\s*|\s+)(?:{_STRING.pattern}))*[\s,]*[\])]\s*", re.DOTALL
+)
+"""A list of strings that Python wrote, or NumPy, without commas, where Python would join them."""
 _SAMPLE = 20
 """Rows that are checked before the first one is returned."""
 
 
 def read_delimited(file: TextIO, options: ReadOptions, source: str | Path) -> Iterator[CaptionRow | Note]:
     """Read a table. Raises `DataError` naming `source` where it lacks a column or holds no rows."""
-    lines = numbered_lines(file)
-    lines, delimiter, comments = _find_start(lines, options, source)
+    lines, delimiter, comments = _find_start(numbered_lines(file), source)
     if comments:
         above = counted(comments, "line that starts with # is", "lines that start with # are")
         yield Note(f"{source}: {above} above the header and {'is' if comments == 1 else 'are'} not read")
@@ -69,35 +71,21 @@ def read_delimited(file: TextIO, options: ReadOptions, source: str | Path) -> It
         yield _read_row(fields, columns, row.line)
     if joined:
         captions = counted(joined, "caption was", "captions were")
-        yield Note(f"{source}: {captions} read to the end of the line, because of an unquoted {delimiter!r}")
+        reason = f"because of a {delimiter!r} outside of closed quotes"
+        yield Note(f"{source}: {captions} read to the end of the line, {reason}")
 
 
-def _find_start(
-    lines: Iterator[tuple[int, str]], options: ReadOptions, source: str | Path
-) -> tuple[Iterator[tuple[int, str]], str, int]:
+def _find_start(lines: Iterator[tuple[int, str]], source: str | Path) -> tuple[Iterator[tuple[int, str]], str, int]:
     """The lines from the header on, the delimiter, and the number of comments above. Raises `DataError`."""
     named, comments = None, 0
     for number, text in lines:
         if found := _NAMED_DELIMITER.fullmatch(text):
             named = found[1]
-        elif text.startswith("#") and _is_comment(text, named, options):
+        elif text.startswith("# ") or text == "#":
             comments += 1
         elif text.strip():
             return chain([(number, text)], lines), named or detect_delimiter(text), comments
     raise DataError(f"{source}: holds no rows")
-
-
-def _is_comment(text: str, delimiter: str | None, options: ReadOptions) -> bool:
-    """Whether a line that starts with # is neither a header nor a row."""
-    delimiter = delimiter or detect_delimiter(text)
-    fields = text.split(delimiter)
-    if _columns_without_header(DelimitedRow(1, fields, False), options):
-        return False
-    try:
-        find_columns(tuple(fields), options, "column")
-    except MissingColumnError:
-        return True
-    return False
 
 
 def detect_delimiter(header: str) -> str:
@@ -153,15 +141,10 @@ def _refuse_swapped_header(sample: Sequence[DelimitedRow], columns: Columns, sou
 
 
 def _read_row(fields: list[str], columns: Columns, line: int) -> CaptionRow:
-    surplus = len(fields) - columns.count
-    if surplus:
+    if len(fields) != columns.count:
         image = fields[columns.image] if columns.image < len(fields) else ""
-        few = f"{counted(-surplus, 'field')} too few"
-        rule = "quote captions with commas"
-        if any('\\"' in field for field in fields):
-            rule = r'write a quote inside a quoted caption as "", not as \"'
-        many = f"{counted(surplus, 'field')} too many; {rule}"
-        return CaptionRow(line, image, problem=many if surplus > 0 else few)
+        problem = f"{counted(len(fields), 'field')} instead of {columns.count}; quote captions with commas, "
+        return CaptionRow(line, image, problem=problem + 'close each quote, and write one in them as ""')
     captions: list[str] = []
     for index in columns.captions:
         found = _captions_in_cell(fields[index])
@@ -178,18 +161,11 @@ def _captions_in_cell(cell: str) -> list[str] | None:
     """The captions of a cell, which may hold a list: `["a dog", "a wet dog"]`. None for a list that cannot be read."""
     if not _LIST.match(cell):
         return [cell]
-    for parse in (json.loads, _parse_array, ast.literal_eval):
-        try:
-            captions = parse(cell.strip())
-        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-            continue
-        if isinstance(captions, list | tuple) and captions and all(isinstance(caption, str) for caption in captions):
-            return list(captions)
+    with suppress(ValueError, RecursionError):
+        captions = json.loads(cell)
+        if isinstance(captions, list) and all(isinstance(caption, str) for caption in captions):
+            return captions
+    with suppress(ValueError, SyntaxError):
+        if _STRINGS.fullmatch(cell):
+            return [ast.literal_eval(string) for string in _STRING.findall(cell)]
     return None if cell.lstrip().startswith("[") else [cell]  # a caption may begin with a quotation in parentheses
-
-
-def _parse_array(text: str) -> list[str]:
-    """The strings of a NumPy array, which has no commas, so that Python would join them. Raises `ValueError`."""
-    if not _ARRAY.fullmatch(text):
-        raise ValueError(text)
-    return [ast.literal_eval(string) for string in _STRING.findall(text)]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class DetectedFormat:
 
 def read_dataset(format: str, path: Path, options: ReadOptions = ReadOptions()) -> Iterator[Entry]:
     """Read all entries of a dataset. Raises `DataError` when a file cannot be read at all."""
-    entries: Iterator[Entry] = _load(FORMATS[format].read)(path, options)
+    entries: Iterator[Entry] = _function("read", format)(path, options)
     return entries
 
 
@@ -54,11 +55,14 @@ def detect_format(path: Path, options: ReadOptions = ReadOptions()) -> DetectedF
         raise DataError(f"{path}: no such file or folder; check params.data.captions")
     found, problems = _detect(path, options)
     if not found and path.is_dir():
-        for folder in _subfolders(path):
+        below = (one for one in sorted(path.iterdir()) if one.is_dir() and not one.name.startswith("."))
+        for folder in islice(below, _MAX_SUBFOLDERS):
             inner, more = _detect(folder, options)
             found, problems = found + inner, problems + more
     if not found:
-        raise DataError("\n  ".join([_not_detected(path), *problems[:_SHOWN]]))
+        formats = "; ".join(f"{name}: {one.description}" for name, one in FORMATS.items())
+        refusal = f"{path}: no captions were recognized, no file is in a known format ({formats}); see docs/datasets.md"
+        raise DataError("\n  ".join([refusal, *problems[:_SHOWN]]))
     best, *others = found
     unused = dict.fromkeys(
         one.evidence if one.captions == path else one.captions.relative_to(path).as_posix()
@@ -94,31 +98,15 @@ def _detect(path: Path, options: ReadOptions) -> tuple[list[DetectedFormat], lis
     problems = []
     for name in formats:
         try:
-            candidates += [(name, one) for one in _load(FORMATS[name].detect)(path, options)]
+            candidates += [(name, one) for one in _function("detect", name)(path, options)]
         except DataError as error:  # a file of this format's name that cannot be read
             problems.append(str(error))
     problems += [one.problem for _, one in candidates if one.problem]
-    usable = [(name, one) for name, one in candidates if not one.problem]
-    by_name = [(name, one) for name, one in usable if one.by_name]
-    by_content = [(name, one) for name, one in usable if not one.by_name]
-    found = [DetectedFormat(name, one.captions, one.evidence) for name, one in by_name + by_content]
+    candidates.sort(key=lambda candidate: not candidate[1].by_name)
+    found = [DetectedFormat(name, one.captions, one.evidence) for name, one in candidates if not one.problem]
     return found, list(dict.fromkeys(problems))
 
 
-def _subfolders(path: Path) -> list[Path]:
-    return [one for one in sorted(path.iterdir()) if one.is_dir() and not one.name.startswith(".")][:_MAX_SUBFOLDERS]
-
-
-def _not_detected(path: Path) -> str:
-    if path.is_file():
-        return f"{path}: not captions in a known format ({', '.join(FORMATS)}); see docs/datasets.md"
-    return (
-        f"{path}: no captions were recognized: no file is in a known format ("
-        + "; ".join(f"{name}: {one.description}" for name, one in FORMATS.items())
-        + "); see docs/datasets.md, or set params.data.captions to the file"
-    )
-
-
-def _load(reference: str) -> Any:
-    module, _, name = reference.partition(":")
-    return getattr(import_module(module), name)
+def _function(verb: str, format: str) -> Any:
+    module, _, name = FORMATS[format].path.partition(":")
+    return getattr(import_module(module), f"{verb}_{name}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Self
 
-from pipeline.archives import is_archive_member_path
+from pipeline.archives import INSIDE
 from pipeline.progress import Progress, no_progress
 
 AUTO = "auto"
@@ -109,17 +109,14 @@ def make_entry(
     problem = check_image_name(image) or _check_caption(caption)
     if problem:
         return skip_entry(image, problem, file, line)
-    if not image.isascii():
-        image = unicodedata.normalize("NFC", image)
-    if not caption.isascii():
-        caption = unicodedata.normalize("NFC", caption)
-    return CaptionEntry(clean_name(image), " ".join(caption.split()), SPLIT_NAMES.get(split.lower()), str(file), line)
+    image, caption = (unicodedata.normalize("NFC", text) for text in (clean_name(image), " ".join(caption.split())))
+    return CaptionEntry(image, caption, SPLIT_NAMES.get(split.lower()), str(file), line)
 
 
 def skip_entry(image: str, reason: str, file: Path | str, line: int) -> SkippedEntry:
     """A skipped entry whose fields can be encoded as UTF-8, whatever the name holds."""
-    name = " ".join(_NOT_ENCODABLE.sub("\N{REPLACEMENT CHARACTER}", image).split())
-    return SkippedEntry(_NOT_ENCODABLE.sub("\N{REPLACEMENT CHARACTER}", str(file)), line, name[:200], reason)
+    file, image = (_NO_TEXT.sub("\N{REPLACEMENT CHARACTER}", text) for text in (str(file), image))
+    return SkippedEntry(file, line, " ".join(image.split())[:200], reason)
 
 
 def without_caption_number(name: str) -> str:
@@ -134,19 +131,22 @@ def clean_name(name: str) -> str:
     return name
 
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_NOT_ENCODABLE = re.compile("[\0\ud800-\udfff]")
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _PLAIN_NAME = re.compile(r"(?:[\w-][\w.-]*/)*[\w-][\w.-]*", re.ASCII)
 """Matches most names, which then need no further check."""
 _CAPTION_NUMBER = re.compile(r"#\d+$")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_DRIVE = re.compile("[A-Za-z]:")
+_DRIVE = re.compile("[A-Za-z]:(?!:)")
+_EMBEDDED = re.compile("data:image/|/9j/|iVBORw0KGgo")
+"""The start of an image in a data URL, and of a JPEG or a PNG in base64."""
 _ADDRESS = re.compile("[A-Za-z][A-Za-z0-9+.-]*://")
 _WORD = re.compile(r"[^\W_]")
 
 
 def check_image_name(image: str) -> str | None:
     """Why an image cannot have this name; None when it can."""
+    if _EMBEDDED.match(image):
+        return "the image is embedded; save it as a file, and give its name instead"
     if _PLAIN_NAME.fullmatch(image):
         return None
     if not image:
@@ -162,7 +162,7 @@ def check_image_name(image: str) -> str | None:
         return "the image path is absolute; make it relative to params.data.images"
     if ".." in path.parts or not path.parts:
         return "the image path leads outside the image folder"
-    if is_archive_member_path(image):
+    if INSIDE.fullmatch(image):
         return "the image name is a path into an archive; use the name inside the archive alone"
     return None
 
@@ -170,20 +170,15 @@ def check_image_name(image: str) -> str | None:
 def _check_caption(caption: str) -> str | None:
     if not caption.strip():
         return "the caption is empty"
-    if problem := check_encodable(caption):
-        return problem
-    if "\0" in caption:
-        return "the caption holds a NUL character"
-    if not _WORD.search(caption):
-        return "the caption has no word"
-    return None
+    return check_encodable(caption) or (None if _WORD.search(caption) else "the caption has no word")
 
 
 def check_encodable(text: str) -> str | None:
-    """Why a text cannot be written in UTF-8; None when it can."""
-    broken = _SURROGATE.search(text)
+    """Why a text cannot be written in a text file; None when it can."""
+    broken = _NO_TEXT.search(text)
     if broken is None:
         return None
     if "\udc80" <= broken[0] <= "\udcff":  # a byte that `decode` or `open_text` could not decode
-        return f"not UTF-8: byte 0x{ord(broken[0]) - 0xDC00:02x}; save the file as UTF-8 or set params.data.encoding"
-    return "half of a surrogate pair stands for a character"
+        byte = f"0x{ord(broken[0]) - 0xDC00:02x}"
+        return f"not UTF-8: byte {byte}; save the file as UTF-8 or, of a dataset, set params.data.encoding"
+    return f"{broken[0]!a} is no character (a NUL or half of a surrogate pair)"

@@ -8,19 +8,23 @@ archives named train, val or test (`train-00012.tar` as well) are splits.
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from pipeline.archives import IMAGE_SUFFIXES, is_archive, read_image_bytes
+from pipeline.archives import IMAGE_SUFFIXES, SEPARATOR, is_archive, read_image_bytes
 from pipeline.datasets.detection import Candidate
 from pipeline.datasets.entries import SPLIT_NAMES, CaptionEntry, Entry, Note, ReadOptions, make_entry, skip_entry
 from pipeline.datasets.image_index import TEXT_SUFFIXES, ImageIndex, stem_of, suffix_of
-from pipeline.datasets.table import read_table
+from pipeline.datasets.table import METADATA, read_table
 from pipeline.datasets.text_files import decode, numbered_lines, parse_json
 from pipeline.errors import DataError
+from pipeline.wording import counted
 
-METADATA = ("metadata.csv", "metadata.jsonl")
+_NO_TEXTS = (
+    f"no image has a text beside it, and there is no {' or '.join(METADATA)}; unpack an archive that holds a file of "
+    "captions"
+)
 _SHARD = re.compile(r"([a-z]+)[\W_]*\d*\.(?:zip|tar)")
 """An archive, alone or one of several."""
 
@@ -34,13 +38,17 @@ def detect_folder(path: Path, options: ReadOptions) -> Iterator[Candidate]:
     if metadata:
         name = metadata[0].name if path.is_file() else metadata[0].relative_to(path)
         yield Candidate(path, f"{name} of a Hugging Face imagefolder", by_name=True)
-    elif path.is_dir() and _has_texts(path):
-        yield Candidate(path, "images with a text beside each")
+    elif path.is_dir():
+        files = ImageIndex(path).files()
+        if _has_texts(files):
+            yield Candidate(path, "images with a text beside each")
+        elif any(SEPARATOR in place for place in files.values()):
+            yield Candidate(path, "", problem=f"{path}: {_NO_TEXTS}")
 
 
-def _has_texts(path: Path) -> bool:
+def _has_texts(files: Iterable[str]) -> bool:
     stems: dict[bool, set[str]] = {True: set(), False: set()}
-    for name in ImageIndex(path).files():
+    for name in files:
         stems[suffix_of(name) in IMAGE_SUFFIXES].add(stem_of(name))
     return bool(stems[True] & stems[False])
 
@@ -82,14 +90,25 @@ def _read_metadata(root: Path, tables: list[Path], options: ReadOptions) -> Iter
 def _read_texts(path: Path, encoding: str) -> Iterator[Entry]:
     index = ImageIndex(path)
     files = index.files()
-    texts: dict[str, str] = {}
-    for suffix in reversed(TEXT_SUFFIXES):  # the preferred one last, so that it replaces the others
-        texts |= {stem_of(name): name for name in files if suffix_of(name) == suffix}
     images = [name for name in files if suffix_of(name) in IMAGE_SUFFIXES]
+    stems = set(map(stem_of, images))
+    texts: dict[str, str] = {}
+    unread = Counter[str]()
+    for suffix in TEXT_SUFFIXES:  # the preferred one first
+        for name in files:
+            if suffix_of(name) == suffix and texts.setdefault(stem_of(name), name) != name and stem_of(name) in stems:
+                unread[suffix] += 1
     if not images:
         raise DataError(f"{path}: holds no images, neither as files nor in .zip or .tar archives")
-    if not texts:
-        raise DataError(f"{path}: no image has a text beside it, and there is no {' or '.join(METADATA)}")
+    if stems.isdisjoint(texts):
+        raise DataError(f"{path}: {_NO_TEXTS}")
+    places = {SEPARATOR in files[name]: name for name in images}
+    if len(places) > 1:
+        shown = f"as files, such as {places[False]}, and from archives, such as {places[True]}"
+        yield Note(f"{path}: the images are read {shown}")
+    if copies := len(images) - len(stems):
+        shared = counted(copies, "image shares", "images share")
+        yield Note(f"{path}: {shared} a text with another image of the same name")
     used = set()
     for name in images:
         text = texts.get(stem_of(name))
@@ -98,7 +117,6 @@ def _read_texts(path: Path, encoding: str) -> Iterator[Entry]:
         else:
             used.add(text)
             yield from _read_text(name, files[text], encoding)
-    unread = _unread_texts(files, texts, images)
     if unread:
         shown = ", ".join(f"{count:,} {suffix}" for suffix, count in unread.items())
         yield Note(f"{path}: not read, because another text is beside the same image: {shown}")
@@ -107,20 +125,8 @@ def _read_texts(path: Path, encoding: str) -> Iterator[Entry]:
         if name in used or suffix_of(name) == ".json":  # JSON files serve many other purposes
             continue
         other = others.get(stem_of(name))
-        reason = (
-            f"{other} beside the text is in no image format that is read" if other else "no image is beside the text"
-        )
+        reason = f"{other} beside the text is of another format" if other else "no image is beside the text"
         yield skip_entry(name, reason, files[name], 0)
-
-
-def _unread_texts(files: Iterable[str], texts: Mapping[str, str], images: Iterable[str]) -> Counter[str]:
-    """The number of texts beside images that are not among `texts`, by suffix."""
-    stems = set(map(stem_of, images))
-    return Counter(
-        suffix_of(name)
-        for name in files
-        if suffix_of(name) in TEXT_SUFFIXES and stem_of(name) in stems and texts[stem_of(name)] != name
-    )
 
 
 def _read_text(image: str, path: str, encoding: str) -> Iterator[Entry]:
@@ -147,8 +153,8 @@ def _read_text(image: str, path: str, encoding: str) -> Iterator[Entry]:
 def _read_json(image: str, text: str, path: str) -> Iterator[Entry]:
     try:
         record = parse_json(text)
-    except (ValueError, RecursionError) as error:
-        yield skip_entry(image, f"not valid JSON: {str(error)[:200]}", path, 1)
+    except ValueError as error:
+        yield skip_entry(image, str(error), path, 1)
         return
     captions = record.get("caption", record.get("captions")) if isinstance(record, dict) else None
     if not captions:

@@ -5,11 +5,9 @@ was modified within the last seconds is not cached, because it could change agai
 cache is one file that nothing depends on: images whose lines are missing or damaged are hashed again.
 """
 
-import csv
 import hashlib
 import os
 import time
-import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,14 +15,14 @@ from itertools import islice
 from pathlib import Path
 
 from pipeline.archives import archive_of, read_image_bytes
-from pipeline.errors import DiskError
-from pipeline.files import regular_file, sha256_of, write_csv
+from pipeline.errors import DataError, DiskError
+from pipeline.files import read_csv, regular_file, sha256_of, write_csv
 from pipeline.progress import Progress
 
 SAVE_SECONDS = 20.0
 """The work that a killed run can lose."""
 _SETTLED_SECONDS = 2.0
-_COLUMNS = ("crc32", "sha256", "size", "mtime_ns", "inode", "path")
+_COLUMNS = ("sha256", "size", "mtime_ns", "inode", "path")
 _BATCH = 1024
 
 State = tuple[int, int, int]
@@ -69,9 +67,9 @@ class HashCache:
         """Write the file, at most every `SAVE_SECONDS` unless forced. A full disk costs the cache, not the run."""
         if not self.path or not self._changed or not (force or time.monotonic() - self._saved > SAVE_SECONDS):
             return
-        rows = ((sha256, *map(str, state), path) for path, (state, sha256) in sorted(self._known.items()))
+        rows = ((sha256, *state, path) for path, (state, sha256) in sorted(self._known.items()))
         try:
-            write_csv(self.path, _COLUMNS, ((_checksum(row), *row) for row in rows))
+            write_csv(self.path, _COLUMNS, rows)
         except (DiskError, UnicodeEncodeError):
             self.path = None
         self._changed = False
@@ -118,16 +116,9 @@ def _hash_image(path: str, cache: HashCache) -> tuple[State | None, str, str]:
 
 
 def _read_cache(path: Path) -> Iterator[tuple[str, State, str]]:
-    """(path, state, sha256) of each undamaged line."""
+    """(path, state, sha256) of each line up to the first one that is damaged."""
     try:
-        with path.open(newline="", encoding="utf-8", errors="replace") as file:
-            for crc32, *row in csv.reader(file):
-                if len(row) == len(_COLUMNS) - 1 and crc32 == _checksum(row):
-                    sha256, size, modified, inode, place = row
-                    yield place, (int(size), int(modified), int(inode)), sha256
-    except (OSError, ValueError, csv.Error):
+        for sha256, size, modified, inode, place in read_csv(path, _COLUMNS):
+            yield place, (int(size), int(modified), int(inode)), sha256
+    except (DataError, ValueError):
         return
-
-
-def _checksum(row: Sequence[str]) -> str:
-    return f"{zlib.crc32(chr(0).join(row).encode()):08x}"

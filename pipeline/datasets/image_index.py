@@ -8,11 +8,12 @@ or the folder of a split is missing. Such a name is resolved if it fits one imag
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from pipeline.archives import ARCHIVES, IMAGE_SUFFIXES, inside, is_archive, open_archive
+from pipeline.archives import ARCHIVES, IMAGE_SUFFIXES, inside, is_archive, open_archive, read_image_bytes
 from pipeline.errors import DataError
 from pipeline.folder_walk import walk_files
 
@@ -20,8 +21,7 @@ TEXT_SUFFIXES = (".txt", ".caption", ".json")
 """Of files that may hold an image's captions beside it, the preferred one first."""
 _LISTED = IMAGE_SUFFIXES.union(TEXT_SUFFIXES)
 _BESIDE_IMAGES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson", ".token", ".md", ".dvc", ".yaml", ".yml"})
-_TRAILING_NUMBER = re.compile(r"\d{1,40}$", re.ASCII)
-_MAX_DIGITS = 40
+_TRAILING_NUMBER = re.compile(r"\d+$", re.ASCII)
 _SPLIT_FOLDER = re.compile(r"(?:train|val|test)\d*/")
 """A folder that COCO's reader assumes by the name of a captions file."""
 
@@ -38,34 +38,48 @@ class ImageIndex:
 
     def find(self, name: str) -> str | None:
         """The path to read the image from; None when there is no such image, or more than one it could be."""
-        path = self._find(name)
-        folder = _SPLIT_FOLDER.match(name) if path is None else None
-        return self._find(name[folder.end() :]) if folder else path
+        paths = self.fitting(name)
+        return paths[0] if len(paths) == 1 else None
 
-    def _find(self, name: str) -> str | None:
+    def fitting(self, name: str) -> tuple[str, ...]:
+        """The path of the image of this name, or the first two of those that it could be."""
+        paths = self._fitting(name)
+        folder = None if paths else _SPLIT_FOLDER.match(name)
+        return self._fitting(name[folder.end() :]) if folder else paths
+
+    def problem(self, name: str) -> str:
+        """Why `find` finds no image of this name."""
+        if paths := self.fitting(name):
+            return f"the name fits two files: {', '.join(path.removeprefix(f'{self._base}/') for path in paths)}"
+        return "not a file" if os.path.exists(self.root / name) else "the image does not exist"
+
+    def _fitting(self, name: str) -> tuple[str, ...]:
         path = f"{self._base}/{name}" if self._base != "." else name
         if os.path.isfile(path):
-            return path
+            return (path,)
         for variant in (name, _fold(name)):
             if variant in self._by_name:
                 return self._by_name[variant]
-        by_stem = self._by_stem.get(_fold(name))
-        return by_stem if by_stem or "/" in name else self._by_number.get(number_of(name) or "")
+        by_stem = self._by_stem.get(_fold(name), ())
+        return by_stem if by_stem or "/" in name else self._by_number.get(number_of(name) or "", ())
 
     def files(self) -> dict[str, str]:
         """All images and texts: path by name, in the order of names.
 
-        Archives are searched only where no image is a file: a folder may keep the archive it was unpacked from.
+        An archive from which files of the folder were unpacked is left out.
         """
-        return dict(sorted((self._loose if self._has_loose_images else self._packed).items()))
+        unpacked = self._unpacked
+        packed = {name: path for archive, _, name, path in self._members if archive not in unpacked}
+        return dict(sorted((self._loose | packed).items()))
 
     def names(self) -> Iterator[str]:
         """The names of all images."""
         return (name for name in self.files() if suffix_of(name) in IMAGE_SUFFIXES)
 
     def passed_over(self) -> list[str]:
-        """The names of files that are neither images nor usual files of a dataset."""
-        return [name for name, _ in self._walked if suffix_of(name) not in ARCHIVES and not is_usual(name)]
+        """The names of files that are neither images nor usual files of a dataset, nor archives of such files."""
+        archives = {archive for archive, *_ in self._members}
+        return [name for name, _ in self._walked if name not in archives and not is_usual(name)]
 
     @cached_property
     def _walked(self) -> list[tuple[str, str]]:
@@ -86,6 +100,23 @@ class ImageIndex:
     @cached_property
     def _packed(self) -> dict[str, str]:
         return {name: path for _, _, name, path in self._members}
+
+    @cached_property
+    def _unpacked(self) -> set[str]:
+        """Archives beside image files that hold no others: all their images have a file's name, the first its bytes."""
+        files: dict[str, list[str]] = defaultdict(list)
+        packed: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        for name, path in self._loose.items():
+            if suffix_of(name) in IMAGE_SUFFIXES:
+                files[os.path.basename(name)].append(path)
+        for archive, member, _, path in self._members if files else ():
+            packed[archive] += [(os.path.basename(member), path)] if suffix_of(member) in IMAGE_SUFFIXES else []
+        return {
+            archive
+            for archive, images in packed.items()
+            if all(name in files for name, _ in images)
+            and all(_has_same_bytes(path, files[name]) for name, path in images[:1])
+        }
 
     @cached_property
     def _members(self) -> list[tuple[str, str, str, str]]:
@@ -121,38 +152,40 @@ class ImageIndex:
                 yield from ((one, path) for one in names)
 
     @cached_property
-    def _by_name(self) -> dict[str, str | None]:
-        """Path by name and by folded name; None for a name of several images."""
-        similar: dict[str, str | None] = {}
-        for name, path in self._names():
-            for variant in {name, _fold(name)}:
-                if variant not in self._packed and similar.setdefault(variant, path) != path:
-                    similar[variant] = None
-        return self._packed | similar
+    def _by_name(self) -> dict[str, tuple[str, ...]]:
+        """Paths by name and by folded name."""
+        variants = ((variant, path) for name, path in self._names() for variant in (name, _fold(name)))
+        return _first_two(variants) | {name: (path,) for name, path in self._packed.items()}
 
     @cached_property
-    def _by_stem(self) -> dict[str, str | None]:
-        """Path by folded name without the suffix; None for that of several images."""
-        stems: dict[str, str | None] = {}
-        for name, path in self._names():
-            stem = _fold(stem_of(name))
-            if stems.setdefault(stem, path) != path:
-                stems[stem] = None
-        return stems
+    def _by_stem(self) -> dict[str, tuple[str, ...]]:
+        """Paths by folded name without the suffix."""
+        return _first_two((_fold(stem_of(name)), path) for name, path in self._names())
 
     @cached_property
-    def _by_number(self) -> dict[str, str | None]:
-        """Path by the number that the file's name is, else by the one at its end; None for that of several images."""
-        named = list(self._names())
-        numbered = [(number, path) for name, path in named if (number := number_of(name))]
-        if not numbered:
-            ends = ((_TRAILING_NUMBER.search(stem_of(name)), path) for name, path in named)
-            numbered = [(str(int(end[0])), path) for end, path in ends if end]
-        numbers: dict[str, str | None] = {}
-        for number, path in numbered:
-            if numbers.setdefault(number, path) != path:
-                numbers[number] = None
-        return numbers
+    def _by_number(self) -> dict[str, tuple[str, ...]]:
+        """Paths by the number that the file's name is, else by the one at its end."""
+        numbers = _first_two((number, path) for name, path in self._names() if (number := number_of(name)))
+        ends = ((_TRAILING_NUMBER.search(stem_of(name)), path) for name, path in self._names())
+        return numbers or _first_two((end[0].lstrip("0") or "0", path) for end, path in ends if end)
+
+
+def _first_two(named: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
+    """Path by name; for a name of several images, the first two."""
+    paths: dict[str, tuple[str, ...]] = {}
+    for name, path in named:
+        known = paths.setdefault(name, (path,))
+        if len(known) == 1 and path != known[0]:
+            paths[name] = (*known, path)
+    return paths
+
+
+def _has_same_bytes(path: str, others: Iterable[str]) -> bool:
+    """Whether an image has the same bytes as one of the others, as far as they can be read."""
+    try:
+        return read_image_bytes(path) in map(read_image_bytes, others)
+    except OSError:
+        return False
 
 
 def is_usual(name: str) -> bool:
@@ -164,7 +197,7 @@ def number_of(name: str) -> str | None:
     """A name's number without leading zeros: that of `7`, `007` or `007.jpg`; None for any other name."""
     stem = PurePosixPath(name).name
     stem = stem_of(stem) if suffix_of(stem) in IMAGE_SUFFIXES else stem
-    return str(int(stem)) if stem.isascii() and stem.isdigit() and len(stem) < _MAX_DIGITS else None
+    return (stem.lstrip("0") or "0") if stem.isascii() and stem.isdigit() else None
 
 
 def _tails(member: str) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Finds the folder or archive that holds a dataset's images, near its captions."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,15 @@ def find_image_root(places: Iterable[Path], names: Sequence[str]) -> ImageRoot |
     return best
 
 
+def describe_ambiguity(places: Iterable[Path], name: str) -> str:
+    """What images a name that is in none of the places could be, and what to do; empty where there are none."""
+    for place in places:
+        index = ImageIndex(place)
+        if index.fitting(name):
+            return f"{place}: {name}: {index.problem(name)}; give the captions the whole name, or keep one of the files"
+    return ""
+
+
 def likely_image_roots(captions: Path, dataset: Path, names: Sequence[str]) -> list[Path]:
     """Folders and archives beside and below the captions and the dataset, the likeliest first.
 
@@ -47,6 +57,6 @@ def likely_image_roots(captions: Path, dataset: Path, names: Sequence[str]) -> l
     folders = sorted((path for path in below if path.is_dir()), key=links.__contains__)
     inner = [path for folder in folders[:_MAX_FOLDERS] for path in sorted(folder.iterdir()) if path.is_dir()]
     archives = [path for path in below if path.suffix.lower() in ARCHIVES]
-    above = [top.parent for top in tops if any((top.parent / name).is_file() for name in names[:_SAMPLE])]
+    above = [top.parent for top in tops if any(os.path.isfile(top.parent / name) for name in names[:_SAMPLE])]
     places = dict.fromkeys([*folders, *tops, *inner[:_MAX_FOLDERS], *archives, *above])
     return sorted(places, key=links.__contains__)

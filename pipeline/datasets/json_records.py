@@ -14,42 +14,24 @@ Keys have the usual names or those in params.data (see columns.py). A caption is
 record of LLaVA has a conversation, whose answer is the caption. Several images with the same captions are a list.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, TextIO
 
-from pipeline.archives import IMAGE_SUFFIXES
 from pipeline.datasets.caption_rows import CaptionRow, make_row
 from pipeline.datasets.columns import MissingColumnError, find_columns
 from pipeline.datasets.entries import SPLIT_NAMES, Note, ReadOptions
-from pipeline.datasets.json_errors import JSON_LINES
 from pipeline.datasets.text_files import numbered_lines, parse_json
 from pipeline.errors import DataError
 
-_SUFFIXES = "|".join(re.escape(suffix) for suffix in sorted(IMAGE_SUFFIXES))
-_LAYOUTS = (
-    r'\{\s*"(' + "|".join(SPLIT_NAMES) + r')"\s*:\s*\[',
-    r'\{(?!.*"images"\s*:\s*\[).*"\w+"\s*:\s*\[\s*\{',
-    r'\{\s*"[^"]+"\s*:\s*\[\s*"',
-    rf'\{{\s*"[^"]+({_SUFFIXES})(#\d+)?"\s*:',
-    r'\{\s*"\d+"\s*:\s*\{',
-    r'\{\s*"[^"]+"\s*:\s*\{\s*"\d+"\s*:',
-)
-_LAYOUT = re.compile("|".join(_LAYOUTS), re.DOTALL | re.IGNORECASE)
-_TEXT_BY_NAME = re.compile(r'\{\s*"[^"]+"\s*:\s*"')
+JSON = frozenset({".json", ".jsonl", ".ndjson"})
 
 
-def may_have_records(start: str) -> bool:
-    """Whether JSON that starts like this may hold records. COCO's boxes, which are large, do not look like it."""
-    return start.startswith("[") or _LAYOUT.match(start) is not None
-
-
-def may_have_text_by_name(start: str) -> bool:
-    """Whether JSON that starts like this may be `{"a": "a dog"}`: captions by image, or anything else."""
-    return _TEXT_BY_NAME.match(start) is not None and not may_have_records(start)
+def is_json_lines(text: str) -> bool:
+    """Whether the first line is a JSON object and another one follows."""
+    first, _, more = text.strip().partition("\n")
+    return first.startswith("{") and first.rstrip().endswith("}") and more.lstrip().startswith("{")
 
 
 def read_records(content: Any, options: ReadOptions, source: str | Path) -> Iterator[CaptionRow | Note] | None:
@@ -88,11 +70,9 @@ def _read_lines(file: TextIO, options: ReadOptions) -> Iterator[CaptionRow | Not
         if not text.strip():
             continue
         try:
-            record = parse_json(text)
-        except (ValueError, RecursionError) as error:
-            is_cut = isinstance(error, JSONDecodeError) and error.pos >= len(text.rstrip())
-            reason = f"the line ends too early; {JSON_LINES}" if is_cut else str(error)[:200]
-            yield CaptionRow(number, problem=f"not valid JSON: {reason}")
+            record = parse_json(text, line=number)
+        except ValueError as error:
+            yield CaptionRow(number, problem=f"{error}; JSON lines have one object per line")
         else:
             yield from _read_record(record, options, number)
 
@@ -101,8 +81,17 @@ def _read_columns(content: Any, options: ReadOptions, source: str | Path) -> Ite
     """The records of a table that is stored by columns; None in JSON of something else."""
     if not isinstance(content, dict):
         return None
-    content = _columns_of_pandas(content)
+    names, rows = content.get("columns"), content.get("data")  # `orient="split"` of pandas
+    if (
+        isinstance(names, list)
+        and isinstance(rows, list)
+        and all(isinstance(name, str) for name in names)
+        and all(isinstance(row, list) and len(row) == len(names) for row in rows)
+    ):
+        return [dict(zip(names, row, strict=True)) for row in rows]
     columns: list[Any] = list(content.values())
+    if all(isinstance(column, dict) for column in columns) and len(set(map(tuple, columns))) == 1:
+        columns = [list(column.values()) for column in columns]  # `orient="columns"`
     if not all(isinstance(column, list) and not any(isinstance(one, dict) for one in column) for column in columns):
         return None
     try:
@@ -110,20 +99,9 @@ def _read_columns(content: Any, options: ReadOptions, source: str | Path) -> Ite
     except MissingColumnError:
         return None
     if len(set(map(len, columns))) > 1:
-        lengths = ", ".join(f"{name[:80]} {len(column)}" for name, column in content.items())
+        lengths = ", ".join(f"{name[:80]!r} {len(column)}" for name, column in zip(content, columns, strict=True))
         raise DataError(f"{source}: columns of unequal lengths: {lengths}; correct the file")
     return [dict(zip(content, row, strict=True)) for row in zip(*columns, strict=True)]
-
-
-def _columns_of_pandas(content: dict[str, Any]) -> dict[str, Any]:
-    """The columns, as lists, of a table that pandas wrote by columns or with `orient="split"`; else `content`."""
-    names, rows = content.get("columns"), content.get("data")
-    if isinstance(names, list) and isinstance(rows, list) and all(isinstance(name, str) for name in names):
-        if all(isinstance(row, list) and len(row) == len(names) for row in rows):
-            return {name: [row[index] for row in rows] for index, name in enumerate(names)}
-    elif all(isinstance(column, dict) for column in content.values()) and len(set(map(tuple, content.values()))) == 1:
-        return {name: list(column.values()) for name, column in content.items()}
-    return content
 
 
 def _find_records(content: Any) -> Iterable[Any] | None:
@@ -179,13 +157,19 @@ def _read_record(record: Any, options: ReadOptions, number: int) -> Iterator[Cap
     for index in columns.captions:
         captions += values[index] if isinstance(values[index], list) else [values[index]]
     ranked = all(isinstance(one, dict) and "score" in one for one in captions)
-    texts = [one.get("caption") if isinstance(one, dict) else one for one in captions]
-    row = make_row(values, texts, columns, number, ranked=ranked)
+    if columns.references is not None and isinstance(values[columns.references], list):
+        values[columns.references] = _texts(values[columns.references])
+    row = make_row(values, _texts(captions), columns, number, ranked=ranked)
     if isinstance(row.image, list):
         for image in row.image:
             yield replace(row, image=image, names=(image,))
     else:
         yield row
+
+
+def _texts(captions: list[Any]) -> list[Any]:
+    """The captions, of which each may be an object with `caption`."""
+    return [one.get("caption") if isinstance(one, dict) else one for one in captions]
 
 
 def _with_answer(record: dict[str, Any]) -> dict[str, Any]:

@@ -11,34 +11,27 @@ A file is JSON, JSON lines or delimited text. Its columns or keys have the names
     {"a.jpg": ["...", "..."]}, {"42": "..."}, {"42": [{"caption": "..."}]}
     image,caption                                                   CSV, TSV, `;` or `|`; Flickr8k's token file
 
-A table with a column `references`, such as metrics/captions.csv, holds both captions and references.
+A file with a column or key `references`, such as metrics/captions.csv, holds both captions and references.
 """
 
 import io
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
-from pipeline.datasets.caption_markers import find_markers
+from pipeline.datasets.caption_markup import clean_captions
 from pipeline.datasets.caption_rows import CaptionRow
 from pipeline.datasets.coco import note_marks, read_annotations
 from pipeline.datasets.delimited_table import read_delimited
 from pipeline.datasets.entries import SPLIT_NAMES, Note, ReadOptions, check_encodable, without_caption_number
-from pipeline.datasets.html_markup import html_note
 from pipeline.datasets.joined_references import split_references
-from pipeline.datasets.json_errors import COMMENTS, describe_json_error
-from pipeline.datasets.json_records import read_json_lines, read_records
+from pipeline.datasets.json_records import JSON, is_json_lines, read_json_lines, read_records
 from pipeline.datasets.karpathy import read_images
-from pipeline.datasets.text_files import decode, not_text, parse_json
+from pipeline.datasets.text_files import open_text, parse_json
 from pipeline.errors import DataError
 from pipeline.wording import shown_names
-
-_JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
-_COCO_IMAGE_KEYS = frozenset(
-    ["id", "file_name", "width", "height", "license", "coco_url", "flickr_url", "date_captured"]
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +48,8 @@ class ScoringRow:
 
 def read_content(path: Path) -> str:
     """The text of a file. Raises `DataError`."""
-    try:
-        content = path.read_bytes()
-        if words := not_text(content):
-            raise DataError(f"{path}: {words}")
-        return decode(content, errors="strict")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not {error.encoding.upper()} at byte {error.start}; save it as UTF-8") from error
+    with open_text(path) as file:
+        return file.read()
 
 
 def read_rows(text: str, source: str, *, best_only: bool) -> tuple[list[ScoringRow], list[str]]:
@@ -79,37 +65,37 @@ def read_rows(text: str, source: str, *, best_only: bool) -> tuple[list[ScoringR
             notes.append(row.text)
         else:
             rows.append(_check_row(row, f"{source}, {kind} {row.line}", best_only=best_only))
-    if markers := find_markers(caption for row in rows for caption in row.captions):
-        rows = [replace(row, captions=tuple(map(markers.remove, row.captions))) for row in rows]
-        notes.append(f"{source}: {markers.note}")
-    if note := html_note(caption for row in rows for caption in row.captions):
-        notes.append(f"{source}: {note}")
-    return rows, notes
+    captions, caption_notes = _clean([row.captions for row in rows])
+    references, reference_notes = _clean([row.references or () for row in rows])
+    notes += [f"{source}: {note}" for note in dict.fromkeys(caption_notes + reference_notes)]
+    has_references = any(row.references is not None for row in rows)
+    return [
+        replace(row, captions=ours, references=theirs if has_references else None)
+        for row, ours, theirs in zip(rows, captions, references, strict=True)
+    ], notes
+
+
+def _clean(texts: Sequence[tuple[str, ...]]) -> tuple[list[tuple[str, ...]], list[str]]:
+    """The captions of each row without markers, and notes."""
+    cleaned, notes = clean_captions(list(chain.from_iterable(texts)))
+    rest = iter(cleaned)
+    return [tuple(islice(rest, len(of_row))) for of_row in texts], notes
 
 
 def _find_rows(text: str, source: str) -> tuple[str, Iterable[CaptionRow | Note]]:
     """The word for a row in messages, such as `line`, and the rows of a file in any layout. Raises `DataError`."""
     options = ReadOptions()
-    start = text.lstrip()[:1]
-    if not start:
+    if not text.strip():
         raise DataError(f"{source}: the file is empty")
-    if start not in "[{":
-        if Path(source).suffix.lower() in _JSON_SUFFIXES:
-            comment = text.lstrip().startswith(COMMENTS)
-            remedy = "it has no comments; remove them" if comment else "if this is a table, rename it to *.csv"
-            raise DataError(f"{source}: not JSON: {remedy}")
+    if not text.lstrip().startswith(("[", "{")) and Path(source).suffix.lower() not in JSON:
         return "line", read_delimited(io.StringIO(text, newline=""), options, source)
+    if is_json_lines(text):
+        return "line", read_json_lines(io.StringIO(text, newline=""), options, source)
     try:
         content = parse_json(text)
-    except (ValueError, RecursionError) as error:
-        if start == "{" and isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
-            return "line", read_json_lines(io.StringIO(text, newline=""), options, source)
-        if isinstance(error, json.JSONDecodeError):
-            raise DataError(f"{source}, {describe_json_error(error)}") from error
-        raise DataError(f"{source}: not valid JSON: {error}") from error
+    except ValueError as error:
+        raise DataError(f"{source}: {error}") from error
     images, annotations = (content.get(key) if isinstance(content, dict) else None for key in ("images", "annotations"))
-    if annotations is None and _are_images_of_coco(images):
-        return "image", ()
     if isinstance(annotations, list):
         listed = images if isinstance(images, list) else []
         return "annotation", chain(note_marks(annotations, source), read_annotations(listed, annotations))
@@ -119,13 +105,6 @@ def _find_rows(text: str, source: str) -> tuple[str, Iterable[CaptionRow | Note]
     if rows is None:
         raise DataError(f"{source}: JSON in an unknown layout, with the keys {shown_names(list(map(repr, content)))}")
     return "entry", rows
-
-
-def _are_images_of_coco(images: object) -> bool:
-    """Whether a value is the list of images in COCO's layout, such as that of image_info_test2017.json."""
-    return isinstance(images, list) and all(
-        isinstance(image, dict) and "file_name" in image and image.keys() <= _COCO_IMAGE_KEYS for image in images
-    )
 
 
 def _check_row(row: CaptionRow, place: str, *, best_only: bool) -> ScoringRow:
@@ -139,15 +118,22 @@ def _check_row(row: CaptionRow, place: str, *, best_only: bool) -> ScoringRow:
     if not names:
         raise DataError(f"{place}: the image's name is {row.image!r:.80}; expected a text or an integer")
     captions = row.captions[:1] if best_only and row.ranked else row.captions
-    for caption in captions:
-        if not isinstance(caption, str):
-            raise DataError(f"{place}: the caption of {names[0]} is not text: {caption!r:.80}")
-        if problem := check_encodable(caption):
-            raise DataError(f"{place}: the caption of {names[0]}: {problem}")
+    references = split_references(row.references) if isinstance(row.references, str) else row.references
+    _check_texts(captions, f"{place}: the caption of {names[0]}")
+    _check_texts(() if references is None else references, f"{place}: a reference of {names[0]}")
     return ScoringRow(
         place,
         tuple(names),
         captions,
         SPLIT_NAMES.get(str(row.split).strip().lower()),
-        split_references(row.references) if isinstance(row.references, str) else None,
+        None if references is None else tuple(references),
     )
+
+
+def _check_texts(texts: Any, what: str) -> None:
+    """Check that these are texts that can be written. Raises `DataError` naming `what` is not."""
+    for text in texts if isinstance(texts, list | tuple) else [texts]:
+        if not isinstance(text, str):
+            raise DataError(f"{what} is not text: {text!r:.80}")
+        if problem := check_encodable(text):
+            raise DataError(f"{what}: {problem}")

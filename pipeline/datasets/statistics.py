@@ -3,12 +3,12 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pipeline.archives import read_image_bytes
 from pipeline.encoders.images import ImageDescription, ImageError, describe_image
@@ -89,9 +89,6 @@ class DatasetStatistics:
     duplicates: tuple[tuple[str, ...], ...]
     """Names of images with the same bytes."""
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def dataset_statistics(
     captions: Mapping[str, Mapping[str, Sequence[str]]],
@@ -136,8 +133,8 @@ def caption_statistics(splits: Mapping[str, Mapping[str, Sequence[str]]]) -> Cap
     return CaptionStatistics(
         images={split: len(images) for split, images in tokens.items()},
         captions={split: len(its_captions) for split, its_captions in by_split.items()},
-        captions_per_image=_by_key(Counter(len(one) for images in tokens.values() for one in images)),
-        lengths=_by_key(Counter(map(len, captions))),
+        captions_per_image=dict(sorted(Counter(len(one) for images in tokens.values() for one in images).items())),
+        lengths=dict(sorted(Counter(map(len, captions)).items())),
         words=words.total(),
         distinct_words=len(words),
         used_once=sum(count == 1 for count in words.values()),
@@ -217,10 +214,6 @@ def _describe(path: Path, describe: Callable[[bytes], ImageDescription]) -> tupl
         return f"cannot be read: {error.strerror}"
     except ImageError as error:
         return str(error)
-
-
-def _by_key(counts: Counter[int]) -> dict[int, int]:
-    return dict(sorted(counts.items()))
 
 
 def _most_common(counts: Counter[Item], number: int | None = None) -> tuple[tuple[Item, int], ...]:

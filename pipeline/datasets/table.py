@@ -4,27 +4,29 @@ It is one file, or one per split. `delimited_table.py` and `json_records.py` rea
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import cache
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from pipeline.archives import IMAGE_SUFFIXES
 from pipeline.datasets.caption_rows import CaptionRow, read_entries
-from pipeline.datasets.delimited_table import read_delimited
+from pipeline.datasets.delimited_table import is_image_name, read_delimited
 from pipeline.datasets.detection import Candidate
 from pipeline.datasets.entries import SPLIT_NAMES, SPLITS, CaptionEntry, Entry, Note, ReadOptions, SkippedEntry
-from pipeline.datasets.image_index import ImageIndex
-from pipeline.datasets.json_records import may_have_records, may_have_text_by_name, read_json_lines, read_records
-from pipeline.datasets.text_files import load_json, open_text, read_start, sniff_json
+from pipeline.datasets.image_root import find_image_root, likely_image_roots
+from pipeline.datasets.json_records import JSON, is_json_lines, read_json_lines, read_records
+from pipeline.datasets.text_files import load_json, open_text, sniff_json
 from pipeline.errors import DataError
 
-JSON_LINES = frozenset({".jsonl", ".ndjson"})
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".xlsx", ".gz")
 """Of files that are tried as tables in a folder; the last ones are named with what they are instead."""
 COMMON_NAMES = ("captions.csv", "captions.tsv", "captions.jsonl", "captions.json", "dataset.csv", "annotations.csv")
-ImageNames = Callable[[], set[str]]
-"""The images of a folder, without folders and suffixes; computed once, and only if needed."""
+METADATA = ("metadata.csv", "metadata.jsonl")
+"""Tables of a Hugging Face imagefolder, which is of the format `folder`."""
+_OBJECTS = re.compile(r'"\s*:\s*\[\s*\{')
+_IMAGE_OBJECTS = re.compile(r'"images' + _OBJECTS.pattern)
 _NOT_RECORDS = "JSON, but not objects with image and caption in a known layout; see docs/datasets.md"
 
 
@@ -33,15 +35,16 @@ def detect_table(path: Path, options: ReadOptions) -> Iterator[Candidate]:
     if path.is_file():
         yield _candidate(path, options)
         return
-    names = cache(lambda: {_bare_name(name) for name in ImageIndex(path).names()})
     common = [path / name for name in COMMON_NAMES if (path / name).is_file()]
     for file in common:
         yield replace(_candidate(file, options), by_name=True)
-    parts = files_by_split(path)
-    per_split = len({split for file, split in parts.items() if not _problem(file, options)}) > 1
-    known = [*common, *(parts if per_split else ())]
+    parts = files_by_split(path, options)
+    per_split = _count_splits(parts, options) > 1
+    beside_images = [file.with_suffix(".json") for file in path.glob("*") if file.suffix.lower() in IMAGE_SUFFIXES]
+    of_folder = [*beside_images, *(path / name for name in METADATA)]
+    known = {*common, *(parts if per_split else ()), *of_folder}
     files = [file for suffix in SUFFIXES for file in sorted(path.glob(f"*{suffix}")) if file not in known]
-    others = [_candidate(file, options, names) for file in files]
+    others = [_candidate(file, options, needs_image=True) for file in files]
     broken = [one.problem for one in others if one.problem and _split_in(one.captions.stem)]
     unread = f"; not read: {'; '.join(broken)}" if broken else ""
     if per_split:
@@ -50,52 +53,35 @@ def detect_table(path: Path, options: ReadOptions) -> Iterator[Candidate]:
         yield replace(one, evidence=one.evidence + unread) if _split_in(one.captions.stem) else one
 
 
-def _candidate(path: Path, options: ReadOptions, names: ImageNames | None = None) -> Candidate:
-    """A file as a table. Where it may be something else, one of its images must be among `names`, if given."""
-    kinds = {".json": "JSON objects", **dict.fromkeys(JSON_LINES, "JSON lines")}
-    kind = kinds.get(path.suffix.lower(), "a table")
-    return Candidate(path, f"{path.name}, {kind}", problem=_problem(path, options, names) or "")
+def _candidate(path: Path, options: ReadOptions, *, needs_image: bool = False) -> Candidate:
+    """A file as a table."""
+    return Candidate(path, f"{path.name}, a table", problem=_problem(path, options, needs_image=needs_image) or "")
 
 
-def _problem(path: Path, options: ReadOptions, names: ImageNames | None = None) -> str | None:
-    """Why a file is not a table of captions; None when its first entries can be read."""
+def _problem(path: Path, options: ReadOptions, *, needs_image: bool = False) -> str | None:
+    """Why a file is not a table of captions; None when its first entries can be read.
+
+    With `needs_image`, the keys of a JSON object are captioned images only if one is named like an image or is nearby.
+    """
     suffix = path.suffix.lower()
-    start = sniff_json(path) if suffix == ".json" else ""  # it may be large
-    if suffix == ".json" and not may_have_records(start) and not may_have_text_by_name(start):
-        return _not_json(path, start) or f"{path}: {_NOT_RECORDS}"
+    start = sniff_json(path) if suffix == ".json" else ""
+    is_object = start.startswith("{") and not is_json_lines(start)
+    if is_object and _IMAGE_OBJECTS.search(start):  # COCO's and Karpathy's files, which may be large
+        return f"{path}: {_NOT_RECORDS}"
     try:
         entries = list(islice(_read_file(path, options), 20))
     except DataError as error:
         return str(error)
     if not entries:
         return f"{path}: holds no rows"
+    images = [entry.image for entry in entries if isinstance(entry, CaptionEntry)]
     skipped = [entry for entry in entries if isinstance(entry, SkippedEntry)]
-    read = any(isinstance(entry, CaptionEntry) for entry in entries)
-    if suffix in {".json", *JSON_LINES} and skipped and not read:  # JSON of something else
+    if suffix in JSON and skipped and not images:  # JSON of something else
         return f"{path}, line {skipped[0].line}: {skipped[0].reason}"
-    images = {_bare_name(entry.image) for entry in entries if isinstance(entry, CaptionEntry)}
-    if names and may_have_text_by_name(start) and images.isdisjoint(names()):
-        return (
-            f"{path}: JSON with texts, but no image in {path.parent} is named like one of its keys; if they are "
-            "captions, name this file"
-        )
+    by_name = is_object and not _OBJECTS.search(start) and not any(map(is_image_name, images))
+    if needs_image and by_name and not find_image_root(likely_image_roots(path, path.parent, images), images):
+        return f"{path}: no image is named like a key of this JSON; if it holds captions, name this file"
     return None
-
-
-def _not_json(path: Path, start: str) -> str | None:
-    """Why a file is not JSON; None when it is, or is an object, which may be large."""
-    try:
-        read_start(path)
-        if not start.startswith("{"):
-            load_json(path)
-    except (DataError, OSError) as error:
-        return str(error)
-    return None
-
-
-def _bare_name(name: str) -> str:
-    """The name of an image without folder, suffix and case."""
-    return PurePosixPath(name).stem.casefold()
 
 
 def read_table(path: Path, options: ReadOptions) -> Iterator[Entry]:
@@ -103,7 +89,7 @@ def read_table(path: Path, options: ReadOptions) -> Iterator[Entry]:
 
     Raises `DataError` when a file cannot be read, lacks a column or holds no rows.
     """
-    parts = files_by_split(path) if path.is_dir() else {}
+    parts = files_by_split(path, options) if path.is_dir() else {}
     if not parts:
         yield from _read_file(path, options)
     for file, split in parts.items():
@@ -111,18 +97,34 @@ def read_table(path: Path, options: ReadOptions) -> Iterator[Entry]:
             yield replace(entry, split=split) if isinstance(entry, CaptionEntry) and not entry.split else entry
 
 
-def files_by_split(folder: Path) -> dict[Path, str]:
-    """The tables named after a split (`train.csv`, `captions_val2.csv`), where at least two splits have one."""
-    for suffix in (".csv", ".tsv", ".jsonl"):
-        named = {file: split for file in sorted(folder.glob(f"*{suffix}")) if (split := _split_in(file.stem))}
-        if len(set(named.values())) > 1:
-            return dict(sorted(named.items(), key=lambda item: SPLITS.index(item[1])))
-    return {}
+def files_by_split(folder: Path, options: ReadOptions) -> dict[Path, str]:
+    """The tables whose names differ in a split only (`train.csv` and `val2.csv`, `my.train.csv` and `my.val.csv`).
+
+    Of several such groups, the one with captions of the most splits; of these, the one with the fewest other words.
+    """
+    groups: dict[tuple[str, ...], dict[Path, str]] = defaultdict(dict)
+    for suffix in (".csv", ".tsv", ".jsonl", ".json"):
+        for file in sorted(folder.glob(f"*{suffix}")):
+            if found := _split_in(file.stem):
+                split, others = found
+                groups[suffix, *others][file] = split
+    several = [groups[words] for words in sorted(groups, key=len) if len({*groups[words].values()}) > 1]
+    if len(several) > 1:
+        several.sort(key=lambda files: -_count_splits(files, options))
+    return dict(sorted(several[0].items(), key=lambda item: SPLITS.index(item[1]))) if several else {}
 
 
-def _split_in(stem: str) -> str | None:
-    words = [word for word in re.split(r"[\W\d_]+", stem.lower()) if word not in {"", "captions"}]
-    return SPLIT_NAMES.get(words[0]) if len(words) == 1 else None
+def _count_splits(files: Mapping[Path, str], options: ReadOptions) -> int:
+    """The number of splits that have a table of captions."""
+    return len({split for file, split in files.items() if not _problem(file, options, needs_image=True)})
+
+
+def _split_in(stem: str) -> tuple[str, list[str]] | None:
+    """The split in a file's name and the other words but `captions`; None without a split, or with two."""
+    words = re.findall(r"([^\W\d_]+)(\d*)", stem.lower())
+    splits = [SPLIT_NAMES[word] for word, _ in words if word in SPLIT_NAMES]
+    others = [word + number for word, number in words if word not in {*SPLIT_NAMES, "captions"}]
+    return (splits[0], others) if len(splits) == 1 else None
 
 
 def _read_file(path: Path, options: ReadOptions) -> Iterator[Entry]:
@@ -131,14 +133,15 @@ def _read_file(path: Path, options: ReadOptions) -> Iterator[Entry]:
 
 def _read_rows(path: Path, options: ReadOptions) -> Iterator[CaptionRow | Note]:
     suffix = path.suffix.lower()
-    if suffix == ".json":
+    start = sniff_json(path) if suffix in JSON else ""
+    if start.startswith("[") or (suffix == ".json" and not is_json_lines(start)):
         rows = read_records(load_json(path, options.encoding), options, path)
         if rows is None:
             raise DataError(f"{path}: {_NOT_RECORDS}")
         yield from rows
         return
     with open_text(path, options.encoding) as file:
-        if suffix in JSON_LINES:
+        if suffix in JSON:
             yield from read_json_lines(file, options, path)
         else:
             yield from read_delimited(file, options, path)

@@ -4,7 +4,6 @@
 (PEP 383), which `make_entry` refuses: a damaged byte costs its own row, and the row is reported.
 """
 
-import codecs
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pipeline.datasets.entries import AUTO
-from pipeline.datasets.json_errors import COMMENTS, describe_json_error
 from pipeline.errors import DataError, ParamsError
 from pipeline.file_signatures import other_content
 
@@ -31,18 +29,18 @@ def open_text(path: Path, encoding: str = AUTO) -> Iterator[TextIO]:
     except UnicodeError as error:
         raise DataError(f"{path}: not valid {codec}: {error}; save it as UTF-8") from error
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}; check params.data.captions") from error
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def decode(content: bytes, encoding: str = AUTO, errors: str = "surrogateescape") -> str:
+def decode(content: bytes, encoding: str) -> str:
     """The text of a file. Raises `UnicodeDecodeError`, and `ParamsError` for an unknown encoding."""
-    return content.decode(_codec(content, encoding), errors)
+    return content.decode(_codec(content, encoding), "surrogateescape")
 
 
 def _codec(start: bytes, encoding: str) -> str:
     """The name of the codec of a file that starts like this."""
     if encoding == AUTO:
-        return _unicode_codec(start[:4])
+        return json.detect_encoding(start[:4])  # by a byte-order mark, or by the place of the zeros in UTF-16 and 32
     try:
         "".encode(encoding)
     except (LookupError, UnicodeError) as error:
@@ -68,28 +66,32 @@ def load_json(path: Path, encoding: str = AUTO) -> Any:
         text = file.read()
     try:
         return parse_json(text)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def parse_json(text: str, *, line: int = 1) -> Any:
+    """Parse JSON that starts in a line of a file.
+
+    Raises `ValueError` with the place, also where an object has a key twice, of which `json` keeps the last.
+    """
+    try:
+        return json.loads(text, strict=False, object_pairs_hook=_refuse_repeated_keys)
     except json.JSONDecodeError as error:
-        if not error.pos and not text.startswith(COMMENTS):
-            raise DataError(f"{path}, line 1, column 1: not JSON; check params.data.format") from error
-        raise DataError(f"{path}, {describe_json_error(error)}") from error
+        rest = text[error.pos :].split()
+        is_cut = not rest or error.msg.startswith("Unterminated")
+        problem = "it ends too early; copy or download the file again" if is_cut else f"{error.msg} at {rest[0][:40]!a}"
+        place = f"line {line + error.lineno - 1}, column {error.colno}"
+        raise ValueError(f"not valid JSON in {place}: {problem}") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not valid JSON: {error}") from error
-
-
-def parse_json(text: str | bytes) -> Any:
-    """Parse JSON. Raises `ValueError`, also where an object has a key twice, of which `json` keeps the last."""
-    return json.loads(text, strict=False, object_pairs_hook=_refuse_repeated_keys)
+        raise ValueError(f"not valid JSON: {error}") from error
 
 
 def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
-        counts = Counter(key for key, _ in pairs)
-        key = next(key for key, _ in pairs if counts[key] > 1)
-        raise ValueError(
-            f"the key {key[:80]!a} occurs {counts[key]} times in one object; keep one (in captions "
-            "files: merge their values)"
-        )
+        ((key, count),) = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"the key {key[:80]!a} occurs {count} times in one object; keep one, with the values of all")
     return content
 
 
@@ -106,7 +108,7 @@ def sniff_json(path: Path) -> str:
             file.seek(max(path.stat().st_size - _SNIFFED, file.tell()))
             content = start + file.read()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}; check params.data.captions") from error
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     return content.replace(b"\0", b"").decode("ascii", errors="ignore").lstrip("\ufeff \t\r\n")
 
 
@@ -128,16 +130,3 @@ def not_text(start: bytes) -> str | None:
     tables = {b"PK\x03\x04": "a zip archive or an Excel file", b"PAR1": "a Parquet file"}
     known = next((words for magic, words in tables.items() if start.startswith(magic)), None)
     return f"{known}; save the captions as CSV" if known else other_content(start)
-
-
-def _unicode_codec(start: bytes) -> str:
-    """The codec of a Unicode file by its first four bytes."""
-    if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
-        return "utf-32"
-    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
-    if len(start) == 4 and start[1] == start[3] == 0 and start[0] and start[2]:
-        return "utf-16-le"
-    if len(start) == 4 and start[0] == start[2] == 0 and start[1] and start[3]:
-        return "utf-16-be"
-    return "utf-8-sig"

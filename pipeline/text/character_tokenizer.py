@@ -32,8 +32,6 @@ def tokenize(text: str) -> list[str]:
 
 def _extends(character: str) -> bool:
     """Whether the character belongs to the one before: a combining mark, a joiner, a skin tone."""
-    if character.isascii():
-        return False
     return (
         unicodedata.category(character)[0] == "M" or character == _JOINER or "\U0001f3fb" <= character <= "\U0001f3ff"
     )

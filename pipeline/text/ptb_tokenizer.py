@@ -35,33 +35,25 @@ _PUNCTUATION = frozenset(
 # Characters. A letter is one of the basic plane's (but no superscript, circled digit or the like), a soft
 # hyphen, or an accented one spelled as an HTML entity. A mark may stand in a plain word, not after a hyphen.
 _NO_LETTER = (
-    "\u00b2\u00b3\u00b9\u00bc-\u00be\u2070\u2074-\u2079\u2080-\u2089\u2150-\u2182\u2185-\u2189"
-    "\u2460-\u24b5\u24ea-\u24ff"
-    "\u2776-\u2793\u2cfd\u3007\u3021-\u3029\u3192-\u3195\u3220-\u32bf\ua830-\ua835\U00010000-\U0010ffff"
+    "\u00b2\u00b3\u00b9\u00bc-\u00be\u2070\u2074-\u2079\u2080-\u2089\u2150-\u2182\u2185-\u2189\u2460-\u24b5"
+    "\u24ea-\u24ff\u2776-\u2793\u2cfd\u3007\u3021-\u3029\u3192-\u3195\u3220-\u32bf\ua830-\ua835\U00010000-\U0010ffff"
 )
 _ENTITY_LETTER = "&[aeiouycnAEIOUYCN](?:acute|grave|uml|circ|tilde|cedil|ring);"
 _L = rf"(?:[^\W\d_{_NO_LETTER}]|\u00ad|{_ENTITY_LETTER})"
 _MARK = (
-    r"(?![^\W\d_])[\u02c2-\u02df\u02e5-\u036f\u0375\u0378\u0379\u0384\u0385\u03f6\u0483-\u0487"
-    r"\u055a-\u055f\u058a\u0591-"
-    r"\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0615-\u061a\u064b-\u065e\u0670\u06d6-\u06ed\u06fd"
-    r"\u06fe\u070f\u0711\u0730-"
-    r"\u074c\u07a6-\u07b0\u07eb-\u07f3\u0900-\u0903\u093c\u093e-\u094e\u0951-\u0955\u0962\u0963"
-    r"\u0981-\u0983\u09bc\u09be-"
-    r"\u09cd\u09d7\u09e2\u09e3\u0a01-\u0a03\u0a3c-\u0a4f\u0a81-\u0a83\u0abc\u0abe-\u0acf\u0b82"
-    r"\u0bbe-\u0bcd\u0c01-\u0c03"
-    r"\u0c3e-\u0c56\u0d3e-\u0d48\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ecd\u2010\u2011]"
+    r"(?![^\W\d_])[\u02c2-\u02df\u02e5-\u036f\u0375\u0378\u0379\u0384\u0385\u03f6\u0483-\u0487\u055a-\u055f\u058a"
+    r"\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0615-\u061a\u064b-\u065e\u0670\u06d6-\u06ed\u06fd\u06fe\u070f"
+    r"\u0711\u0730-\u074c\u07a6-\u07b0\u07eb-\u07f3\u0900-\u0903\u093c\u093e-\u094e\u0951-\u0955\u0962\u0963"
+    r"\u0981-\u0983\u09bc\u09be-\u09cd\u09d7\u09e2\u09e3\u0a01-\u0a03\u0a3c-\u0a4f\u0a81-\u0a83\u0abc\u0abe-\u0acf"
+    r"\u0b82\u0bbe-\u0bcd\u0c01-\u0c03\u0c3e-\u0c56\u0d3e-\u0d48\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc"
+    r"\u0ec8-\u0ecd\u2010\u2011]"
 )
 _SYMBOL = (
-    "[\x21-\x7e\x80\x85\x91-\x94\x96\x97\u00a1-\u00a9\u00ab-\u00b4\u00b6-\u00b9\u00bb-\u00bf\u00d7"
-    "\u00f7\u037e\u0387"
-    "\u0589\u05be\u05c0\u05c3\u05c6\u05f3\u05f4\u0600-\u0603\u0606-\u060c\u0614\u061b\u061e\u061f"
-    "\u066a\u066d\u06d4"
-    "\u0700-\u070d\u07f6-\u07f8\u0964\u0965\u0e3f\u0e4f\u1fbd\u2013-\u2023\u2026\u2030-\u203b"
-    "\u203e-\u2042\u2044\u2070"
-    "\u2074-\u207e\u2080-\u208e\u20a0\u20a4\u20ac\u2100-\u214f\u2153-\u215e\u2190-\u2bff\u3001\u3002"
-    "\u3012\u30fb\uff01-"
-    "\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65\uffe0\uffe1\uffe5\uffe6]"
+    "[\x21-\x7e\x80\x85\x91-\x94\x96\x97\u00a1-\u00a9\u00ab-\u00b4\u00b6-\u00b9\u00bb-\u00bf\u00d7\u00f7\u037e\u0387"
+    "\u0589\u05be\u05c0\u05c3\u05c6\u05f3\u05f4\u0600-\u0603\u0606-\u060c\u0614\u061b\u061e\u061f\u066a\u066d\u06d4"
+    "\u0700-\u070d\u07f6-\u07f8\u0964\u0965\u0e3f\u0e4f\u1fbd\u2013-\u2023\u2026\u2030-\u203b\u203e-\u2042\u2044\u2070"
+    "\u2074-\u207e\u2080-\u208e\u20a0\u20a4\u20ac\u2100-\u214f\u2153-\u215e\u2190-\u2bff\u3001\u3002\u3012\u30fb"
+    "\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65\uffe0\uffe1\uffe5\uffe6]"
 )
 _APOS = "(?:['\u2019\x92]|&apos;)"
 _ANY_APOS = "(?:['\u2019\x92`\u2018\u201b\x91]|&apos;)"
@@ -86,26 +78,21 @@ _NUMBER = r"(?:(?:\d[\d\u00ad]*)?(?:[.:,\u066b\u066c]\d[\d\u00ad]*)+|\d[\d\u00ad
 
 # Abbreviations: titles and the like; those that may end a sentence; those that stand before a number.
 _TITLE = (
-    "(?:(?i:adj|ad[mv]|alex|asst|assoc|attys?|ave|brig|capt|cf|cmdr|col|comdr|cpl|dept|det|drs?|elec|"
-    "ens|ft|gen|govs?|hon|"
-    "insp|invt|jos|lieut|lt|maj|messrs|mlle|mme|mrs?|ms|msgr|mt|natl|pfc|ph|pres|profs?|pvt|reps?|rev|"
-    "sens?|sfc|sgt|spc|"
-    "ste?|supts?|treas|vs|wm)|[Mm][ft]g)"
+    "(?:(?i:adj|ad[mv]|alex|asst|assoc|attys?|ave|brig|capt|cf|cmdr|col|comdr|cpl|dept|det|drs?|elec|ens|ft|gen|govs?|"
+    "hon|insp|invt|jos|lieut|lt|maj|messrs|mlle|mme|mrs?|ms|msgr|mt|natl|pfc|ph|pres|profs?|pvt|reps?|rev|sens?|sfc|"
+    "sgt|spc|ste?|supts?|treas|vs|wm)|[Mm][ft]g)"
 )
 _ENDING = (
-    r"(?:(?i:ph\.d|ala?|apr|ariz|assn|aug|bancorp|bhd|bldg|blvd|bros|calif|cie|cos?|colo|conn|corp|ct|"
-    r"dak|dec|esq|est|etc|"
-    "ext|feb|fla|fri|ga|in[cd]|intl|jan|jr|ju[ln]|kans?|ky|ltd|mar|md|mich|minn|mo|mon|mont|neb|nev|"
-    "nov|oct|okla|penn|"
-    "plc|rd|rt|sept?|seq|s[qr]|sys|tel|tenn|thu|thurs|tues?|univ|va|vt|wed|wisc?|wyo)|[Pp]p?tes?|[Pp]p?tys?|"
-    "A(?i:rk|z)|D(?i:el)|I(?i:ll)|L(?i:a)|M(?i:ass|iss)|O(?i:re)|P(?i:a)|T(?i:ex)|W(?i:ash))"
+    r"(?:(?i:ph\.d|ala?|apr|ariz|assn|aug|bancorp|bhd|bldg|blvd|bros|calif|cie|cos?|colo|conn|corp|ct|dak|dec|esq|est|"
+    r"etc|ext|feb|fla|fri|ga|in[cd]|intl|jan|jr|ju[ln]|kans?|ky|ltd|mar|md|mich|minn|mo|mon|mont|neb|nev|nov|oct|okla|"
+    r"penn|plc|rd|rt|sept?|seq|s[qr]|sys|tel|tenn|thu|thurs|tues?|univ|va|vt|wed|wisc?|wyo)|[Pp]p?tes?|[Pp]p?tys?|"
+    r"A(?i:rk|z)|D(?i:el)|I(?i:ll)|L(?i:a)|M(?i:ass|iss)|O(?i:re)|P(?i:a)|T(?i:ex)|W(?i:ash))"
 )
 _NUMBERED = "(?i:art|ca|figs?|nos?|op|pp|prop)"
 _OPENER = (
-    r"M[RrSs]\.|(?=[A-Z])(?i:an?|as|at|he|if|in|it|so|we|but|her|now|one|our|she|the|yet|you|here|last|"
-    r"many|more|once|some|such|that|"
-    "then|they|this|what|when|about|according|additionally|after|earlier|however|other|since|their|"
-    "there|these|while)"
+    r"M[RrSs]\.|(?=[A-Z])(?i:an?|as|at|he|if|in|it|so|we|but|her|now|one|our|she|the|yet|you|here|last|many|more|once|"
+    r"some|such|that|then|they|this|what|when|about|according|additionally|after|earlier|however|other|since|their|"
+    r"there|these|while)"
 )
 
 # Addresses, tags and emoticons.
@@ -121,9 +108,8 @@ _TAG = (
 )
 _EYE = "[-^x=~<>'\u2019]"
 _FILE_TYPE = (
-    "(?i:bat|bmp|cgi|class|cpp|css|dll|docx?|exe|gif|gz|html?|jar|java|jpe?g|js|mov|mp3|pdf|php|pl|png|"
-    "ppt|ps|py|sql|tar|"
-    "tex|tgz|txt|wav|xml|zip|[chx])"
+    "(?i:bat|bmp|cgi|class|cpp|css|dll|docx?|exe|gif|gz|html?|jar|java|jpe?g|js|mov|mp3|pdf|php|pl|png|ppt|ps|py|sql|"
+    "tar|tex|tgz|txt|wav|xml|zip|[chx])"
 )
 
 _URL_LIKE = (

@@ -16,13 +16,14 @@ def coco(folder, name, images, annotations, **more):
 def test_image_names_include_the_folder_and_val_becomes_the_test_split(tmp_path):
     images = [{"id": 7, "file_name": "7.jpg"}]
     coco(tmp_path, "captions_train2017.json", images, [{"image_id": 7, "caption": "A cat."}])
-    annotations = [{"image_id": 7, "caption": "A dog.\n"}, {"image_id": 8, "caption": "x"}, {"image_id": 7}]
+    annotations = [{"image_id": 7, "caption": "A dog.\n"}, {"image_id": 8, "caption": "x"}]
+    annotations += [{"image_id": 7, "caption": ["a dog"]}]
     coco(tmp_path, "captions_val2017.json", images, annotations)
     entries = read("coco", tmp_path)
     assert kept(entries) == [("train2017/7.jpg", "A cat.", "train"), ("val2017/7.jpg", "A dog.", "test")]
     assert skipped(entries) == [
         (2, "", "image_id 8 is not the id of an image with a file_name"),
-        (3, "", "the annotation has no image_id or no caption"),
+        (3, "", "the annotation has no image_id, or no caption that is text"),
     ]
 
 
@@ -82,7 +83,7 @@ def test_val_stays_val_beside_a_test_file(tmp_path):
 
 def test_json_files_without_captions_are_named(tmp_path):
     path = coco(tmp_path, "annotations/boxes.json", [], [])
-    with pytest.raises(DataError, match=rf"no captions were recognized: (.|\n)*{path}: JSON without COCO's captions"):
+    with pytest.raises(DataError, match=rf"no captions were recognized(.|\n)*{path}: JSON without COCO's captions"):
         detect(tmp_path)
 
 
@@ -121,6 +122,6 @@ def test_captions_that_the_file_marks_as_unfit_are_noted(tmp_path):
     entries = read("coco", path)
     assert len(entries.captions) == 5
     assert entries.notes == [
-        f"{path}: 2 captions are marked is_rejected and are used; to leave them out, delete them from the file",
-        f"{path}: 1 caption is marked is_precanned and is used; to leave it out, delete it from the file",
+        f"{path}: 2 captions with the mark is_rejected are used; to leave such captions out, delete them from the file",
+        f"{path}: 1 caption with the mark is_precanned is used; to leave such captions out, delete them from the file",
     ]

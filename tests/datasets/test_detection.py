@@ -23,6 +23,7 @@ LAYOUTS = {
     "table csv": {"captions.csv": "image,caption\na.jpg,x\n", "notes.csv": "date,weather\n1,2\n"},
     "table jsonl": {"rows.jsonl": '{"image": "a.jpg", "caption": "x"}\n'},
     "folder": {"a.jpg": "image", "a.txt": "x"},
+    "folder json": {"a.jpg": "image", "a.json": '{"file_name": "a.jpg", "caption": ["x"]}'},
     "folder metadata": {"metadata.csv": "file_name,text\na.jpg,x\n", "a.jpg": "image"},
 }
 """Files of each format, with the caption `x` of `a.jpg`."""
@@ -34,7 +35,8 @@ def test_each_layout_is_detected_from_its_folder_and_its_file_and_read(tmp_path,
     found = detect(tmp_path)
     assert found.format == layout.split()[0]
     assert found.evidence
-    if layout != "folder":
+    assert "not used" not in found.evidence
+    if files[0].name != "a.jpg":
         assert detect(files[0]).format == found.format
     ((image, caption, _),) = kept(read(found.format, found.captions))
     assert (image.split("/")[-1], caption) == ("a.jpg", "x")
@@ -71,9 +73,9 @@ def test_a_second_table_is_named(tmp_path, names):
 
 def test_unknown_files_are_refused(tmp_path):
     write(tmp_path, "hello", "readme.md")
-    with pytest.raises(DataError, match=r"no captions were recognized: .*karpathy: dataset_.* see docs/datasets.md"):
+    with pytest.raises(DataError, match=r"no captions were recognized, .*karpathy: dataset_.* see docs/datasets.md"):
         detect(tmp_path)
-    with pytest.raises(DataError, match=r"odd\.json: JSON, but not objects with image and caption"):
+    with pytest.raises(DataError, match=r"odd\.json, line 1: the caption is not text"):
         detect(write(tmp_path, '{"a": 1}', "odd.json"))
     with pytest.raises(DataError, match="no such file or folder"):
         detect(tmp_path / "missing")

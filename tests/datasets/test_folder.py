@@ -1,12 +1,9 @@
 """The format `folder`."""
 
-import tarfile
-import zipfile
-
 import pytest
-from reading import kept, read, skipped, write
+from reading import detect, kept, pack, read, skipped, write
 
-from pipeline.errors import ParamsError
+from pipeline.errors import DataError, ParamsError
 
 
 def test_each_line_of_a_text_file_is_a_caption(tmp_path):
@@ -44,59 +41,65 @@ def test_a_note_counts_other_texts_beside_an_image(tmp_path):
 
 @pytest.mark.parametrize("kind", ["tar", "zip"])
 def test_texts_in_archives(tmp_path, kind):
-    files = {"00.jpg": b"one", "00.txt": b"a dog", "01.jpg": b"two", "01.txt": b"a cat", "01.json": b"{}"}
+    files = {"./00.jpg": b"one", "00.txt": b"a dog", "01.jpg": b"two", "01.txt": b"a cat", "01.json": b"{}"}
     for shard in ("train", "val"):
-        archive = tmp_path / f"{shard}.{kind}"
-        if kind == "zip":
-            with zipfile.ZipFile(archive, "w") as out:
-                for name, content in files.items():
-                    out.writestr(name, content)
-        else:
-            with tarfile.open(archive, "w") as out:
-                for name, content in files.items():
-                    path = write(tmp_path / "loose", content, name)
-                    out.add(path, f"./{name}")
-    for path in (tmp_path / "loose").glob("*"):
-        path.unlink()
+        pack(tmp_path / f"{shard}.{kind}", files)
     entries = read("folder", tmp_path)
     assert kept(entries) == [
-        (f"train.{kind}/00.jpg", "a dog", "train"),
-        (f"train.{kind}/01.jpg", "a cat", "train"),
-        (f"val.{kind}/00.jpg", "a dog", "val"),
-        (f"val.{kind}/01.jpg", "a cat", "val"),
+        (f"{shard}.{kind}/{name}", caption, shard)
+        for shard in ("train", "val")
+        for name, caption in (("00.jpg", "a dog"), ("01.jpg", "a cat"))
     ]
     assert entries.skipped == []
 
 
-def test_captions_in_json_files_of_shards(tmp_path):
-    (tmp_path / "train").mkdir()
-    for shard in ("train/train-00000.tar", "val_01.tar"):
-        with tarfile.open(tmp_path / shard, "w") as out:
-            for name, content in {
-                "1.jpg": b"image",
-                "1.json": b'{"captions": ["a dog", "a cat", 7]}',
-                "2.jpg": b"image",
-                "2.json": b'{"caption": "json"}',
-                "2.txt": b"a text goes before",
-                "3.jpg": b"image",
-                "3.json": b"{",
-                "lost.json": b"{}",
-            }.items():
-                out.add(write(tmp_path / "loose", content, name), name)
-    for path in (tmp_path / "loose").glob("*"):
-        path.unlink()
+@pytest.mark.parametrize("archive", ["test.zip", "test-00000.tar"])
+def test_files_and_archives_are_read_together_with_a_note(tmp_path, archive):
+    for name, content in {"train/00.jpg": b"one", "train/00.txt": "a dog"}.items():
+        write(tmp_path, content, name)
+    pack(tmp_path / archive, {"00.jpg": b"two", "00.txt": b"a cat"})
+    pack(tmp_path / "train.zip", {"00.jpg": b"one", "00.txt": b"a dog"})  # it was unpacked
     entries = read("folder", tmp_path)
-    val = "val_01.tar"
-    assert kept(entries)[3:] == [
-        (f"{val}/1.jpg", "a dog", "val"),
-        (f"{val}/1.jpg", "a cat", "val"),
-        (f"{val}/2.jpg", "a text goes before", "val"),
-    ]
-    assert [row.split for row in entries.captions[:3]] == ["train"] * 3
-    assert [(image, reason.split(":")[0]) for _, image, reason in skipped(entries)[2:]] == [
-        (f"{val}/1.jpg", "the caption is not text"),
-        (f"{val}/3.jpg", "not valid JSON"),
-    ]
+    assert kept(entries) == [(f"{archive}/00.jpg", "a cat", "test"), ("train/00.jpg", "a dog", "train")]
+    shown = f"as files, such as train/00.jpg, and from archives, such as {archive}/00.jpg"
+    assert entries.notes == [f"{tmp_path}: the images are read {shown}"]
+
+
+def test_images_that_share_a_text_are_counted(tmp_path):
+    for name, content in {"a.jpg": b"one", "a.webp": b"one", "a.txt": "a dog"}.items():
+        write(tmp_path, content, name)
+    assert read("folder", tmp_path).notes == [f"{tmp_path}: 1 image shares a text with another image of the same name"]
+
+
+def test_an_archive_with_a_table_of_captions_is_refused_with_the_advice_to_unpack_it(tmp_path):
+    path = pack(tmp_path / "archive.zip", {"Images/a.jpg": b"one", "captions.txt": b"image,caption\na.jpg,a dog\n"})
+    message = "no image has a text beside it, and there is no metadata.csv or metadata.jsonl; unpack an archive that"
+    for reader in (lambda: read("folder", path), lambda: detect(tmp_path)):
+        with pytest.raises(DataError, match=message):
+            reader()
+
+
+def test_captions_in_json_files_of_shards(tmp_path):
+    files = {
+        **dict.fromkeys(("1.jpg", "2.jpg", "3.jpg"), b"image"),
+        "1.json": b'{"captions": ["a dog", "a cat", 7]}',
+        "2.json": b'{"caption": "json"}',
+        "2.txt": b"a text goes before",
+        "3.json": b'{"caption": "x", "caption": "y"}',
+        "lost.json": b"{}",
+    }
+    for shard, split in (("train/train-00000.tar", "train"), ("val_01.tar", "val")):
+        pack(tmp_path / split / shard, files)
+        entries = read("folder", tmp_path / split)
+        assert kept(entries) == [
+            (f"{shard}/1.jpg", "a dog", split),
+            (f"{shard}/1.jpg", "a cat", split),
+            (f"{shard}/2.jpg", "a text goes before", split),
+        ]
+        assert [(image, reason.split(":")[0]) for _, image, reason in skipped(entries)] == [
+            (f"{shard}/1.jpg", "the caption is not text"),
+            (f"{shard}/3.jpg", "not valid JSON"),
+        ]
 
 
 def test_an_imagefolder_with_metadata_in_each_split(tmp_path):
@@ -112,9 +115,7 @@ def test_an_imagefolder_with_metadata_in_each_split(tmp_path):
 def test_a_caption_beside_a_file_of_another_format_names_that_file(tmp_path):
     for name, content in {"a.jpg": b"x", "a.txt": "a dog", "b.jp2": b"x", "b.txt": "a cat"}.items():
         write(tmp_path, content, name)
-    assert skipped(read("folder", tmp_path)) == [
-        (0, "b.txt", "b.jp2 beside the text is in no image format that is read")
-    ]
+    assert skipped(read("folder", tmp_path)) == [(0, "b.txt", "b.jp2 beside the text is of another format")]
 
 
 @pytest.mark.parametrize("encoding", ["auto", "utf-8", "UTF-8", "utf8", "ascii"])
@@ -124,7 +125,7 @@ def test_invalid_bytes_in_a_text_are_skipped(tmp_path, encoding, name):
     text = "un café" if name == "a.txt" else '{"caption": "un café"}'
     write(tmp_path, text, name, encoding="latin-1")
     assert skipped(read("folder", tmp_path, encoding=encoding)) == [
-        (1, "a.jpg", "not UTF-8: byte 0xe9; save the file as UTF-8 or set params.data.encoding")
+        (1, "a.jpg", "not UTF-8: byte 0xe9; save the file as UTF-8 or, of a dataset, set params.data.encoding")
     ]
     assert kept(read("folder", tmp_path, encoding="latin-1")) == [("a.jpg", "un café", None)]
 

@@ -2,10 +2,9 @@
 
 import tarfile
 import unicodedata
-import zipfile
 
 import pytest
-from reading import write
+from reading import pack, write
 
 from pipeline.archives import read_image_bytes
 from pipeline.datasets.image_index import ImageIndex
@@ -14,11 +13,7 @@ from pipeline.errors import DataError
 
 
 def zip_file(path, *names):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w") as archive:
-        for name in names:
-            archive.writestr(name, f"{path.name} {name}")
-    return path
+    return pack(path, {name: f"{path.name} {name}" for name in names})
 
 
 def test_an_image_in_a_folder_is_found_by_its_path(tmp_path):
@@ -43,6 +38,8 @@ def test_a_name_may_lack_its_suffix(tmp_path):
     assert index.find("a").endswith("a.jpg")
     assert index.find("sub/b").endswith("sub/B.PNG")
     assert index.find("c") is None
+    assert index.problem("c") == "the name fits two files: c.jpg, c.png"
+    assert index.problem("f" * 300) == "the image does not exist"
     assert index.find("e").endswith("d.zip::d/e.jpg")
 
 
@@ -75,13 +72,24 @@ def test_an_archive_counts_as_the_folder_it_is_named_after(tmp_path):
     assert index.find("1.jpg") is None
 
 
-def test_files_precede_the_archive_they_were_unpacked_from(tmp_path):
+def test_files_precede_an_archive_and_its_other_images_are_found_and_listed(tmp_path):
     zip_file(tmp_path / "a.zip", "a.jpg", "b.jpg")
     write(tmp_path, b"loose", "a.jpg")
     index = ImageIndex(tmp_path)
     assert read_image_bytes(index.find("a.jpg")) == b"loose"
     assert read_image_bytes(index.find("b.jpg")) == b"a.zip b.jpg"
-    assert list(index.names()) == ["a.jpg"]
+    assert list(index.names()) == ["a.jpg", "a.zip/a.jpg", "a.zip/b.jpg"]
+
+
+def test_an_archive_whose_images_were_unpacked_is_not_listed(tmp_path):
+    path = pack(tmp_path / "a.tar", {"x/a.jpg": b"a", "x/a.txt": b"a dog", "x/b.jpg": b"b"})
+    pack(tmp_path / "texts.zip", {"a.txt": b"a dog"})
+    for name, content in (("x/a.jpg", b"a"), ("b.jpg", b"b edited"), ("c.jpg", b"c")):
+        write(tmp_path, content, name)
+    assert list(ImageIndex(tmp_path).files()) == ["b.jpg", "c.jpg", "x/a.jpg"]
+    for others in ({"a.jpg": b"another"}, {"a.jpg": b"a", "d.jpg": b"d"}):  # other images, some of the same names
+        pack(path, others)
+        assert [name for name in ImageIndex(tmp_path).names() if "tar" in name] == [f"a.tar/{name}" for name in others]
 
 
 def test_a_damaged_archive_is_refused(tmp_path):
@@ -125,6 +133,10 @@ def test_files_that_are_no_images_are_listed(tmp_path):
     for name in ("a.jpg", "a.txt", "captions.csv", "sub/b.JP2", "c.mov", ".hidden"):
         write(tmp_path, b"x", name)
     assert ImageIndex(tmp_path).passed_over() == ["c.mov", "sub/b.JP2"]
+    pack(tmp_path / "code.zip", {"a.py": b""})
+    pack(tmp_path / "images.zip", {"a.jpg": b""})
+    write(tmp_path, b"damaged", "sub/images.tar")
+    assert ImageIndex(tmp_path).passed_over() == ["c.mov", "code.zip", "sub/b.JP2", "sub/images.tar"]
 
 
 def test_links_in_archives_are_not_images(tmp_path):
@@ -152,7 +164,7 @@ def test_images_of_the_same_name_in_two_folders_are_not_taken_for_each_other(tmp
     names = [f"{folder}/00{number}.jpg" for folder in folders for number in range(3)]
     for name in names:
         write(tmp_path, b"x", name)
-    root = find_image_root(likely_image_roots(tmp_path, tmp_path, names), names)
+    root = find_image_root(likely_image_roots(tmp_path, tmp_path, [*names, "x" * 300]), names)
     assert (root.path, root.found) == (tmp_path, 6)
 
 

@@ -1,13 +1,11 @@
 """Datasets in other formats than the built-in one, from `captioner init` to the scores."""
 
 import csv
-import io
 import json
 import shutil
-import tarfile
-import zipfile
 
 import pytest
+from reading import pack
 from support import run_command, set_param, write_dataset
 
 from pipeline import Captioner, paths
@@ -28,9 +26,8 @@ def as_coco_in_zips(project, folder):
         (folder / "annotations").mkdir(exist_ok=True)
         content = json.dumps({"images": images, "annotations": annotations})
         (folder / f"annotations/captions_{part}.json").write_text(content)
-        with zipfile.ZipFile(folder / f"{part}.zip", "w") as archive:
-            for name in names:
-                archive.write(project / "data/tiny/images" / name, f"{part}/{name}")
+        images_of = project / "data/tiny/images"
+        pack(folder / f"{part}.zip", {f"{part}/{name}": (images_of / name).read_bytes() for name in names})
 
 
 def as_karpathy(project, folder):
@@ -47,18 +44,13 @@ def as_karpathy(project, folder):
 
 def as_shards(project, folder):
     """WebDataset shards, one per split."""
-    captions = {}
+    shards = {"train": {}, "val": {}, "test": {}}
     for image, caption, split in tiny(project):
-        captions.setdefault((image, split), []).append(caption)
-    for split in ("train", "val", "test"):
-        with tarfile.open(folder / f"{split}.tar", "w") as archive:
-            for image, its_split in captions:
-                if its_split == split:
-                    text = "\n".join(captions[image, split]).encode()
-                    entry = tarfile.TarInfo(image.replace(".png", ".txt"))
-                    entry.size = len(text)
-                    archive.add(project / "data/tiny/images" / image, image)
-                    archive.addfile(entry, io.BytesIO(text))
+        shards[split][image] = (project / "data/tiny/images" / image).read_bytes()
+        text = image.replace(".png", ".txt")
+        shards[split][text] = shards[split].get(text, b"") + caption.encode() + b"\n"
+    for split, files in shards.items():
+        pack(folder / f"{split}.tar", files)
 
 
 def as_flickr8k(project, folder):

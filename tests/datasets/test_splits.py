@@ -54,16 +54,9 @@ def test_a_missing_split_is_drawn_from_the_train_images():
     assert "no val split" in describe_drawn_splits(found, unique_digests(found))
 
 
-def test_copies_of_an_image_are_drawn_together():
-    found = many(None)
-    digests = {row.image: str(int(row.image[:-4]) // 4) for row in found}
-    splits = assign_splits(found, digests, 1)
-    assert set(splits.values()) == {"train", "val", "test"}
-    assert all(len({splits[image] for image in digests if digests[image] == one}) == 1 for one in digests.values())
-
-
-def test_copies_among_the_train_images_are_drawn_together():
-    found = many("train")
+@pytest.mark.parametrize("own", [None, "train"])
+def test_copies_of_an_image_are_drawn_together(own):
+    found = many(own)
     digests = {row.image: str(int(row.image[:-4]) // 4) for row in found}
     splits = assign_splits(found, digests, 1)
     assert set(splits.values()) == {"train", "val", "test"}

@@ -44,16 +44,10 @@ def test_without_captions_repetition_is_allowed():
     assert Vocabulary.build([], min_count=1, tokenizer="ptb").no_repeat_ngram == 0
 
 
+@pytest.mark.parametrize("key", ["no_repeat_ngram", "max_length"])
 @pytest.mark.parametrize("wrong", [None, "2", [2], -1, 2.5, True])
-def test_an_invalid_no_repeat_ngram_is_refused(wrong):
-    content = Vocabulary.build([REPEATS_ONE], min_count=1, tokenizer="ptb").to_json() | {"no_repeat_ngram": wrong}
-    with pytest.raises(ArtefactError, match=r"vocab.json: not a vocabulary"):
-        Vocabulary.from_json(content, "vocab.json")
-
-
-@pytest.mark.parametrize("wrong", [None, "2", 0, 2.5, True])
-def test_an_invalid_max_length_is_refused(wrong):
-    content = Vocabulary.build([REPEATS_ONE], min_count=1, tokenizer="ptb").to_json() | {"max_length": wrong}
+def test_an_invalid_number_is_refused(key, wrong):
+    content = Vocabulary.build([REPEATS_ONE], min_count=1, tokenizer="ptb").to_json() | {key: wrong}
     with pytest.raises(ArtefactError, match=r"vocab.json: not a vocabulary"):
         Vocabulary.from_json(content, "vocab.json")
 
