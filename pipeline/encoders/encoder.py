@@ -190,7 +190,7 @@ def _load(source: EncoderSource, name: str, weights: str, size: int | None, seed
 def _cut(source: EncoderSource, loaded: LoadedModel, name: str, weights: str, layer: str) -> tuple[nn.Module, str]:
     """The network up to `layer`, and the layer's name. Raises `ParamsError` when weights are missing."""
     if layer == "auto":
-        layer = source.default_layer(loaded, name, loaded.image_size)
+        layer = source.default_layer(loaded, name)
     absent = {
         tensor.data_ptr(): key for key, tensor in loaded.model.state_dict().items() if key in loaded.missing
     }  # by address, because a part of a network may name its tensors differently

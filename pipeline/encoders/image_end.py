@@ -4,12 +4,10 @@ import re
 
 from pipeline.file_signatures import is_image
 
-_JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
-"""All but the markers within compressed pixels."""
-_END_OF_JPEG = b"\xd9"
-_PARTS = re.compile(rb"^MPF\0|ns\.google\.com/photos/")
-"""In segments that list images behind the first one as parts of the same photo: another eye, depth, brightness."""
-_END_OF_PNG = b"IEND\xaeB\x60\x82"
+_ENDS = {b"\xff\xd8\xff": re.compile(rb"\xff\xd9"), b"\x89PNG": re.compile(rb"IEND\xaeB\x60\x82")}
+"""The end of an image by its start."""
+_PARTS = re.compile(rb"\xff\xe2..MPF\0|ns\.google\.com/photos/", re.DOTALL)
+"""Segments of a JPEG that list images behind it as parts of the same photo: another eye, depth, brightness."""
 
 
 def holds_several_images(content: bytes) -> bool:
@@ -17,29 +15,10 @@ def holds_several_images(content: bytes) -> bool:
 
     Photos of several parts are one image: JPEG with an index of its parts, and photos with a video behind them.
     """
-    end = _end(content)
-    follows = content[end : end + 16]
-    return is_image(follows) and follows[4:8] != b"ftyp"
-
-
-def _end(content: bytes) -> int:
-    """The position after the image; that of the end of the file where it is unknown."""
-    if content.startswith(b"\xff\xd8\xff"):
-        return _end_of_jpeg(content)
-    if content.startswith(b"\x89PNG") and _END_OF_PNG in content:
-        return content.index(_END_OF_PNG) + len(_END_OF_PNG)
-    if content.startswith(b"RIFF"):
-        return 8 + int.from_bytes(content[4:8], "little")
-    return len(content)
-
-
-def _end_of_jpeg(content: bytes) -> int:
-    """The position after the end marker; that of the end of the file for a photo of several parts."""
-    place = 2  # segments are passed over by their length: a thumbnail has an end of its own
-    while marker := _JPEG_MARKER.search(content, place):
-        if marker[1] == _END_OF_JPEG:
-            return marker.end()
-        place = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2])
-        if _PARTS.search(content[marker.end() + 2 : place]):
-            break
-    return len(content)
+    if content.startswith(b"RIFF"):  # WebP states its size
+        ends = [8 + int.from_bytes(content[4:8], "little")]
+    else:  # also the ends of thumbnails, which no image follows
+        end = next((end for start, end in _ENDS.items() if content.startswith(start)), None)
+        ends = [found.end() for found in end.finditer(content)] if end else []
+    following = [content[end : end + 16] for end in ends]
+    return any(is_image(head) and head[4:8] != b"ftyp" for head in following) and not _PARTS.search(content)

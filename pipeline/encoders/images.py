@@ -13,6 +13,7 @@ import io
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ from PIL import __version__ as _PILLOW_VERSION
 from pipeline.encoders import png
 from pipeline.encoders.spec import Preprocessing
 from pipeline.errors import DataError
-from pipeline.file_signatures import other_content
+from pipeline.file_signatures import is_image, other_content
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "AVIF")
 """The formats that Pillow reads. HEIC is read where the extra `heif` is installed."""
@@ -36,10 +37,10 @@ BACKGROUND = (255, 255, 255)
 """RGB color behind transparent pixels."""
 _JPEG, _END_OF_JPEG = b"\xff\xd8\xff", b"\xff\xd9"
 
-_STRIP_PIXELS = 1 << 22
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 _BIT_DEPTHS = (8, 10, 12, 14, 16, 18, 20, 24, 28, 32)
-_NEW_SUBFILE_TYPE, _BITS_PER_SAMPLE, _PHOTOMETRIC, _MAX_SAMPLE_VALUE, _EXTRA_SAMPLES = 254, 258, 262, 281, 338
+_NEW_SUBFILE_TYPE, _BITS_PER_SAMPLE, _COMPRESSION, _PHOTOMETRIC, _MAX_SAMPLE_VALUE = 254, 258, 259, 262, 281
+_PLANAR_CONFIGURATION, _EXTRA_SAMPLES = 284, 338
 """Tags of TIFF."""
 _COLORS = {"RGB": 3, "RGBA": 3, "LA": 1}
 """Bands without opacity of modes whose colors may have 16 bits in the file. CMYK is left out: its zeros are white."""
@@ -56,51 +57,58 @@ def decode_image(content: bytes, *, fill_truncated: bool = False) -> Image.Image
 
     With `fill_truncated`, a JPEG that ends too early is gray where its pixels are missing, and no error.
     """
-    if not content:
-        raise ImageError("the file is empty")
     if fill_truncated and content.startswith(_JPEG):
         content += _END_OF_JPEG  # of a complete file nothing after its end is read
+    with _open(content) as image:
+        _load(image)
+        if image.format == "PNG" and _may_be_cut(image) and (missing := png.missing_bytes(content)):
+            raise ImageError(f"damaged: truncated: {missing:,} bytes of its pixels are missing")
+        ImageOps.exif_transpose(image, in_place=True)
+        return _convert_to_rgb(image, _tiff_tags(image))
+
+
+@contextmanager
+def _open(content: bytes) -> Iterator[Image.Image]:
+    """Context manager: yields an image of at most `MAX_PIXELS` pixels. Errors in the block become `ImageError`."""
+    if not content:
+        raise ImageError("the file is empty")
+    with _image_errors():
+        try:
+            image = _open_heic(content) if _is_heic(content) else Image.open(io.BytesIO(content), formats=FORMATS)
+        except UnidentifiedImageError as error:
+            if words := other_content(content):
+                raise ImageError(words) from error
+            if is_image(content[:16]):
+                raise ImageError("damaged, or of an unsupported kind; convert it to JPEG or PNG") from error
+            raise ImageError(f"not an image in one of the formats {', '.join(FORMATS)}, HEIC") from error
+        with image:
+            _check_size(image)
+            yield image
+
+
+@contextmanager
+def _image_errors() -> Iterator[None]:
+    """Context manager: every error of Pillow becomes an `ImageError`, and no warning is shown."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with _open(content) as image:
-                if _tiff_tags(image).get(_NEW_SUBFILE_TYPE, 0) & 1:
-                    raise ImageError("a preview of reduced resolution, as in a camera raw file; convert it to JPEG")
-                has_deep_colors = image.mode in _COLORS and ";16" in str(getattr(image, "tile", ""))
-                image.load()
-                if image.format == "PNG" and _may_be_cut(image) and (missing := png.missing_bytes(content)):
-                    raise ImageError(f"damaged: truncated: {missing:,} bytes of its pixels are missing")
-                if has_deep_colors:
-                    _check_brightness(image)
-                ImageOps.exif_transpose(image, in_place=True)
-                return _convert_to_rgb(image)
+            yield
     except ImageError:
         raise
     except Image.DecompressionBombError as error:  # Pillow's own check comes first above twice its limit
         raise ImageError(f"more than the limit of {MAX_PIXELS} pixels") from error
-    except UnidentifiedImageError as error:
-        if words := other_content(content):
-            raise ImageError(words) from error
-        raise ImageError(f"not an image in one of the formats {', '.join(FORMATS)}, HEIC") from error
     except Exception as error:  # Pillow's parsers raise ValueError, SyntaxError, struct.error and others
         raise ImageError(f"damaged: {str(error).strip() or type(error).__name__}") from error
 
 
-def _open(content: bytes) -> Image.Image:
-    """Open an image file of at most `MAX_PIXELS` pixels. Raises `ImageError` and Pillow's errors."""
-    image: Image.Image
-    if not _is_heic(content):
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
-        _check_size(*image.size)
-        return image
+def _open_heic(content: bytes) -> Image.Image:
     try:
         from pillow_heif.as_plugin import HeifImageFile
     except ImportError as error:
         raise ImageError(
             "a HEIC image: run `pip install -e '.[heif]'` in the checkout, or convert it to JPEG"
         ) from error
-    image = HeifImageFile(io.BytesIO(content))  # type: ignore[no-untyped-call]
-    _check_size(*image.size)
+    image: Image.Image = HeifImageFile(io.BytesIO(content))  # type: ignore[no-untyped-call]
     return image
 
 
@@ -110,9 +118,27 @@ def _is_heic(content: bytes) -> bool:
     return content[4:8] == b"ftyp" and content[8:12] in _HEIC_BRANDS and b"avif" not in brands
 
 
-def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"{width} x {height} pixels, more than the limit of {MAX_PIXELS}")
+def _check_size(image: Image.Image) -> None:
+    if not image.width * image.height:
+        raise ImageError("an image without pixels")
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(f"{image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS}")
+
+
+def _load(image: Image.Image) -> None:
+    """Read the pixels of an open image. Raises `ImageError` for those that Pillow does not read as they are meant."""
+    tags = _tiff_tags(image)
+    if tags.get(_NEW_SUBFILE_TYPE, 0) & 1:
+        raise ImageError("a preview of reduced resolution, as in a camera raw file; convert it to JPEG")
+    is_planar = tags.get(_PLANAR_CONFIGURATION) == 2 and tags.get(_COMPRESSION, 1) == 1
+    if is_planar and max(tags.get(_BITS_PER_SAMPLE, ())[1:], default=8) > 8:
+        raise ImageError("16-bit colors in separate planes; convert it with `tiffcp -p contig OLD NEW`")
+    has_deep_colors = image.mode in _COLORS and ";16" in str(getattr(image, "tile", ""))
+    if has_deep_colors and "transparency" in image.info:
+        raise ImageError("16-bit colors, one of them transparent; save it with 8 bits per channel")
+    image.load()
+    if has_deep_colors:
+        _check_brightness(image)
 
 
 def _check_brightness(image: Image.Image) -> None:
@@ -130,12 +156,15 @@ def _may_be_cut(image: Image.Image) -> bool:
     )
 
 
-def _convert_to_rgb(image: Image.Image) -> Image.Image:
+def _convert_to_rgb(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
     if image.mode.startswith(("I", "F")):  # convert("RGB") would clip nearly every 16-bit value to white
-        tags = _tiff_tags(image)
-        gray = _scale_to_8_bits(np.asarray(image), _stated_bits(tags))
-        return Image.fromarray(255 - gray if tags.get(_PHOTOMETRIC) == 0 else gray).convert("RGB")
-    if image.format == "TIFF" and _EXTRA_SAMPLES not in _tiff_tags(image):
+        gray = _scale_to_8_bits(values := np.asarray(image), _stated_bits(tags))
+        scaled = Image.fromarray(255 - gray if tags.get(_PHOTOMETRIC) == 0 else gray)
+        if "transparency" not in image.info:
+            return scaled.convert("RGB")
+        scaled.putalpha(Image.fromarray(values != image.info["transparency"]).convert("L"))
+        return _without_transparency(scaled)
+    if tags and _EXTRA_SAMPLES not in tags:
         return image.convert("RGB")  # only this tag makes a further band the opacity; infrared, for instance, is none
     if image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:
         return _without_transparency(image)
@@ -150,8 +179,7 @@ def _tiff_tags(image: Image.Image) -> Mapping[int, Any]:
 def _stated_bits(tags: Mapping[int, Any]) -> int:
     """Bits of a gray value by the tags of a TIFF; 0 where they state no more than the size of its memory."""
     for tag in (_MAX_SAMPLE_VALUE, _BITS_PER_SAMPLE):
-        value = tags.get(tag, 0)
-        number = int(value[0] if isinstance(value, tuple) and value else value or 0)
+        number = int(np.ravel(tags.get(tag) or 0)[0])
         bits = number.bit_length() if tag == _MAX_SAMPLE_VALUE else number
         if 8 < bits < 16:
             return bits
@@ -161,27 +189,22 @@ def _stated_bits(tags: Mapping[int, Any]) -> int:
 def _scale_to_8_bits(values: NDArray[Any], stated_bits: int) -> NDArray[np.uint8]:
     """Scale gray values to 0 to 255 by their stated bits, else by the smallest usual bit depth that holds them all.
 
-    Floats below 2 are shares of white. Raises `ImageError` for negative values, those that are not finite, and floats
-    and 32-bit integers that would be nearly black.
+    Floats below 2 are shares of white. Raises `ImageError` for values that are negative, not finite or of more than 32
+    bits, as those that mark missing data, and for floats and 32-bit integers that would be nearly black.
     """
     low, high = float(values.min(initial=0)), float(values.max(initial=0))
     if not np.isfinite(values).all():
         raise ImageError("gray values that are not finite; save it with values from 0 to 1 or 0 to 255")
-    if low < -0.01 * high:
+    if low < -0.01 * high or high >= 2 ** _BIT_DEPTHS[-1]:
         raise ImageError(f"gray values from {low:g} to {high:g}; save it with values from 0 to 1 or 0 to 255")
     if values.dtype.kind == "f" and high < 2:
         return np.asarray((values.clip(0, 1) * 255).round(), np.uint8)
     if values.dtype.kind == "u" and not stated_bits and _made_from_8_bits(values):
         return np.asarray(values >> 8, np.uint8)
-    bits = _bit_depth(high, stated_bits)
+    bits = next(bits for bits in (stated_bits or 8, *_BIT_DEPTHS) if high < 2**bits)
     if values.dtype.kind != "u" and not stated_bits and 0 < high / 2 ** (bits - 8) < 16:
         raise ImageError(f"gray values up to {high:g}, nearly black; save it with values from 0 to 1 or 0 to 255")
     return np.asarray((values / 2 ** (bits - 8)).clip(0, 255), np.uint8)
-
-
-def _bit_depth(high: float, stated_bits: int) -> int:
-    """The stated bits of values up to `high`, else the smallest usual bit depth that holds them."""
-    return next(bits for bits in (stated_bits or 8, *_BIT_DEPTHS) if high < 2**bits or bits == _BIT_DEPTHS[-1])
 
 
 def _made_from_8_bits(values: NDArray[Any]) -> bool:
@@ -191,26 +214,12 @@ def _made_from_8_bits(values: NDArray[Any]) -> bool:
 
 
 def _without_transparency(image: Image.Image) -> Image.Image:
-    """Convert to RGB over `BACKGROUND`, in strips: each of the three steps copies its input.
-
-    Raises `ImageError` if nothing is visible.
-    """
-    result, visible = Image.new("RGB", image.size), False
-    for rows in _strips(image):
-        foreground = image.crop(rows).convert("RGBA")
-        visible = visible or foreground.getchannel("A").getextrema() != (0, 0)
-        background = Image.new("RGBA", foreground.size, (*BACKGROUND, 255))
-        result.paste(Image.alpha_composite(background, foreground).convert("RGB"), rows)
-    if not visible:
+    """Convert to RGB over `BACKGROUND`. Raises `ImageError` if nothing is visible."""
+    foreground = image.convert("RGBA")
+    if foreground.getchannel("A").getextrema() == (0, 0):
         raise ImageError("every pixel is transparent; save it without transparency")
-    return result
-
-
-def _strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
-    """The boxes of groups of rows, each with at most `_STRIP_PIXELS` pixels or one row."""
-    height = max(1, _STRIP_PIXELS // max(1, image.width))
-    for top in range(0, image.height, height):
-        yield 0, top, image.width, min(top + height, image.height)
+    background = Image.new("RGBA", image.size, (*BACKGROUND, 255))
+    return Image.alpha_composite(background, foreground).convert("RGB")
 
 
 def to_rgb_image(value: bytes | NDArray[Any] | Image.Image) -> Image.Image:
@@ -221,12 +230,15 @@ def to_rgb_image(value: bytes | NDArray[Any] | Image.Image) -> Image.Image:
     if isinstance(value, bytes):
         return decode_image(value)
     if isinstance(value, Image.Image):
-        return _convert_to_rgb(ImageOps.exif_transpose(value))
+        with _image_errors():
+            _check_size(value)
+            _load(value)
+            return _convert_to_rgb(ImageOps.exif_transpose(value), _tiff_tags(value))
     if not isinstance(value, np.ndarray):
         raise ImageError(f"an image must be a path, bytes, a Pillow image or an array, not {type(value).__name__}")
     if value.dtype != np.uint8 or not (value.ndim == 2 or (value.ndim == 3 and value.shape[2] == 3)):
         raise ImageError(f"an array must be uint8 (H, W) or (H, W, 3), got {value.dtype} {value.shape}")
-    return Image.fromarray(np.ascontiguousarray(value)).convert("RGB")
+    return to_rgb_image(Image.fromarray(np.ascontiguousarray(value)))
 
 
 def _crop_box(preprocessing: Preprocessing, width: int, height: int) -> tuple[float, float, float, float]:
@@ -314,12 +326,5 @@ def describe_image(content: bytes, *, header_only: bool = False, fill_truncated:
     """
     if not header_only:
         decode_image(content, fill_truncated=fill_truncated)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with _open(content) as image:
-                return ImageDescription(image.width, image.height, image.mode, image.format or "")
-    except ImageError:
-        raise
-    except Exception as error:
-        raise ImageError(f"damaged: {error or type(error).__name__}") from error
+    with _open(content) as image:
+        return ImageDescription(image.width, image.height, image.mode, image.format or "")

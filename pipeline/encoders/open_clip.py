@@ -58,8 +58,7 @@ class OpenClip:
         if path.is_file():
             tower = _tower(name, config, size if _is_transformer(config) else None, seed)
             missing = load_weights_file(tower, path, name, _resize_position_embeddings)
-            if not _is_transformer(config):
-                _resize(tower, size, name)
+            _resize(tower, size, name)
             return LoadedModel(tower, "file", preprocessing, size or preprocessing.size, missing)
         check_weights_path(weights)
         tower = _download(name, config, weights, tags, size)
@@ -70,7 +69,7 @@ class OpenClip:
         """See `EncoderSource.empty_network`."""
         return self.cut_at(_tower(name, _config(name), size, seed=0), layer, name)
 
-    def default_layer(self, loaded: LoadedModel, name: str, size: int) -> str:
+    def default_layer(self, loaded: LoadedModel, name: str) -> str:
         """Return `features`; with random weights a CNN's last block of at most `RANDOM_STRIDE`."""
         strides = _layer_strides(loaded.model)
         fine = [layer for layer, stride in strides.items() if stride <= RANDOM_STRIDE]
@@ -160,8 +159,7 @@ def _tower(name: str, config: dict[str, Any], size: int | None, seed: int) -> An
             )
         except (AssertionError, RuntimeError, TypeError, ValueError) as error:
             raise ParamsError(f"params.encoder.name: open_clip cannot build {name} here: {error}") from error
-    if not _is_transformer(config):
-        _resize(model.visual, size, name)
+    _resize(model.visual, size, name)
     return model.visual.eval()
 
 
@@ -182,12 +180,12 @@ def _download(name: str, config: dict[str, Any], tag: str, tags: list[str], size
             raise WeightsNotFetched(f"{tag} of {name} cannot be downloaded: {error}") from error
         force = size if _is_transformer(config) else None
         model = open_clip.create_model(name, pretrained=tag, force_image_size=force)
-    if not _is_transformer(config):
-        _resize(model.visual, size, name)
+    _resize(model.visual, size, name)
     return model.visual.eval()
 
 
 def _resize(tower: Any, size: int | None, name: str) -> None:
+    """Set the input size of a tower that is a network of timm."""
     if size is not None and hasattr(tower, "trunk") and size != tower.image_size[0]:
         set_input_size(tower.trunk, size, name)
 

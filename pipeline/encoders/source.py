@@ -68,8 +68,8 @@ class EncoderSource(Protocol):
     def empty_network(self, name: str, layer: str, size: int) -> nn.Module:
         """Build what `cut_at` returns without trained weights; its state dict is loaded from a model file."""
 
-    def default_layer(self, loaded: LoadedModel, name: str, size: int) -> str:
-        """Return the layer that `layer: auto` selects for inputs of `size` pixels. Raises `ParamsError`."""
+    def default_layer(self, loaded: LoadedModel, name: str) -> str:
+        """Return the layer that `layer: auto` selects for inputs of `loaded.image_size`. Raises `ParamsError`."""
 
     def cut_at(self, model: nn.Module, layer: str, name: str) -> nn.Module:
         """Return the part of `model` up to `layer`, a module from images (B, 3, S, S) to the layer's output.

@@ -8,11 +8,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipeline.errors import ArtefactError
+from pipeline.options import first_error
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,10 +23,10 @@ METADATA_KEY = "captioner"
 """The key of a model file's metadata, which hold the spec."""
 IMPORTED = "imported"
 """The source of features that another program computed."""
-PRECISIONS = ("float32", "bfloat16")
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
-MAX_GRID = 256
-MAX_SIZE = 4096
+_MAX_SIZE = 4096
+_Mean = Annotated[float, Field(ge=-1000, le=1000)]
+_Std = Annotated[float, Field(ge=1e-6, le=1000)]
+_Color = Annotated[int, Field(ge=0, le=255)]
 
 
 @dataclass(frozen=True)
@@ -34,18 +35,17 @@ class Preprocessing:
 
     __pydantic_config__: ClassVar[ConfigDict] = {"extra": "forbid"}
 
-    size: int
+    size: Annotated[int, Field(ge=0, le=_MAX_SIZE)]
     """Side of the square input, in pixels."""
-    shorter_side: int | None
+    shorter_side: Annotated[int, Field(ge=8, le=4 * _MAX_SIZE)] | None
     """None stretches the whole image to a square. Otherwise the shorter side is scaled to this many pixels, and the
     center `size` x `size` is cropped."""
-    interpolation: str
-    """nearest, bilinear or bicubic."""
-    mean: tuple[float, float, float]
+    interpolation: Literal["nearest", "bilinear", "bicubic", "none"]
+    mean: tuple[_Mean, _Mean, _Mean]
     """Subtracted from RGB values in 0 to 1."""
-    std: tuple[float, float, float]
+    std: tuple[_Std, _Std, _Std]
     """Divides the result."""
-    background: tuple[int, int, int]
+    background: tuple[_Color, _Color, _Color]
     """RGB color behind transparent pixels, 0 to 255."""
     fill_truncated: bool = False
     """Whether a JPEG that ends too early is used, gray where its pixels are missing."""
@@ -65,17 +65,17 @@ class EncoderSpec:
     """The network's name in its source."""
     weights: str
     """The source's name of the weights, `file`, or `random:SEED`."""
-    weights_sha256: str
+    weights_sha256: Annotated[str, Field(min_length=64, max_length=64)]
     """Digest of the tensors that the layer depends on; see `sha256_of_tensors`."""
     layer: str
-    grid: int
+    grid: Annotated[int, Field(ge=0, le=256)]
     """The layer's output is averaged to grid x grid regions."""
     preprocessing: Preprocessing
-    precision: str
-    """Data type of the forward pass: float32 or bfloat16."""
+    precision: Annotated[str, Field(pattern="^(float32|bfloat16|unknown)$")]
+    """Data type of the forward pass."""
     source: str = "torchvision"
     """A key of `encoders.registry.SOURCES`, or `imported`."""
-    dtype: str = "float16"
+    dtype: Literal["float16"] = "float16"
     """Data type of stored features."""
     schema: int = SCHEMA
 
@@ -114,31 +114,11 @@ class EncoderSpec:
         try:
             spec = _adapter().validate_json(text, strict=True)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            key = ".".join(map(str, first["loc"]))[:80]
-            raise ArtefactError(f"not an encoder spec: {key}: {first['msg']}") from error
-        spec._check_values()
+            raise ArtefactError(f"not an encoder spec: {first_error(error)}") from error
+        values = {spec.grid, spec.precision, spec.preprocessing.size, spec.preprocessing.interpolation}
+        if not spec.imported and values & {0, "none", "unknown"}:
+            raise ArtefactError("not an encoder spec: has a 0, none or unknown that only imported features have")
         return spec
-
-    def _check_values(self) -> None:
-        """Raise `ArtefactError` for values that no encoder has."""
-        preprocessing, imported = self.preprocessing, self.imported  # imported features have no preprocessing
-        possible = {
-            "weights_sha256": len(self.weights_sha256) == 64,
-            "grid": imported or 1 <= self.grid <= MAX_GRID,
-            "precision": imported or self.precision in PRECISIONS,
-            "dtype": self.dtype == "float16",
-            "preprocessing.size": imported or 8 <= preprocessing.size <= MAX_SIZE,
-            "preprocessing.shorter_side": preprocessing.shorter_side is None
-            or 8 <= preprocessing.shorter_side <= 4 * MAX_SIZE,
-            "preprocessing.interpolation": imported or preprocessing.interpolation in INTERPOLATIONS,
-            "preprocessing.mean": all(abs(value) <= 1000 for value in preprocessing.mean),
-            "preprocessing.std": all(1e-6 <= value <= 1000 for value in preprocessing.std),
-            "preprocessing.background": all(0 <= value <= 255 for value in preprocessing.background),
-        }
-        wrong = [name for name, is_possible in possible.items() if not is_possible]
-        if wrong:
-            raise ArtefactError(f"not an encoder spec: impossible value of {wrong[0]}")
 
     def differences(self, other: "EncoderSpec", labels: tuple[str, str] | None = None) -> list[str]:
         """Return `name: ours, theirs` for each field that differs, e.g. `preprocessing.size: 224, 225`.

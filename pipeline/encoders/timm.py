@@ -69,7 +69,7 @@ class Timm:
             set_input_size(model, size, name)
         return self.cut_at(model, layer, name)
 
-    def default_layer(self, loaded: LoadedModel, name: str, size: int) -> str:
+    def default_layer(self, loaded: LoadedModel, name: str) -> str:
         """Return `features`; with random weights the last module of at most `RANDOM_STRIDE`, where there is one."""
         model: Any = loaded.model
         fine = [info["module"] for info in model.feature_info if info["reduction"] <= RANDOM_STRIDE]

@@ -67,7 +67,7 @@ class Torchvision:
         with torch.device("meta"):
             return self.cut_at(_create(name), layer, name)
 
-    def default_layer(self, loaded: LoadedModel, name: str, size: int) -> str:
+    def default_layer(self, loaded: LoadedModel, name: str) -> str:
         """Return the last layer whose output is a map, or the last transformer tokens.
 
         With random weights it is the last map of at most `RANDOM_STRIDE`, where the network has one.
@@ -79,6 +79,7 @@ class Torchvision:
         extractor = create_feature_extractor(
             loaded.model, {layer: layer for layer in layers}, suppress_diff_warning=True
         )
+        size = loaded.image_size
         outputs = run_network(extractor, torch.zeros(1, 3, size, size), name)
         assert isinstance(outputs, dict)
         sides = {layer: _map_side(output) for layer, output in outputs.items()}  # in the order of computation

@@ -23,12 +23,12 @@ from pipeline.errors import DiskError
 from pipeline.features.feature_file import Features, write_feature_file
 from pipeline.features.gpu_extraction import encode_on_gpu
 from pipeline.features.image_batches import EncodedBatch, ImageFile, map_ahead
-from pipeline.features.store import FeatureStore
+from pipeline.features.store import DamagedRowsError, FeatureStore
 from pipeline.files import check_writable, remove_leftovers
 from pipeline.progress import Progress, no_progress
 
 _ATTEMPTS = 3
-"""Times that damaged rows of the store are encoded again before the disk is blamed."""
+"""Times that rows of the store are damaged when they are read back before the disk is blamed."""
 
 
 @dataclass(frozen=True)
@@ -68,24 +68,20 @@ def extract_features(
     for image in images:
         distinct.setdefault(image.sha256, image)
     cached = FeatureStore(store, encoder.spec, encoder.engine, (encoder.regions, encoder.channels))
-
-    def encode(missing: list[ImageFile]) -> dict[str, str]:
-        return _encode_into_store(missing, cached, encoder, batch_size, workers, progress)
-
-    began = time.monotonic()
+    unreadable: dict[str, str] = {}
+    encoded, seconds = 0, 0.0
     with cached.locked():
         remove_leftovers(out)
-        missing = [image for sha256, image in distinct.items() if sha256 not in cached]
-        encoded = len(missing)
-        unreadable = encode(missing)
-        seconds = time.monotonic() - began
         for _ in range(_ATTEMPTS):
+            missing = [distinct[sha256] for sha256 in distinct if sha256 not in cached and sha256 not in unreadable]
+            began = time.monotonic()
+            unreadable |= _encode_into_store(missing, cached, encoder, batch_size, workers, progress)
+            seconds += time.monotonic() - began
+            encoded += len(missing)
             damaged = _write_from_store(images, cached, encoder.spec, out)
             if not damaged:
                 break
             cached.forget(damaged)
-            encoded += len(damaged)
-            unreadable |= encode([distinct[sha256] for sha256 in damaged])
         else:
             raise DiskError(f"{cached.folder}: rows read back differ from those written; check this disk")
     return ExtractReport(
@@ -97,23 +93,16 @@ def extract_features(
     )
 
 
-class _DamagedRows(Exception):
-    """Some rows of the store differ from what was written."""
-
-
 def _write_from_store(images: Sequence[ImageFile], cached: FeatureStore, spec: EncoderSpec, out: Path) -> list[str]:
     """Write the features of `images` to `out`. If the store has damaged rows, return their keys and write nothing."""
     sha256_of_image = {image.image: image.sha256 for image in images if image.sha256 in cached}
 
     def read(ids: Sequence[str]) -> Features:
-        features, damaged = cached.read([sha256_of_image[image] for image in ids])
-        if damaged:
-            raise _DamagedRows
-        return features
+        return cached.read([sha256_of_image[image] for image in ids])
 
     try:
         write_feature_file(out, spec, sha256_of_image, cached.shape, read)
-    except _DamagedRows:
+    except DamagedRowsError:
         return cached.damaged(dict.fromkeys(sha256_of_image.values()))
     return []
 

@@ -34,19 +34,27 @@ from pipeline.features.feature_layout import (
     HEADER_BYTES,
     SCHEMA,
     Header,
-    HeaderError,
     digest_outside_features,
     make_layout,
 )
+from pipeline.file_signatures import other_content
 from pipeline.files import allocate, replacing, write_at
 
 SLAB_BYTES = 1 << 20
 """Rows written at a time; they fit into the processor's cache."""
 PREFETCHED_ROWS = 64
 """Rows that are requested from the disk together."""
-REMEDY = "run `dvc repro -f extract`"
 
 Features = NDArray[np.float16]
+
+
+def remedy(spec: EncoderSpec | None) -> str:
+    """What replaces damaged features, for messages. `spec` is None where it cannot be read."""
+    extract = "run `dvc repro -f extract`"
+    imported = "run `captioner import-features` again or `dvc checkout -f extract`"
+    if spec is None:
+        return f"{extract} or, for imported features, {imported}"
+    return imported if spec.imported else extract
 
 
 class RowReader(Protocol):
@@ -135,7 +143,7 @@ class FeatureFile:
         """
         missing = next((image for image in images if image not in self.index), None)
         if missing is not None:
-            raise DataError(f"{self.path}: contains no features of {missing}; run `dvc repro extract`")
+            raise DataError(f"{self.path}: contains no features of {missing}; {remedy(self.spec)}")
         return self.read(np.array([self.index[image] for image in images], np.int64))
 
     def read(self, rows: Sequence[int] | NDArray[np.int64]) -> Features:
@@ -169,7 +177,7 @@ class FeatureFile:
         return self.path
 
     def _remedy(self, row: int) -> str:
-        return REMEDY
+        return remedy(self.spec)
 
     @classmethod
     def open(cls, path: Path) -> "FeatureFile":
@@ -185,22 +193,21 @@ class FeatureFile:
             raise DataError(f"{path}: no such file; run `dvc repro extract` first")
         try:
             return _open(path)
-        except (HeaderError, ArtefactError) as error:
-            raise ArtefactError(f"{path}: {error}; {REMEDY}") from error
-        except (OSError, ValueError) as error:
-            raise ArtefactError(f"{path}: not a readable features file: {error}; {REMEDY}") from error
+        except (ArtefactError, OSError, ValueError) as error:
+            problem = other_content(path) or f"{error}; {remedy(None)}"
+            raise ArtefactError(f"{path}: {problem}") from error
 
 
 def _open(path: Path) -> FeatureFile:
-    """Open and check a features file. Raises `HeaderError`, `ArtefactError` and others with the reason alone."""
+    """Open and check a features file. Raises `ArtefactError` and others with the reason alone."""
     with path.open("rb") as file:
         first = file.read(HEADER_BYTES)
         header = Header.unpack(first)
         found, size = path.stat().st_size, header.size
         if found < size:
-            raise HeaderError(f"truncated: {found:,} bytes of at least {size:,}")
+            raise ArtefactError(f"truncated: {found:,} bytes of at least {size:,}")
         if digest_outside_features(file, header).encode() != first[-DIGEST_BYTES:]:
-            raise HeaderError("damaged: its spec, ids and checksums do not match their sha256")
+            raise ArtefactError("damaged: its spec, ids and checksums do not match their sha256")
         count, *_ = header.shape
         file.seek(header.image)
         ids = np.frombuffer(file.read(count * header.id_bytes), f"S{header.id_bytes}")

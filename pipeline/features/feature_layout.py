@@ -15,37 +15,41 @@ import io
 import json
 import os
 from dataclasses import asdict, dataclass
-from typing import Any, BinaryIO, Self
+from typing import Annotated, Any, BinaryIO, ClassVar, Literal
 
 import numpy as np
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipeline.encoders.spec import EncoderSpec
-from pipeline.errors import DataError
+from pipeline.errors import ArtefactError, DataError
+from pipeline.options import first_error
 
-SCHEMA = 2
+SCHEMA: Literal[2] = 2
 HEADER_BYTES = 4096
 DIGEST_BYTES = 64
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _CHUNK = 1 << 20
-
-
-class HeaderError(ValueError):
-    """The header is not one of this schema. The message is the reason alone."""
+_Count = Annotated[int, Field(ge=0, lt=2**60)]
+_Size = Annotated[int, Field(ge=1, lt=2**60)]
+_Offset = Annotated[int, Field(ge=HEADER_BYTES, lt=2**60)]
 
 
 @dataclass(frozen=True)
 class Header:
     """Where everything is in the file."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = {"extra": "forbid"}
+
     spec: str
     """The EncoderSpec's canonical JSON."""
-    shape: tuple[int, int, int]
-    id_bytes: int
+    shape: tuple[_Count, _Size, _Size]
+    id_bytes: _Size
     """Bytes of an image id, padded with zeros."""
-    image: int
+    image: _Offset
     """Offset of the ids, as the next two."""
-    crc32: int
-    features: int
+    crc32: _Offset
+    features: _Offset
+    schema: Literal[2] = SCHEMA
 
     @property
     def feature_bytes(self) -> int:
@@ -65,34 +69,21 @@ class Header:
 
     def pack(self) -> bytes:
         """Return the header without its digest."""
-        content = json.dumps({"schema": SCHEMA, **asdict(self)}, sort_keys=True).encode()
+        content = json.dumps(asdict(self), sort_keys=True).encode()
         room = HEADER_BYTES - DIGEST_BYTES
         if len(content) > room:
             raise DataError(f"the encoder spec is {len(content):,} bytes long, {room:,} are allowed; use shorter names")
         return content.ljust(room)
 
-    @classmethod
-    def unpack(cls, header: bytes) -> Self:
-        """Parse the first `HEADER_BYTES` of a file. Raises `HeaderError`."""
+    @staticmethod
+    def unpack(header: bytes) -> "Header":
+        """Parse the first `HEADER_BYTES` of a file. Raises `ArtefactError` with the reason alone."""
         if header.startswith(HDF5_SIGNATURE):
-            raise HeaderError(f"an HDF5 file of version 0.1 or of another program, this version reads schema {SCHEMA}")
+            raise ArtefactError("an HDF5 file of version 0.1 or of another program")
         try:
-            fields = json.loads(header[:-DIGEST_BYTES])
-            schema = fields.pop("schema")
-            if schema != SCHEMA:
-                raise HeaderError(f"schema {str(schema)[:20]}, this version reads schema {SCHEMA}")
-            images, regions, channels = fields.pop("shape")
-            found = cls(shape=(images, regions, channels), **fields)
-        except HeaderError:
-            raise
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise HeaderError("not a features file of captioner") from error
-        sizes = (*found.shape, found.id_bytes, found.image, found.crc32, found.features)
-        if type(found.spec) is not str or any(type(size) is not int or not 0 <= size < 2**60 for size in sizes):
-            raise HeaderError("the header has impossible types or values")
-        if not (regions and channels and found.id_bytes) or min(sizes[4:]) < HEADER_BYTES:
-            raise HeaderError("the header has impossible sizes or offsets")
-        return found
+            return TypeAdapter(Header).validate_json(header[:-DIGEST_BYTES], strict=True)
+        except ValidationError as error:
+            raise ArtefactError(f"not a features file of captioner's schema {SCHEMA}: {first_error(error)}") from error
 
 
 def digest_outside_features(file: BinaryIO, header: Header) -> str:
@@ -134,8 +125,8 @@ def make_layout(spec: EncoderSpec, ids: list[bytes], shape: tuple[int, int]) -> 
             creation.set_obj_track_times(False)
             space = h5py.h5s.create_simple(full_shape)
             h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(np.dtype(dtype)), space, creation)
-        offsets = {name: file[name].id.get_offset() if ids else HEADER_BYTES for name in arrays}
-    header = Header(spec.to_json(), (len(ids), *shape), images.dtype.itemsize, **offsets)
+        image, crc32, features = (file[name].id.get_offset() if ids else HEADER_BYTES for name in arrays)
+    header = Header(spec.to_json(), (len(ids), *shape), images.dtype.itemsize, image, crc32, features)
     for place, content in ((0, header.pack()), (header.image, images.tobytes())):
         layout.seek(place)
         layout.write(content)

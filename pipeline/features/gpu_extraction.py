@@ -19,7 +19,6 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -48,25 +47,15 @@ class Batch:
     reasons: Reasons
 
 
-class Decoder(Protocol):
-    """Decodes images into memory."""
-
-    slots: NDArray[np.uint8]
-    """(n, S, S, 3)"""
-
-    def decode(self, images: Sequence[ImageFile], slots: Sequence[int]) -> Reasons:
-        """Decode each image into its slot. Thread-safe."""
-
-
 class ThreadDecoder:
-    """Decodes in the calling thread, for machines on which processes cannot be started."""
+    """`DecodePool` in the calling thread, for machines on which processes cannot be started."""
 
     def __init__(self, preprocessing: Preprocessing, images: int) -> None:
         self._preprocessing = preprocessing
         self.slots = np.zeros((images, preprocessing.size, preprocessing.size, 3), np.uint8)
 
     def decode(self, images: Sequence[ImageFile], slots: Sequence[int]) -> Reasons:
-        """See `Decoder`."""
+        """Decode each image into its slot. Thread-safe."""
         reasons: Reasons = [None] * len(images)
         for place, (image, slot) in enumerate(zip(images, slots, strict=True)):
             try:
@@ -74,6 +63,9 @@ class ThreadDecoder:
             except ImageError as error:
                 reasons[place] = str(error)
         return reasons
+
+
+Decoder = DecodePool | ThreadDecoder
 
 
 @dataclass

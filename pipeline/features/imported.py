@@ -10,16 +10,19 @@ N images, R regions of an image, C channels.
 """
 
 import json
+import shlex
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError, ParamsError
+from pipeline.file_signatures import other_content
 from pipeline.wording import counted, shown_names
 
 ARRAY_SUFFIXES = (".npz", ".npy")
@@ -37,14 +40,28 @@ class ChannelsFirstError(DataError):
     """An image's array has its channels first; the others of its program probably have too."""
 
 
-class ImportSource(Protocol):
+@dataclass(frozen=True)
+class ImportSource:
     """Features by id."""
+
+    places: Mapping[str, Any]
+    """The file, the dataset or the row of each id."""
+    load: Callable[[Any], NDArray[Any]]
+    """Returns the array of a place."""
 
     def ids(self) -> Sequence[str]:
         """Return all ids."""
+        return list(self.places)
 
     def read(self, key: str) -> NDArray[Any]:
         """Return the array of an id. Thread-safe. Raises `DataError` with the reason alone."""
+        place = self.places[key]
+        try:
+            return self.load(place)
+        except DataError:
+            raise
+        except Exception as error:  # zipfile, numpy and h5py raise many types for a damaged file
+            raise DataError(f"cannot be read: {_reason(error, place)}") from error
 
 
 def open_source(path: Path, *, ids: Path | None, key: str | None) -> ImportSource:
@@ -54,145 +71,111 @@ def open_source(path: Path, *, ids: Path | None, key: str | None) -> ImportSourc
     Raises `DataError` when nothing is there or the layout is not recognized, `ParamsError` for `ids` of features that
     have ids.
     """
-    suffix = path.suffix.lower()
-    if ids is not None and path.exists() and (suffix not in (".npy", *HDF5_SUFFIXES) or path.is_dir()):
-        raise _unneeded_ids(ids, path)
-    if path.is_dir():
-        return FolderSource(path, key)
-    if not path.is_file():
+    if not path.exists():
         raise DataError(f"{path}: no such file or folder; give the features to import")
+    suffix = path.suffix.lower()
     try:
+        if path.is_dir():
+            return _open_folder(path, ids, key)
         if suffix in HDF5_SUFFIXES:
-            return Hdf5Source.open(path, ids, key)
+            return _open_hdf5(path, ids, key)
         if suffix == ".npy":
-            if ids is None:
-                raise DataError(f"{path}: an array needs --ids, a file with the image id of each row")
-            if key is not None:
-                raise DataError(f"{path}: --key is not for an .npy array, which has no names; leave it out")
-            return ArraySource.open(path, ids)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
+            return _open_array(path, ids, key)
+    except (OSError, TypeError, ValueError, KeyError, RuntimeError) as error:
+        raise DataError(f"{path}: cannot be read: {_reason(error, path)}") from error
     raise DataError(f"{path}: not a folder of .npz or .npy files, an .npy array or an HDF5 file (.h5, .hdf5)")
 
 
-class FolderSource:
+def _reason(error: Exception, place: Any) -> str:
+    """Why features cannot be read."""
+    words = other_content(place) if isinstance(place, Path) else None
+    if words is None and "pickle" in str(error):  # what numpy says of any file that it does not know
+        return "not an array of numbers or text as np.save writes it"
+    return words or str(error) or type(error).__name__
+
+
+def _open_folder(folder: Path, ids: Path | None, key: str | None) -> ImportSource:
     """One .npz or .npy file per image; an id is the file's path in the folder without this suffix."""
-
-    def __init__(self, folder: Path, key: str | None) -> None:
-        self._key = key
-        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in ARRAY_SUFFIXES)
-        self._files: dict[str, Path] = {}
-        for file in files:
-            first = self._files.setdefault(file.relative_to(folder).with_suffix("").as_posix(), file)
-            if first != file:
-                raise DataError(f"{first} and {file} hold the features of one image; keep one of them")
-        if not self._files:
-            raise DataError(f"{folder}: contains no .npz or .npy file")
-        if key is not None and all(file.suffix.lower() == ".npy" for file in files):
-            raise DataError(f"{folder}: --key is for .npz files, and all files here are .npy; leave it out")
-
-    def ids(self) -> Sequence[str]:
-        return list(self._files)
-
-    def read(self, key: str) -> NDArray[Any]:
-        try:
-            loaded = np.load(self._files[key], allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return loaded
-            with loaded:
-                return np.asarray(loaded[self._name(loaded.files)])
-        except DataError:
-            raise
-        except Exception as error:  # zipfile and numpy raise many types for a damaged file
-            raise DataError(f"damaged: {error or type(error).__name__}") from error
-
-    def _name(self, names: Sequence[str]) -> str:
-        """The name of the features in an .npz file."""
-        if self._key is not None:
-            if self._key in names:
-                return self._key
-            raise DataError(f"has no array {self._key!r}, only {', '.join(names)}")
-        found = names if len(names) == 1 else [name for name in NPZ_KEYS if name in names]
-        if not found:
-            raise DataError(f"holds the arrays {', '.join(names)}; name one with --key")
-        return found[0]
+    if ids is not None:
+        raise _unneeded_ids(ids, folder)
+    files: dict[str, Path] = {}
+    for file in sorted(file for file in folder.rglob("*") if file.suffix.lower() in ARRAY_SUFFIXES):
+        first = files.setdefault(file.relative_to(folder).with_suffix("").as_posix(), file)
+        if first != file:
+            raise DataError(f"{first} and {file} hold the features of one image; keep one of them")
+    if not files:
+        raise DataError(f"{folder}: contains no .npz or .npy file")
+    if key is not None and all(file.suffix.lower() == ".npy" for file in files.values()):
+        raise DataError(f"{folder}: --key is for .npz files, and all files here are .npy; leave it out")
+    return ImportSource(files, partial(_load_file, key))
 
 
-@dataclass(frozen=True)
-class ArraySource:
-    """One big array (N, R, C) with the id of each row."""
-
-    rows: Mapping[str, int]
-    features: Any
-    """An array or an HDF5 dataset."""
-    counts: NDArray[np.int64] | None = None
-    """(N,) regions of each image; None: all R."""
-
-    @classmethod
-    def open(cls, path: Path, ids: Path) -> Self:
-        features = np.load(path, mmap_mode="r", allow_pickle=False)
-        return cls(_rows(read_ids(ids), len(features), path), features)
-
-    def ids(self) -> Sequence[str]:
-        return list(self.rows)
-
-    def read(self, key: str) -> NDArray[Any]:
-        row = self.rows[key]
-        try:
-            values = np.asarray(self.features[row])
-        except (OSError, RuntimeError) as error:
-            raise DataError(f"damaged: {error}") from error
-        return values if self.counts is None else values[: int(self.counts[row])]
+def _load_file(key: str | None, file: Path) -> NDArray[Any]:
+    loaded = np.load(file, allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        return loaded
+    with loaded:
+        names = loaded.files
+        wanted = [key] if key is not None else names if len(names) == 1 else NPZ_KEYS
+        found = next((name for name in wanted if name in names), None)
+        if found is None:
+            raise DataError(f"holds the arrays {', '.join(names)}; name one of them with --key")
+        return np.asarray(loaded[found])
 
 
-@dataclass(frozen=True)
-class Hdf5Source:
-    """One dataset per image in an HDF5 file."""
+def _open_array(path: Path, ids: Path | None, key: str | None) -> ImportSource:
+    """One .npy file."""
+    if ids is None:
+        raise DataError(f"{path}: an array needs --ids, a file with the image id of each row")
+    if key is not None:
+        raise DataError(f"{path}: --key is not for an .npy array, which has no names; leave it out")
+    return _rows_of(np.load(path, mmap_mode="r", allow_pickle=False), read_ids(ids), path)
 
-    names: Mapping[str, str]
-    """The dataset of each id."""
-    file: Any
 
-    @classmethod
-    def open(cls, path: Path, ids: Path | None, key: str | None) -> "ImportSource":
-        """Open a file in either layout."""
-        import h5py
+def _open_hdf5(path: Path, ids: Path | None, key: str | None) -> ImportSource:
+    """An HDF5 file in either layout."""
+    import h5py
 
-        file = h5py.File(path, "r")  # stays open as long as the source
-        names: list[str] = []
-        file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
-        if not names:
-            raise DataError(f"{path}: contains no dataset")
-        found = _ids_in(file, names)
-        if found is None and (key in names or len(names) == 1 or not set(FEATURE_NAMES).isdisjoint(names)):
-            if ids is None:
-                raise DataError(
-                    f"{path}: has no dataset of ids ({', '.join(ID_DATASETS)}); add one, or name a file with the image "
-                    "id of each row with --ids"
-                )
-            found = read_ids(ids)
-        elif ids is not None:
-            raise _unneeded_ids(ids, path)
-        if found is not None:
-            features = file[_features_dataset(file, names, key, path)]
-            counts = file["num_boxes"][()] if "num_boxes" in names else None
-            return ArraySource(_rows(found, len(features), path), features, counts)
-        if key is not None:
+    file = h5py.File(path, "r")  # stays open as long as the source
+    names: list[str] = []
+    file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+    if not names:
+        raise DataError(f"{path}: contains no dataset")
+    rows = _ids_in(file, names)
+    if rows is None and (key in names or len(names) == 1 or not set(FEATURE_NAMES).isdisjoint(names)):
+        if ids is None:
             raise DataError(
-                f"{path}: has no dataset {key!r} and no dataset of ids ({', '.join(ID_DATASETS)}), so that each "
-                "dataset is an image's and --key selects none; leave it out"
+                f"{path}: has no dataset of ids ({', '.join(ID_DATASETS)}); add one, or name a file with the image "
+                "id of each row with --ids"
             )
-        suffixed = {name.removesuffix(ID_SUFFIX): name for name in names if name.endswith(ID_SUFFIX)}
-        return cls(suffixed or {name: name for name in names}, file)
+        rows, ids = read_ids(ids), None
+    if ids is not None:
+        raise _unneeded_ids(ids, path)
+    if rows is not None:
+        counts = file["num_boxes"][()] if "num_boxes" in names else None
+        return _rows_of(file[_features_dataset(file, names, key, path)], rows, path, counts)
+    if key is not None:
+        raise DataError(
+            f"{path}: has no dataset {key!r} and no dataset of ids ({', '.join(ID_DATASETS)}), so that each "
+            "dataset is an image's and --key selects none; leave it out"
+        )
+    suffixed = {name.removesuffix(ID_SUFFIX): name for name in names if name.endswith(ID_SUFFIX)}
+    return ImportSource(suffixed or {name: name for name in names}, lambda name: np.asarray(file[name][()]))
 
-    def ids(self) -> Sequence[str]:
-        return list(self.names)
 
-    def read(self, key: str) -> NDArray[Any]:
-        try:
-            return np.asarray(self.file[self.names[key]][()])
-        except (OSError, RuntimeError) as error:
-            raise DataError(f"damaged: {error}") from error
+def _rows_of(features: Any, ids: Sequence[str], path: Path, counts: NDArray[Any] | None = None) -> ImportSource:
+    """One big array or HDF5 dataset (N, R, C) with the id of each row and, if known, its number of regions."""
+    rows = {one: row for row, one in enumerate(ids)}
+    if len(ids) != len(features):
+        raise DataError(f"{path}: {counted(len(features), 'row')}, but {counted(len(ids), 'id')}")
+    if len(rows) != len(ids):
+        raise DataError(f"{path}: {len(ids) - len(rows):,} of {counted(len(ids), 'id')} occur twice")
+
+    def load(row: int) -> NDArray[Any]:
+        values = np.asarray(features[row])
+        return values if counts is None else values[: int(counts[row])]
+
+    return ImportSource(rows, load)
 
 
 def _unneeded_ids(ids: Path, path: Path) -> ParamsError:
@@ -204,7 +187,7 @@ def _ids_in(file: Any, names: Sequence[str]) -> list[str] | None:
     name = next((name for name in ID_DATASETS if name in names), None)
     if name is None:
         return None
-    return [one.decode() if isinstance(one, bytes) else str(one) for one in file[name][()].tolist()]
+    return _as_ids(file[name][()].tolist())
 
 
 def _features_dataset(file: Any, names: Sequence[str], key: str | None, path: Path) -> str:
@@ -217,26 +200,45 @@ def _features_dataset(file: Any, names: Sequence[str], key: str | None, path: Pa
     return str(found[0])
 
 
-def _rows(ids: Sequence[str], count: int, path: Path) -> dict[str, int]:
-    rows = {one: row for row, one in enumerate(ids)}
-    if len(ids) != count:
-        raise DataError(f"{path}: {counted(count, 'row')}, but {counted(len(ids), 'id')}")
-    if len(rows) != count:
-        raise DataError(f"{path}: {count - len(rows):,} of {counted(count, 'id')} occur twice")
-    return rows
-
-
 def read_ids(path: Path) -> list[str]:
     """Read the ids of an array's rows: a JSON list, an .npy array, or one per line. Raises `DataError`."""
+    if words := other_content(path):
+        raise DataError(f"{path}: {words}")
     try:
         if path.suffix.lower() == ".npy":
-            return [str(one) for one in np.load(path, allow_pickle=False).tolist()]
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix.lower() == ".json":
-            return [str(one) for one in json.loads(text)]
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path}: not a list of ids: {error}") from error
-    return text.splitlines()
+            found = np.load(path, allow_pickle=False).tolist()
+        else:
+            text = path.read_text(encoding="utf-8-sig")
+            found = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
+        return _as_ids(found)
+    except (OSError, ValueError, AttributeError) as error:
+        raise DataError(f"{path}: not a list of ids: {_reason(error, path)}") from error
+    except TypeError as error:
+        raise DataError(f"{path}: {error}{_list_command(path, found)}") from error
+
+
+def _as_ids(found: Any) -> list[str]:
+    """The ids in a list of texts, bytes or integers. Raises `TypeError` for anything else."""
+    if not isinstance(found, list):
+        raise TypeError(f"needed is a list of the ids in the order of the rows, not {str(found)[:60]}")
+    for number, one in enumerate(found, start=1):
+        if type(one) not in (str, bytes, int):
+            raise TypeError(f"id {number} is {str(one)[:60]}; expected a text or an integer")
+    return [(one.decode() if isinstance(one, bytes) else str(one)).strip() for one in found]
+
+
+def _list_command(path: Path, found: Any) -> str:
+    """A command that makes a list of ids from JSON with the row of each id, or with the id of each row."""
+    if not isinstance(found, dict):
+        return ""
+    if all(type(row) is int for row in found.values()):
+        ids = "sorted(d, key=d.get)"
+    elif all(row.isdecimal() for row in found):
+        ids = "[d[row] for row in sorted(d, key=int)]"
+    else:
+        return ""
+    code = f"import json; d = json.load(open({json.dumps(str(path))})); print(*{ids}, sep=chr(10))"
+    return f"; make one with `python -c {shlex.quote(code)} > ids.txt` and give --ids ids.txt"
 
 
 @dataclass(frozen=True)
@@ -254,46 +256,68 @@ class Match:
 def match_ids(images: Iterable[str], ids: Sequence[str]) -> Match:
     """Find the features of each image.
 
-    An id is the image's name or path, with or without suffix, or the number at its end: `9`, `000000000009` and
-    `val2014/COCO_val2014_000000000009` are `val2014/COCO_val2014_000000000009.jpg`. Raises `DataError` when features
-    could belong to several images, and for several features of one image.
+    An id is the image's path, the end of it or a longer path that ends like it, with or without suffix, or the number
+    at its end: `9`, `000000000009`, `COCO_val2014_000000000009` and `/data/val2014/COCO_val2014_000000000009` are
+    `val2014/COCO_val2014_000000000009.jpg`. Raises `DataError` when features could belong to several images, and for
+    several features of one image.
     """
+    images = list(images)
     known = set(ids)
+    exact = {image: [name for name in _names(image) if name in known] for image in images}
+    others = known.difference(*exact.values())
+    by_end: dict[str, list[str]] = defaultdict(list)
     by_number: dict[str, list[str]] = defaultdict(list)
     for one in ids:
+        if one not in others:
+            continue
+        for end in _ends(one):
+            by_end[end].append(one)
         if one.isdecimal():
             by_number[_without_zeros(one)].append(one)
     found: dict[str, str] = {}
-    others_of: dict[str, list[str]] = {}
     missing: list[str] = []
     image_of: dict[str, str] = {}
     for image in images:
-        ids_of = _ids_of(image, known, by_number)
+        ids_of = exact[image] or _ids_of(image, others, by_end, by_number)
         if not ids_of:
             missing.append(image)
             continue
-        one, *others_of[image] = ids_of
+        if len(ids_of) > 1:
+            named = shown_names([repr(one) for one in ids_of])
+            raise DataError(f"features of {len(ids_of)} names belong to {image}: {named}; keep one of them")
+        [one] = ids_of
         if one in image_of:
             raise DataError(
                 f"the features {one!r} could belong to {image_of[one]} and to {image}; name them after the whole path"
             )
         found[image] = one
         image_of[one] = image
-    for image, others in others_of.items():
-        if unused := [repr(other) for other in others if other not in image_of]:
-            named = shown_names([repr(found[image]), *unused])
-            raise DataError(f"features of {len(unused) + 1} names belong to {image}: {named}; keep one of them")
     return Match(found, missing, [one for one in ids if one not in image_of])
 
 
-def _ids_of(image: str, known: Set[str], by_number: Mapping[str, list[str]]) -> list[str]:
-    """The ids that are equally exact names of an image: its path, else its file name, else its number."""
-    path = PurePosixPath(image)
-    number = path.stem[len(path.stem.rstrip("0123456789")) :]
-    for names in ((image, path.with_suffix("").as_posix()), (path.name, path.stem)):
-        if ids := [name for name in dict.fromkeys(names) if name in known]:
+def _ids_of(
+    image: str, known: Set[str], by_end: Mapping[str, list[str]], by_number: Mapping[str, list[str]]
+) -> list[str]:
+    """The ids that are equally exact names of an image: paths that end like it, else ends of its path, else numbers."""
+    if ids := [one for name in _names(image) for one in by_end.get(name, ())]:
+        return ids
+    for end in _ends(image):
+        if ids := [name for name in _names(end) if name in known]:
             return ids
+    stem = PurePosixPath(image).stem
+    number = stem[len(stem.rstrip("0123456789")) :]
     return by_number.get(_without_zeros(number), []) if number else []
+
+
+def _names(image: str) -> Iterable[str]:
+    """An image's path with and without its suffix."""
+    return dict.fromkeys((image, PurePosixPath(image).with_suffix("").as_posix()))
+
+
+def _ends(path: str) -> Iterator[str]:
+    """The path, and it without its first folders, down to the file's name."""
+    parts = path.replace("\\", "/").split("/")
+    return ("/".join(parts[start:]) for start in range(len(parts)))
 
 
 def _without_zeros(number: str) -> str:

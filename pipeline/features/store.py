@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +24,9 @@ LOCK_SECONDS = 60.0
 """How long a run waits for another one that fills the same folder."""
 SPEC_FILE = "spec.json"
 
-_Place = tuple[int, int]
-"""Number of a segment, row in it."""
+
+class DamagedRowsError(Exception):
+    """Rows of the store differ from what was written."""
 
 
 class FeatureStore:
@@ -39,7 +39,8 @@ class FeatureStore:
         self.shape = shape
         """(R, C)"""
         self._segments: list[Segment] = []
-        self._places: dict[str, _Place] = {}
+        self._places: dict[str, tuple[Segment, int]] = {}
+        """The segment and the row of each key."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -84,9 +85,7 @@ class FeatureStore:
 
     def refresh(self) -> None:
         """Find the rows that were added; of several rows of one image, the newest counts."""
-        self._places = {
-            segment.keys[row]: (number, row) for number, segment in enumerate(self._segments) for row in segment.done()
-        }
+        self._places = {segment.keys[row]: (segment, row) for segment in self._segments for row in segment.done()}
 
     def forget(self, keys: Iterable[str]) -> None:
         """Drop damaged rows, so that they are computed again."""
@@ -104,27 +103,23 @@ class FeatureStore:
     def __contains__(self, key: str) -> bool:
         return key in self._places
 
-    def read(self, keys: Sequence[str]) -> tuple[Features, list[str]]:
-        """Return the features (n, R, C) of `keys`, and those keys whose row is damaged. Thread-safe.
+    def read(self, keys: Sequence[str]) -> Features:
+        """Return the features (n, R, C) of `keys`. Thread-safe.
 
-        Raises `KeyError` for a key without a row.
+        Raises `DamagedRowsError` when a row is damaged, `KeyError` for a key without a row.
         """
         features = np.empty((len(keys), *self.shape), np.float16)
-        damaged: list[str] = []
-        start = 0
-        for number, first, count in _runs([self._places[key] for key in keys]):
-            features[start : start + count], sound = self._segments[number].read(first, count)
-            damaged += [keys[start + offset] for offset in np.flatnonzero(~sound).tolist()]
-            start += count
-        return features, damaged
+        for place, key in enumerate(keys):
+            row = self._row(key)
+            if row is None:
+                raise DamagedRowsError
+            features[place] = row
+        return features
 
     def damaged(self, keys: Iterable[str]) -> list[str]:
         """Read the rows of `keys` and return the keys of those that are damaged."""
-        return [key for key in keys if self.read([key])[1]]
+        return [key for key in keys if self._row(key) is None]
 
-
-def _runs(places: list[_Place]) -> Iterator[tuple[int, int, int]]:
-    """Join places of consecutive rows: the segment, the first row and the number of rows of each run."""
-    for _, group in groupby(enumerate(places), key=lambda item: (item[1][0], item[1][1] - item[0])):
-        run = [place for _, place in group]
-        yield *run[0], len(run)
+    def _row(self, key: str) -> Features | None:
+        segment, row = self._places[key]
+        return segment.read(row)

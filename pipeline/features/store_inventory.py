@@ -43,9 +43,10 @@ def stored_encoders(root: Path) -> list[StoredEncoder]:
     found = []
     for folder in sorted(path for path in root.glob("*") if path.is_dir()):
         spec, engine = _read_spec(folder)
-        segments = [Segment.open(path, folder.name) for path in segments_of(folder)]
+        files = segments_of(folder)
+        segments = [Segment.open(path, folder.name) for path in files]
         keys = {segment.keys[row] for segment in segments if segment for row in segment.done()}
-        size = sum(map(_size, folder.iterdir()))
+        size = sum(path.stat().st_size for path in files)
         found.append(StoredEncoder(folder.name, spec, engine, len(keys), size))
     return found
 
@@ -70,7 +71,7 @@ def verify_encoder(root: Path, digest: str) -> VerifyReport:
             unreadable.append(path)
             continue
         for row in segment.done():
-            sound = bool(segment.read(row, 1)[1][0])
+            sound = segment.read(row) is not None
             intact += sound
             damaged += not sound
     return VerifyReport(digest, intact, damaged, tuple(unreadable))
@@ -100,7 +101,7 @@ def keep_images(root: Path, digest: str, keys: Collection[str]) -> int:
         if kept:
             with store.new_segment(kept) as segment:
                 for row, key in enumerate(kept):
-                    segment.add([row], store.read([key])[0])
+                    segment.add([row], store.read([key]))
         for path in old:
             path.unlink()
         return len(stored) - len(kept)
@@ -115,14 +116,6 @@ def _locked(root: Path, digest: str) -> Iterator[FeatureStore]:
     store = FeatureStore(root, spec, engine, next(iter(shapes), (1, 1)))
     with store.locked():
         yield store
-
-
-def _size(path: Path) -> int:
-    """Bytes of a file; 0 if a run has renamed or deleted it since the folder was listed."""
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
 
 
 def _read_spec(folder: Path) -> tuple[EncoderSpec | None, str]:

@@ -19,7 +19,6 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -80,20 +79,17 @@ class Segment:
         rows: list[int] = np.flatnonzero(self.marks["done"] == _DONE).tolist()
         return rows
 
-    def read(self, first: int, count: int) -> tuple[Features, NDArray[np.bool_]]:
-        """Return `count` rows (count, R, C) from row `first` on, and whether each matches its crc32 (count,)."""
-        features = np.zeros((count, *self.shape), np.float16)
-        view = memoryview(features.data).cast("B")
+    def read(self, row: int) -> Features | None:
+        """Return a row (R, C); None if it cannot be read or does not match its crc32."""
         try:
-            with self.path.open("rb", buffering=0) as file:
-                file.seek(self.row_offset(first))
-                while view and (size := file.readinto(view)):
-                    view = view[size:]
+            with self.path.open("rb") as file:
+                file.seek(self.row_offset(row))
+                content = file.read(self.row_bytes)
         except OSError:
-            return features, np.zeros(count, bool)
-        sums = self.marks["crc32"][first : first + count].tolist()
-        sound = [zlib.crc32(row.data) == crc32 for row, crc32 in zip(features, sums, strict=True)]
-        return features, np.array(sound, bool)
+            return None
+        if len(content) != self.row_bytes or zlib.crc32(content) != self.marks["crc32"][row]:
+            return None
+        return np.frombuffer(content, np.float16).reshape(self.shape)
 
     def row_offset(self, row: int) -> int:
         """Return where a row starts in the file."""
@@ -120,9 +116,7 @@ class SegmentWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         try:
             self.flush()
         except DiskError:

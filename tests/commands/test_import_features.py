@@ -4,7 +4,7 @@ import csv
 
 import numpy as np
 import pytest
-from support import run_command, set_param
+from support import run_command, run_stages, set_param
 
 from pipeline.features.feature_file import FeatureFile
 
@@ -41,9 +41,7 @@ def test_a_model_is_trained_and_scored_on_imported_features(prepared):
     assert features.features.shape == (18, 6, CHANNELS)
     assert (features.spec.source, features.spec.name) == ("imported", NAME)
     assert not features.load(["000.png"])[0, 2:].any()
-    for stage in ("vocab", "train", "score", "report"):
-        code, _, err = run_command(stage)
-        assert code == 0, err
+    run_stages(prepared, "vocab", "train", "score", "report")
 
     code, printed, err = run_command("predict", "--features", "data/interim/features.h5", "00[0-2].png", "017.png")
     assert code == 0, err
@@ -91,6 +89,21 @@ def test_too_many_missing_features_are_an_error(prepared):
     with (prepared / "metrics/skipped.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 15
     assert not (prepared / "data/interim/features.h5").exists()
+
+
+def test_ids_of_which_none_is_an_image_are_shown_beside_the_name_of_one(prepared):
+    np.save(prepared / "all.npy", np.ones((18, 2, CHANNELS)))
+    (prepared / "ids.txt").write_text("\n".join(f"foo{number}x" for number in range(18)))
+    code, _, err = run_command("import-features", "all.npy", "--ids", "ids.txt", "--name", NAME)
+    assert code == 3
+    assert err.startswith("error: ids.txt: no id belongs to an image: 'foo0x' is no name, path or number of one; ")
+    assert "the images are named as '000.png' in data/interim/images.csv" in err
+
+
+def test_images_are_prepared_before_features_are_imported(project):
+    code, _, err = run_command("import-features", "regions", "--name", NAME, cwd=project)
+    assert code == 3
+    assert err == "error: data/interim/images.csv: no such file; run `dvc repro prepare vocab` first\n"
 
 
 def test_channels_before_height_and_width_end_the_import(prepared):

@@ -1,70 +1,52 @@
 """Malformed files in a dataset's image folder: each is decoded or refused, and none ends the process."""
 
 import contextlib
-import io
 import os
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from image_files import encoded, noise, png_file
 from PIL import Image
 from support import run_command, set_param
 
 from pipeline.encoders.images import ImageError, decode_image
 
-
-def encoded(image, form, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, form, **options)
-    return buffer.getvalue()
-
-
-def noise(mode="RGB", size=(40, 30)):
-    pixels = np.random.default_rng(5).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    return Image.fromarray(pixels).convert(mode)
-
-
-def flipped(content, place):
-    return content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :]
-
-
-def bomb():
-    """A PNG of a few bytes whose header claims 60,000 x 60,000 pixels."""
-    content = encoded(Image.new("1", (8, 8)), "PNG")
-    size = (60_000).to_bytes(4, "big")
-    header = content[12:16] + size + size + content[24:29]
-    return content[:12] + header + zlib.crc32(header).to_bytes(4, "big") + content[33:]
-
-
-JPEG, PNG = encoded(noise(), "JPEG"), encoded(noise(), "PNG")
+JPEG, PNG = encoded(noise(), "JPEG"), encoded(noise())
+HALF = len(PNG) // 2
 DECODED = {
     "jpeg": (JPEG, (40, 30)),
     "progressive jpeg": (encoded(noise(), "JPEG", progressive=True), (40, 30)),
     "cmyk jpeg": (encoded(noise("CMYK"), "JPEG"), (40, 30)),
     "gray jpeg": (encoded(noise("L"), "JPEG"), (40, 30)),
-    "sixteen-bit png": (encoded(Image.fromarray(np.full((5, 4), 40_000, np.uint16)), "PNG"), (4, 5)),
-    "palette png": (encoded(noise("P"), "PNG"), (40, 30)),
-    "png with alpha": (encoded(noise("RGBA"), "PNG"), (40, 30)),
+    "sixteen-bit png": (encoded(Image.fromarray(np.full((5, 4), 40_000, np.uint16))), (4, 5)),
+    "palette png": (encoded(noise("P")), (40, 30)),
+    "png with alpha": (encoded(noise("RGBA")), (40, 30)),
+    "png of one bit": (encoded(noise("1")), (40, 30)),
     "animated gif": (encoded(noise("P"), "GIF", save_all=True, append_images=[noise("P")]), (40, 30)),
     "webp": (encoded(noise(), "WEBP"), (40, 30)),
+    "bmp": (encoded(noise(), "BMP"), (40, 30)),
+    "avif": (encoded(noise(), "AVIF"), (40, 30)),
     "tiff of two pages": (encoded(noise(), "TIFF", save_all=True, append_images=[noise()]), (40, 30)),
     "lzw tiff": (encoded(noise(), "TIFF", compression="tiff_lzw"), (40, 30)),
-    "one pixel": (encoded(noise(size=(1, 1)), "PNG"), (1, 1)),
+    "one pixel": (encoded(noise(size=(1, 1))), (1, 1)),
 }
 REFUSED = {
     "empty": (b"", "the file is empty"),
     "text": (b"hello", "not an image"),
     "truncated jpeg": (JPEG[: len(JPEG) // 2], "damaged"),
-    "truncated png": (PNG[: len(PNG) // 2], "damaged"),
+    "truncated png": (PNG[:HALF], "damaged"),
     "half a header": (PNG[:20], ""),
-    "png with a flipped byte": (flipped(PNG, len(PNG) // 2), "damaged"),
-    "bomb": (bomb(), "more than the limit of 100000000 pixels"),
+    "png with a flipped byte": (PNG[:HALF] + bytes([PNG[HALF] ^ 0xFF]) + PNG[HALF + 1 :], "damaged"),
+    "large png": (png_file(12_000, 9_000, pixels=b""), "12000 x 9000 pixels, more than the limit of 100000000"),
+    "bomb": (png_file(60_000, 60_000, pixels=b""), "more than the limit of 100000000 pixels"),
+    "truncated avif": (DECODED["avif"][0][:200], "damaged, or of an unsupported kind; convert it to JPEG or PNG"),
+    "truncated lzw tiff": (DECODED["lzw tiff"][0][:-400], "damaged, or of an unsupported kind"),
     "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>", "not an image"),
     "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", "not an image"),
     "pdf": (b"%PDF-1.4\n%%EOF\n", "not an image"),
-    "html of a login page": (b"<!DOCTYPE html><title>403</title>", "a web page"),
+    "html of a login page": (b"<!DOCTYPE html><title>403</title>", "a web page, not the file itself"),
+    "git lfs": (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer, not the file itself"),
 }
 
 
@@ -111,18 +93,6 @@ def test_folders_pipes_and_broken_links_are_listed_and_no_other_image_changes(pr
     after = FeatureFile.open(project / paths.FEATURES)
     assert set(after.images) == set(expected) - set(names)
     assert all(after.load([image]).tobytes() == expected[image] for image in after.images)
-
-
-def png_file(width, height, *, depth=8, color=2, interlaced=0, pixels):
-    """A PNG file whose compressed pixels are complete as a stream, however few they are."""
-
-    def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, interlaced)
-    palette = chunk(b"PLTE", bytes(768)) if color == 3 else b""
-    body = palette + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body
 
 
 def test_a_png_with_one_row_of_many_is_refused():

@@ -7,13 +7,11 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from support import small_encoder
 
 from pipeline import Captioner, paths
-from pipeline.encoders.encoder import build_encoder
 from pipeline.encoders.spec import METADATA_KEY
 from pipeline.errors import DataError, ParamsError
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -22,29 +20,8 @@ def file(trained_project):
     return trained_project / paths.MODEL
 
 
-def encoder(
-    weights,
-    *,
-    name="alexnet",
-    layer="auto",
-    grid=3,
-    image_size="auto",
-    fit="stretch",
-    source="torchvision",
-    precision="float32",
-):
-    return build_encoder(
-        source=source,
-        name=name,
-        weights=str(weights),
-        layer=layer,
-        grid=grid,
-        image_size=image_size,
-        fit=fit,
-        precision=precision,
-        seed=5,
-        device=CPU,
-    )
+def encoder(weights, **given):
+    return small_encoder(**{"weights": str(weights), "grid": 3, "image_size": "auto", "seed": 5} | given)
 
 
 def changed(file, path, change):

@@ -11,20 +11,13 @@ import signal
 import sys
 from pathlib import Path
 
-from stand_in import StandIn, draw
+from stand_in import StandIn, draw, extract
 
 from pipeline.features import feature_file, store_segment
-from pipeline.features.extraction import extract_features
 
 WRITES = ("pwrite", "fsync", "fdatasync", "posix_fallocate", "replace")
 store_segment.SYNC_SECONDS = 0.0
 feature_file.SLAB_BYTES = 4 * StandIn.regions * StandIn.channels * 2
-
-
-def extract(images, folder):
-    encoder = StandIn()
-    extract_features(images, encoder, folder / "features.h5", store=folder / "store", batch_size=3, workers=1)
-    return encoder.encoded
 
 
 def in_a_child(work):
@@ -83,7 +76,7 @@ def killed_and_resumed(images, folder, expected, point, torn):
     return {
         "killed": killed,
         "kept": stored_rows(folder),
-        "encoded": in_a_child(lambda: extract(images, folder)),
+        "encoded": in_a_child(lambda: extract(images, folder)[0].encoded),
         "same": (folder / "features.h5").read_bytes() == expected,
         "leftovers": [path.name for path in folder.rglob(".*")],
     }

@@ -5,18 +5,12 @@ import os
 import sys
 from pathlib import Path
 
-from stand_in import StandIn, draw
+from stand_in import draw, extract
 
 from pipeline.errors import DiskError
-from pipeline.features.extraction import extract_features
 
 
 def main(disk):
-    def extract():
-        encoder = StandIn()
-        extract_features(images, encoder, disk / "features.h5", store=disk / "store", batch_size=3, workers=1)
-        return encoder.encoded
-
     images = draw(disk / "images")
     old = disk / "features.h5"
     old.write_bytes(b"of an earlier run")
@@ -24,12 +18,12 @@ def main(disk):
     (disk / "ballast").write_bytes(bytes(room.f_bavail * room.f_frsize - 30_000))  # enough for the store only
     refused = False
     try:
-        extract()
+        extract(images, disk)
     except DiskError as error:
         refused = "features.h5" in str(error) and "are missing" in str(error)
     untouched = old.read_bytes() == b"of an earlier run"
     (disk / "ballast").unlink()
-    encoded_again = extract()
+    encoded_again = extract(images, disk)[0].encoded
     written = old.stat().st_size > 4000
     print(json.dumps({"refused": refused, "old untouched": untouched, "written": written, "kept": encoded_again == 0}))
 

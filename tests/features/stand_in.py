@@ -10,6 +10,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # crash_driver runs this file without pytest
 
 from pipeline.encoders.spec import EncoderSpec, Preprocessing
+from pipeline.features.extraction import extract_features
 from pipeline.features.image_batches import ImageFile
 from pipeline.files import sha256_of
 
@@ -35,9 +36,6 @@ class StandIn:
     def __init__(self):
         self.encoded = 0
 
-    def preprocess(self, image):
-        return np.asarray(image.resize((8, 8)))
-
     def encode(self, pixels):
         self.encoded += len(pixels)
         return (pixels.reshape(len(pixels), 4, 48) / 255).astype(np.float16)
@@ -53,3 +51,10 @@ def draw(folder, count=11):
         Image.fromarray(pixels).save(path)
         images.append(ImageFile(path.name, path, sha256_of(path)))
     return images
+
+
+def extract(images, folder, encoder=None, **options):
+    """Write `features.h5` in `folder`, with a store beside it; the report and the file's bytes."""
+    options = {"store": folder / "store", "batch_size": 3, "workers": 1} | options
+    report = extract_features(images, encoder or StandIn(), folder / "features.h5", **options)
+    return report, (folder / "features.h5").read_bytes()

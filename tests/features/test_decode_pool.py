@@ -7,35 +7,24 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
-from PIL import Image
+from stand_in import draw
 
 from pipeline.encoders.images import decode_image, preprocess_image
 from pipeline.encoders.spec import Preprocessing
 from pipeline.errors import PeerError
-from pipeline.features import decode_pool
 from pipeline.features.decode_pool import DecodePool, WorkerError
 from pipeline.features.image_batches import ImageFile
 
 HOW = Preprocessing(16, 20, "bicubic", (0.5,) * 3, (0.2,) * 3, (255,) * 3)
 
 
-def image_file(path):
-    return ImageFile(path.name, path, hashlib.sha256(path.read_bytes()).hexdigest())
-
-
 @pytest.fixture
 def images(tmp_path):
-    found = []
-    for number in range(4):
-        path = tmp_path / f"{number}\u00e9.png"
-        pixels = np.random.default_rng(number).integers(0, 256, (30, 40 + number, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(path)
-        found.append(image_file(path))
-    return found
+    return draw(tmp_path / "\u00e9", 4)
 
 
 def preprocessed(image):
@@ -44,15 +33,7 @@ def preprocessed(image):
 
 def children():
     """The worker processes of this process that run."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            command, status = (folder / "cmdline").read_bytes(), (folder / "stat").read_text()
-        except OSError:
-            continue
-        if b"decode_worker" in command and int(status.rpartition(")")[2].split()[1]) == os.getpid():
-            found.append(int(folder.name))
-    return found
+    return [child for child in psutil.Process().children() if any("decode_worker" in part for part in child.cmdline())]
 
 
 def test_images_are_preprocessed_into_their_slots(images):
@@ -65,10 +46,11 @@ def test_images_are_preprocessed_into_their_slots(images):
 
 def test_unusable_images_have_a_reason(images, tmp_path):
     (tmp_path / "x.jpg").write_bytes(b"x")
+    no_image = ImageFile("x.jpg", tmp_path / "x.jpg", hashlib.sha256(b"x").hexdigest())
     images[0].path.unlink()
     images[2].path.write_bytes(b"other")
     with DecodePool(HOW, 4, 1) as pool:
-        missing, good, changed, damaged = pool.decode([*images[:3], image_file(tmp_path / "x.jpg")], range(4))
+        missing, good, changed, damaged = pool.decode([*images[:3], no_image], range(4))
     assert "No such file" in missing
     assert good is None
     assert changed.startswith("changed since")
@@ -107,29 +89,17 @@ def renamed(image, name):
     return ImageFile(name, path, image.sha256)
 
 
-def test_a_crash_costs_one_image(images, crashing):
-    images[1] = renamed(images[1], "crash")
+@pytest.mark.parametrize("names", [["crash"], ["once"], ["crash", "once"]])
+def test_a_crash_costs_an_image_only_when_it_repeats(images, crashing, names):
+    images[1 : 1 + len(names)] = [renamed(image, name) for image, name in zip(images[1:], names, strict=False)]
     with DecodePool(HOW, 4, 1) as pool:
-        reasons = pool.decode(images, range(4))
-        assert reasons == [None, "the process that decodes it ended twice (SIGSEGV)", None, None]
-        assert np.array_equal(pool.slots[2], preprocessed(images[2]))
+        for slot, (image, reason) in enumerate(zip(images, pool.decode(images, range(4)), strict=True)):
+            if image.image == "crash":
+                assert reason == "the process that decodes it ended twice (SIGSEGV)"
+            else:
+                assert reason is None
+                assert np.array_equal(pool.slots[slot], preprocessed(image))
         assert pool.decode(images[:1], [3]) == [None]
-
-
-def test_a_worker_that_ends_once_costs_no_image(images, crashing):
-    images[1] = renamed(images[1], "once")
-    with DecodePool(HOW, 4, 1) as pool:
-        assert pool.decode(images, range(4)) == [None] * 4
-        for slot, image in enumerate(images):
-            assert np.array_equal(pool.slots[slot], preprocessed(image))
-
-
-def test_the_image_after_a_crash_is_tried_twice_as_well(images, crashing):
-    images[1], images[2] = renamed(images[1], "crash"), renamed(images[2], "once")
-    with DecodePool(HOW, 4, 1) as pool:
-        first, crashed, *others = pool.decode(images, range(4))
-    assert [first, *others] == [None] * 3
-    assert crashed.endswith("ended twice (SIGSEGV)")
 
 
 def test_a_worker_that_cannot_be_started_again_is_an_error(images, monkeypatch):
@@ -167,7 +137,7 @@ def test_closing_ends_a_running_decode_at_once(images):
 
     pool = DecodePool(HOW, 4, 1)
     (worker,) = children()
-    os.kill(worker, signal.SIGSTOP)  # so that it never answers
+    worker.suspend()  # so that it never answers
     thread = threading.Thread(target=decode)
     thread.start()
     time.sleep(0.2)
@@ -201,14 +171,11 @@ def test_workers_end_when_the_main_process_is_killed(tmp_path):
 
 
 def running(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 def test_memory_may_be_a_file_without_a_name(images, monkeypatch):
     monkeypatch.delattr(os, "memfd_create", raising=False)
-    with decode_pool.DecodePool(HOW, 4, 1) as pool:
+    with DecodePool(HOW, 4, 1) as pool:
         assert pool.decode(images[:1], [2]) == [None]
         assert np.array_equal(pool.slots[2], preprocessed(images[0]))

@@ -1,8 +1,8 @@
 """Extraction: no image is encoded twice, and features.h5 does not depend on how it was made."""
 
-import numpy as np
 import pytest
 from PIL import Image
+from stand_in import extract
 from support import small_encoder
 
 from pipeline.errors import DiskError
@@ -17,21 +17,8 @@ def encoder():
     return small_encoder()
 
 
-@pytest.fixture
-def images(tmp_path):
-    made = []
-    for number in range(11):
-        path = tmp_path / f"{number:02d}.png"
-        pixels = np.random.default_rng(number).integers(0, 256, (30, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(path)
-        made.append(ImageFile(path.name, path, sha256_of(path)))
-    return made
-
-
 def run(images, encoder, tmp_path, store="store", batch_size=4, workers=2):
-    out = tmp_path / "features.h5"
-    result = extract_features(images, encoder, out, store=tmp_path / store, batch_size=batch_size, workers=workers)
-    return result, out.read_bytes()
+    return extract(images, tmp_path, encoder, store=tmp_path / store, batch_size=batch_size, workers=workers)
 
 
 def test_a_second_run_encodes_nothing(images, encoder, tmp_path):

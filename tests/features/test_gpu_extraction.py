@@ -6,12 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import zlib
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from stand_in import draw
 from support import ROOT, small_encoder
 
 from pipeline.encoders.encoder import GPU_BATCH, restore_encoder
@@ -27,26 +26,9 @@ def encoder(request):
     return small_encoder(fit=request.param)
 
 
-def save_image(path, size, mode="RGB", **options):
-    """A smooth image with some noise."""
-    random = np.random.default_rng(zlib.crc32(path.name.encode()))
-    coarse = Image.fromarray(random.integers(0, 256, (5, 7, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
-    values = np.asarray(coarse).astype(int) + random.integers(-9, 9, (size[1], size[0], 3))
-    Image.fromarray(values.clip(0, 255).astype(np.uint8)).convert(mode).save(path, **options)
-    return ImageFile(path.name, path, hashlib.sha256(path.read_bytes()).hexdigest())
-
-
 @pytest.fixture
 def images(tmp_path):
-    """Thirteen images: several of one shape, one of the network's own size, and of several modes."""
-    made = [save_image(tmp_path / f"a{n}.jpg", (90, 70), quality=90) for n in range(4)]
-    made += [save_image(tmp_path / f"b{n}.jpg", (70, 90 + n)) for n in range(2)]
-    made += [save_image(tmp_path / "gray.jpg", (90, 70), "L"), save_image(tmp_path / "print.jpg", (90, 70), "CMYK")]
-    made += [save_image(tmp_path / "own.png", (64, 64)), save_image(tmp_path / "clear.png", (80, 64), "RGBA")]
-    made += [save_image(tmp_path / "large.png", (120, 100)), save_image(tmp_path / "wide.png", (9000, 1))]
-    rotated = Image.Exif()
-    rotated[0x0112] = 6
-    return [*made, save_image(tmp_path / "rotated.jpg", (90, 70), exif=rotated)]
+    return draw(tmp_path / "images", 13)
 
 
 def preprocessed(images, encoder):
@@ -93,9 +75,9 @@ def test_every_image_gets_its_own_features(images, encoder, workers):
 
 
 def test_unreadable_images_are_listed_and_change_no_other_row(images, encoder, decoder):
-    damaged = images[1].path.read_bytes()[:600]
+    damaged = images[1].path.read_bytes()[:200]
     images[1].path.write_bytes(damaged)
-    images[1] = ImageFile("a1.jpg", images[1].path, hashlib.sha256(damaged).hexdigest())
+    images[1] = ImageFile(images[1].image, images[1].path, hashlib.sha256(damaged).hexdigest())
     images[3].path.unlink()
     images[5].path.write_bytes(images[0].path.read_bytes())
     (batch,) = encode_on_gpu(images, encoder, batch_size=1, workers=2)
@@ -156,7 +138,7 @@ def test_extraction_fills_the_store_and_the_feature_file(images, encoder, tmp_pa
 
 
 def test_an_interrupted_run_keeps_the_collected_batches_and_no_process(encoder, tmp_path, monkeypatch):
-    many = [save_image(tmp_path / f"{number:03d}.png", (20, 20 + number % 3)) for number in range(2 * GPU_BATCH)]
+    many = draw(tmp_path / "images", 2 * GPU_BATCH)
     monkeypatch.setattr(extraction, "encode_on_cpu", encode_on_gpu)
     monkeypatch.setattr(gpu_extraction, "MAX_PENDING", 1)
     pools = []
@@ -194,7 +176,7 @@ finally:
 
 
 def test_ctrl_c_ends_everything_at_once(tmp_path):
-    image = save_image(tmp_path / "x.png", (90, 70))
+    (image,) = draw(tmp_path, 1)
     program = [sys.executable, "-c", ENDLESS, str(image.path)]
     process = subprocess.Popen(
         program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True

@@ -1,6 +1,8 @@
 """Features of other programs are read in their usual layouts and matched with the images."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import DataError, ParamsError
-from pipeline.features.imported import ChannelsFirstError, match_ids, open_source, regions_of
+from pipeline.features.imported import ChannelsFirstError, match_ids, open_source, read_ids, regions_of
 
 FEATURES = {name: np.full((2, 3), number, np.float32) for number, name in enumerate(("one", "two"), start=1)}
 BOTH = np.stack(list(FEATURES.values()))
@@ -91,9 +93,9 @@ def test_an_hdf5_file_without_ids_takes_them_from_a_file(datasets, key, tmp_path
 def test_the_array_of_an_npz_file_can_be_named(tmp_path):
     np.savez(tmp_path / "one.npz", pooled=np.ones(3), grid=np.zeros((2, 3)))
     assert open_source(tmp_path, ids=None, key="pooled").read("one").shape == (3,)
-    with pytest.raises(DataError, match="holds the arrays pooled, grid; name one with --key"):
+    with pytest.raises(DataError, match="holds the arrays pooled, grid; name one of them with --key"):
         open_source(tmp_path, ids=None, key=None).read("one")
-    with pytest.raises(DataError, match="has no array 'feat'"):
+    with pytest.raises(DataError, match="holds the arrays pooled, grid; name one of them with --key"):
         open_source(tmp_path, ids=None, key="feat").read("one")
 
 
@@ -130,7 +132,7 @@ def test_a_folder_may_hold_npy_files_beside_the_npz_files_that_a_key_is_for(tmp_
 
 def test_pickled_objects_are_not_loaded(tmp_path):
     np.save(tmp_path / "one.npy", np.array([{}]), allow_pickle=True)
-    with pytest.raises(DataError, match="damaged"):
+    with pytest.raises(DataError, match="cannot be read: not an array of numbers or text"):
         open_source(tmp_path, ids=None, key=None).read("one")
 
 
@@ -144,8 +146,28 @@ def test_a_damaged_row_of_an_hdf5_dataset_has_a_reason(tmp_path):
     path.write_bytes(content.replace(BOTH[1].tobytes(), BOTH[0].tobytes()))
     source = open_source(path, ids=None, key=None)
     assert np.array_equal(source.read("one"), FEATURES["one"])
-    with pytest.raises(DataError, match="damaged"):
+    with pytest.raises(DataError, match="cannot be read"):
         source.read("two")
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+
+
+@pytest.mark.parametrize(
+    ("damaged", "features", "ids"),
+    [
+        ("x.npy", "x.npy", "ids.json"),
+        ("x.h5", "x.h5", None),
+        ("ids.txt", "x.npy", "ids.txt"),
+        ("folder/one.npy", "folder", None),
+    ],
+)
+def test_features_and_ids_of_another_type_are_reported_as_what_they_are(damaged, features, ids, tmp_path):
+    array_with_ids(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / damaged).write_bytes(LFS)
+    with pytest.raises(DataError, match="a Git LFS pointer, not the file itself; run `git lfs pull`"):
+        open_source(tmp_path / features, ids=ids and tmp_path / ids, key=None).read("one")
 
 
 def test_an_array_needs_one_id_per_row(tmp_path):
@@ -156,11 +178,53 @@ def test_an_array_needs_one_id_per_row(tmp_path):
             open_source(path, ids=ids, key=None)
 
 
-@pytest.mark.parametrize("key", ["a/dog.jpg", "a/dog", "dog.jpg", "dog"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("ids.json", b'["one ", "two"]'),
+        ("ids.txt", b"one\n two\n"),
+        ("ids.npy", np.array(["one", "two"])),
+        ("ids.npy", np.array([b"one", b"two"])),
+    ],
+)
+def test_ids_are_read_as_text_or_bytes_without_spaces(name, content, tmp_path):
+    if isinstance(content, bytes):
+        (tmp_path / name).write_bytes(content)
+    else:
+        np.save(tmp_path / name, content)
+    assert read_ids(tmp_path / name) == ["one", "two"]
+
+
+@pytest.mark.parametrize("content", [{"two": 1, "one": 0}, {"1": "two", "0": "one"}])
+def test_an_object_of_ids_is_refused_with_a_command_that_makes_a_list(content, tmp_path):
+    path = tmp_path / "ids.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"ids\.json: needed is a list of the ids in the order of the rows") as caught:
+        read_ids(path)
+    command = str(caught.value).partition("`")[2].rpartition("`")[0]
+    subprocess.run(command.replace("python", sys.executable, 1), shell=True, check=True, cwd=tmp_path)
+    assert read_ids(tmp_path / "ids.txt") == ["one", "two"]
+
+
+@pytest.mark.parametrize("entry", [{"image": "one"}, ["one"], 1.5, None, True])
+def test_an_id_that_is_no_text_or_integer_is_refused(entry, tmp_path):
+    (tmp_path / "ids.json").write_text(json.dumps(["one", entry]))
+    with pytest.raises(DataError, match=r"ids\.json: id 2 is .*; expected a text or an integer"):
+        read_ids(tmp_path / "ids.json")
+
+
+@pytest.mark.parametrize("key", ["a/dog.jpg", "a/dog", "dog.jpg", "dog", "/data/a/dog.jpg", "C:\\data\\a\\dog"])
 def test_an_id_is_the_name_of_an_image_in_some_form(key):
     match = match_ids(["a/dog.jpg", "b/cat.jpg"], [key, "other"])
     assert match.found == {"a/dog.jpg": key}
     assert (match.missing, match.extra) == (["b/cat.jpg"], ["other"])
+
+
+@pytest.mark.parametrize("key", ["dog.jpg", "b/a/dog", "a/dog.jpg", "x/c/b/a/dog.jpg"])
+def test_an_id_may_have_fewer_or_more_folders_than_the_image(key):
+    match = match_ids(["c/b/a/dog.jpg", "c/d/dog.jpg"], [key, "c/d/dog"])
+    assert match.found == {"c/b/a/dog.jpg": key, "c/d/dog.jpg": "c/d/dog"}
+    assert match_ids(["c/d/dog.jpg"], ["e/dog", "c/e/dog.jpg"]).missing == ["c/d/dog.jpg"]
 
 
 @pytest.mark.parametrize("key", ["9", "000000000009", "COCO_val2014_000000000009"])
@@ -194,13 +258,7 @@ def test_two_features_of_one_image_are_refused(ids):
 
 
 def test_features_of_two_images_with_similar_names_are_told_apart():
-    ids = {
-        "a/dog.jpg": "a/dog.jpg",
-        "a/dog.jpg.png": "a/dog.jpg.png",
-        "dog.jpg": "dog",
-        "dog_7.jpg": "dog_7",
-        "7.jpg": "7",
-    }
+    ids = {"a/dog.jpg": "a/dog.jpg", "dog.jpg": "dog", "dog_7.jpg": "dog_7", "7.jpg": "7"}
     assert match_ids(list(ids), list(ids.values())).found == ids
 
 

@@ -5,11 +5,18 @@ import pytest
 from PIL import Image
 from stand_in import SPEC
 
-from pipeline.errors import ParamsError
-from pipeline.features.feature_file import FeatureFile, write_feature_file
-
 pytest.importorskip("pyarrow", reason="extraction on a cluster needs the extra `ray`")
 pytest.importorskip("ray", reason="extraction on a cluster needs the extra `ray`")
+
+from pipeline.errors import ParamsError
+from pipeline.features.feature_file import FeatureFile, write_feature_file
+from pipeline.features.ray.cluster import connect, plan_cluster
+from pipeline.features.ray.encoding import decode_shard
+from pipeline.features.ray.job import Job
+from pipeline.features.ray.manifest import ListedImage
+from pipeline.features.ray.sources import NO_ANSWER
+from pipeline.features.shards import shard_path
+
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 SHAPE = (4, 48)
@@ -18,8 +25,6 @@ SHAPE = (4, 48)
 @pytest.fixture
 def images(tmp_path):
     """Two images, of which the first cannot be decoded."""
-    from pipeline.features.ray.manifest import ListedImage
-
     Image.new("RGB", (9, 9), "red").save(tmp_path / "red.png")
     paths = {"d": tmp_path / "missing.png", "c": tmp_path / "red.png"}
     return [ListedImage(image, str(path), "", "train") for image, path in paths.items()]
@@ -27,8 +32,6 @@ def images(tmp_path):
 
 @pytest.fixture
 def job(tmp_path):
-    from pipeline.features.ray.job import Job
-
     return Job(tmp_path / "features.h5", SPEC, SHAPE, engine="none")
 
 
@@ -38,8 +41,6 @@ def features():
 
 
 def test_a_decoded_shard_has_the_pixels_of_readable_images_and_reasons_for_the_others(images):
-    from pipeline.features.ray.encoding import decode_shard
-
     pixels, reasons = decode_shard(images, SPEC.preprocessing)
     assert reasons == ["cannot be read: No such file or directory", ""]
     assert pixels.shape == (1, 8, 8, 3)
@@ -48,8 +49,6 @@ def test_a_decoded_shard_has_the_pixels_of_readable_images_and_reasons_for_the_o
 
 
 def test_a_written_shard_has_the_features_and_lists_skipped_images(job, images, features):
-    from pipeline.features.shards import shard_path
-
     assert not job.is_finished(0, images)
     assert job.write_shard(0, images, (features, ["damaged", ""])) == (2, 1)
     assert FeatureFile.open(shard_path(job.folder, 0)).load(["c"]).tolist() == features.tolist()
@@ -71,8 +70,6 @@ def become_another_shard(shard):
 
 @pytest.mark.parametrize("damage", [truncate, lose_the_list_of_skipped_images, become_another_shard])
 def test_a_shard_that_is_not_intact_is_not_finished(job, images, features, damage):
-    from pipeline.features.shards import shard_path
-
     job.write_shard(0, images, (features, ["damaged", ""]))
     assert job.is_finished(0, images)
     damage(shard_path(job.folder, 0))
@@ -80,15 +77,11 @@ def test_a_shard_that_is_not_intact_is_not_finished(job, images, features, damag
 
 
 def test_a_shard_is_not_finished_while_a_server_did_not_answer(job, images, features):
-    from pipeline.features.ray.sources import NO_ANSWER
-
     job.write_shard(0, images, (features, [f"cannot be read: {NO_ANSWER} in 5 attempts", ""]))
     assert not job.is_finished(0, images)
 
 
 def plan(device, workers=0, **resources):
-    from pipeline.features.ray.cluster import plan_cluster
-
     found = plan_cluster({name: float(count) for name, count in resources.items()}, device, workers)
     return found.device, found.gpus, found.shards
 
@@ -108,8 +101,6 @@ def test_a_device_that_the_cluster_lacks_is_refused(device):
 
 
 def test_an_address_where_nothing_listens_is_refused_at_once():
-    from pipeline.features.ray.cluster import connect
-
     with (
         pytest.raises(ParamsError, match=r"--address 127\.0\.0\.1:9: cannot connect to a Ray cluster"),
         connect("127.0.0.1:9", device="cpu", workers=1),

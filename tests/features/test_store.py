@@ -4,70 +4,51 @@ import json
 
 import numpy as np
 import pytest
-from stand_in import SPEC, StandIn, draw
+from stand_in import SPEC, StandIn, extract
 
 from pipeline.encoders.spec import EncoderSpec
-from pipeline.features.extraction import extract_features
+from pipeline.errors import ArtefactError
+from pipeline.features.feature_file import FeatureFile
 from pipeline.features.store import FeatureStore
 from pipeline.features.store_inventory import keep_images, stored_encoders, verify_encoder
 
 
+def encoded(images, folder, encoder=None):
+    """The number of images that a run encodes."""
+    return extract(images, folder, encoder)[0].encoded
+
+
 @pytest.fixture
-def images(tmp_path):
-    return draw(tmp_path / "images")
-
-
-def extract(images, folder, encoder=None):
-    encoder = encoder or StandIn()
-    extract_features(images, encoder, folder / "features.h5", store=folder / "store", batch_size=3, workers=1)
-    return encoder.encoded, (folder / "features.h5").read_bytes()
-
-
-def segment_of(folder):
-    (path,) = folder.glob("store/*/*.segment")
-    return path
-
-
-def test_a_truncated_segment_is_encoded_again(images, tmp_path):
+def damage(images, tmp_path):
+    """Replaces the only segment of a filled store: the number of images that the next run encodes."""
     expected = extract(images, tmp_path)[1]
-    whole = segment_of(tmp_path).read_bytes()
-    for length in range(0, len(whole), 487):
-        segment_of(tmp_path).write_bytes(whole[:length])
-        assert extract(images, tmp_path) == (11, expected), length
-        for path in tmp_path.glob("store/*/*.segment"):
-            path.unlink()
-        segment_of_first = next(tmp_path.glob("store/*")) / "000001.segment"
-        segment_of_first.write_bytes(whole)
-
-
-def test_a_flipped_byte_in_a_segment_changes_no_feature(images, tmp_path):
-    expected = extract(images, tmp_path)[1]
-    path = segment_of(tmp_path)
+    (path,) = tmp_path.glob("store/*/*.segment")
     whole = path.read_bytes()
-    encoded = set()
-    for place in range(0, len(whole), 127):
-        damaged = bytearray(whole)
-        damaged[place] ^= 0xFF
-        path.write_bytes(bytes(damaged))
-        count, content = extract(images, tmp_path)
-        assert content == expected, place
-        encoded.add(count)
-        for made in path.parent.glob("*.segment"):
-            made.unlink()
-    assert {0, 1, 11} <= encoded  # a byte without meaning, one row, or the header and so all rows
+
+    def run(content):
+        path.write_bytes(content)
+        report, features = extract(images, tmp_path)
+        assert features == expected
+        for segment in path.parent.glob("*.segment"):
+            segment.unlink()
+        return report.encoded
+
+    return whole, run
 
 
-def test_a_file_that_a_run_renames_meanwhile_counts_nothing(images, tmp_path):
-    extract(images, tmp_path)
-    expected = stored_encoders(tmp_path / "store")
-    (segment_of(tmp_path).parent / ".000002.segment.partial").symlink_to("renamed")  # listed, but not there
-    assert stored_encoders(tmp_path / "store") == expected
+def test_a_truncated_segment_is_encoded_again(damage):
+    whole, run = damage
+    for length in range(0, len(whole), 487):
+        assert run(whole[:length]) == 11, length
+
+
+def test_a_flipped_byte_in_a_segment_changes_no_feature(damage):
+    whole, run = damage
+    counts = {run(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :]) for at in range(0, len(whole), 127)}
+    assert {0, 1, 11} <= counts  # a byte without meaning, one row, or the header and so all rows
 
 
 def test_a_stored_row_that_is_not_finite_is_refused_by_the_reader(images, tmp_path):
-    from pipeline.errors import ArtefactError
-    from pipeline.features.feature_file import FeatureFile
-
     class Broken(StandIn):
         def encode(self, pixels):
             rows = super().encode(pixels)
@@ -87,7 +68,7 @@ def test_a_segment_of_another_shape_is_ignored(images, tmp_path):
             return super().encode(pixels).reshape(-1, 2, 96)
 
     extract(images, tmp_path, Wider())
-    assert extract(images, tmp_path)[0] == 11
+    assert encoded(images, tmp_path) == 11
 
 
 def test_each_engine_has_its_own_rows(images, tmp_path):
@@ -95,8 +76,8 @@ def test_each_engine_has_its_own_rows(images, tmp_path):
         engine = "a later torch"
 
     extract(images, tmp_path)
-    assert extract(images, tmp_path, Newer())[0] == 11
-    assert extract(images, tmp_path)[0] == 0
+    assert encoded(images, tmp_path, Newer()) == 11
+    assert encoded(images, tmp_path) == 0
 
 
 def test_switching_the_encoder_and_back_encodes_nothing_again(images, tmp_path):
@@ -104,8 +85,9 @@ def test_switching_the_encoder_and_back_encodes_nothing_again(images, tmp_path):
         spec = EncoderSpec.from_json(SPEC.to_json().replace('"layer":"features"', '"layer":"layer4"'))
 
     expected = extract(images, tmp_path)[1]
-    assert extract(images, tmp_path, Other())[0] == 11
-    assert extract(images, tmp_path) == (0, expected)
+    assert encoded(images, tmp_path, Other()) == 11
+    report, content = extract(images, tmp_path)
+    assert (report.encoded, content) == (0, expected)
 
 
 def test_the_folder_describes_its_encoder(images, tmp_path):
@@ -126,8 +108,8 @@ def test_the_newest_row_of_an_image_counts(tmp_path):
     with store.locked():
         add(store, [old, new], 1)
         add(store, [new], 2)
-        rows, damaged = store.read([old, new])
-        assert (rows[:, 0, 0].tolist(), damaged) == ([1, 2], [])
+        rows = store.read([old, new])
+        assert rows[:, 0, 0].tolist() == [1, 2]
         assert store.keys() == [old, new]
         store.forget([new])
         assert (old in store, new in store) == (True, False)
@@ -143,8 +125,8 @@ def test_rows_are_read_in_any_order_from_several_segments(tmp_path):
                 segment.add(range(3), np.tile(values[:, None, None], (1, 4, 48)))
         store.refresh()
         order = [8, 0, 1, 2, 5, 4, 3, 7, 6]
-        rows, damaged = store.read([keys[number] for number in order])
-    assert (rows[:, 0, 0].tolist(), rows[:, 3, 47].tolist(), damaged) == (order, order, [])
+        rows = store.read([keys[number] for number in order])
+    assert (rows[:, 0, 0].tolist(), rows[:, 3, 47].tolist()) == (order, order)
 
 
 def test_keeping_some_images_deletes_the_rows_of_the_others(images, tmp_path):
@@ -154,4 +136,4 @@ def test_keeping_some_images_deletes_the_rows_of_the_others(images, tmp_path):
     assert keep_images(tmp_path / "store", encoder.digest, kept) == 7
     assert keep_images(tmp_path / "store", encoder.digest, kept) == 0
     assert verify_encoder(tmp_path / "store", encoder.digest).intact == 4
-    assert extract(images, tmp_path)[0] == 7
+    assert encoded(images, tmp_path) == 7

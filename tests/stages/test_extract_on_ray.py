@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support import COLORS, ROOT, run_command, set_param, small_params, write_project
+from support import COLORS, ROOT, run_command, run_stages, set_param, small_params, write_project
 
 from pipeline import paths
 from pipeline.errors import ArtefactError, DataError, DiskError, ParamsError
@@ -287,15 +287,6 @@ def test_a_grid_larger_than_the_map_is_refused(tmp_path):
         extract(tmp_path, write_manifest(tmp_path / "manifest.csv", rows), grid=20)
 
 
-def test_a_complete_folder_is_not_changed(extracted):
-    folder, _ = extracted
-    before, files = states(folder / "features.h5"), contents(folder / "features.h5")
-    report = extract(folder, folder / "manifest.csv")
-    assert (report.from_store, report.encoded) == (IMAGES, 0)
-    assert states(folder / "features.h5") == before
-    assert contents(folder / "features.h5") == files
-
-
 def test_only_missing_and_damaged_shards_are_made_again(extracted, tmp_path):
     shutil.copytree(extracted[0], tmp_path, dirs_exist_ok=True)
     folder = tmp_path / "features.h5"
@@ -438,12 +429,6 @@ def test_images_on_s3_have_the_features_of_the_same_files(ray_folder, s3_server,
     assert "changed since its sha256 was recorded" in skipped
 
 
-def test_too_many_skipped_images_stop_the_run(extracted, tmp_path):
-    shutil.copytree(extracted[0], tmp_path, dirs_exist_ok=True)
-    with pytest.raises(DataError, match=rf"{DAMAGED} of 30 images cannot be decoded.*max_skipped = 0\.1"):
-        extract(tmp_path, tmp_path / "manifest.csv", max_skipped=0.1)
-
-
 def test_the_rest_is_not_read_once_too_many_images_are_skipped(ray_folder, tmp_path):
     rows = [(f"{number}.png", str(tmp_path / f"{number}.png"), "") for number in range(200 * SHARD)]
     with pytest.raises(DataError, match=r"of 1200 images cannot be decoded"):
@@ -463,9 +448,7 @@ def test_train_and_score_read_shards_like_a_features_file(trained_project, ray_f
             command = ("extract", "--engine", "ray", "--shard-images", str(SHARD))
             assert run_command(*command, cwd=tmp_path)[0] == 0
             assert (tmp_path / paths.FEATURES / "shards").is_dir()
-        for stage in ("train", "score"):
-            code, _, errors = run_command(stage, cwd=tmp_path)
-            assert code == 0, errors
+        run_stages(tmp_path, "train", "score")
         digests.append([sha256_of(tmp_path / path) for path in outputs])
         for path in outputs:
             (tmp_path / path).unlink()
