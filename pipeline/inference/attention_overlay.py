@@ -5,11 +5,14 @@ Brightness instead of colors, so that the sheet reads in print and without color
 
 import io
 import math
+import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from pipeline.encoders.images import visible_region
 from pipeline.encoders.spec import EncoderSpec
@@ -20,8 +23,10 @@ if TYPE_CHECKING:
     from pipeline.inference.base_captioner import ImageInput
 
 _SIDE, _GAP, _LABEL, _COLUMNS = 224, 12, 30, 6
-_TITLE_FONT, _TITLE_LINE, _LABEL_FONT = 20, 26, 17
+_TITLE_FONT, _TITLE_LINE, _TITLE_WIDTH, _LABEL_FONT = 20, 26, 12, 17
 _BACKGROUND, _TEXT = (255, 255, 255), (20, 20, 20)
+_PROGRAM = ("Software", "captioner attention map")
+"""Text in the PNG, by which an older map is recognized."""
 _DARKEST = 0.2
 """Brightness where the attention weight is 0."""
 
@@ -42,6 +47,12 @@ def draw_attention(image: "ImageInput", caption: Caption, spec: EncoderSpec) -> 
         brightness = brightness_map(np.array(weights), spec.grid, tile.size, region)
         tiles.append((token, Image.fromarray((pixels * brightness[..., None]).round().astype(np.uint8))))
     return _sheet(caption.text, tiles)
+
+
+def is_attention_map(path: Path) -> bool:
+    """Whether `draw_attention` made a file. Raises `OSError`."""
+    with path.open("rb") as file:
+        return "\0".join(_PROGRAM).encode() in file.read(100)  # the text is the first chunk after the header
 
 
 def brightness_map(
@@ -65,7 +76,7 @@ def _sheet(title: str, tiles: list[tuple[str, Image.Image]]) -> bytes:
     rows = math.ceil(len(tiles) / columns)
     width, height = tiles[0][1].size
     sheet_width = _GAP + columns * (width + _GAP)
-    heading = _wrapped(title, ImageFont.load_default(_TITLE_FONT), sheet_width - 2 * _GAP)
+    heading = textwrap.wrap(title, sheet_width // _TITLE_WIDTH) or [""]
     top = 2 * _GAP + _TITLE_LINE * len(heading)
     sheet = Image.new("RGB", (sheet_width, top + rows * (height + _LABEL + _GAP)), _BACKGROUND)
     draw = ImageDraw.Draw(sheet)
@@ -76,17 +87,7 @@ def _sheet(title: str, tiles: list[tuple[str, Image.Image]]) -> bytes:
         y = top + (number // columns) * (height + _LABEL + _GAP)
         sheet.paste(tile, (x, y))
         draw.text((x + 2, y + height + 5), token, _TEXT, font=ImageFont.load_default(_LABEL_FONT))
-    buffer = io.BytesIO()
-    sheet.save(buffer, "PNG", optimize=True)
+    buffer, information = io.BytesIO(), PngInfo()
+    information.add_text(*_PROGRAM)
+    sheet.save(buffer, "PNG", optimize=True, pnginfo=information)
     return buffer.getvalue()
-
-
-def _wrapped(text: str, font: "ImageFont.FreeTypeFont | ImageFont.ImageFont", width: float) -> list[str]:
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return lines

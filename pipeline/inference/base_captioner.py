@@ -9,11 +9,10 @@ import inspect
 import math
 import os
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -47,6 +46,7 @@ RERANK_BEAM = 10
 AnyImage = TypeVar("AnyImage", bound="ImageInput")
 Pixels = NDArray[np.uint8]
 """Input of the encoder, (S, S, 3) or (B, S, S, 3), RGB from 0 to 255."""
+Features = NDArray[np.float16 | np.float32]
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,6 @@ class BaseCaptioner(ABC):
         """The encoder's input (S, S, 3) from an upright RGB image."""
         return images.preprocess_image(image, self.spec.preprocessing)
 
-    @abstractmethod
     def caption_pixels(
         self,
         pixels: Pixels,
@@ -184,6 +183,22 @@ class BaseCaptioner(ABC):
         attention: bool = False,
     ) -> list[list[Caption]]:
         """Like `captions`, from the encoder's input (B, S, S, 3)."""
+        return self.caption_features(self.encode(pixels), options, captions=captions, attention=attention)
+
+    @abstractmethod
+    def encode(self, pixels: Pixels) -> Features:
+        """Features (B, R, C) of the encoder's input (B, S, S, 3)."""
+
+    @abstractmethod
+    def caption_features(
+        self,
+        features: Features,
+        options: GenerationOptions | None = None,
+        *,
+        captions: int = 1,
+        attention: bool = False,
+    ) -> list[list[Caption]]:
+        """Like `captions`, from features (B, R, C)."""
 
     def stream(
         self,
@@ -211,7 +226,9 @@ class BaseCaptioner(ABC):
                     yield [(name, pool.submit(self._pixels, image)) for name, image in named]
 
             try:
-                for batch in _one_ahead(batches()) if size > 1 else batches():
+                # Pairs, so that the next batch is decoded while one is captioned.
+                ahead = (batch for batch, _ in pairwise(chain(batches(), [[]])))
+                for batch in ahead if size > 1 else batches():
                     yield from self._predictions(batch, options, captions, attention)
             finally:
                 pool.shutdown(cancel_futures=True)
@@ -226,23 +243,15 @@ class BaseCaptioner(ABC):
         captions: int,
         attention: bool,
     ) -> Iterator[Prediction]:
-        pixels: list[Pixels] = []
-        reasons: list[str | None] = []
-        for _, future in batch:
-            try:
-                pixels.append(future.result())
-                reasons.append(None)
-            except DataError as error:
-                reasons.append(str(error))
+        pixels = [future.result() for _, future in batch if not isinstance(future.exception(), DataError)]
         generated: Iterator[list[Caption]] = iter(())
         if pixels:
             generated = iter(self.caption_pixels(np.stack(pixels), options, captions=captions, attention=attention))
-        for (name, _), reason in zip(batch, reasons, strict=True):
-            yield Prediction(name, error=reason) if reason else Prediction(name, tuple(next(generated)))
+        for name, future in batch:
+            error = future.exception()
+            yield Prediction(name, error=str(error)) if error else Prediction(name, tuple(next(generated)))
 
-    def _decoded(
-        self, hypotheses: Sequence[Sequence[Hypothesis]], features: NDArray[np.float16 | np.float32]
-    ) -> list[list[Caption]]:
+    def _decoded(self, hypotheses: Sequence[Sequence[Hypothesis]], features: Features) -> list[list[Caption]]:
         """The captions of images with `features` (B, R, C): token ids to text."""
         shares = self.familiarity(features) if self.familiarity else [None] * len(hypotheses)
         return [
@@ -275,10 +284,8 @@ def open_image(image: "ImageInput", *, fill_truncated: bool = False) -> "Image.I
         return images.to_rgb_image(image)
     try:
         return images.decode_image(read_image_bytes(image), fill_truncated=fill_truncated)
-    except OSError as error:
-        raise DataError(f"{image}: cannot be read: {error.strerror}") from error
-    except ValueError as error:  # a NUL character in a list of names
-        raise DataError(f"{image}: cannot be read: {error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in a list of names
+        raise DataError(f"{image}: cannot be read: {getattr(error, 'strerror', error)}") from error
     except images.ImageError as error:
         raise DataError(f"{image}: {error}") from error
 
@@ -294,16 +301,3 @@ def _checked(kind: type[_Options], options: dict[str, Any]) -> _Options:
         return kind(**options)
     except ValidationError as error:
         raise ParamsError(first_error(error)) from error
-
-
-_Batch = TypeVar("_Batch")
-
-
-def _one_ahead(batches: Iterator[_Batch]) -> Iterator[_Batch]:
-    """The same batches; the next one is started before each is yielded."""
-    started: deque[_Batch] = deque()
-    for batch in batches:
-        started.append(batch)
-        if len(started) > 1:
-            yield started.popleft()
-    yield from started

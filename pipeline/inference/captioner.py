@@ -17,7 +17,7 @@ from pipeline.decoders.search import Hypothesis, SamplingOptions
 from pipeline.device import choose_device, single_threaded
 from pipeline.encoders.encoder import Encoder, restore_encoder
 from pipeline.errors import ArtefactError, ParamsError
-from pipeline.inference.base_captioner import BaseCaptioner, Caption, GenerationOptions, Pixels
+from pipeline.inference.base_captioner import BaseCaptioner, Caption, Features, GenerationOptions, Pixels
 from pipeline.inference.model_file import TrainedModel
 from pipeline.starter import STARTER, model_path
 
@@ -52,7 +52,7 @@ class Captioner(BaseCaptioner):
         """Load a model file, by default the starter; `encoder=False` leaves out the encoder.
 
         Raises `DataError` without a file, `ArtefactError` for a damaged one and for a model of imported features, which
-        has no encoder, `ParamsError` for the device.
+        has no encoder, `ParamsError` for a folder and for the device.
         """
         chosen = choose_device(device)
         path = model_path(path)
@@ -63,9 +63,8 @@ class Captioner(BaseCaptioner):
     def _restored_encoder(model: TrainedModel, path: str | Path, device: torch.device) -> Encoder:
         try:
             encoder = restore_encoder(model.spec, model.encoder_tensors, device)
-        except ArtefactError as error:
-            raise ArtefactError(f"{path}: {error}") from error
-        except ParamsError as error:  # names a key of params.yaml, of which the model file has its own copy
+        except (ArtefactError, ParamsError) as error:
+            # A key of params.yaml in the message is one of the copy in the model file.
             raise ArtefactError(f"{path}: {str(error).removeprefix('params.')}") from error
         found, expected = (encoder.regions, encoder.channels), (model.regions, model.channels)
         if found != expected:
@@ -80,36 +79,25 @@ class Captioner(BaseCaptioner):
         assert self._encoder is not None
         return self._encoder
 
-    def caption_pixels(
+    def caption_features(
         self,
-        pixels: Pixels,
+        features: Features,
         options: GenerationOptions | None = None,
         *,
         captions: int = 1,
         attention: bool = False,
     ) -> list[list[Caption]]:
         """See `BaseCaptioner`."""
-        return self.caption_features(self.encode(pixels), options, captions=captions, attention=attention)
-
-    def caption_features(
-        self,
-        encoded: NDArray[np.float16],
-        options: GenerationOptions | None = None,
-        *,
-        captions: int = 1,
-        attention: bool = False,
-    ) -> list[list[Caption]]:
-        """Like `captions`, from features (B, R, C)."""
         options = options or self.generation_options()
         with single_threaded():  # a step of the decoder is too small to gain from threads
-            features = torch.from_numpy(encoded).to(self.device).float()
+            on_device = torch.from_numpy(features).to(self.device).float()
             if isinstance(options.search, SamplingOptions):
-                hypotheses = self._sample(features, options.search, captions, attention)
+                hypotheses = self._sample(on_device, options.search, captions, attention)
             else:
                 hypotheses = self._search_model.search(
-                    features, options.search, options.rerank, captions=captions, attention=attention
+                    on_device, options.search, options.rerank, captions=captions, attention=attention
                 )
-        return self._decoded(hypotheses, encoded)
+        return self._decoded(hypotheses, features)
 
     def encode(self, pixels: Pixels) -> NDArray[np.float16]:
         """Features (B, R, C), bit for bit those of the stage `extract`: on a CPU one thread computes each image."""

@@ -59,10 +59,13 @@ class Familiarity:
 
         None if a split has fewer than 50 images, or if all training images have the same vector.
         """
-        mean, covariance, count = _moments(train)
-        if count < MIN_IMAGES or np.trace(covariance) < _NO_VARIANCE:
-            return None
-        variances, directions = _principal_directions(covariance)
+        from pipeline.device import single_threaded
+
+        with single_threaded():  # the same bytes whatever the number of cores
+            mean, covariance, count = _moments(train)
+            if count < MIN_IMAGES or np.trace(covariance) < _NO_VARIANCE:
+                return None
+            variances, directions = _principal_directions(covariance)
         gaussian = cls(mean.astype(np.float32), directions, variances, distances=np.zeros(0, np.float32))
         distances = np.sort([distance for features in val for distance in gaussian.squared_distances(features)])
         if len(distances) < MIN_IMAGES:
@@ -135,17 +138,14 @@ def _moments(batches: Iterable[Array]) -> tuple[Array, Array, int]:
     """The mean (C,), the covariance (C, C) and the number of the images' vectors, in float64."""
     import torch
 
-    from pipeline.device import single_threaded
-
     count, total, products = 0, torch.zeros(()), torch.zeros(())
-    with single_threaded():
-        for batch in batches:
-            vectors = torch.from_numpy(unit_vectors(batch))
-            count += len(vectors)
-            total = total + vectors.sum(0)
-            products = products + vectors.T @ vectors
-        mean = total / max(count, 1)
-        covariance = products / max(count, 1) - torch.outer(mean, mean) if count else products
+    for batch in batches:
+        vectors = torch.from_numpy(unit_vectors(batch))
+        count += len(vectors)
+        total = total + vectors.sum(0)
+        products = products + vectors.T @ vectors
+    mean = total / max(count, 1)
+    covariance = products / max(count, 1) - torch.outer(mean, mean) if count else products
     return mean.numpy(), covariance.numpy(), count
 
 
@@ -156,10 +156,7 @@ def _principal_directions(covariance: Array) -> tuple[Array, Array]:
     """
     import torch
 
-    from pipeline.device import single_threaded
-
-    with single_threaded():
-        values, vectors = torch.linalg.eigh(torch.from_numpy(covariance))
+    values, vectors = torch.linalg.eigh(torch.from_numpy(covariance))
     channels = len(values)
     count = min(DIRECTIONS, channels - 1)
     largest = values.flip(0)[:count]

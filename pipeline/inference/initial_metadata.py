@@ -31,9 +31,9 @@ class InitialMetadata:
     tokenizer: str
 
     @classmethod
-    def load(cls, name: str, *, output: Path = paths.MODEL) -> Self | None:
+    def load(cls, name: str) -> Self | None:
         """Read the metadata; None for `none`. Raises as `find_model`, and `ArtefactError` for a damaged file."""
-        path = find_model(name, output=output)
+        path = find_model(name, output=paths.MODEL)
         if path is None:
             return None
         try:
@@ -44,64 +44,45 @@ class InitialMetadata:
             raise unusable(error) from error
         return cls(name, spec, metadata.decoder, vocabulary.tokenizer)
 
-    def check_params(self, params: "Params") -> None:
-        """Compare the model with the params that determine decoder, tokenizer and encoder.
+    def check(self, options: Mapping[str, Any], tokenizer: str, spec: EncoderSpec | None) -> None:
+        """Compare the model with the decoder's options, the tokenizer and, if given, the spec of a new training.
 
-        Raises `ParamsError` for another decoder or tokenizer, `ArtefactError` for another encoder. The encoder of a
-        model of imported features is not checked here but in training, because such features do not come from
-        `params.encoder`.
+        Raises `ParamsError` for another decoder or tokenizer, `ArtefactError` for another encoder. Dropout rates and
+        the name of the encoder's weights may differ.
         """
-        self.check_decoder(params.decoder.model_dump())
-        self.check_tokenizer(UNITS[params.vocab.unit])
-        if not self.spec.imported:
-            self.check_encoder(_with_encoder_params(self.spec, params))
-
-    def check_encoder(self, spec: EncoderSpec) -> None:
-        """Raise `ArtefactError` if features of `spec` are not those of the model's encoder.
-
-        The name of the weights may differ.
-        """
-        own = replace(self.spec, weights=spec.weights)
-        differences = own.differences(spec, ("model", "features"))
-        if differences:
-            raise ArtefactError(
-                f"params.train.init_from: {self.name} was trained with another encoder: "
-                f"{'; '.join(differences)}; {_remedy(self.spec, self.name)}"
-            )
-
-    def check_decoder(self, options: Mapping[str, Any]) -> None:
-        """Raise `ParamsError` if these options are not those of the model's decoder. Dropout rates may differ."""
-        own = self.decoder_params
+        place, own = f"params.train.init_from: {self.name}", self.decoder_params
         different = [
             key for key in options if not key.endswith("_dropout") and options[key] != own.get(key, options[key])
         ]
         if different:
             listed = ", ".join(f"{key} {own.get(key)} (here {options[key]})" for key in different)
             raise ParamsError(
-                f"params.train.init_from: {self.name} has another decoder: {listed}; "
-                "set params.decoder as in the model, or init_from to none"
+                f"{place} has another decoder: {listed}; set params.decoder as in the model, or init_from to none"
             )
-
-    def check_tokenizer(self, tokenizer: str) -> None:
-        """Raise `ParamsError` if the model's tokens come from another tokenizer."""
         if self.tokenizer != tokenizer:
             raise ParamsError(
-                f"params.train.init_from: {self.name} uses the tokenizer {self.tokenizer}, "
-                f"params.vocab.unit selects {tokenizer}; change params.vocab.unit, or set init_from to none"
+                f"{place} uses the tokenizer {self.tokenizer}, params.vocab.unit selects {tokenizer}; change "
+                "params.vocab.unit, or set init_from to none"
+            )
+        differences = replace(self.spec, weights=spec.weights).differences(spec, ("model", "features")) if spec else []
+        if differences:
+            raise ArtefactError(
+                f"{place} was trained with another encoder: {'; '.join(differences)}; {_remedy(self.spec, self.name)}"
             )
 
 
 def check_initial_model(params: "Params", spec: EncoderSpec | None = None) -> None:
     """Check the model of `train.init_from` against params and, if given, against the `spec` of the built encoder.
 
-    Raises `DataError` without a file, `ParamsError` for another decoder or tokenizer, `ArtefactError` for another
-    encoder or a damaged file.
+    Raises `DataError` without a file, `ArtefactError` for a damaged one, and as `InitialMetadata.check` does. The
+    encoder of a model of imported features is compared in training, because such features do not come from
+    `params.encoder`.
     """
     initial = InitialMetadata.load(params.train.init_from)
     if initial:
-        initial.check_params(params)
-        if spec:
-            initial.check_encoder(spec)
+        from_params = None if initial.spec.imported else _with_encoder_params(initial.spec, params)
+        for given in (from_params, spec):
+            initial.check(params.decoder.model_dump(), UNITS[params.vocab.unit], given)
 
 
 def find_model(name: str, *, output: Path) -> Path | None:

@@ -51,13 +51,11 @@ class InitialModel:
     def check(self, spec: EncoderSpec, options: Mapping[str, Any], vocabulary: Vocabulary) -> None:
         """Compare the model with the features, the decoder's options and the vocabulary of a new training.
 
-        Raises as the checks of `InitialMetadata` do.
+        Raises as `InitialMetadata.check` does.
         """
         model = self.model
         metadata = InitialMetadata(self.name, model.spec, model.decoder_params, model.vocabulary.tokenizer)
-        metadata.check_encoder(spec)
-        metadata.check_decoder(options)
-        metadata.check_tokenizer(vocabulary.tokenizer)
+        metadata.check(options, vocabulary.tokenizer, spec)
 
     def known_tokens(self, vocabulary: Vocabulary) -> int:
         """The number of tokens that both vocabularies have."""

@@ -27,7 +27,7 @@ from pipeline.decoders.registry import make_decoder
 from pipeline.decoders.search import Hypothesis, SearchOptions
 from pipeline.encoders.model_encoder import in_float32
 from pipeline.encoders.spec import EncoderSpec, sha256_of_tensors
-from pipeline.errors import ArtefactError, DataError
+from pipeline.errors import ArtefactError, DataError, ParamsError
 from pipeline.features.feature_file import FeatureFile
 from pipeline.files import write_bytes
 from pipeline.inference.familiarity import Familiarity
@@ -135,8 +135,11 @@ class TrainedModel:
     def load(cls, path: Path) -> Self:
         """Read a model file.
 
-        Raises `DataError` when there is none, `ArtefactError` when it is not a complete, undamaged file of this schema.
+        Raises `DataError` when there is none, `ParamsError` for a folder, `ArtefactError` when it is not a complete,
+        undamaged file of this schema.
         """
+        if path.is_dir():
+            raise ParamsError(f"{path}: a folder; `captioner predict` and `serve` read an exported one: --runtime onnx")
         if not path.is_file():
             raise DataError(f"{path}: no such model file; `dvc repro` writes models/captioner.safetensors")
         with opened(path, framework="pt") as file:

@@ -11,7 +11,7 @@ N training images, M captions of them, W tokens of these, H hidden size, V vocab
 K hypotheses of an image, R captions of its neighbors, G distinct n-grams of its hypotheses, P matching n-grams.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Self
@@ -280,24 +280,16 @@ class _Ngrams:
 def _caption_norms(tokens: Array, starts: Array, idf: Array) -> Array:
     """(M, 4) norms of the captions' n-gram vectors."""
     norms = np.zeros((len(starts) - 1, ORDERS), np.float32)
-    for column, ngrams in enumerate(_orders(_Ngrams.unigrams(tokens.astype(np.int64), np.diff(starts)))):
+    ngrams = _Ngrams.unigrams(tokens.astype(np.int64), np.diff(starts))
+    for column in range(ORDERS):
+        _, ngrams = (ngrams.extended() if column else ngrams).numbered()
         caption, _, weight = ngrams.weighted_counts(idf)
         norms[:, column] = np.sqrt(np.bincount(caption, weight**2, len(norms)))
     return norms
 
 
-def _orders(ngrams: _Ngrams) -> Iterator[_Ngrams]:
-    """The n-grams of order 1 to 4, numbered."""
-    for _ in range(ORDERS):
-        _, ngrams = ngrams.numbered()
-        yield ngrams
-        ngrams = ngrams.extended()
-
-
 def _unit_length(vectors: Array) -> Array:
-    with np.errstate(over="ignore"):  # of values above 1e19, which only a damaged model has: the result is 0
-        length = np.sqrt((vectors**2).sum(1, keepdims=True))
-    scaled: Array = vectors / np.maximum(length, 1e-12)
+    scaled: Array = vectors / np.maximum(np.sqrt((vectors**2).sum(1, keepdims=True)), 1e-12)
     return scaled
 
 

@@ -18,12 +18,11 @@ if TYPE_CHECKING:
 
 ORDERS = 4
 TINY, SMALL = 1e-15, 1e-9
-COLUMNS = 2 * ORDERS + 2
-"""Matches of orders 1-4, n-grams of orders 1-4, length of the hypothesis, closest length of a reference."""
 
 
 def bleu_statistics(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Floats:
-    """The counts that BLEU is made of, for each image: (N, 10), in the order of `COLUMNS`."""
+    """The counts that BLEU is made of, for each image (N, 10): matches and n-grams of orders 1-4, length of the
+    hypothesis, closest length of a reference."""
     # The effective order changes no count, only the score of a sentence, which is not used here.
     metric = _sacrebleu(effective_order=True)
     results = (metric.sentence_score(*pair) for pair in zip(hypotheses, references, strict=True))
@@ -31,12 +30,7 @@ def bleu_statistics(hypotheses: Sequence[str], references: Sequence[Sequence[str
 
 
 def bleu_scores(sums: Floats, images: int = 1) -> Floats:
-    """BLEU-1..4 between 0 and 1, (..., 4), from summed statistics (..., 10); the number of images does not matter.
-
-    Raises `ValueError` for another number of columns.
-    """
-    if sums.shape[-1:] != (COLUMNS,):
-        raise ValueError(f"`sums` must have {COLUMNS} columns, got shape {sums.shape}")
+    """BLEU-1..4 between 0 and 1, (..., 4), from summed statistics (..., 10); the number of images does not matter."""
     matches, ngrams = sums[..., :ORDERS], sums[..., ORDERS : 2 * ORDERS]
     precisions = (matches + TINY) / (ngrams + SMALL)  # (..., 4)
     geometric_means = np.cumprod(precisions, axis=-1) ** (1 / np.arange(1, ORDERS + 1))

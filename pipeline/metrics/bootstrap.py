@@ -23,7 +23,7 @@ FromSums = Callable[[Floats], Floats]
 def intervals(statistics: Floats, from_sums: FromSums, *, seed: int, resamples: int = RESAMPLES) -> Floats:
     """The 95% percentile interval of each score, (M, 2): low and high.
 
-    `statistics` is (N, K). Raises `ValueError` without images or resamples.
+    `statistics` is (N, K).
     """
     return _percentiles(from_sums(resampled_sums(statistics, seed=seed, resamples=resamples)))
 
@@ -40,8 +40,7 @@ def paired_differences(
 
     Returns (M, 4): the difference, the low and the high end of its 95% interval, and its two-sided p-value. For the
     p-value the resampled differences are centered on zero, and the observed one is added to them. It is the share
-    of these that are at least as far from zero as the observed one. Raises `ValueError` when the shapes differ or there
-    are no images or resamples.
+    of these that are at least as far from zero as the observed one. Raises `ValueError` when the shapes differ.
     """
     if first.shape != second.shape:
         raise ValueError(f"both systems must have the same images, got {first.shape} and {second.shape}")
@@ -55,14 +54,7 @@ def paired_differences(
 
 
 def resampled_sums(statistics: Floats, *, seed: int, resamples: int = RESAMPLES) -> Floats:
-    """Column sums of `statistics` (N, K) over each resample of images, (B, K).
-
-    Raises `ValueError` without images or resamples.
-    """
-    if statistics.ndim != 2 or not len(statistics):
-        raise ValueError(f"`statistics` must be (images, columns) with at least one image, got {statistics.shape}")
-    if resamples < 1:
-        raise ValueError(f"`resamples` must be at least 1, got {resamples}")
+    """Column sums of `statistics` (N, K) over each resample of images, (B, K)."""
     images = len(statistics)
     generator = np.random.default_rng(seed)
     sums = np.empty((resamples, statistics.shape[1]))

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.metrics.input_checks import check_lengths, check_references
 from pipeline.metrics.metric import Floats, mean_metric
 
 ORDERS = 4
@@ -44,12 +43,10 @@ class _ReferenceNgrams:
 class CiderD:
     """CIDEr-D against fixed references, which are counted and weighted once.
 
-    `references` holds the captions of each image, (N,) with one to many each. Raises `ValueError` when there are no
-    images or one has no reference.
+    `references` holds the captions of each image, (N,) with one to many each.
     """
 
     def __init__(self, references: Sequence[Sequence[str]]) -> None:
-        check_references(references)
         self._reference_counts = np.array([len(captions) for captions in references])  # (N,)
         image = np.repeat(np.arange(len(references)), self._reference_counts)  # (R,)
         self._words: dict[str, int] = {}
@@ -70,19 +67,16 @@ class CiderD:
 
         Raises `ValueError` unless there is one hypothesis per image.
         """
-        check_lengths(len(hypotheses), len(self._reference_counts))
-        return self.score_many(np.arange(len(hypotheses)), hypotheses)
+        return self.score_many(np.arange(len(self._reference_counts)), hypotheses)
 
     def score_many(self, indices: Sequence[int] | Ints, hypotheses: Sequence[str]) -> Floats:
         """CIDEr-D of hypotheses for the images `indices`, (H,), which may repeat and come in any order.
 
-        Document frequencies stay those of all references. Raises `ValueError` unless there is one index per hypothesis
-        and each is the index of an image.
+        Document frequencies stay those of all references. Raises `ValueError` unless there is one index per hypothesis.
         """
         images = np.asarray(indices, np.int64)
-        check_lengths(len(hypotheses), len(images))
-        if images.size and not 0 <= images.min() <= images.max() < len(self._reference_counts):
-            raise ValueError(f"`indices` must be in [0, {len(self._reference_counts)}), got {images.tolist()}")
+        if len(hypotheses) != len(images):
+            raise ValueError(f"expected one hypothesis per image, got {len(hypotheses)} for {len(images)} images")
         tokens = [caption.split() for caption in hypotheses]
         unknown: dict[str, int] = {}
         words = np.array([self._number(word, unknown) for caption in tokens for word in caption], np.int64)

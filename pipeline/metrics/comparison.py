@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import DataError
-from pipeline.metrics.bootstrap import RESAMPLES
 from pipeline.metrics.evaluation import Evaluation, evaluate
 from pipeline.metrics.scores import Difference, compare
 from pipeline.text import ptb_tokenizer
@@ -49,7 +48,6 @@ def compare_captions(
     *,
     seed: int,
     meteor: bool = False,
-    resamples: int = RESAMPLES,
     tokenize: Callable[[str], list[str]] = ptb_tokenizer.tokenize,
 ) -> Comparison:
     """Score both systems on the images that both have; `references` covers the images of both.
@@ -61,14 +59,7 @@ def compare_captions(
         raise DataError("the two files have no image in common, so there is nothing to compare")
     texts = {image: references[image] for image in shared}
     one, other = (
-        evaluate(
-            {image: captions[image] for image in shared},
-            texts,
-            seed=seed,
-            meteor=meteor,
-            resamples=resamples,
-            tokenize=tokenize,
-        )
+        evaluate({image: captions[image] for image in shared}, texts, seed=seed, meteor=meteor, tokenize=tokenize)
         for captions in (first, second)
     )
     changes = [
@@ -86,7 +77,7 @@ def compare_captions(
     return Comparison(
         first=one,
         second=other,
-        differences=compare(one.scores, other.scores, seed=seed, resamples=resamples),
+        differences=compare(one.scores, other.scores, seed=seed),
         changes=tuple(sorted(changes, key=lambda change: (-abs(change.difference), change.image))),
         left_out=len(first) + len(second) - 2 * len(shared),
     )

@@ -39,12 +39,8 @@ def diversity(hypotheses: Sequence[str], vocabulary_size: int | None = None) -> 
     """The statistics of `TITLES` for captions given as tokens joined with spaces.
 
     `distinct_words` is a number, `mean_length` is in tokens, all others are shares between 0 and 1. Without a
-    `vocabulary_size`, `vocabulary_used` is left out. Raises `ValueError` without captions or for an empty vocabulary.
+    `vocabulary_size`, `vocabulary_used` is left out.
     """
-    if not hypotheses:
-        raise ValueError("there are no captions: `hypotheses` is empty")
-    if vocabulary_size is not None and vocabulary_size < 1:
-        raise ValueError(f"`vocabulary_size` must be at least 1, got {vocabulary_size}")
     captions = [tuple(caption.split()) for caption in hypotheses]
     counts = Counter(captions)
     words = {word for caption in captions for word in caption}

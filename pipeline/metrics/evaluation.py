@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import DataError
-from pipeline.metrics.bootstrap import RESAMPLES
 from pipeline.metrics.diversity import diversity
 from pipeline.metrics.scores import Scores, score
 from pipeline.text import ptb_tokenizer
@@ -52,7 +51,6 @@ def evaluate(
     seed: int,
     vocabulary_size: int | None = None,
     meteor: bool = False,
-    resamples: int = RESAMPLES,
     tokenize: Callable[[str], list[str]] = ptb_tokenizer.tokenize,
 ) -> Evaluation:
     """Evaluate captions by image; `references` has the same images in the same order.
@@ -75,7 +73,7 @@ def evaluate(
         captions=captions,
         references=references,
         hypotheses=tuple(hypotheses),
-        scores=score(hypotheses, tokenized, seed=seed, resamples=resamples, meteor=meteor),
+        scores=score(hypotheses, tokenized, seed=seed, meteor=meteor),
         diversity=diversity(hypotheses, vocabulary_size),
         reference_diversity=diversity([texts[0] for texts in tokenized]),
         lengths=Counter(len(text.split()) for text in hypotheses),

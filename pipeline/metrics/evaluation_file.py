@@ -118,13 +118,11 @@ class EvaluationFile(_Record):
 
 def score_records(scores: Scores) -> dict[str, ScoreRecord]:
     """Every score with its interval."""
-    no_interval = (None, None)
-    return {
-        name: ScoreRecord(
-            value=value, low=scores.intervals.get(name, no_interval)[0], high=scores.intervals.get(name, no_interval)[1]
-        )
-        for name, value in scores.corpus.items()
-    }
+    records = {}
+    for name, value in scores.corpus.items():
+        low, high = scores.intervals.get(name, (None, None))
+        records[name] = ScoreRecord(value=value, low=low, high=high)
+    return records
 
 
 def image_records(

@@ -20,7 +20,7 @@ Statistics = Callable[[Sequence[str], Sequence[Sequence[str]]], Floats]
 class Metric:
     """A metric as two functions.
 
-    Captions are tokens joined with single spaces. `scores.score` checks them before.
+    Captions are tokens joined with single spaces. `evaluate` checks that every image has a hypothesis and references.
     """
 
     statistics: Statistics

@@ -40,5 +40,4 @@ TITLES = {name: title for entry in METRICS.values() for name, title in entry.tit
 
 def selected_metrics(*, meteor: bool = False) -> dict[str, MetricEntry]:
     """The metrics of a run: all that need nothing but Python, and METEOR on request."""
-    requested = {"meteor"} if meteor else set()
-    return {name: entry for name, entry in METRICS.items() if not entry.optional or name in requested}
+    return {name: entry for name, entry in METRICS.items() if meteor or not entry.optional}

@@ -74,13 +74,6 @@ class ModelOut:
 
 
 @dataclass(frozen=True)
-class HealthOut:
-    """Whether the server works."""
-
-    status: str
-
-
-@dataclass(frozen=True)
 class ErrorOut:
     """The reason why a request failed."""
 
@@ -170,9 +163,9 @@ def _add_facts(app: FastAPI, captioner: BaseCaptioner, limits: Limits) -> None:
         return facts
 
     @app.get("/healthz")
-    async def healthz() -> HealthOut:
+    async def healthz() -> dict[str, str]:
         """Whether the server works."""
-        return HealthOut("ok")
+        return {"status": "ok"}
 
 
 def _add_page(app: FastAPI) -> None:

@@ -73,16 +73,18 @@ class Batcher:
             worker.cancel()
             for one in self._waiting:
                 one.result.cancel()
-            self._decoding.shutdown(cancel_futures=True)
-            self._decoding_large.shutdown(cancel_futures=True)
-            self._computing.shutdown(cancel_futures=True)
+            for pool in (self._decoding, self._decoding_large, self._computing):
+                pool.shutdown(cancel_futures=True)
 
     async def decode(self, content: bytes) -> DecodedImage:
         """Decode an image in a thread. Raises `ImageError` with the reason."""
         loop = asyncio.get_running_loop()
-        if await loop.run_in_executor(self._decoding, _is_large, content):
-            return await loop.run_in_executor(self._decoding_large, self._decode_large, content)
-        return await loop.run_in_executor(self._decoding, self._decode, content)
+        large = await loop.run_in_executor(self._decoding, _is_large, content)
+        try:
+            return await loop.run_in_executor(self._decoding_large if large else self._decoding, self._decode, content)
+        finally:
+            if large:
+                _release_memory()
 
     async def caption(self, image: DecodedImage, request: CaptionRequest) -> list[Caption]:
         """The captions of an image, once a batch with it is done. Cancel the call to withdraw the image."""
@@ -94,12 +96,6 @@ class Batcher:
     def _decode(self, content: bytes) -> DecodedImage:
         image = open_image(content, fill_truncated=self._captioner.spec.preprocessing.fill_truncated)
         return DecodedImage(self._captioner.preprocess(image), image.width, image.height)
-
-    def _decode_large(self, content: bytes) -> DecodedImage:
-        try:
-            return self._decode(content)
-        finally:
-            _release_memory()
 
     async def _work(self) -> None:
         while True:

@@ -35,8 +35,8 @@ class TimedConnection(H11Protocol):
     response, which uvicorn does not limit."""
 
     _timer: asyncio.TimerHandle | None = None
-    _timed: Any = None
-    """The state of the client that the timer belongs to."""
+    _state: Any = None
+    """The state of the client when the timer was set."""
     _sending: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -50,8 +50,9 @@ class TimedConnection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._cancel()
-        self._cancel_sending()
+        for timer in (self._timer, self._sending):
+            if timer:
+                timer.cancel()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -59,25 +60,17 @@ class TimedConnection(H11Protocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._cancel_sending()
-
-    def _cancel_sending(self) -> None:
         if self._sending:
             self._sending.cancel()
-        self._sending = None
 
     def _limit_time(self) -> None:
         """Start a timer when the client begins to send headers or a body, cancel it when these are complete."""
         state = self.conn.their_state
-        if state is self._timed:
+        if state is self._state:
             return
-        self._cancel()
-        seconds = {h11.IDLE: HEADER_SECONDS, h11.SEND_BODY: BODY_SECONDS}.get(state)
-        if seconds is not None:
-            self._timed = state
-            self._timer = self.loop.call_later(seconds, self.transport.close)
-
-    def _cancel(self) -> None:
-        self._timed = None
         if self._timer:
             self._timer.cancel()
+        self._state = state
+        seconds = {h11.IDLE: HEADER_SECONDS, h11.SEND_BODY: BODY_SECONDS}.get(state)
+        if seconds is not None:
+            self._timer = self.loop.call_later(seconds, self.transport.close)

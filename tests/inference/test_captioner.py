@@ -75,6 +75,15 @@ def test_every_occurrence_of_an_image_has_a_prediction(captioner, images, tmp_pa
     assert predictions[0].captions == predictions[2].captions != ()
 
 
+def test_a_pillow_image_or_array_that_cannot_be_used_is_an_error_of_its_own(captioner, images):
+    buffer = io.BytesIO()
+    Image.open(images[0]).convert("RGB").save(buffer, "JPEG")
+    truncated = Image.open(io.BytesIO(buffer.getvalue()[:-100]))
+    broken = [("cut", truncated), ("empty", np.zeros((0, 5, 3), np.uint8))]
+    predictions = list(captioner.stream([images[0], *broken, images[0]]))
+    assert [bool(one.error) for one in predictions] == [False, True, True, False]
+
+
 def test_a_named_image_keeps_its_name(captioner, images):
     (prediction,) = captioner.stream([("mine", images[0].read_bytes())])
     assert prediction.image == "mine"

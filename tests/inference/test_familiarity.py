@@ -67,12 +67,6 @@ def test_with_many_channels_the_variance_outside_the_principal_directions_is_one
     assert fitted.squared_distances(given) == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_val_images_themselves_have_the_shares_of_their_ranks():
-    val = features(200, seed=2)
-    shares = familiar()(val)
-    assert sorted(shares) == pytest.approx([rank / 200 for rank in range(1, 201)])
-
-
 def test_the_length_of_a_vector_and_regions_of_zeros_do_not_matter():
     given = features(20, seed=5)
     padded = np.concatenate([given, np.zeros((20, 4, CHANNELS), np.float16)], axis=1)

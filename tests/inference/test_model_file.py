@@ -159,6 +159,7 @@ def test_changed_metadata_without_their_sha256_are_refused(content, tmp_path, ch
     [
         lambda content: b"",
         lambda content: b"no model",
+        lambda content: b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n",
         lambda content: content[:-1],
         lambda content: content + b"x",
         lambda content: content[:-1] + bytes([content[-1] ^ 1]),
@@ -171,7 +172,7 @@ def test_changed_metadata_without_their_sha256_are_refused(content, tmp_path, ch
 def test_a_damaged_file_is_refused(content, tmp_path, damaged):
     path = tmp_path / "model.safetensors"
     path.write_bytes(damaged(content))
-    with pytest.raises(ArtefactError, match=r"model\.safetensors: .*(train again|run `dvc repro)"):
+    with pytest.raises(ArtefactError, match=r"model\.safetensors: .*(train again|run `dvc repro|run `git lfs pull)"):
         TrainedModel.load(path)
 
 
@@ -192,6 +193,10 @@ def changed_tensors(path, change):
     ("change", "words"),
     [
         (lambda tensors: tensors["decoder.output.weight"].fill_(float("nan")), "not finite"),
+        (
+            lambda tensors: tensors.update({"decoder.output.bias": tensors["decoder.output.bias"].fill_(1e6).half()}),
+            r"tensor output\.bias has values that are not finite",
+        ),
         (lambda tensors: tensors.pop("decoder.output.weight"), "missing tensor decoder.output.weight"),
         (lambda tensors: tensors.update({"decoder.more": torch.zeros(1)}), "unknown tensor decoder.more"),
         (lambda tensors: tensors.update({"more": torch.zeros(1)}), "unknown tensor more"),
@@ -234,23 +239,6 @@ def test_tensors_in_float16_are_loaded_as_float32(content, tmp_path):
         Captioner.load(path, device="cpu")
 
 
-def test_values_beyond_float16_are_refused(content, tmp_path):
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(content)
-    changed_tensors(
-        path, lambda tensors: tensors.update({"decoder.output.bias": tensors["decoder.output.bias"].fill_(1e6).half()})
-    )
-    with pytest.raises(ArtefactError, match=r"tensor output\.bias has values that are not finite"):
-        TrainedModel.load(path)
-
-
-def test_a_git_lfs_pointer_is_refused_with_the_remedy(tmp_path):
-    path = tmp_path / "captioner.safetensors"
-    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n")
-    with pytest.raises(ArtefactError, match=r"captioner.safetensors: a Git LFS pointer, .* run `git lfs pull`"):
-        TrainedModel.load(path)
-
-
 def test_a_file_without_the_permission_to_read_it_is_refused_as_such(content, tmp_path, monkeypatch):
     path = tmp_path / "captioner.safetensors"
     path.write_bytes(content)
@@ -261,14 +249,6 @@ def test_a_file_without_the_permission_to_read_it_is_refused_as_such(content, tm
     monkeypatch.setattr("pathlib.Path.open", refuse)
     with pytest.raises(ArtefactError, match=r"captioner.safetensors: cannot be read: Permission denied$"):
         TrainedModel.load(path)
-
-
-def test_a_file_of_tensors_without_our_metadata_is_refused(tmp_path):
-    from safetensors.torch import save_file
-
-    save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(ArtefactError, match="metadata"):
-        TrainedModel.load(tmp_path / "other.safetensors")
 
 
 def test_an_encoder_that_gives_other_features_is_refused(content, tmp_path):

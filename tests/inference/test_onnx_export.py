@@ -12,6 +12,7 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
+from encoders.image_files import png_file
 from PIL import Image
 from support import ROOT, run_command
 
@@ -263,17 +264,12 @@ def test_the_example_needs_three_packages_and_prints_the_greedy_captions(images,
 
 
 def unusual_images(folder):
-    """One image of each kind that is not 8-bit RGB or gray."""
+    """One image of each kind with 8 bits per color that is not RGB or gray."""
     folder.mkdir()
     green = np.full((48, 64, 4), (30, 180, 60, 0), np.uint8)
     green[10:30, 20:50, 3] = 130
     Image.fromarray(green).save(folder / "rgba.png")
-    gray = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64) * 21
-    Image.fromarray(gray).save(folder / "gray16.png")
-    Image.fromarray(gray.astype(np.int32)).save(folder / "gray32.tif")
-    Image.fromarray((gray >> 8).astype(np.float32)).save(folder / "float.tif")
-    Image.fromarray(gray >> 4).save(folder / "gray12.tif")
-    Image.fromarray((gray / 65535).astype(np.float32)).save(folder / "shares.tif")
+    Image.fromarray(green).save(folder / "rgba.tif")
     gray8 = green[..., 0].copy()
     gray8[10:30, 20:50] = 200
     Image.fromarray(gray8).save(folder / "palette.png", transparency=30)
@@ -289,7 +285,7 @@ def test_the_example_decodes_every_kind_of_image_as_predict_does(folder, tmp_pat
     from pipeline.inference.base_captioner import open_image
 
     images = unusual_images(tmp_path / "images")
-    assert len(images) == 8
+    assert len(images) == 4
     code, out, message = run_example(folder, *images)
     assert (code, message) == (0, "")
     assert out == greedy(folder, *images)
@@ -297,6 +293,17 @@ def test_the_example_decodes_every_kind_of_image_as_predict_does(folder, tmp_pat
     for path in images:
         (pixels,) = example["preprocess"](path)
         assert np.abs(pixels.astype(int) - captioner.preprocess(open_image(path))).max() <= 1, path
+
+
+def test_the_example_refuses_more_than_eight_bits(folder, tmp_path):
+    gray = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64) * 21
+    Image.fromarray(gray).save(tmp_path / "gray.png")
+    (tmp_path / "rgb.png").write_bytes(png_file(1, 1, depth=16, pixels=bytes(7)))
+    for kind in (np.uint16, np.int32, np.float32):
+        Image.fromarray(gray.astype(kind)).save(tmp_path / f"{kind.__name__}.tif")
+    images = sorted(tmp_path.iterdir())
+    problems = "".join(f"error: {path}: more than 8 bits per color; convert it to 8 bits\n" for path in images)
+    assert (len(images), run_example(folder, *images)) == (5, (1, "", problems))
 
 
 @pytest.mark.parametrize("shorter_side", [None, 73])
@@ -447,11 +454,11 @@ def test_an_export_replaces_an_older_one_as_a_whole(tmp_path):
 
 
 def test_what_killed_exports_left_is_removed_by_the_next_one(tmp_path):
-    for name in (".onnx.0123456789abcdef", ".onnx.0123456789abcdef.old", ".onnx.mine", ".other.0123456789abcdef"):
+    for name in (".onnx.unfinished-export", ".onnx.earlier-export", ".onnx.mine"):
         (tmp_path / name).mkdir()
         (tmp_path / name / STEP).write_bytes(b"old")
     write_folder(tmp_path / "onnx", {DESCRIPTION: b"{}"})
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".onnx.mine", ".other.0123456789abcdef", "onnx"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".onnx.mine", "onnx"]
 
 
 def test_a_failed_export_leaves_the_older_one(tmp_path, monkeypatch):
@@ -467,18 +474,12 @@ def test_a_failed_export_leaves_the_older_one(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
 
 
-def test_a_folder_with_other_files_is_never_replaced(tmp_path):
-    (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(ParamsError, match=r"holds other files \(thesis.txt\)"):
+@pytest.mark.parametrize("name", ["thesis.txt", "README.md"])
+def test_a_folder_with_other_files_is_never_replaced(tmp_path, name):
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(ParamsError, match=rf"holds other files \({name}\)"):
         write_folder(tmp_path, {DESCRIPTION: b"{}"})
-    assert (tmp_path / "thesis.txt").read_text() == "precious"
-
-
-def test_a_folder_with_a_readme_of_its_own_is_not_taken_for_an_export(tmp_path):
-    (tmp_path / "README.md").write_text("precious")
-    with pytest.raises(ParamsError, match=r"holds other files \(README.md\)"):
-        write_folder(tmp_path, {DESCRIPTION: b"{}"})
-    assert (tmp_path / "README.md").read_text() == "precious"
+    assert (tmp_path / name).read_text() == "precious"
 
 
 def test_a_self_contained_file_gives_the_same_captions(trained_project, captioner, images, tmp_path):
@@ -537,6 +538,10 @@ def test_a_self_contained_file_downloads_nothing(tmp_path, monkeypatch):
         (("--onnx", "x", "--model", "gone"), 3, "gone: no such model file"),
         (("--onnx", "params.yaml"), 5, "params.yaml: cannot be written"),
         (("--onnx", "data"), 2, "holds other files"),
+        (("--onnx", "x", "--model", "data"), 2, "data: a folder; `captioner predict` and `serve` read an exported one"),
+        (("--onnx", "x", "--self-contained", "x/m.st"), 2, "one is inside the other; move one out"),
+        (("--onnx", "data", "--self-contained", "m.st"), 2, "holds other files"),
+        (("--self-contained", "-"), 2, "--self-contained -: not a file name"),
         (("--int8", "data"), 2, "--int8"),
     ],
 )
@@ -545,6 +550,7 @@ def test_a_wrong_export_command_is_an_error(trained_project, arguments, code, wo
     assert found == code
     assert words in message
     assert "Traceback" not in message
+    assert not any((trained_project / name).exists() for name in ("x", "m.st", "-"))
 
 
 def test_a_folder_below_a_file_cannot_be_written(tmp_path):

@@ -82,17 +82,17 @@ class Reference:
         return float(np.dot(weights, means) / sum(weights))
 
 
-@pytest.mark.parametrize("neighbors", [1, 7, 40, 400])
-def test_the_agreement_follows_the_definition(neighbors):
+@pytest.mark.parametrize(("neighbors", "weight"), [(1, 2.5), (7, 0.0), (40, 2.5), (400, 2.5)])
+def test_the_agreement_follows_the_definition(neighbors, weight):
     vectors, captions = training()
     reranker = Reranker.build(vectors, captions, vocabulary=VOCABULARY)
     reference = Reference(vectors, captions)
     queries = np.random.default_rng(5).normal(size=(3, HIDDEN)).astype(np.float32)
     found = [hypotheses(6, seed) for seed in range(3)]
-    reranked = reranker.rerank(queries, found, RerankOptions(neighbors=neighbors, weight=2.5))
+    reranked = reranker.rerank(queries, found, RerankOptions(neighbors=neighbors, weight=weight))
     for row, before, after in zip(queries, found, reranked, strict=True):
         agreement = [reference.agreement(row, one.tokens, neighbors) for one in before]
-        order = sorted(range(len(before)), key=lambda place: -before[place].score - 2.5 * agreement[place])
+        order = sorted(range(len(before)), key=lambda place: -before[place].score - weight * agreement[place])
         assert [one.tokens for one in after] == [before[place].tokens for place in order]
         assert [one.score for one in after] == [before[place].score for place in order]
         # The stored vectors are float16.
@@ -122,13 +122,6 @@ def test_of_two_equally_likely_captions_the_one_of_similar_images_wins():
     assert first[1].agreement == 0
 
 
-def test_a_weight_of_0_keeps_the_order():
-    vectors, captions = training()
-    reranker = Reranker.build(vectors, captions, vocabulary=VOCABULARY)
-    (reranked,) = reranker.rerank(vectors[:1], [hypotheses(5)], RerankOptions(neighbors=9, weight=0.0))
-    assert [one.tokens for one in reranked] == [one.tokens for one in hypotheses(5)]
-
-
 def test_a_constant_dimension_of_the_vectors_is_ignored():
     vectors, captions = training()
     vectors[:, 3] = 2.0
@@ -137,13 +130,6 @@ def test_a_constant_dimension_of_the_vectors_is_ignored():
     other[:, 3] = 1e6
     options = RerankOptions(neighbors=3, weight=1.0)
     assert reranker.rerank(other, [hypotheses(5)], options) == reranker.rerank(vectors[:1], [hypotheses(5)], options)
-
-
-def test_arrays_make_the_same_reranker_again():
-    reranker = Reranker.build(*training(), vocabulary=VOCABULARY)
-    again = Reranker.from_arrays(reranker.arrays(), "here", vocabulary=VOCABULARY, hidden=HIDDEN)
-    vectors, options = np.ones((1, HIDDEN), np.float32), RerankOptions(neighbors=9, weight=1.0)
-    assert again.rerank(vectors, [hypotheses(5)], options) == reranker.rerank(vectors, [hypotheses(5)], options)
 
 
 @pytest.mark.parametrize("options", [{"neighbors": -1}, {"weight": -1.0}, {"weight": math.nan}, {"weight": math.inf}])
@@ -157,18 +143,14 @@ def test_impossible_options_are_refused(options):
     [
         ("vectors", lambda array: array[:-1]),
         ("mean", lambda array: array[:-1]),
-        ("scale", lambda array: array[:-1]),
+        ("more", lambda array: np.zeros(3, np.float32)),
         ("tokens", lambda array: array[:-1]),
-        ("tokens", lambda array: array + VOCABULARY),
-        ("tokens", lambda array: array - VOCABULARY),
         ("caption_starts", lambda array: array[::-1].copy()),
         ("caption_starts", lambda array: np.where(np.arange(len(array)) == 1, array[3], array)),
         ("image_starts", lambda array: array + 1),
         ("image_starts", lambda array: array[:0]),
         ("caption_starts", lambda array: np.array([0, 2**63 - 1, -2, *array[3:]])),
-        ("image_starts", lambda array: array.astype(np.float64)),
         ("vectors", lambda array: array[:, :4]),
-        ("vectors", lambda array: array[0, 0, ...]),
         ("vectors", lambda array: array * np.float16(np.nan)),
         ("mean", lambda array: array / np.float32(0)),
         ("tokens", lambda array: array.astype(np.float32)),
@@ -182,18 +164,10 @@ def test_impossible_options_are_refused(options):
 )
 def test_arrays_that_do_not_fit_each_other_are_refused(name, wrong):
     arrays = Reranker.build(*training(), vocabulary=VOCABULARY).arrays()
+    Reranker.from_arrays(arrays, "here", vocabulary=VOCABULARY, hidden=HIDDEN)
     with np.errstate(all="ignore"):
-        arrays[name] = wrong(arrays[name])
+        arrays[name] = wrong(arrays.get(name))
     with pytest.raises(ArtefactError, match=r"here: .*re-ranker.*train again"):
-        Reranker.from_arrays(arrays, "here", vocabulary=VOCABULARY, hidden=HIDDEN)
-
-
-def test_a_missing_or_an_unknown_array_is_refused():
-    arrays = Reranker.build(*training(), vocabulary=VOCABULARY).arrays()
-    with pytest.raises(ArtefactError, match="here"):
-        Reranker.from_arrays({**arrays, "more": arrays["mean"]}, "here", vocabulary=VOCABULARY, hidden=HIDDEN)
-    del arrays["norms"]
-    with pytest.raises(ArtefactError, match="here"):
         Reranker.from_arrays(arrays, "here", vocabulary=VOCABULARY, hidden=HIDDEN)
 
 
@@ -318,11 +292,3 @@ def test_characters_are_reranked_only_on_request(trained_project):
     assert captioner.generation_options().rerank.neighbors == 0
     assert captioner.generation_options().search.beam_size == 5
     assert captioner.generation_options(neighbors=7).rerank.neighbors == 7
-
-
-def test_vectors_too_large_to_be_squared_give_no_warning():
-    vectors, captions = training()
-    reranker = Reranker.build(vectors, captions, vocabulary=VOCABULARY)
-    huge = replace(reranker, mean=np.full_like(reranker.mean, 1e30))
-    [best] = huge.rerank(vectors[:1], [hypotheses(4)], RerankOptions(neighbors=5))
-    assert all(math.isfinite(one.agreement) for one in best)

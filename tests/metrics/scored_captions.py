@@ -51,3 +51,15 @@ SCORES = {
     "rouge_l": 70.9702,
 }
 """Scores of `HYPOTHESES`, times 100."""
+
+RAW_REFERENCES = {
+    "0": ["A dog runs on the grass.", "The brown dog is running on the green grass.", "A dog running outside on grass"],
+    "1": ["Two men play soccer on a wide field!", "Two people are playing a game of soccer in a field."],
+    "2": ["A child, in a red coat, is standing in the snow."],
+}
+RAW_HYPOTHESES = {
+    "0": "A brown dog is running.",
+    "1": "two men play soccer in a field",
+    "2": "a child in a red coat is",
+}
+"""The same captions by image, before tokenization."""

@@ -1,16 +1,11 @@
 """Comparison of two systems on the same images."""
 
 import pytest
+from scored_captions import RAW_HYPOTHESES as CAPTIONS
+from scored_captions import RAW_REFERENCES as REFERENCES
 
 from pipeline.errors import DataError
 from pipeline.metrics.comparison import compare_captions
-
-REFERENCES = {
-    "0": ["A dog runs on the grass.", "The brown dog is running on the green grass.", "A dog running outside on grass"],
-    "1": ["Two men play soccer on a wide field!", "Two people are playing a game of soccer in a field."],
-    "2": ["A child, in a red coat, is standing in the snow."],
-}
-CAPTIONS = {"0": "A brown dog is running.", "1": "two men play soccer in a field", "2": "a child in a red coat is"}
 
 
 def test_changes_are_sorted_by_how_much_they_matter():

@@ -34,7 +34,7 @@ def make_evaluation(
     **train: object,
 ) -> EvaluationFile:
     """The results of a score stage for these captions and references by image; the words take turns in `attention`."""
-    evaluation = evaluate(captions, references, seed=0, resamples=20, vocabulary_size=30)
+    evaluation = evaluate(captions, references, seed=0, vocabulary_size=30)
     weights = {
         image: attention and [attention[index % len(attention)] for index in range(len(text.split()))]
         for image, text in captions.items()

@@ -19,13 +19,6 @@ def test_what_is_written_is_read_again(written):
     assert EvaluationFile.read(path) == evaluation
 
 
-def test_the_same_evaluation_gives_the_same_bytes(written):
-    _, path = written
-    before = path.read_bytes()
-    make_evaluation({"1": "a dog"}, {"1": ["a dog", "the dog"]}, attention=[[0.25] * 4]).write(path)
-    assert path.read_bytes() == before
-
-
 def test_a_missing_file_names_the_command_that_makes_it(tmp_path):
     with pytest.raises(DataError, match=r"none\.json: cannot be read: .*; run `dvc repro score` first"):
         EvaluationFile.read(tmp_path / "none.json")

@@ -28,6 +28,9 @@ def test_scores_have_interval_signature_and_data():
     assert "| train | 100 | 500 |\n| test | 15 | 15 |" in text
     assert "captions_sha256 " + "cd" * 32 in text
     assert "20% of the captions are distinct, 33% end in a function word" in text
+    assert "captions an image with one sentence, in\nthe language of its training captions" in text
+    assert "of a frozen encoder (`vgg11`). The file holds the decoder, its\nvocabulary" in text
+    assert "captioner predict --model captioner.safetensors photo.jpg" in text
 
 
 def test_only_options_that_differ_from_the_defaults_are_listed():
@@ -40,11 +43,6 @@ def test_the_scores_of_a_single_image_have_no_interval():
     text = render_model_card(evaluation, spec=make_spec(), counts=[("test", 1, 1)])
     assert f"| BLEU-1 | {evaluation.scores['bleu_1'].value:.1f} | none |" in text
     assert "those of a single image: they have no interval, and CIDEr-D is 0 by definition" in text
-
-
-def test_no_language_is_named_but_that_of_the_captions():
-    assert "in\nthe language of its training captions" in card()
-    assert "English" not in card()
 
 
 def test_limits_follow_from_the_run():
@@ -67,12 +65,6 @@ def test_limits_follow_from_the_run():
 )
 def test_the_license_of_the_weights_is_named(weights, words):
     assert words in card(weights)
-
-
-def test_a_network_is_not_called_a_cnn_and_is_captioned_from_an_image():
-    assert "of a frozen encoder (`vgg11`). The file holds the decoder, its\nvocabulary" in card()
-    assert "captioner predict --model captioner.safetensors photo.jpg" in card()
-    assert "CNN" not in card()
 
 
 def test_a_model_of_imported_features_needs_a_feature_file():

@@ -18,6 +18,12 @@ NAMES = [f"{number:02d}.png" for number in range(30)]
 CURVES = {"train_loss": [2.0, 1.0], "val_cider_d": [10.0, 30.0], "lr": [1.0, 1.0]}
 
 
+def rendered(evaluation, references, image_file, spec, curves=CURVES):
+    statistics = dataset_statistics({"train": references}, {"a": image_file}, {"a": "1", EVIL: "1"}, headers_only=True)
+    cards = make_cards(evaluation, dict.fromkeys(references, image_file), spec)
+    return render_report(evaluation, spec=spec, statistics=statistics, curves=curves, cards=cards)
+
+
 @pytest.fixture
 def page(tmp_path):
     image_file = write_image(tmp_path)
@@ -25,7 +31,7 @@ def page(tmp_path):
     def make(caption="a dog on a mat", curves=CURVES, captions=None):
         captions = captions or {name: f"{caption} {number}" for number, name in enumerate(NAMES)}
         references = {name: [f"a dog {name}", caption, "the dog"] for name in NAMES}
-        spec = make_spec(weights=f"{EVIL}")
+        spec = make_spec(weights=EVIL)
         evaluation = make_evaluation(captions, references, attention=[[0.7, 0.1, 0.1, 0.1]], spec=spec)
         records = tuple(
             record.model_copy(
@@ -38,48 +44,22 @@ def page(tmp_path):
             )
             for number, record in enumerate(evaluation.images)
         )
-        evaluation = evaluation.model_copy(update={"images": records})
-        return render_report(
-            evaluation,
-            spec=spec,
-            statistics=statistics(references, image_file),
-            curves=curves,
-            cards=make_cards(evaluation, dict.fromkeys(NAMES, image_file), spec),
-        )
+        return rendered(evaluation.model_copy(update={"images": records}), references, image_file, spec, curves)
 
     return make
 
 
-def statistics(references, image_file):
-    return dataset_statistics({"train": references}, {"a": image_file}, {"a": "1", EVIL: "1"}, headers_only=True)
-
-
 def test_the_score_of_a_single_image_has_no_interval(tmp_path):
-    image_file, references = write_image(tmp_path), {"a.png": ["a dog"]}
-    evaluation = make_evaluation({"a.png": "a dog"}, references)
-    text = render_report(
-        evaluation,
-        spec=make_spec(),
-        statistics=statistics(references, image_file),
-        curves=CURVES,
-        cards=make_cards(evaluation, {"a.png": image_file}, make_spec()),
-    )
+    evaluation = make_evaluation({"a.png": "a dog"}, {"a.png": ["a dog"]})
+    text = rendered(evaluation, {"a.png": ["a dog"]}, write_image(tmp_path), make_spec())
     assert text.count("one image: no interval") == len(evaluation.scores)
     assert "95%: " not in text
 
 
 def test_imported_features_and_characters_are_named_as_such(tmp_path):
-    image_file, references, spec = write_image(tmp_path), {"a.png": ["a dog"]}, imported_spec("detector", 512)
-    evaluation = make_evaluation({"a.png": "a dog"}, references, spec=spec, tokenizer="character")
-    text = Elements(
-        render_report(
-            evaluation,
-            spec=spec,
-            statistics=statistics(references, image_file),
-            curves=CURVES,
-            cards=make_cards(evaluation, {"a.png": image_file}, spec),
-        )
-    ).text
+    spec = imported_spec("detector", 512)
+    evaluation = make_evaluation({"a.png": "a dog"}, {"a.png": ["a dog"]}, spec=spec, tokenizer="character")
+    text = Elements(rendered(evaluation, {"a.png": ["a dog"]}, write_image(tmp_path), spec)).text
     assert "by the attention decoder on features of detector, beam size 3" in text
     assert "30 characters" in text
     assert "Characters per caption" in text

@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.decoders.search import SamplingOptions
 from pipeline.encoders.spec import EncoderSpec
 from pipeline.errors import ArtefactError, ParamsError
-from pipeline.inference.base_captioner import BaseCaptioner, Caption, GenerationOptions, Pixels
+from pipeline.inference.base_captioner import BaseCaptioner, Caption, Features, GenerationOptions, Pixels
 from pipeline.inference.familiarity import Familiarity
 from pipeline.inference.onnx.folder import DESCRIPTION, ENCODER, FAMILIARITY, RERANKER, START, STEP, read_folder
 from pipeline.inference.onnx.search import Array, State, beam_search
@@ -64,11 +64,11 @@ class OnnxCaptioner(BaseCaptioner):
             sessions = {name: _session(onnxruntime, folder / name, parts[name]) for name in (ENCODER, START, STEP)}
             captioner = cls(description, sessions, str(folder / DESCRIPTION))
             if RERANKER in parts:
-                captioner.reranker = _reranker(parts[RERANKER], description, str(folder / RERANKER))
+                sizes = {"vocabulary": len(captioner.vocabulary), "hidden": description["hidden"]}
+                captioner.reranker = Reranker.from_arrays(*_arrays(folder / RERANKER, parts), **sizes)
             if FAMILIARITY in parts:
-                place = str(folder / FAMILIARITY)
-                arrays = _arrays(parts[FAMILIARITY], place)
-                captioner.familiarity = Familiarity.from_arrays(arrays, place, channels=description["channels"])
+                sizes = {"channels": description["channels"]}
+                captioner.familiarity = Familiarity.from_arrays(*_arrays(folder / FAMILIARITY, parts), **sizes)
         except (KeyError, TypeError, ValueError) as error:
             raise ArtefactError(f"{folder}: not a complete export: {error}; export again") from error
         return captioner
@@ -78,9 +78,9 @@ class OnnxCaptioner(BaseCaptioner):
         features: Array = self._sessions[ENCODER].run(["features"], {"pixels": pixels})[0]
         return features
 
-    def caption_pixels(
+    def caption_features(
         self,
-        pixels: Pixels,
+        features: Features,
         options: GenerationOptions | None = None,
         *,
         captions: int = 1,
@@ -92,8 +92,8 @@ class OnnxCaptioner(BaseCaptioner):
             raise ParamsError("--sample: the onnx runtime does not sample; use --runtime torch")
         if options.search.precision != "float32":
             raise ParamsError(f"precision {options.search.precision}: the onnx runtime computes in float32")
-        features = self.encode(pixels)
-        vectors, state = self._start(features)
+        # The image vectors (B, H) and the decoder's first state.
+        vectors, *state = self._sessions[START].run([IMAGE_VECTOR, *self._state], {"features": features})
         hypotheses = search_and_rerank(
             lambda search, count: beam_search(self._step, state, search, captions=count, attention=attention),
             lambda: vectors,
@@ -103,11 +103,6 @@ class OnnxCaptioner(BaseCaptioner):
             captions=captions,
         )
         return self._decoded(hypotheses, features)
-
-    def _start(self, features: Array) -> tuple[Array, State]:
-        """The image vectors (B, H) and the decoder's first state."""
-        vectors, *state = self._sessions[START].run([IMAGE_VECTOR, *self._state], {"features": features})
-        return vectors, state
 
     def _step(self, state: State, tokens: Array) -> tuple[Array, State, Array | None]:
         inputs = dict(zip(self._state, state, strict=True))
@@ -119,20 +114,15 @@ class OnnxCaptioner(BaseCaptioner):
         return log_probs, list(following.values()), weights
 
 
-def _reranker(content: bytes, description: Mapping[str, Any], place: str) -> Reranker:
-    sizes = {"vocabulary": len(description["vocabulary"]["tokens"]), "hidden": description["hidden"]}
-    return Reranker.from_arrays(_arrays(content, place), place, **sizes)
-
-
-def _arrays(content: bytes, place: str) -> dict[str, Array]:
-    """The arrays of a safetensors file. Raises `ArtefactError` naming it."""
+def _arrays(path: Path, parts: Mapping[str, bytes]) -> tuple[dict[str, Array], str]:
+    """The arrays of a safetensors file and its path. Raises `ArtefactError` naming it."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
     try:
-        return load(content)
+        return load(parts[path.name]), str(path)
     except SafetensorError as error:
-        raise ArtefactError(f"{place}: cannot be loaded: {error}; export again") from error
+        raise ArtefactError(f"{path}: cannot be loaded: {error}; export again") from error
 
 
 def _session(onnxruntime: Any, path: Path, content: bytes) -> "onnxruntime.InferenceSession":

@@ -131,11 +131,9 @@ def export_onnx(captioner: "Captioner", folder: Path, *, model_sha256: str | Non
     familiarity if the model stores them. `model_sha256` of the model file lets a reader notice that the model has
     changed since.
 
-    The folder is replaced as a whole. Raises `ParamsError` without the packages of the extra and for a folder with
-    other files, `DiskError`.
+    The folder is replaced as a whole. Raises as `check_export`, and `DiskError`.
     """
-    _require_packages()
-    check_replaceable(folder)
+    check_export(folder)
     decoder = deepcopy(captioner.model.decoder).float().cpu().eval()
     state, constant, attention = _state_of(decoder, captioner.model.regions, captioner.model.channels)
     parts = _networks(captioner, decoder, state, constant, attention=attention)
@@ -259,7 +257,8 @@ def _template(name: str) -> str:
     return (resources.files("pipeline.inference.onnx") / "templates" / name).read_text(encoding="utf-8")
 
 
-def _require_packages() -> None:
+def check_export(folder: Path) -> None:
+    """Raise `ParamsError` without the packages of the extra, and as `check_replaceable` for the folder."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -268,3 +267,4 @@ def _require_packages() -> None:
         raise ParamsError(
             f"captioner export --onnx needs {error.name}; run `pip install -e '.[onnx]'` in the checkout"
         ) from error
+    check_replaceable(folder)

@@ -1,10 +1,8 @@
 """The folder of an ONNX export: its files, its description, and one digest over both."""
 
-import glob
 import hashlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,9 +18,7 @@ ENCODER, START, STEP = "encoder.onnx", "start.onnx", "step.onnx"
 RERANKER = "reranker.safetensors"
 FAMILIARITY = "familiarity.safetensors"
 README, EXAMPLE = "README.md", "caption.py"
-_OLDER = {"consensus.safetensors", "encoder-int8.onnx"}
-"""Files that exports before version 0.2.0 wrote too."""
-_OWN = {DESCRIPTION, ENCODER, START, STEP, RERANKER, FAMILIARITY, README, EXAMPLE, "__pycache__"} | _OLDER
+_OWN = {DESCRIPTION, ENCODER, START, STEP, RERANKER, FAMILIARITY, README, EXAMPLE, "__pycache__"}
 
 
 def folder_digest(description: Mapping[str, Any], parts: Mapping[str, bytes]) -> str:
@@ -82,8 +78,8 @@ def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
     """
     check_replaceable(folder)
     folder = folder.resolve()
-    beside = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}")
-    earlier = beside.with_name(f"{beside.name}.old")
+    beside, earlier = (folder.with_name(f".{folder.name}.{what}-export") for what in ("unfinished", "earlier"))
+    shutil.rmtree(beside, ignore_errors=True)  # of an export that was killed
     try:
         beside.mkdir(parents=True)
         for name, content in contents.items():
@@ -92,6 +88,7 @@ def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
                 file.flush()
                 os.fsync(file.fileno())
         if folder.exists():
+            shutil.rmtree(earlier, ignore_errors=True)
             folder.rename(earlier)
         beside.rename(folder)
     except OSError as error:
@@ -100,6 +97,4 @@ def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
         raise DiskError(f"{folder}: cannot be written: {error.strerror}; an earlier export is unchanged") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    for suffix in ("", ".old"):  # also of exports that were killed
-        for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.{'[0-9a-f]' * 16}{suffix}"):
-            shutil.rmtree(leftover, ignore_errors=True)
+    shutil.rmtree(earlier, ignore_errors=True)
