@@ -20,19 +20,22 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline.errors import DataError, DiskError
+from pipeline.errors import DataError, DiskError, ParamsError
 
 
-def _check_no_folder(path: Path) -> None:
-    """Raise `DiskError` when a folder is where a file is to be written."""
+def _check_replaceable(path: Path) -> None:
+    """Raise `DiskError` when a folder is where a file is to be written, `ParamsError` for a pipe, socket or device."""
     if path.is_dir():
         raise DiskError(f"{path}: is a folder, but a file is to be written here; move the folder away")
+    # /dev/stdout may lead to a regular file, but is itself what would be replaced.
+    if path.absolute().parent == Path("/dev") or (path.exists() and not path.is_file()):
+        raise ParamsError(f"{path}: a pipe, a socket or a device, which a file would replace; name another file")
 
 
 def check_writable(*paths: Path) -> None:
-    """Raise `DiskError` when one of the files cannot be written, before the long work that makes its content."""
+    """Raise as `replacing` when one of the files cannot be written, before the long work that makes its content."""
     for path in paths:
-        _check_no_folder(path)
+        _check_replaceable(path)
         with _disk_errors(path):
             existing = next(folder for folder in path.absolute().parents if folder.exists())
             tempfile.TemporaryFile(dir=existing).close()
@@ -53,7 +56,8 @@ def regular_file(path: str | Path) -> os.stat_result:
 def replacing(path: Path) -> Iterator[Path]:
     """Context manager: yields the path of an empty temporary file that replaces `path` when the block succeeds.
 
-    The temporary file is removed when the block raises. Raises `DiskError` with the path and the system's reason.
+    The temporary file is removed when the block raises. Raises `DiskError` with the path and the system's reason, and
+    `ParamsError` when `path` is a pipe, a socket or a device.
     """
     with _disk_errors(path):
         beside = _empty_file_beside(path)
@@ -70,7 +74,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def _empty_file_beside(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    _check_no_folder(path)
+    _check_replaceable(path)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # minus the umask, unlike tempfile
     return beside
@@ -102,10 +106,8 @@ def write_error(error: OSError, path: Path, needed: int = 0) -> str:
         return "your disk quota is used up, whatever space the disk has (`quota -s` shows it)"
     if error.errno == errno.EFBIG:
         return "the file is larger than the limit of this shell (`ulimit -f`) or of the file system"
-    return _no_space(path, needed) if error.errno == errno.ENOSPC else error.strerror or str(error)
-
-
-def _no_space(path: Path, needed: int) -> str:
+    if error.errno != errno.ENOSPC:
+        return error.strerror or str(error)
     try:
         free = shutil.disk_usage(path.parent).free
     except OSError:
@@ -118,7 +120,7 @@ def _no_space(path: Path, needed: int) -> str:
 def allocate(file: BinaryIO, path: Path, size: int) -> None:
     """Reserve the full size of an open file before it is filled.
 
-    Raises `DiskError` with the number of missing bytes if the disk is too small.
+    Raises `DiskError`, with the number of missing bytes if the disk is too small.
     """
     needed = size - os.fstat(file.fileno()).st_size
     try:
@@ -128,12 +130,8 @@ def allocate(file: BinaryIO, path: Path, size: int) -> None:
         if size and hasattr(os, "posix_fallocate"):  # neither macOS nor Windows has it
             os.posix_fallocate(file.fileno(), 0, size)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise DiskError(f"{path}: {_no_space(path, needed)}; free some space and run again") from error
-        if error.errno in {errno.EDQUOT, errno.EFBIG}:
-            raise DiskError(f"{path}: {write_error(error, path)}; {needed:,} bytes are needed") from error
         if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:  # the file system does not support it
-            raise
+            raise DiskError(f"{path}: cannot be written: {write_error(error, path, needed)}") from error
 
 
 def write_at(file: BinaryIO, place: int, content: bytes | memoryview) -> None:

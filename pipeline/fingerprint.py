@@ -13,8 +13,7 @@ one must not train models again that do not use it.
 import ast
 import hashlib
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pipeline.errors import ParamsError
@@ -37,30 +36,21 @@ _REFERENCE = re.compile(rf"({_ROOT}(?:\.\w+)+)(?::\w+)?")
 
 def fingerprint(stage: str) -> str:
     """Return the fingerprint of a stage of dvc.yaml, 64 hexadecimal digits."""
-    return StageCode.of(stage).fingerprint
+    return combined(stage_parts(stage, Sources()))
 
 
-@dataclass(frozen=True)
-class StageCode:
-    """The code behind one stage."""
+def stage_parts(stage: str, sources: "Sources") -> dict[str, str]:
+    """Return the sha256 of each module, of each data file and of the default parameters of a stage, by name."""
+    modules = sources.closure(f"{_ROOT}.stages.{stage}")
+    parts = {module: sources.digest(module) for module in modules}
+    for file in sources.data_files(modules):
+        parts[file.relative_to(sources.package.parent).as_posix()] = _sha256(file.read_bytes())
+    return {**parts, "defaults": _defaults(stage)}
 
-    stage: str
-    parts: dict[str, str]
-    """The sha256 of each module, of each data file and of the default parameters, by name."""
 
-    @property
-    def fingerprint(self) -> str:
-        return _sha256("".join(f"{name} {digest}\n" for name, digest in sorted(self.parts.items())))
-
-    @classmethod
-    def of(cls, stage: str, sources: "Sources | None" = None) -> "StageCode":
-        """Compute the parts of a stage; `sources` shares parsed files between stages."""
-        sources = sources or Sources()
-        modules = sources.closure(f"{_ROOT}.stages.{stage}")
-        parts = {module: sources.digest(module) for module in modules}
-        for file in sources.data_files(modules):
-            parts[file.relative_to(sources.package.parent).as_posix()] = _sha256(file.read_bytes())
-        return cls(stage, {**parts, "defaults": _defaults(stage)})
+def combined(parts: Mapping[str, str]) -> str:
+    """Return the fingerprint of the code with these parts."""
+    return _sha256("".join(f"{name} {digest}\n" for name, digest in sorted(parts.items())))
 
 
 class Sources:

@@ -349,6 +349,16 @@ class Params(Options):
             )
         return self
 
+    @model_validator(mode="after")
+    def _lengths(self) -> Self:
+        shortest, longest = self.score.min_length, self.vocab.max_length
+        if self.score.max_length == "auto" and longest != "auto" and shortest > longest:
+            raise ValueError(
+                f"score.min_length {shortest} is greater than vocab.max_length {longest}, which score.max_length auto "
+                "takes; lower it or set score.max_length"
+            )
+        return self
+
 
 def schema() -> dict[str, Any]:
     """Return the JSON schema of params.yaml, for editors. It allows the options of all decoder kinds."""

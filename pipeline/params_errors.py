@@ -1,7 +1,6 @@
 """Error messages for wrong parameters: one line per key, with what is allowed and what the file holds."""
 
 import difflib
-from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -21,30 +20,15 @@ RENAMED = {
     "score.consensus": "score.rerank.weight",
 }
 """Keys of version 0.1 and their names since 0.2."""
-REMOVED = {
-    "decoder.tie_weights": "it improved no score",
-    "decoder.layer_norm": "it improved no score",
+REMOVED = {"decoder.tie_weights", "decoder.layer_norm"}
+"""Keys of version 0.1 that improved no score."""
+_ALLOWED = {
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "must be a section with keys and values"),
+    "string_pattern_mismatch": "must be auto, cpu, mps, cuda or cuda:N",
 }
-
-
-def without_old_keys(content: Mapping[Any, Any]) -> tuple[dict[Any, Any], list[str]]:
-    """The content without keys and values of version 0.1, and a line for each of them."""
-    lines = []
-    known = dict(content)
-    for old in (*RENAMED, *REMOVED):
-        section, _, key = old.partition(".")
-        values = known.get(section)
-        if isinstance(values, Mapping) and key in values:
-            known[section] = {name: value for name, value in values.items() if name != key}
-            if old in RENAMED:
-                lines.append(f"params.{old}: renamed; write {RENAMED[old]}")
-            else:
-                lines.append(f"params.{old}: no longer exists ({REMOVED[old]}); delete it")
-    encoder = known.get("encoder")
-    if isinstance(encoder, Mapping) and encoder.get("fit") == "squash":
-        known["encoder"] = {**encoder, "fit": "stretch"}
-        lines.append("params.encoder.fit: squash is renamed; write stretch")
-    return known, lines
+"""What is allowed, by the type of pydantic's error, where its message does not say it."""
+_ALTERNATIVES = ("constrained-int", "literal[")
+"""How pydantic's names for the alternatives of a union begin."""
 
 
 def error_lines(mistakes: list[dict[str, Any]]) -> list[str]:
@@ -58,33 +42,36 @@ def error_lines(mistakes: list[dict[str, Any]]) -> list[str]:
 
 def _explained(mistake: dict[str, Any]) -> tuple[str, str, str]:
     """The key, what is allowed there, and what it holds."""
-    location = _location(mistake["loc"])
+    location = _location(mistake)
     key = ".".join(["params", *map(_shown_key, location)])
     if mistake["type"] == "extra_forbidden":
-        known = _keys_beside(location)
-        close = difflib.get_close_matches(location[-1], known, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
-        return key, f"unknown parameter; {hint}", ""
-    if mistake["type"] == "union_tag_invalid":
-        kinds = list(DECODER_MODELS)
-        allowed = f"must be {', '.join(map(repr, kinds[:-1]))} or {kinds[-1]!r}"
-        return f"{key}.kind", allowed, f", got {_shown(mistake['ctx']['tag'])}"
-    if mistake["type"] in {"model_type", "model_attributes_type", "dict_type"}:
-        return key, "must be a section with keys and values", f", got {_shown(mistake['input'])}"
-    if mistake["type"] == "string_pattern_mismatch":
-        return key, "must be auto, cpu, mps, cuda or cuda:N", f", got {_shown(mistake['input'])}"
-    message = mistake["msg"].removeprefix("Input ").replace("should ", "must ")
+        return key, _unknown(location), ""
     if mistake["type"] == "value_error":  # a rule between values, or a message of ours
-        return key, message.removeprefix("Value error, "), ""
-    return key, message, f", got {_shown(mistake['input'])}"
+        return key, mistake["msg"].removeprefix("Value error, "), ""
+    if mistake["type"] == "union_tag_invalid":
+        context = mistake["ctx"]
+        return f"{key}.kind", f"must be one of {context['expected_tags']}", f", got {_shown(context['tag'])}"
+    allowed = _ALLOWED.get(mistake["type"]) or mistake["msg"].removeprefix("Input ").replace("should ", "must ")
+    return key, allowed, f", got {_shown(mistake['input'])}"
 
 
-def _location(parts: tuple[Any, ...]) -> list[str]:
+def _unknown(location: list[str]) -> str:
+    name = ".".join(location)
+    if name in RENAMED:
+        return f"renamed; write {RENAMED[name]}"
+    if name in REMOVED:
+        return "no longer exists, because it improved no score; delete it"
+    known = _keys_beside(location)
+    close = difflib.get_close_matches(location[-1], known, n=1)
+    return "unknown parameter; " + (f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}")
+
+
+def _location(mistake: dict[str, Any]) -> list[str]:
     """The key's path, without the names that pydantic adds for the alternatives of a union."""
-    location = [str(part) for part in parts]
+    location = [str(part) for part in mistake["loc"]]
     if location[:1] == ["decoder"] and len(location) > 2:
         del location[1]
-    if location and (location[-1] in {"int", "float", "str", "constrained-int"} or location[-1].startswith("literal[")):
+    if mistake["type"] != "extra_forbidden" and location[-1:] and location[-1].startswith(_ALTERNATIVES):
         location.pop()
     return location
 

@@ -5,7 +5,6 @@ Files are read by YAML 1.2, in which `1e-05` (what `dvc exp run -S train.lr=1e-5
 
 from collections.abc import Mapping
 from io import StringIO
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,9 @@ from pydantic import ValidationError
 from pipeline.errors import ParamsError
 from pipeline.files import regular_file, write_text
 from pipeline.params import Params
-from pipeline.params_errors import error_lines, shorten, without_old_keys
+from pipeline.params_errors import error_lines, shorten
 
 MAX_FILE_BYTES = 1 << 20
-MAX_DEPTH = 20
 MAX_ALIASES = 8
 """YAML aliases in one file: a few nested ones can stand for gigabytes."""
 
@@ -30,18 +28,13 @@ def read_params(path: Path) -> Params:
 def check_params(content: Any) -> Params:
     """Build `Params` from plain dicts; None stands for an empty file or section. Raises `ParamsError`."""
     content = {} if content is None else content
-    mistakes: list[str] = []
     if isinstance(content, Mapping):
         content = {key: {} if value is None and key in Params.model_fields else value for key, value in content.items()}
-        content, mistakes = without_old_keys(content)
     try:
-        params = Params.model_validate(content)
+        return Params.model_validate(content)
     except ValidationError as error:
-        mistakes += error_lines([dict(mistake) for mistake in error.errors(include_url=False)])
+        mistakes = error_lines([dict(mistake) for mistake in error.errors(include_url=False)])
         raise ParamsError("\n".join(mistakes)) from error
-    if mistakes:
-        raise ParamsError("\n".join(mistakes))
-    return params
 
 
 def to_yaml(params: Params) -> str:
@@ -104,16 +97,9 @@ def _parse(text: str, source: str) -> Any:
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
     from ruamel.yaml.events import AliasEvent
 
-    if _open_brackets(text) > 5 * MAX_DEPTH:  # the parser's time grows with their square
-        raise ParamsError(f"{source}: nested too deeply; a params file has three levels")
     try:
-        if "*" in text:
-            aliases = sum(isinstance(event, AliasEvent) for event in YAML(typ="safe", pure=True).parse(text))
-            if aliases > MAX_ALIASES:
-                raise ParamsError(
-                    f"{source}: {aliases} YAML aliases, at most {MAX_ALIASES} are allowed; write the values"
-                )
         content = YAML(typ="safe", pure=True).load(text)
+        aliases = sum(isinstance(event, AliasEvent) for event in YAML(typ="safe", pure=True).parse(text))
     except MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ParamsError(f"{source}{line}: not valid YAML: {shorten(error.problem or error.context or '')}") from error
@@ -121,19 +107,6 @@ def _parse(text: str, source: str) -> Any:
         raise ParamsError(f"{source}: not valid YAML: {shorten(str(error))}") from error
     except RecursionError as error:
         raise ParamsError(f"{source}: nested too deeply; a params file has three levels") from error
-    if not _is_shallow(content, MAX_DEPTH):
-        raise ParamsError(f"{source}: nested deeper than {MAX_DEPTH} levels; a params file has three")
+    if aliases > MAX_ALIASES:
+        raise ParamsError(f"{source}: {aliases} YAML aliases, at most {MAX_ALIASES} are allowed; write the values")
     return content
-
-
-def _open_brackets(text: str) -> int:
-    """The most brackets that are open at a time, those in texts and comments included."""
-    steps = (1 if character in "[{" else -1 for character in text if character in "[]{}")
-    return max(accumulate(steps, initial=0))
-
-
-def _is_shallow(value: Any, depth: int) -> bool:
-    if not isinstance(value, dict | list | set | tuple):
-        return True
-    children = [*value, *value.values()] if isinstance(value, dict) else list(value)
-    return depth > 0 and all(_is_shallow(child, depth - 1) for child in children)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-from support import SHARED, run_command, write_project
+from support import SHARED, run_stages, write_project
 
 pytest_plugins = ["web_server", "s3_server"]
 
@@ -57,9 +57,7 @@ def trained_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with a trained model, for tests that do not change it."""
     folder = tmp_path_factory.mktemp("trained")
     write_project(folder, train={"epochs": 12})
-    for stage in ("prepare", "extract", "vocab", "train"):
-        code, _, err = run_command(stage, cwd=folder)
-        assert code == 0, err
+    run_stages(folder, "prepare", "extract", "vocab", "train")
     return folder
 
 

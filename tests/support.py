@@ -133,7 +133,7 @@ def run_command(
         contextlib.redirect_stderr(err),
     ):
         patch.setattr(sys, "argv", ["captioner", *arguments])
-        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(stdin)), encoding="utf-8"))
         try:
             main()
         except SystemExit as stopped:
@@ -142,6 +142,15 @@ def run_command(
             for number, handler in handlers.items():
                 signal.signal(number, handler)
     return code if isinstance(code, int) else 0, out.getvalue(), err.getvalue()
+
+
+def run_stages(project: Path, *stages: str) -> dict[str, str]:
+    """Run stages, which must succeed; return the standard error of each."""
+    messages = {}
+    for stage in stages:
+        code, out, messages[stage] = run_command(stage, cwd=project)
+        assert (code, out) == (0, ""), messages[stage]
+    return messages
 
 
 def _run_process(arguments: tuple[str, ...], cwd: Path | None, stdin: bytes) -> tuple[int, str, str]:

@@ -3,9 +3,6 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
-import time
 
 import numpy as np
 import pytest
@@ -158,60 +155,6 @@ def test_an_experiment_in_a_copy_shares_the_store(repository):
     assert "18 from the store, 0 encoded" in output
 
 
-SLOW = """
-
-def slowly(self, pixels, encode=Encoder.encode):
-    import time
-
-    time.sleep(3)
-    return encode(self, pixels)
-
-
-Encoder.encode = slowly
-"""
-
-
-def test_a_killed_extraction_continues(repository):
-    extract(repository)
-    expected = features(repository)
-    shutil.rmtree(repository / ".cache")
-    shutil.rmtree(repository / ".dvc/cache")
-    shutil.rmtree(repository / ".dvc/tmp")
-    (repository / "data/interim/features.h5").unlink()
-    (repository / "dvc.lock").unlink()
-    set_param(repository, "run.workers", 1)
-    set_param(repository, "run.extract_batch", 1)
-    module = repository / "pipeline/encoders/encoder.py"
-    source = module.read_text()
-    module.write_text(source + SLOW)
-    running = subprocess.Popen(
-        ["dvc", "repro", "extract"],
-        cwd=repository,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    from pipeline.features.store_inventory import stored_encoders
-
-    store, deadline = repository / ".cache/features", time.monotonic() + 120
-    while time.monotonic() < deadline and not any(one.images for one in stored_encoders(store)):
-        time.sleep(0.05)
-    os.killpg(running.pid, signal.SIGKILL)
-    running.wait()
-    module.write_text(source)
-    shutil.rmtree(repository / ".dvc/tmp", ignore_errors=True)  # the lock of dvc, which a killed dvc does not release
-    output = extract(repository)
-    known = int(output.split(" from the store")[0].split()[-1])
-    assert 0 < known < 18
-    assert output == f"extract: 18 images, {known} from the store, {18 - known} encoded"
-    assert features(repository) == expected
-
-
-def clone_of(repository, folder):
-    run_program("git", "clone", "-q", str(repository), str(folder), cwd=folder.parent)
-    return folder
-
-
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # moto's
 def test_a_clone_pulls_everything_from_a_remote_and_computes_nothing(repository, s3_server, tmp_path_factory):
     pytest.importorskip("dvc_s3", reason="needs dvc-s3: pip install -e '.[s3]'")
@@ -222,7 +165,8 @@ def test_a_clone_pulls_everything_from_a_remote_and_computes_nothing(repository,
     commit(repository, "results")
     assert "pushed" in run_program("dvc", "push", cwd=repository)
 
-    clone = clone_of(repository, tmp_path_factory.mktemp("clones") / "second")
+    clone = tmp_path_factory.mktemp("clones") / "second"
+    run_program("git", "clone", "-q", str(repository), str(clone), cwd=repository)
     assert not (clone / "data/interim/features.h5").exists()
     run_program("dvc", "pull", cwd=clone)
     output = run_program("dvc", "repro", cwd=clone)
@@ -234,14 +178,3 @@ def test_a_clone_pulls_everything_from_a_remote_and_computes_nothing(repository,
 
     set_param(clone, "score.beam_size", 2)
     assert "extract" not in repro(clone)
-
-
-def test_pull_names_what_was_never_pushed(repository, tmp_path_factory):
-    remote = str(tmp_path_factory.mktemp("remote"))
-    run_program("dvc", "remote", "add", "--default", "shared", remote, cwd=repository)
-    run_program("dvc", "repro", "extract", cwd=repository)
-    commit(repository, "features")
-    clone = clone_of(repository, tmp_path_factory.mktemp("clones") / "second")
-    pulled = subprocess.run(["dvc", "pull"], cwd=clone, capture_output=True, text=True, check=False)
-    assert pulled.returncode != 0
-    assert "data/interim/features.h5" in pulled.stdout + pulled.stderr

@@ -6,7 +6,6 @@ from support import ROOT
 
 from pipeline import paths
 from pipeline.fingerprint import PACKAGE, STAGE_PARAMS
-from pipeline.params import Params
 
 STAGES = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
 
@@ -36,14 +35,6 @@ def test_a_stage_depends_on_its_own_fingerprint_and_on_no_other_code(stage):
 @pytest.mark.parametrize("stage", STAGE_PARAMS)
 def test_a_fingerprint_covers_the_defaults_of_all_parameters_of_its_stage(stage):
     assert tuple(STAGES[stage].get("params", ())) == STAGE_PARAMS[stage]
-
-
-def test_every_parameter_of_a_stage_exists():
-    for keys in STAGE_PARAMS.values():
-        for key in keys:
-            value = Params()
-            for name in key.split("."):
-                value = getattr(value, name)
 
 
 def test_no_stage_depends_on_where_it_runs():

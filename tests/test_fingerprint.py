@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.errors import ParamsError
-from pipeline.fingerprint import STAGE_PARAMS, Sources, StageCode, fingerprint
+from pipeline.fingerprint import STAGE_PARAMS, Sources, combined, fingerprint, stage_parts
 from pipeline.stages.code import CodeFiles, code
 
 TREE = {
@@ -56,21 +56,21 @@ def package(tmp_path):
     return tmp_path / "pipeline"
 
 
-def stage_code(package):
-    return StageCode.of("vocab", Sources(package))
+def parts(package):
+    return stage_parts("vocab", Sources(package))
 
 
 def changed(package, name, old, new):
     """Whether the fingerprint changes when `old` is replaced in a file."""
-    before = stage_code(package).fingerprint
+    before = parts(package)
     path = package / name
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new, 1))
-    return stage_code(package).fingerprint != before
+    return combined(parts(package)) != combined(before)
 
 
 def test_the_parts_are_the_import_closure_the_data_files_and_the_defaults(package):
-    assert set(stage_code(package).parts) == {
+    assert set(parts(package)) == {
         "pipeline.errors",
         "pipeline.shapes",
         "pipeline.shapes.late",
@@ -135,10 +135,10 @@ def test_a_changed_default_changes_the_fingerprint_of_its_stage(monkeypatch):
 def test_a_module_that_does_not_parse_is_named(package):
     (package / "shapes/ring.py").write_text("def draw(:\n")
     with pytest.raises(ParamsError, match=r"ring\.py, line 1: .*invalid syntax"):
-        stage_code(package)
+        parts(package)
 
 
 def test_the_stage_writes_one_file_per_stage(tmp_path):
     report = code(CodeFiles(tmp_path))
-    assert {path.stem for path in tmp_path.iterdir()} == set(STAGE_PARAMS) == set(report.stages)
+    assert {path.stem for path in tmp_path.iterdir()} == set(STAGE_PARAMS) == set(report.parts)
     assert (tmp_path / "train.txt").read_text().startswith(f"{fingerprint('train')}  train\n")

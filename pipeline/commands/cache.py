@@ -28,6 +28,8 @@ def show_encoders(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per encoder.")] = False,
 ) -> None:
     """List the encoders with stored features, and the number of images and bytes of each."""
+    from rich.filesize import decimal
+
     from pipeline.features.store_inventory import stored_encoders
 
     root = store or store_folder()
@@ -36,9 +38,9 @@ def show_encoders(
         for encoder in encoders:
             show_json(asdict(encoder))
         return
-    say(f"{root}: {counted(len(encoders), 'encoder')}, {_format_bytes(sum(encoder.bytes for encoder in encoders))}")
+    say(f"{root}: {counted(len(encoders), 'encoder')}, {decimal(sum(encoder.bytes for encoder in encoders))}")
     for encoder in encoders:
-        size = _format_bytes(encoder.bytes)
+        size = decimal(encoder.bytes)
         show(f"{encoder.digest[:12]}  {counted(encoder.images, 'image'):>16}  {size:>8}  {_describe(encoder)}")
 
 
@@ -103,12 +105,3 @@ def _describe(encoder: "StoredEncoder") -> str:
         f"{spec.name} ({spec.weights}) at {spec.layer}, {spec.grid} x {spec.grid}, {spec.preprocessing.size} pixels, "
         f"{spec.precision}; {encoder.engine}"
     )
-
-
-def _format_bytes(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"

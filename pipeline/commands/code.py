@@ -9,5 +9,5 @@ def code() -> None:
     from pipeline.stages.code import code as run
 
     report = run()
-    modules = {name for stage in report.stages.values() for name in stage.parts}
-    say(f"code: {counted(len(report.stages), 'fingerprint')} of {len(modules)} modules and data files")
+    modules = {name for parts in report.parts.values() for name in parts}
+    say(f"code: {counted(len(report.parts), 'fingerprint')} of {len(modules)} modules and data files")

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.output_table import check_no_input
-from pipeline.commands.runtime import ModelOption, refuse_address
+from pipeline.commands.output_table import check_output
+from pipeline.commands.runtime import ModelOption
 from pipeline.commands.terminal import say
 from pipeline.errors import ArtefactError, ParamsError
 from pipeline.starter import default_model, model_path
@@ -27,10 +27,19 @@ def export(
     from pipeline.inference.captioner import Captioner
     from pipeline.inference.model_metadata import training_summary
 
-    refuse_address(model)
     model = model or default_model()
+    if onnx:
+        from pipeline.inference.onnx.export import check_export, export_onnx
+
+        check_export(onnx)
     if self_contained:
-        _check_model_output(self_contained, model)
+        check_output(
+            "--self-contained", self_contained, "a model file of this version", _is_model_file, [model_path(model)]
+        )
+    if onnx and self_contained:
+        folder, file = onnx.resolve(), self_contained.resolve()
+        if folder.is_relative_to(file) or file.is_relative_to(folder):
+            raise ParamsError(f"--onnx {onnx} --self-contained {self_contained}: one is inside the other; move one out")
     captioner = Captioner.load(model, device="cpu")
     say(f"model: {model}, {training_summary(captioner.trained_on)}")
     if self_contained:
@@ -39,7 +48,6 @@ def export(
         say(f"export: {self_contained}, {size:.1f} MB, with the weights of {captioner.spec.name} inside")
     if onnx:
         from pipeline.files import sha256_of
-        from pipeline.inference.onnx.export import export_onnx
 
         report = export_onnx(captioner, onnx, model_sha256=sha256_of(model_path(model)))
         say(f"export: {onnx}, {report.megabytes:.1f} MB; captioner predict --runtime onnx --model {onnx} photo.jpg")
@@ -50,17 +58,11 @@ def export(
             )
 
 
-def _check_model_output(path: Path, model: str) -> None:
-    """Raise `ParamsError` when writing a model to `path` would replace its source, or a file that is no model."""
-    from pipeline.files import check_writable
+def _is_model_file(path: Path) -> bool:
     from pipeline.inference.model_metadata import read_metadata
 
-    if path.is_file():
-        check_no_input("--self-contained", path, [model_path(model)])
-        try:
-            read_metadata(path)
-        except ArtefactError as error:
-            raise ParamsError(
-                f"--self-contained {path}: exists and is not a model file of this version; name another file"
-            ) from error
-    check_writable(path)
+    try:
+        read_metadata(path)
+    except ArtefactError:
+        return False
+    return True

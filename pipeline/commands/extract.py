@@ -13,7 +13,6 @@ from pipeline.errors import ParamsError
 from pipeline.wording import counted
 
 if TYPE_CHECKING:
-    from pipeline.features.extraction import ExtractReport
     from pipeline.params import Params
 
 
@@ -53,11 +52,23 @@ def extract(
     if given and engine is not Engine.RAY:
         raise ParamsError(f"{', '.join(given)}: only with --engine ray")
     values = read_params_file(params)
+    from pipeline.stages.extract import ExtractFiles
+
     if engine is Engine.RAY:
-        report = _extract_on_ray(values, address, manifest, out, shard_images)
+        from pipeline.stages.extract_on_ray import extract_on_ray
+
+        files = ExtractFiles(features=out)
+        if manifest is not None:
+            files = ExtractFiles(images=manifest, skipped_by_prepare=None, features=out)
+        with progress_bar("extract") as progress:
+            report = extract_on_ray(files, values, address=address, shard_images=shard_images, progress=progress)
         earlier, again = "in finished shards", f"delete {out}/shards/*.skipped.csv and run the same command"
     else:
-        report = _extract_locally(values)
+        from pipeline.stages.extract import extract as run
+
+        announce_device(values.run.device)
+        with progress_bar("extract") as progress:
+            report = run(ExtractFiles(), values, store=store_folder(), progress=progress)
         earlier, again = "from the store", "run `dvc repro`"
     _note_weights_file(values)
     for image, reason in list(report.unreadable.items())[:5]:
@@ -72,28 +83,6 @@ def extract(
         f"extract: {counted(report.images, 'image')}, {report.from_store:,} {earlier}, "
         f"{report.encoded:,} encoded in {report.seconds:.1f} s{skipped}"
     )
-
-
-def _extract_locally(params: "Params") -> "ExtractReport":
-    from pipeline.stages.extract import ExtractFiles
-    from pipeline.stages.extract import extract as run
-
-    announce_device(params.run.device)
-    with progress_bar("extract") as progress:
-        return run(ExtractFiles(), params, store=store_folder(), progress=progress)
-
-
-def _extract_on_ray(
-    params: "Params", address: str | None, manifest: Path | None, out: Path, shard_images: int | None
-) -> "ExtractReport":
-    from pipeline.stages.extract import ExtractFiles
-    from pipeline.stages.extract_on_ray import extract_on_ray
-
-    files = ExtractFiles(features=out)
-    if manifest is not None:
-        files = ExtractFiles(images=manifest, skipped_by_prepare=None, features=out)
-    with progress_bar("extract") as progress:
-        return extract_on_ray(files, params, address=address, shard_images=shard_images, progress=progress)
 
 
 def _note_weights_file(params: "Params") -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,11 +14,6 @@ def find_rows(pattern: str, file: "FeatureFile") -> list[str]:
     if pattern in file.index:
         return [pattern]
     return [image for image in file.images if fnmatchcase(image, pattern)]
-
-
-def no_row_message(features: Path, pattern: str) -> str:
-    """The error of an argument that names no row."""
-    return f"{pattern}: no such image id in {features}; give an id or a quoted glob pattern"
 
 
 def caption_rows(

@@ -25,8 +25,6 @@ KEPT = ("encoding", "image_column", "caption_column", "split_column")
 DRAWN = Path("data/scenes")
 """The folder of the built-in dataset, whose pipeline `dvc status` would list as not run."""
 _DVC_IGNORE = Path(".dvcignore")
-_MIN_IMAGES = 3
-"""One for each split."""
 
 
 def init(
@@ -52,11 +50,6 @@ def init(
     entries = _read_entries(found, options)
     names = sorted({entry.image for entry in entries.captions})
     _print_entries(entries, len(names))
-    if len(entries.skipped) > data.max_skipped * (len(entries.skipped) + len(entries.captions)):
-        say(
-            f"warning: more rows are skipped than params.data.max_skipped = {data.max_skipped} allows, so `dvc repro` "
-            "will stop; correct the captions file, or raise it"
-        )
     image_root = _find_images(images, found, dataset, names)
     if given.vocab.unit == "word":
         texts = [entry.caption for entry in entries.captions]
@@ -92,37 +85,36 @@ def _read_entries(found: "DetectedFormat", options: "ReadOptions") -> "DatasetEn
 def _print_entries(entries: "DatasetEntries", images: int) -> None:
     say(*(f"note: {note}" for note in entries.notes))
     captions = f"{len(entries.captions):,} of {counted(images, 'image')}"
-    say(f"captions: {captions}; {_describe_splits(entries, images)}")
+    say(f"captions: {captions}; {_describe_splits(entries)}")
     if entries.skipped:
         first = entries.skipped[0]
         rows = counted(len(entries.skipped), "row")
         say(f"skipped: {rows}, the first in {first.file}, line {first.line}: {first.reason}")
 
 
-def _describe_splits(entries: "DatasetEntries", images: int) -> str:
-    """The images of each split, in words. Raises `DataError` for too few images to draw splits."""
+def _describe_splits(entries: "DatasetEntries") -> str:
+    """The images of each split, in words."""
     counts = Counter(split for _, split in {(entry.image, entry.split) for entry in entries.captions})
-    if set(counts) != {None}:
-        return ", ".join(f"{count:,} {split or 'without a split'}" for split, count in sorted(counts.items(), key=str))
-    if images < _MIN_IMAGES:
-        raise DataError(
-            f"{counted(images, 'image is', 'images are')} too few: without splits of its own a dataset needs at least "
-            f"{_MIN_IMAGES}, one each to train, validate and test"
-        )
-    return "no splits, so 80/10/10 will be drawn"
+    if set(counts) == {None}:
+        return "no splits, so 80/10/10 will be drawn"
+    return ", ".join(f"{count:,} {split or 'without a split'}" for split, count in sorted(counts.items(), key=str))
 
 
 def _find_images(images: Path | None, found: "DetectedFormat", dataset: Path, names: list[str]) -> Path:
     """Find the folder or archive of the images, and print it. Raises `DataError`."""
-    from pipeline.datasets.image_root import find_image_root, likely_image_roots
+    from pipeline.datasets.image_root import describe_ambiguity, find_image_root, likely_image_roots
 
     captions = found.captions
     if found.format == "folder" and images is None:
         images = captions.parent if captions.is_file() and captions.name.startswith("metadata.") else captions
-    root = find_image_root([images] if images else likely_image_roots(captions, dataset, names), names)
+    places = [images] if images else likely_image_roots(captions, dataset, names)
+    root = find_image_root(places, names)
     if root is None:
-        places = images or f"{dataset} and the folders in it"
-        raise DataError(f"{places}: holds none of the images, such as {names[0]}; give their folder with --images")
+        raise DataError(
+            describe_ambiguity(places, names[0])
+            or f"{images or f'{dataset} and the folders in it'}: holds none of the images, such as {names[0][:200]}; "
+            "give their folder with --images"
+        )
     partly = "" if root.found == root.sampled else f" (only {root.found} of a sample of {root.sampled} are there)"
     say(f"images: {root.path}{partly}")
     return root.path

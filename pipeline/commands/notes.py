@@ -7,7 +7,6 @@ from pathlib import Path
 from pipeline import paths
 from pipeline.wording import counted, shown_names
 
-_SUFFIXES = 5
 _UNSPACED = 0.1
 _DROPPED_LETTERS = 0.01
 
@@ -21,7 +20,7 @@ def without_features_warning(split: str, images: Sequence[str]) -> str:
     )
     return (
         f"warning: {left_out}: {shown_names(images)}; {paths.SKIPPED} lists those that cannot be decoded, "
-        "`dvc repro extract` computes the others"
+        "`dvc repro extract` (or `captioner import-features`) adds the others"
     )
 
 
@@ -37,10 +36,8 @@ def short_captions_warning(short: int, captions: int, minimum: str, remedy: str)
 def passed_over_note(place: str, names: Sequence[str]) -> str:
     """Return the note on the files of a folder that are in no supported image format: their number by suffix."""
     counts = Counter(Path(name).suffix.lower() or "without a suffix" for name in names)
-    first = counts.most_common(_SUFFIXES)
-    others = counts.total() - sum(count for _, count in first)
-    shown = ", ".join(f"{count:,} {suffix}" for suffix, count in first)
-    return f"note: {place}: files that are not images: {shown}" + (f", {counted(others, 'other')}" if others else "")
+    shown = shown_names([f"{count:,} {suffix}" for suffix, count in counts.most_common()])
+    return f"note: {place}: files that are not images: {shown}"
 
 
 def word_warnings(without_spaces: float, dropped_letters: float) -> Iterator[str]:

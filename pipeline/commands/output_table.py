@@ -1,7 +1,7 @@
 """Checks of the files that options name as outputs, such as the table of `predict --csv` and `score --per-image`."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -10,26 +10,43 @@ from pipeline.errors import ParamsError
 _LONGEST_HEADER = 4096
 
 
-def check_output_table(option: str, path: Path, header: str, inputs: Iterable[str | Path | None]) -> None:
-    """Check that writing a table to `path` replaces at most an older table.
+def check_output(
+    option: str,
+    path: Path,
+    kind: str,
+    is_older: Callable[[Path], bool],
+    inputs: Iterable[str | Path | None],
+    *,
+    remedy: str = "name another file",
+) -> None:
+    """Check that writing to `path` is possible and replaces at most an older output of this `kind`.
 
-    `header` is a glob pattern of the table's first line. Raises `ParamsError` when the file at `path` starts with
-    another line, or is one of the `inputs`. An empty file may be replaced.
+    Raises `ParamsError` when the file at `path` is one of the `inputs`, under whatever name, or `is_older` is false or
+    raises `OSError`; and as `check_writable` does.
     """
-    if not path.is_file():
+    from pipeline.files import check_writable
+
+    if str(path) == "-":
+        raise ParamsError(f"{option} -: not a file name; give one")
+    check_writable(path)
+    if not path.exists():
         return
     try:
-        state = path.stat()
+        replaceable = is_older(path)
+    except OSError as error:
+        raise ParamsError(f"{option} {path}: cannot be read: {error.strerror}; {remedy}") from error
+    if not replaceable:
+        raise ParamsError(f"{option} {path}: exists and is not {kind}; {remedy}")
+    if any(one is not None and os.path.exists(one) and os.path.samefile(path, one) for one in inputs):
+        raise ParamsError(f"{option} {path}: is also an input; {remedy}")
+
+
+def check_output_table(option: str, path: Path, header: str, inputs: Iterable[str | Path | None]) -> None:
+    """Check an output that is a table; `header` is a glob pattern of its first line. An empty file may be replaced."""
+
+    def is_table(path: Path) -> bool:
         with path.open("rb") as file:
             line = file.readline(_LONGEST_HEADER).decode("utf-8-sig", errors="replace").rstrip("\r\n")
-    except OSError as error:
-        raise ParamsError(f"{option} {path}: cannot be read: {error.strerror}; name another file") from error
-    if state.st_size and not fnmatchcase(line, header):
-        raise ParamsError(f"{option} {path}: exists and is not a table of this command; name another file")
-    check_no_input(option, path, inputs)
+        return not path.stat().st_size or fnmatchcase(line, header)
 
-
-def check_no_input(option: str, path: Path, inputs: Iterable[str | Path | None]) -> None:
-    """Raise `ParamsError` when an output is one of the inputs, under whatever name."""
-    if any(one is not None and os.path.exists(one) and os.path.samefile(path, one) for one in inputs):
-        raise ParamsError(f"{option} {path}: is also an input; name another file")
+    check_output(option, path, "a table of this command", is_table, inputs)

@@ -1,25 +1,25 @@
 """`captioner predict`: captions for files, folders, glob patterns and standard input."""
 
 import csv
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.commands.feature_inputs import caption_rows, find_rows, no_row_message
-from pipeline.commands.image_inputs import STDIN, find_images, no_image_message, read_inputs
+from pipeline.commands.feature_inputs import caption_rows, find_rows
+from pipeline.commands.image_inputs import STDIN, address_message, find_images, read_inputs
 from pipeline.commands.notes import short_captions_warning
-from pipeline.commands.output_table import check_output_table
+from pipeline.commands.output_table import check_output, check_output_table
 from pipeline.commands.runtime import DeviceOption, ModelOption, Runtime, RuntimeOption, load_captioner
 from pipeline.commands.terminal import progress_bar, say, show, show_json
 from pipeline.decoders.limits import MAX_BEAM_SIZE, MAX_LENGTH
 from pipeline.errors import DataError, DiskError, ParamsError
+from pipeline.progress import Progress, no_progress
 from pipeline.wording import counted
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 _PROGRESS_FROM = 100
 """Images from which progress is shown without a terminal."""
 _COLUMNS = ("image", "caption", "score", "familiarity", "error")
-_STEM_BYTES = 200
-"""Longest name of an attention map without its suffix; file systems allow about 255 bytes in all."""
 WriteRow = Callable[[Sequence[str]], None]
 
 
@@ -120,18 +118,14 @@ def predict(
     device: DeviceOption = "auto",
 ) -> None:
     """Caption images with a trained model."""
-    if str(csv) == STDIN:
-        raise ParamsError("--csv -: not a file name; give one, or use --json, which prints to standard output")
     files, missing, rows = _inputs(images, features, runtime, attention)
     if csv:
         check_output_table("--csv", csv, ",".join(_COLUMNS), (*files, features, model))
+    if attention:
+        for image in (file for file in files if file not in missing):
+            _check_attention_map(attention / f"{Path(image).stem}.png", image)
     total = None if STDIN in files else len(files)
     output = _Output(total, csv=csv, as_json=as_json, scores=captions > 1, min_length=min_length or 0)
-    if missing.keys() >= set(images):  # needs no model
-        from pipeline.inference.base_captioner import Prediction
-
-        output.write(Prediction(pattern, error=missing[pattern]) for pattern in images)
-        return
     captioner = load_captioner(model, runtime, device, encoder=rows is None)
     options = _options(
         captioner,
@@ -158,16 +152,19 @@ def _inputs(
 ) -> "tuple[list[str], dict[str, str], FeatureFile | None]":
     """The images that the arguments name, the error of each argument that names none, and the opened feature file."""
     if features is None:
-        rows, message = None, no_image_message
+        rows, problem = None, "no image found; give a file, a folder or a quoted glob pattern"
         found = {pattern: find_images(pattern) for pattern in images}
     else:
         if runtime is not Runtime.torch or attention is not None or STDIN in images:
             raise ParamsError("--features: not with --runtime onnx, --attention or -; leave one of them out")
         from pipeline.features.feature_file import FeatureFile
 
-        rows, message = FeatureFile.open(features), partial(no_row_message, features)
+        rows = FeatureFile.open(features)
+        problem = f"no such image id in {features}; give an id or a quoted glob pattern"
         found = {pattern: find_rows(pattern, rows) for pattern in images}
-    missing = {pattern: message(pattern) for pattern, files in found.items() if not files}
+    missing = {
+        pattern: address_message(pattern) or f"{pattern}: {problem}" for pattern, files in found.items() if not files
+    }
     return [file for pattern in images for file in found[pattern] or [pattern]], missing, rows
 
 
@@ -230,7 +227,7 @@ class _Output:
                         say(f"error: {errors[-1]}")
                 self._write_one(one, row, attention)
                 done += 1
-                progress(done, self._total, "images")
+                progress(done, self._total or 0, "images")
         if not done:
             raise DataError("standard input: no image and no path; pipe an image or a list of paths")
         if self._csv:
@@ -277,6 +274,14 @@ class _Output:
                 say(f"warning: {one.image}: {warning}")
 
 
+def _check_attention_map(path: Path, image: str) -> None:
+    """Check that the attention map of `image` replaces at most an older map, and not the image itself."""
+    from pipeline.inference.attention_overlay import is_attention_map
+
+    kind, remedy = "an attention map of this command", "name another folder"
+    check_output("--attention", path, kind, is_attention_map, [image], remedy=remedy)
+
+
 class _AttentionMaps:
     """The folder that `--attention` names."""
 
@@ -286,23 +291,21 @@ class _AttentionMaps:
         self._names: set[str] = set()
 
     def draw(self, prediction: "Prediction") -> Path:
-        """Write the attention map of an image. Raises `DataError` when the decoder has no attention weights."""
+        """Write the attention map of an image. Raises `DataError` when the decoder has no attention weights, and as
+        `_check_attention_map` does."""
         from pipeline.files import write_bytes
         from pipeline.inference.attention_overlay import draw_attention
 
         if prediction.image == STDIN:
             raise DataError("--attention: the image on standard input has no name; give it as a file")
-        own = Path(prediction.image).stem
-        stem = os.fsencode(own)[:_STEM_BYTES].decode(errors="ignore") if len(os.fsencode(own)) > _STEM_BYTES else own
-        name, number = stem, 1
-        while name in self._names:  # files of the same name in several folders
-            number += 1
-            name = f"{stem}-{number}"
+        stem = Path(prediction.image).stem
+        names = chain([stem], (f"{stem}-{number}" for number in count(2)))
+        name = next(name for name in names if name not in self._names)  # files of the same name in several folders
         self._names.add(name)
         path = self._folder / f"{name}.png"
-        if name != own:
-            reason = "the name was taken" if number > 1 else "the name was too long"
-            say(f"note: the attention map of {prediction.image} is {path}; {reason}")
+        if name != stem:
+            say(f"note: the attention map of {prediction.image} is {path}; the name was taken")
+        _check_attention_map(path, prediction.image)
         write_bytes(path, draw_attention(prediction.image, prediction.captions[0], self._spec))
         return path
 
@@ -336,14 +339,11 @@ def _table(path: Path) -> Iterator[WriteRow]:
         raise stopped
 
 
-@contextmanager
-def _progress(total: int | None) -> Iterator[Callable[..., None]]:
+def _progress(total: int | None) -> AbstractContextManager[Progress]:
     """A progress bar, unless captions are printed to the same terminal or there are few images."""
     if sys.stdout.isatty() or (total is not None and total < _PROGRESS_FROM):
-        yield lambda done, total, note="": None
-        return
-    with progress_bar("predict") as bar:
-        yield bar
+        return nullcontext(no_progress)
+    return progress_bar("predict")
 
 
 def _rows(prediction: "Prediction") -> list[tuple[str, ...]]:

@@ -25,8 +25,7 @@ def prepare(params: ParamsFile = paths.PARAMS) -> None:
     given = read_params_file(params)
     with progress_bar("prepare") as progress:
         report = run(PrepareFiles(hash_cache=hash_cache_file()), given, progress=progress)
-    for line in _describe(report, given):
-        say(line)
+    say(*_describe(report, given))
 
 
 def _describe(report: "PrepareReport", params: "Params") -> Iterator[str]:

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline import paths
-from pipeline.commands.image_inputs import address_message
 from pipeline.commands.terminal import say
-from pipeline.errors import DataError, ParamsError
+from pipeline.errors import ParamsError
 from pipeline.starter import STARTER, default_model
 
 if TYPE_CHECKING:
@@ -49,25 +48,16 @@ def load_captioner(model: str | None, runtime: Runtime, device: str, *, encoder:
     """
     from pipeline.inference.model_metadata import training_summary
 
-    refuse_address(model)
     captioner: BaseCaptioner
     if runtime is Runtime.onnx:
         shown, captioner = model or str(ONNX_FOLDER), _load_onnx(model)
     else:
-        if model and Path(model).is_dir():
-            raise ParamsError(f"--model {model}: a folder; add --runtime onnx to read an exported model")
         from pipeline.inference.captioner import Captioner
 
         shown = model or default_model()
         captioner = Captioner.load(shown, device=device, encoder=encoder)
     say(f"model: {shown}, {training_summary(captioner.trained_on)}")
     return captioner
-
-
-def refuse_address(model: str | None) -> None:
-    """Raise `DataError` when an address of the web is given instead of a model file or folder."""
-    if model and (message := address_message(model)):
-        raise DataError(f"--model {message}")
 
 
 def _load_onnx(model: str | None) -> "BaseCaptioner":

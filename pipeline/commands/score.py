@@ -83,28 +83,42 @@ def score(
                 "captioner score FILE --references REFERENCES"
             )
         _score_split(params)
+        return
+    from pipeline.datasets.caption_files import read_caption_file, read_reference_file
+    from pipeline.datasets.caption_matching import match_captions
+    from pipeline.metrics.evaluation import evaluate
+
+    if per_image:
+        check_output_table("--per-image", per_image, "image,caption,*,references", (file, references))
+    captions = read_caption_file(file)
+    known = reference_file(captions, str(file), read_reference_file(references) if references else None)
+    matched = match_captions(captions, known, subset=subset)
+    say(*(f"note: {note}" for note in matched.notes))
+    if matched.missing:
+        missing = counted(matched.missing, "image without a caption is", "images without a caption are")
+        say(f"warning: {missing} not in these scores")
+    tokenize = tokenizer_of(unit, matched.references)
+    evaluation = evaluate(matched.captions, matched.references, seed=seed, meteor=meteor, tokenize=tokenize)
+    say(*warnings(evaluation))
+    if per_image:
+        _write_per_image(per_image, evaluation)
+    if as_json:
+        show_json(evaluation.metrics(), indent=2)
     else:
-        _score_file(
-            file,
-            references,
-            subset=subset,
-            meteor=meteor,
-            as_json=as_json,
-            per_image=per_image,
-            unit=unit,
-            seed=seed,
-        )
+        _print_scores(evaluation)
 
 
 def reference_file(captions: "CaptionFile", name: str, references: "ReferenceFile | None") -> "ReferenceFile":
     """The references given, or else those beside the captions. Raises `ParamsError` when there are none."""
-    from pipeline.datasets.caption_files import ReferenceFile
-
-    if references is not None:
-        return references
-    if captions.references is None:
+    known = references or captions.references
+    if known is None:
         raise ParamsError(f"{name}: holds no references; name their file with --references")
-    return ReferenceFile(captions.source, captions.references)
+    if captions.references is None and Path(name).exists() and Path(name).samefile(known.source):
+        raise ParamsError(
+            f"--references {known.source}: the file of the captions, which holds no references beside them (a column "
+            "or key `references`); name another file"
+        )
+    return known
 
 
 def tokenizer_of(unit: Unit | None, references: Mapping[str, Sequence[str]]) -> Callable[[str], list[str]]:
@@ -170,40 +184,9 @@ def _score_split(path: Path) -> None:
         say(f"warning: {common:.0%} of the images have the same caption: the decoder does not describe its images yet")
 
 
-def _score_file(
-    path: Path,
-    references: Path | None,
-    *,
-    subset: bool,
-    meteor: bool,
-    as_json: bool,
-    per_image: Path | None,
-    unit: Unit | None,
-    seed: int,
-) -> None:
-    from pipeline.datasets.caption_files import read_caption_file, read_reference_file
-    from pipeline.datasets.caption_matching import match_captions
-    from pipeline.metrics.evaluation import evaluate
-
-    if per_image:
-        check_output_table("--per-image", per_image, "image,caption,*,references", (path, references))
-    file = read_caption_file(path)
-    known = reference_file(file, str(path), read_reference_file(references) if references else None)
-    matched = match_captions(file, known, subset=subset)
-    say(*(f"note: {note}" for note in matched.notes))
-    if matched.missing:
-        missing = counted(matched.missing, "image without a caption is", "images without a caption are")
-        say(f"warning: {missing} not in these scores")
-    tokenize = tokenizer_of(unit, matched.references)
-    evaluation = evaluate(matched.captions, matched.references, seed=seed, meteor=meteor, tokenize=tokenize)
-    say(*warnings(evaluation))
-    if per_image:
-        _write_per_image(per_image, evaluation)
-    if as_json:
-        show_json(evaluation.metrics(), indent=2)
-        return
-    captions, texts = evaluation.scores.images, evaluation.reference_lengths.total()
-    show(f"{counted(captions, 'caption')}, {counted(texts, 'reference')}", "")
+def _print_scores(evaluation: "Evaluation") -> None:
+    images, texts = evaluation.scores.images, evaluation.reference_lengths.total()
+    show(f"{counted(images, 'caption')}, {counted(texts, 'reference')}", "")
     show(*_scores_table(evaluation), "")
     show(*_diversity_table(evaluation), "")
     show(f"BLEU: {evaluation.scores.signatures['bleu']}")

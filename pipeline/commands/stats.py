@@ -53,7 +53,7 @@ def stats(
         say(passed_over_note(str(report.image_root), report.passed_over))
     if as_json:
         skipped = [asdict(entry) for entry in report.skipped]
-        show_json({**found.to_json(), "skipped": skipped, "passed_over": report.passed_over}, indent=2)
+        show_json({**asdict(found), "skipped": skipped, "passed_over": report.passed_over}, indent=2)
         return
     show(*_lines(found, report.skipped))
 

@@ -12,8 +12,6 @@ from pipeline.errors import NumericError
 from pipeline.wording import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from pipeline.params import TrainParams
     from pipeline.stages.train import TrainReport
     from pipeline.training.history import EpochMetrics
@@ -36,12 +34,6 @@ def train(params: ParamsFile = paths.PARAMS) -> None:
             f"at most {(planned - metrics.epoch) * metrics.seconds:.0f} s left"
         )
 
-    def show_resume(epochs: int) -> None:
-        say(f"train: resumes an interrupted run after epoch {epochs}; its epochs were:")
-
-    def show_missing(split: str, images: "Sequence[str]") -> None:
-        say(without_features_warning(split, images))
-
     with process_group(given.run.device) as processes:
         files = TrainFiles(checkpoints=checkpoint_folder())
         if processes.rank > 0:
@@ -57,12 +49,11 @@ def train(params: ParamsFile = paths.PARAMS) -> None:
             files,
             given,
             on_epoch=show_epoch,
-            on_resume=show_resume,
-            on_missing=show_missing,
+            on_resume=lambda epochs: say(f"train: resumes an interrupted run after epoch {epochs}; its epochs were:"),
+            on_missing=lambda split, images: say(without_features_warning(split, images)),
             processes=processes,
         )
-    for line in _summary(report, given.train):
-        say(line)
+    say(*_summary(report, given.train))
 
 
 def _planned_epochs(params: "TrainParams") -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline import paths
 from pipeline.files import write_text
-from pipeline.fingerprint import STAGE_PARAMS, Sources, StageCode
+from pipeline.fingerprint import STAGE_PARAMS, Sources, combined, stage_parts
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,16 @@ class CodeFiles:
 
 @dataclass(frozen=True)
 class CodeReport:
-    """The code of every stage, by the stage's name."""
+    """The sha256 of each part of the code, by stage and by the part's name."""
 
-    stages: Mapping[str, StageCode]
+    parts: Mapping[str, Mapping[str, str]]
 
 
 def code(files: CodeFiles = CodeFiles()) -> CodeReport:
     """Write each stage's fingerprint, and below it those of its parts, which show what a change has touched."""
     sources = Sources()
-    found = {stage: StageCode.of(stage, sources) for stage in STAGE_PARAMS}
-    for stage, one in found.items():
-        lines = [f"{one.fingerprint}  {stage}", *(f"{digest}  {name}" for name, digest in sorted(one.parts.items()))]
+    found = {stage: stage_parts(stage, sources) for stage in STAGE_PARAMS}
+    for stage, parts in found.items():
+        lines = [f"{combined(parts)}  {stage}", *(f"{digest}  {name}" for name, digest in sorted(parts.items()))]
         write_text(files.folder / f"{stage}.txt", "\n".join(lines) + "\n")
     return CodeReport(found)

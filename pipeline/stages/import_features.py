@@ -78,9 +78,17 @@ def import_features(
     `data.max_skipped` of the images have none; `DiskError`.
     """
     check_writable(files.features, files.encoder, files.skipped)
+    if not files.images.exists():
+        raise DataError(f"{files.images}: no such file; run `dvc repro prepare vocab` first")
     source = open_source(options.source, ids=options.ids, key=options.key)
     paths_of = {row.image: str(row.path) for row in read_images(files.images)}
     match = match_ids(sorted(paths_of), source.ids())
+    if not match.found:
+        example = f"{match.extra[0]!r} is no name, path or number of one" if match.extra else "there is no id"
+        raise DataError(
+            f"{options.ids or options.source}: no id belongs to an image: {example}; the images are named as "
+            f"{next(iter(paths_of))!r} in {files.images}"
+        )
     skipped = dict.fromkeys(match.missing, f"no features of it in {options.source}")
     counts, channels = _check(source, match.found, skipped, progress)
     add_skipped_images(

@@ -5,7 +5,6 @@ sha256, split) and skipped.csv (stage, file, line, image, reason), in the byte o
 is that of a file, or leads into an archive (see `pipeline.archives`).
 """
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
@@ -13,13 +12,12 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from pipeline import paths
-from pipeline.datasets.caption_markers import find_markers
+from pipeline.datasets.caption_markup import clean_captions
 from pipeline.datasets.detection import DetectedFormat, detect_format, read_dataset
 from pipeline.datasets.entries import SPLITS, CaptionEntry, DatasetEntries, ReadOptions, SkippedEntry, skip_entry
-from pipeline.datasets.html_markup import html_note
 from pipeline.datasets.image_hashes import HashCache, ImageHashes, hash_images
 from pipeline.datasets.image_index import ImageIndex, number_of
-from pipeline.datasets.image_root import find_image_root, likely_image_roots
+from pipeline.datasets.image_root import describe_ambiguity, find_image_root, likely_image_roots
 from pipeline.datasets.skipped import check_share
 from pipeline.datasets.splits import assign_splits, describe_drawn_splits, drop_leaks
 from pipeline.datasets.tables import CAPTION_COLUMNS, IMAGE_COLUMNS, SKIPPED_COLUMNS
@@ -157,11 +155,12 @@ def _read_entries(data: "DataParams", progress: Progress) -> tuple[DetectedForma
             f"{source}: no usable caption; {len(found.skipped)} were skipped, the first in line {first.line}: "
             f"{first.reason}"
         )
-    if markers := find_markers(entry.caption for entry in found.captions):
-        found.captions = [replace(entry, caption=markers.remove(entry.caption)) for entry in found.captions]
-        found.notes.append(markers.note)
-    if note := html_note(entry.caption for entry in found.captions):
-        found.notes.append(note)
+    cleaned, notes = clean_captions([entry.caption for entry in found.captions])
+    found.captions = [
+        entry if entry.caption == caption else replace(entry, caption=caption)
+        for entry, caption in zip(found.captions, cleaned, strict=True)
+    ]
+    found.notes += notes
     return dataset, found
 
 
@@ -176,9 +175,9 @@ def _index_images(folder: Path, source: Path, captions: Sequence[CaptionEntry]) 
     if root is None:
         shown = ", ".join(map(str, places[:_SHOWN]))
         raise DataError(
-            f"{folder}: holds none of the {counted(len(names), 'image')} that {source} names, such as {names[0]}; nor "
-            f"do {shown}; "
-            "set params.data.images"
+            describe_ambiguity([folder, *places], names[0])
+            or f"{folder}: holds none of the {counted(len(names), 'image')} that {source} names, such as "
+            f"{names[0][:200]}; nor do {shown}; set params.data.images"
         )
     return ImageIndex(root.path)
 
@@ -197,8 +196,7 @@ def _locate_images(
     for number, image in enumerate(sorted(first, key=str.encode), start=1):
         path = index.find(image)
         if path is None:
-            reason = "not a file" if os.path.exists(index.root / image) else "the image does not exist"
-            missing.append(skip_entry(image, reason, first[image].file, first[image].line))
+            missing.append(skip_entry(image, index.problem(image), first[image].file, first[image].line))
         else:
             names[image] = by_path.setdefault(path, image)
         if number % 1000 == 0:
@@ -222,12 +220,9 @@ def _describe_linked_folders(root: Path, image_paths: Iterable[str]) -> Iterator
 
 def _describe_numbers(image_paths: Mapping[str, str]) -> Iterator[str]:
     """A note on names that are numbers, such as 7, where the file's name is not, such as 000007.jpg."""
-    inexact = {
-        name: PurePosixPath(path.rpartition("::")[2]).name
-        for name, path in image_paths.items()
-        if number_of(name) and PurePosixPath(path).stem != PurePosixPath(name).stem
-    }
-    for name, file in list(inexact.items())[:1]:
+    files = {name: PurePosixPath(path.rpartition("::")[2]) for name, path in image_paths.items() if number_of(name)}
+    inexact = [(name, file.name) for name, file in files.items() if file.stem != PurePosixPath(name).stem]
+    for name, file in inexact[:1]:
         names = counted(len(inexact), "image name")
         yield f"{names} matched by number, e.g. {name} to {file}"
 
@@ -240,8 +235,6 @@ def _first_entries(captions: Sequence[CaptionEntry]) -> dict[str, CaptionEntry]:
 def _unreadable_images(
     hashes: ImageHashes, image_paths: Mapping[str, str], captions: Sequence[CaptionEntry]
 ) -> list[SkippedEntry]:
-    if not hashes.unreadable:
-        return []
     first = _first_entries(captions)
     return [
         skip_entry(image, hashes.unreadable[path], first[image].file, first[image].line)

@@ -16,7 +16,7 @@ from pipeline.datasets.joined_references import join_references
 from pipeline.datasets.tables import read_captions
 from pipeline.decoders.search import Hypothesis, SearchOptions
 from pipeline.device import choose_device, resolve_precision
-from pipeline.errors import DataError
+from pipeline.errors import DataError, ParamsError
 from pipeline.features.feature_file import FeatureFile
 from pipeline.files import check_writable, write_csv, write_json
 from pipeline.inference.model_file import TrainedModel
@@ -82,7 +82,8 @@ def score(files: ScoreFiles, params: "Params", *, progress: Progress = no_progre
     if not references:
         raise DataError(
             f"{files.captions}: no image of the {params.score.split} split has features; {paths.SKIPPED} lists those "
-            "that cannot be decoded; repair them and run `dvc repro extract`, or change params.score.split"
+            "that cannot be decoded; repair them and run `dvc repro extract` (or `captioner import-features`), or "
+            "change params.score.split"
         )
     search, rerank = search_options(params.score, model.vocabulary), params.score.rerank
     hypotheses = _generate(model, features, list(references), search, rerank, params.run.device, progress)
@@ -112,12 +113,21 @@ def score(files: ScoreFiles, params: "Params", *, progress: Progress = no_progre
 
 
 def search_options(params: "ScoreParams", vocabulary: Vocabulary) -> SearchOptions:
-    """The search of these params; `auto` is the value that the vocabulary stores, or `min_length` if that is longer."""
+    """The search of these params; `auto` is the value that the vocabulary stores.
+
+    Raises `ParamsError` where `min_length` is greater than this `max_length`.
+    """
     options = params.model_dump(exclude={"split", "meteor", "rerank"})
     if options["no_repeat_ngram"] == "auto":
         options["no_repeat_ngram"] = vocabulary.no_repeat_ngram
     if options["max_length"] == "auto":
-        options["max_length"] = max(vocabulary.max_length, params.min_length)
+        options["max_length"] = vocabulary.max_length
+        if params.min_length > vocabulary.max_length:
+            raise ParamsError(
+                f"params.score.min_length {params.min_length} is greater than {vocabulary.max_length}, the "
+                "params.vocab.max_length that the model was trained with and that params.score.max_length auto takes; "
+                "lower it or set params.score.max_length"
+            )
     return SearchOptions(**options)
 
 

@@ -20,7 +20,8 @@ from pipeline.decoders.registry import make_decoder
 from pipeline.device import engine
 from pipeline.encoders.spec import EncoderSpec, sha256_of_tensors
 from pipeline.errors import ArtefactError, DataError, NumericError
-from pipeline.features.feature_file import FeatureFile
+from pipeline.features.feature_file import FeatureFile, remedy
+from pipeline.file_signatures import other_content
 from pipeline.files import check_writable, read_json, sha256_of, write_csv
 from pipeline.fingerprint import fingerprint
 from pipeline.inference.familiarity import Familiarity
@@ -335,7 +336,8 @@ def _encoder_tensors(path: Path, spec: EncoderSpec) -> dict[str, Tensor] | None:
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise ArtefactError(f"{path}: not an encoder file: {error}; run `dvc repro -f extract`") from error
+        problem = other_content(path) or f"not an encoder file: {error}; {remedy(spec)}"
+        raise ArtefactError(f"{path}: {problem}") from error
     if tensors and sha256_of_tensors(tensors) != spec.weights_sha256:
-        raise ArtefactError(f"{path}: not the weights that computed the features; run `dvc repro -f extract`")
+        raise ArtefactError(f"{path}: not the weights that computed the features; {remedy(spec)}")
     return tensors or None

@@ -71,14 +71,10 @@ def vocab(files: VocabFiles, params: "Params") -> VocabReport:
     vocabulary = Vocabulary.build(tokens("train"), min_count=min_count, tokenizer=tokenizer, max_length=max_length)
     if len(vocabulary) == len(SPECIAL_TOKENS):
         highest = max(Counter(chain.from_iterable(tokens("train"))).values(), default=0)
-        if captions["train"] and not highest and unit == "word":
-            raise ParamsError(
-                "params.vocab.unit: the vocabulary is empty, because the word tokenizer drops all letters of the "
-                "training captions; set params.vocab.unit to character and params.score.rerank.neighbors to 0"
-            )
         raise ParamsError(
-            f"params.vocab.min_count: the vocabulary is empty, because no {unit} occurs {min_count} times in the "
-            f"training captions; the most frequent one occurs {highest} times; lower params.vocab.min_count"
+            f"params.vocab: the vocabulary is empty, because no {unit} occurs min_count = {min_count} times in the "
+            f"training captions; the most frequent one occurs {highest} times; lower min_count, or set unit to "
+            "character and params.score.rerank.neighbors to 0"
         )
     write_json(files.vocabulary, vocabulary.to_json())
     coverage = {split: vocabulary.coverage(tokens(split)) for split in ("val", "test") if captions[split]}

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from support import run_command, set_param, write_project
+from support import run_command, run_stages, set_param, write_project
 
 
 @pytest.fixture(scope="module")
@@ -14,8 +14,7 @@ def template(tmp_path_factory):
     write_project(folder)
     for grid in (3, 2):
         set_param(folder, "encoder.grid", grid)
-        for stage in ("prepare", "extract"):
-            assert run_command(stage, cwd=folder)[0] == 0
+        run_stages(folder, "prepare", "extract")
     return folder
 
 

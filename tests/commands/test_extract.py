@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from support import ROOT, run_command, set_param
+from support import ROOT, run_command, run_stages, set_param
 from torchvision.models import get_model
 
 from pipeline import paths
@@ -61,8 +61,7 @@ def test_unreadable_images_are_reported_and_too_many_stop_the_run(project):
 
 
 def test_a_split_that_loses_all_its_images_is_named_by_extract_and_train(project):
-    for stage in ("prepare", "vocab"):
-        assert run_command(stage)[0] == 0
+    run_stages(project, "prepare", "vocab")
     val = [row.path for row in read_images(paths.IMAGES) if row.split == "val"]
     for path in val:
         path.write_bytes(b"no longer an image")
@@ -75,16 +74,6 @@ def test_a_split_that_loses_all_its_images_is_named_by_extract_and_train(project
     code, _, err = run_command("train")
     assert code == 3
     assert f"features.h5: has no features of images of the val split; {remedy}" in err
-
-
-def test_a_grid_larger_than_the_map_is_refused(project):
-    assert run_command("prepare")[0] == 0
-    set_param(project, "encoder.grid", 20)
-    code, _, err = run_command("extract")
-    assert code == 2
-    assert (
-        "error: params.encoder.grid: must be at most 15, got 20: features.1 of alexnet outputs a map of 15 x 15" in err
-    )
 
 
 def test_a_folder_in_the_place_of_the_features_stops_before_the_encoder_runs(project):

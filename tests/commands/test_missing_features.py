@@ -2,14 +2,18 @@
 
 import shutil
 
+import pytest
 from support import run_command, set_param
 
 from pipeline import paths
 
 
-def test_train_and_score_name_the_images_without_features(trained_project, tmp_path):
-    project = tmp_path / "project"
-    shutil.copytree(trained_project, project)
+@pytest.fixture
+def project(trained_project, tmp_path):
+    return shutil.copytree(trained_project, tmp_path / "project")
+
+
+def test_train_and_score_name_the_images_without_features(project):
     set_param(project, "train.epochs", 1)
     with (project / paths.CAPTIONS).open("a") as file:
         for split in ("train", "val", "test"):
@@ -26,19 +30,19 @@ def test_train_and_score_name_the_images_without_features(trained_project, tmp_p
     assert "warning: 7 images of the test split have no features and are left out: test-0.png, " in message
 
 
-def test_score_names_the_list_of_skipped_images_where_a_split_has_no_features(trained_project, tmp_path):
-    project = tmp_path / "project"
-    shutil.copytree(trained_project, project)
+def test_score_names_the_list_of_skipped_images_where_a_split_has_no_features(project):
     (project / paths.CAPTIONS).write_text("image,caption,split\nx.png,a red square,test\n")
     code, _, message = run_command("score", cwd=project)
     assert code == 3
     assert "no image of the test split has features; metrics/skipped.csv lists those that cannot be decoded" in message
 
 
-def test_score_counts_captions_that_miss_the_minimum_length(trained_project, tmp_path):
-    project = tmp_path / "project"
-    shutil.copytree(trained_project, project)
+def test_score_counts_captions_that_miss_the_minimum_length(project):
     set_param(project, "score.min_length", 300)
+    code, _, message = run_command("score", cwd=project)
+    assert code == 2
+    assert "error: params.score.min_length 300 is greater than " in message
+    set_param(project, "score.max_length", 300)
     set_param(project, "score.no_repeat_ngram", 2)
     code, _, message = run_command("score", cwd=project)
     assert code == 0, message

@@ -4,14 +4,11 @@ import json
 import shutil
 import subprocess
 import sys
-from collections import Counter
-from pathlib import Path
 
 import pytest
-from support import ROOT, run_command
+from support import ROOT, run_command, run_stages
 
 from pipeline import paths
-from pipeline.datasets import tables
 from pipeline.metrics.evaluation_file import EvaluationFile
 
 
@@ -19,9 +16,7 @@ from pipeline.metrics.evaluation_file import EvaluationFile
 def scored(trained_project, tmp_path_factory):
     """A copy of the project after the stages score and report."""
     folder = shutil.copytree(trained_project, tmp_path_factory.mktemp("scored"), dirs_exist_ok=True)
-    for stage in ("score", "report"):
-        code, _, err = run_command(stage, cwd=folder)
-        assert code == 0, err
+    run_stages(folder, "score", "report")
     return folder
 
 
@@ -43,28 +38,6 @@ def test_the_report_shows_every_caption(scored):
     assert page.count("data-attention=") == len(evaluation.images)
     assert all(record.image in page for record in evaluation.images)
     assert "# Model card" in (scored / paths.MODEL_CARD).read_text()
-
-
-def test_a_second_run_writes_the_same_bytes(scored):
-    outputs = [scored / path for path in (paths.SCORES, paths.EVALUATION, paths.REPORT, paths.MODEL_CARD)]
-    before = [path.read_bytes() for path in outputs]
-    assert run_command("score", cwd=scored)[0] == 0
-    assert run_command("report", cwd=scored)[0] == 0
-    assert [path.read_bytes() for path in outputs] == before
-
-
-def test_images_csv_is_read_once_by_the_report(scored, monkeypatch):
-    from pipeline.files import read_csv
-
-    read: Counter[str] = Counter()
-
-    def counting(path: Path, header):
-        read[Path(path).name] += 1
-        return read_csv(path, header)
-
-    monkeypatch.setattr(tables, "read_csv", counting)
-    assert run_command("report", cwd=scored)[0] == 0
-    assert read["images.csv"] == 1
 
 
 def test_the_report_needs_no_torch(scored):

@@ -11,8 +11,9 @@ from support import small_params
 from pipeline import paths
 from pipeline.datasets.tables import read_captions
 from pipeline.decoders.registry import DECODERS
+from pipeline.encoders.spec import imported_spec
 from pipeline.errors import ArtefactError, DataError, NumericError
-from pipeline.features.feature_file import FeatureFile
+from pipeline.features.feature_file import FeatureFile, write_feature_file
 from pipeline.inference.familiarity import Familiarity
 from pipeline.inference.model_file import TrainedModel
 from pipeline.params_file import read_params
@@ -66,14 +67,6 @@ def test_the_table_is_complete_after_each_epoch(files, params):
     assert [path.name for path in files.metrics.parent.glob(".training*")] == []
 
 
-def test_the_table_has_no_values_that_differ_between_equal_runs(files, params, tmp_path):
-    train(files, params)
-    other = replace(files, model=tmp_path / "other.safetensors", metrics=tmp_path / "other.csv")
-    train(other, params)
-    assert files.metrics.read_bytes() == other.metrics.read_bytes()
-    assert files.model.read_bytes() == other.model.read_bytes()
-
-
 def test_a_killed_run_is_resumed_to_the_same_bytes_and_its_checkpoint_deleted(files, params, tmp_path):
     train(files, params)
     broken = replace(files, model=tmp_path / "other.safetensors", metrics=tmp_path / "other.csv")
@@ -89,18 +82,14 @@ def test_a_killed_run_is_resumed_to_the_same_bytes_and_its_checkpoint_deleted(fi
     assert list(files.checkpoints.iterdir()) == []
 
 
-def test_a_checkpoint_of_other_code_is_not_resumed(files, params, monkeypatch):
+def test_a_checkpoint_of_other_params_or_code_is_not_resumed(files, params, monkeypatch):
     with pytest.raises(Killed):
         train(files, params, on_epoch=kill_after(2))
-    monkeypatch.setattr("pipeline.stages.train.fingerprint", lambda stage: f"other code of {stage}")
-    assert train(files, params).result.resumed_after == 0
-
-
-def test_a_checkpoint_of_other_params_is_not_resumed(files, params):
-    with pytest.raises(Killed):
-        train(files, params, on_epoch=kill_after(2))
-    other = params.model_copy(update={"seed": params.seed + 1})
-    assert train(files, other).result.resumed_after == 0
+    assert train(files, params.model_copy(update={"seed": params.seed + 1})).result.resumed_after == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.stages.train.fingerprint", lambda stage: f"other code of {stage}")
+        assert train(files, params).result.resumed_after == 0
+    assert train(files, params).result.resumed_after == 2
 
 
 def test_the_best_model_is_kept_when_the_loss_is_not_finite(files, params):
@@ -123,14 +112,7 @@ def test_the_model_records_what_it_was_trained_on(files, params):
     assert model.trained_on["captions"] == report.captions == 24
     assert model.trained_on["best_epoch"] == report.result.best.epoch
     assert model.reranker is not None
-
-
-def test_captions_without_features_of_a_split_are_refused(files, params, tmp_path):
-    only_train = tmp_path / "captions.csv"
-    lines = files.captions.read_text().splitlines(keepends=True)
-    only_train.write_text("".join(line for line in lines if not line.endswith("val\n")))
-    with pytest.raises(DataError, match="no features of images of the val split"):
-        train(replace(files, captions=only_train), params)
+    assert model.familiarity is None  # of too few images
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "foreign"])
@@ -143,6 +125,23 @@ def test_a_wrong_encoder_file_is_refused_before_the_first_epoch(files, params, t
     with pytest.raises(ArtefactError, match=r"encoder.safetensors: not .*; run `dvc repro -f extract`"):
         train(replace(files, encoder=encoder), params, on_epoch=lambda metrics: pytest.fail("an epoch was run"))
     assert not files.metrics.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "not an encoder file: .*; run `captioner import-features` again or `dvc checkout -f extract`"),
+        (b"version https://git-lfs.github.com/spec/v1", "a Git LFS pointer, not the file itself; run `git lfs pull`"),
+    ],
+)
+def test_the_encoder_file_of_imported_features_is_not_extracted_again(files, params, tmp_path, content, words):
+    encoder, features = tmp_path / "encoder.safetensors", tmp_path / "features.h5"
+    encoder.write_bytes(content)
+    found = FeatureFile.open(files.features)
+    shape = (found.regions, found.channels)
+    write_feature_file(features, imported_spec("regions", found.channels), found.images, shape, found.load)
+    with pytest.raises(ArtefactError, match=f"encoder.safetensors: {words}$"):
+        train(replace(files, features=features, encoder=encoder), params)
 
 
 @pytest.mark.parametrize(("content", "problem"), [(None, "cannot be read"), ("{", "not valid JSON")])
@@ -169,8 +168,3 @@ def test_the_model_keeps_the_familiarity_of_its_val_images(files, params, monkey
     stored, expected = TrainedModel.load(files.model).familiarity, Familiarity.fit(*([one] for one in splits))
     assert all((stored.arrays()[name] == array).all() for name, array in expected.arrays().items())
     assert sorted(stored(splits[1])) == pytest.approx([1 / 3, 2 / 3, 1])
-
-
-def test_too_few_images_leave_the_familiarity_unknown(files, params):
-    train(files, params)
-    assert TrainedModel.load(files.model).familiarity is None

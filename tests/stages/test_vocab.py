@@ -4,7 +4,7 @@ import csv
 import json
 
 import pytest
-from support import run_command, set_param, small_params
+from support import run_stages, set_param, small_params
 
 from pipeline.errors import ParamsError
 from pipeline.stages.vocab import VocabFiles, vocab
@@ -15,6 +15,8 @@ CAPTIONS = [
     ("c.jpg", "a dog sleeps here", "val"),
     ("d.jpg", "the cat", "test"),
 ]
+UNKNOWN_LETTERS = [("a.jpg", "\U0001e900\U0001e901", "train")]
+"""Of which the word tokenizer keeps none."""
 
 
 def build(folder, captions=CAPTIONS, **params):
@@ -38,21 +40,19 @@ def test_the_tokens_are_those_of_the_train_captions(tmp_path):
     assert vocabulary["tokenizer"] == "character"
 
 
-def test_an_empty_vocabulary_is_refused(tmp_path):
+@pytest.mark.parametrize(("captions", "min_count", "highest"), [(CAPTIONS, 1000, 2), (UNKNOWN_LETTERS, 1, 0)])
+def test_an_empty_vocabulary_is_refused(tmp_path, captions, min_count, highest):
     message = (
-        r"params.vocab.min_count: the vocabulary is empty, because no word occurs 1000 times in the training captions; "
-        r"the most frequent one occurs 2 times; lower params.vocab.min_count"
+        rf"params.vocab: the vocabulary is empty, because no word occurs min_count = {min_count} times in the training "
+        rf"captions; the most frequent one occurs {highest} times; lower min_count, or set unit to character"
     )
     with pytest.raises(ParamsError, match=message):
-        build(tmp_path, min_count=1000)
+        build(tmp_path, captions, min_count=min_count)
     assert not (tmp_path / "vocab.json").exists()
 
 
-def test_captions_without_a_letter_that_words_keep_need_characters(tmp_path):
-    captions = [("a.jpg", "\U0001e900\U0001e901", "train")]
-    with pytest.raises(ParamsError, match=r"params.vocab.unit: the vocabulary is empty, .* set params.vocab.unit to"):
-        build(tmp_path, captions, min_count=1)
-    assert build(tmp_path, captions, min_count=1, unit="character")[0].share_with_dropped_letters == 0.0
+def test_characters_drop_no_letters(tmp_path):
+    assert build(tmp_path, UNKNOWN_LETTERS, unit="character")[0].share_with_dropped_letters == 0.0
 
 
 def test_the_longest_caption_limits_the_length_up_to_sixty_words(tmp_path):
@@ -66,10 +66,7 @@ def test_the_longest_caption_limits_the_length_up_to_sixty_words(tmp_path):
 
 def test_vocab_train_and_score_count_the_captions_beyond_the_limit(project):
     set_param(project, "vocab.max_length", 4)
-    messages = {}
-    for stage in ("prepare", "extract", "vocab", "train", "score"):
-        code, _, messages[stage] = run_command(stage, cwd=project)
-        assert code == 0, messages[stage]
+    messages = run_stages(project, "prepare", "extract", "vocab", "train", "score")
     assert (
         "warning: 12 of 24 training captions are longer than 4 words, the longest 6; train will cut them "
         "(params.vocab.max_length)" in messages["vocab"]
@@ -81,6 +78,5 @@ def test_vocab_train_and_score_count_the_captions_beyond_the_limit(project):
 def test_the_command_prints_unit_and_coverage(project):
     set_param(project, "vocab.unit", "character")
     set_param(project, "score.rerank", {"neighbors": 0})
-    assert run_command("prepare", cwd=project)[0] == 0
-    err = run_command("vocab", cwd=project)[2]
-    assert "tokens (characters), which cover 100.0% of val, 100.0% of test" in err
+    messages = run_stages(project, "prepare", "vocab")
+    assert "tokens (characters), which cover 100.0% of val, 100.0% of test" in messages["vocab"]
