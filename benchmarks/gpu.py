@@ -10,6 +10,7 @@ which speeds mean nothing.
 import argparse
 import contextlib
 import dataclasses
+import gc
 import importlib.util
 import os
 import resource
@@ -93,7 +94,7 @@ FULL = Scale(
     train=train_benchmark.Sizes(),
     train_batches=(64, 1024),
     seconds=1.5,
-    extraction=["--images", "20000", "--distinct", "2000", "--other-images", "2000", "--repeats", "1"],
+    extraction=["--images", "16000", "--distinct", "2000", "--other-images", "2000", "--repeats", "1", "--grid", "1"],
     encoder="resnet50",
     layer="layer4",
     search_images=512,
@@ -202,7 +203,8 @@ def loss_curve(
     if not graphs:
         without_graphs(trainer)
     history = []
-    with deterministic(1), patch.object(caption_sampler, "sampling_noise", noise_of_cpu):
+    exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # an LSTM may round to TF32 on a GPU otherwise
+    with exact, deterministic(1), patch.object(caption_sampler, "sampling_noise", noise_of_cpu):
         while trainer.start_epoch():
             history.append(trainer.run_epoch())
     curve = [-one.reward for one in history[1:]] if self_critical else [one.train_loss for one in history]
@@ -514,6 +516,7 @@ def measure_search(run: Run) -> None:
 def part(run: Run, name: str) -> Iterator[None]:
     """Print a part's time and peak memory. A failure ends the part, not the run."""
     print(f"\n== {name}", flush=True)
+    gc.collect()  # graphs of the part before keep their memory until then
     if run.device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(run.device)

@@ -37,3 +37,15 @@ def test_a_decoder_and_its_loss_stay_on_the_gpu(fake_tensors, kind):
     assert loss.device == GPU
     log_probs, state = decoder.eval().step(decoder.start(given), tokens[:, 0])
     assert {part.device for part in (log_probs, *state.image, *state.beam)} == {GPU}
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer:UserWarning")
+@pytest.mark.parametrize("kind", ["inject", "merge"])
+def test_an_lstm_stays_in_float32_on_a_gpu(fake_tensors, kind):
+    """Autocast would run it in float16, also where bfloat16 is asked for."""
+    decoder = make_decoder({"kind": kind, "embed": 24, "hidden": 32}, vocabulary=40, regions=1, channels=12)
+    inputs = torch.zeros(2, 5, 24, dtype=torch.bfloat16)
+    outputs, state = decoder.lstm(inputs)
+    assert {tensor.dtype for tensor in (outputs, *state)} == {torch.float32}
+    outputs, _ = decoder.lstm(inputs, tuple(part.bfloat16() for part in state))
+    assert outputs.dtype == torch.float32

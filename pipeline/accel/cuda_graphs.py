@@ -4,6 +4,7 @@ A training step on cached features is hundreds of small kernels, and launching t
 The plain twin is the function itself. The gain is not measured yet.
 """
 
+import gc
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -73,6 +74,7 @@ class GraphedFunction:
             for _ in range(WARMUP_CALLS):
                 self._function(*static)
         torch.cuda.current_stream().wait_stream(stream)
+        gc.collect()  # a collection during the capture could free memory of an older graph, which is not allowed
         graph = torch.cuda.CUDAGraph()
         # Other threads go on meanwhile: one pins the memory of the features of later batches.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):

@@ -13,6 +13,7 @@ Shapes: see decoder.py.
 from torch import Tensor, nn
 
 from pipeline.decoders.decoder import Decoder, Sizes, State, mean_over_regions
+from pipeline.decoders.lstm import LSTM
 from pipeline.decoders.registry import DecoderOptions
 
 
@@ -22,7 +23,7 @@ class Inject(Decoder):
     def __init__(self, options: DecoderOptions, sizes: Sizes) -> None:
         super().__init__(options, sizes, output=options.hidden)
         self.image = nn.Linear(sizes.channels, options.embed)
-        self.lstm = nn.LSTM(options.embed, options.hidden, batch_first=True)
+        self.lstm = LSTM(options.embed, options.hidden, batch_first=True)
 
     def pool(self, features: Tensor) -> Tensor:
         return mean_over_regions(features.float(), self.real_regions(features)).unsqueeze(1)  # (N, 1, C)

@@ -4,6 +4,7 @@ S. Hochreiter and J. Schmidhuber, "Long Short-Term Memory", Neural Computation 1
 2000). `nn.LSTMCell` computes the same, but takes its whole input at each step.
 """
 
+import torch
 from torch import Tensor, nn
 
 
@@ -23,3 +24,18 @@ def lstm_cell(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     i, f, g, o = gates.chunk(4, -1)
     c = f.sigmoid() * c + i.sigmoid() * g.tanh()
     return o.sigmoid() * c.tanh(), c
+
+
+class LSTM(nn.LSTM):
+    """`nn.LSTM` that stays in float32 on a GPU: autocast would run it in float16, whatever its type, and float16 has
+    no room for small gradients."""
+
+    def forward(  # type: ignore[override]
+        self, inputs: Tensor, state: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Outputs (B, T, H) and the last h and c (1, B, H), from inputs (B, T, X) and the first h and c."""
+        if not inputs.is_cuda:
+            return super().forward(inputs, state)
+        with torch.autocast("cuda", enabled=False):
+            first = None if state is None else (state[0].float(), state[1].float())
+            return super().forward(inputs.float(), first)

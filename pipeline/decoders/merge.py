@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.decoders.decoder import Decoder, Sizes, State, mean_over_regions
+from pipeline.decoders.lstm import LSTM
 from pipeline.decoders.registry import DecoderOptions
 
 
@@ -24,7 +25,7 @@ class Merge(Decoder):
     def __init__(self, options: DecoderOptions, sizes: Sizes) -> None:
         super().__init__(options, sizes, output=options.hidden)
         self.image = nn.Linear(sizes.channels, options.hidden)
-        self.lstm = nn.LSTM(options.embed, options.hidden, batch_first=True)
+        self.lstm = LSTM(options.embed, options.hidden, batch_first=True)
         self.dense = nn.Linear(options.hidden, options.hidden)
 
     def pool(self, features: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ B images of a batch, S input side, R regions, C channels.
 import warnings
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -195,6 +195,8 @@ def registered(slots: NDArray[np.uint8], device: torch.device) -> Iterator[None]
     cuda = torch.cuda.cudart()
     failed = int(cuda.cudaHostRegister(slots.ctypes.data, slots.nbytes, 0))
     if failed:
+        with suppress(RuntimeError):
+            torch.zeros(1, device=device)  # raises CUDA's last error, which would else end the first computation
         warnings.warn(f"copies to the GPU are slower: the memory cannot be registered ({failed})", stacklevel=2)
     try:
         yield

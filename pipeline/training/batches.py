@@ -41,7 +41,7 @@ class Batch:
             return self
 
         def move(tensor: Tensor | None) -> Tensor | None:
-            if tensor is None or tensor.device == device:
+            if tensor is None or tensor.device.type == device.type:
                 return tensor
             return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 

@@ -260,6 +260,11 @@ def test_shared_memory_is_registered_for_the_time_of_the_extraction(failure, mon
         def cudaHostUnregister(self, address):
             log.append(("unregister", address))
 
+    def raise_last_error(*_, device):
+        log.append("first computation")
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(torch, "zeros", raise_last_error)
     monkeypatch.setattr(torch.cuda, "cudart", Cuda)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: log.append("synchronize"))
     slots = np.zeros((2, 4, 4, 3), np.uint8)
@@ -267,4 +272,8 @@ def test_shared_memory_is_registered_for_the_time_of_the_extraction(failure, mon
     warned = pytest.warns(UserWarning, match="cannot be registered") if failure else contextlib.nullcontext()
     with warned, gpu_extraction.registered(slots, torch.device("cuda")):
         pass
-    assert log == (expected if failure else [*expected, ("unregister", slots.ctypes.data)])
+    if failure:
+        expected.insert(1, "first computation")  # which raises the error that the failure left behind
+    else:
+        expected.append(("unregister", slots.ctypes.data))
+    assert log == expected
