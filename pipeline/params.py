@@ -16,6 +16,7 @@ from pipeline.control_characters import CONTROL
 from pipeline.datasets.registry import FORMATS
 from pipeline.decoders.registry import DECODERS, DecoderOptions
 from pipeline.encoders.registry import SOURCES
+from pipeline.errors import ParamsError
 from pipeline.options import Options, RerankOptions
 
 
@@ -282,6 +283,17 @@ class ScoreParams(Options):
         if self.max_length != "auto" and self.min_length > self.max_length:
             raise ValueError(f"min_length {self.min_length} is greater than max_length {self.max_length}")
         return self
+
+    def longest_caption(self, vocabulary: int) -> int:
+        """`max_length`, where `auto` is the length limit of the vocabulary. Raises `ParamsError` below `min_length`."""
+        if self.max_length != "auto":
+            return self.max_length
+        if self.min_length > vocabulary:
+            raise ParamsError(
+                f"params.score.min_length {self.min_length} is greater than {vocabulary}, the params.vocab.max_length "
+                "of training, which params.score.max_length auto takes; lower it or set params.score.max_length"
+            )
+        return vocabulary
 
 
 class RunParams(Options):

@@ -143,6 +143,10 @@ def test_a_long_value_is_shortened_in_the_message():
     assert len(message({"train": {"x" * 10_000: 1}})) < 400
 
 
+MERGED = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n}\n  <<: [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 31))
+"""Thirty levels, each of which merges the one before twice."""
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -150,13 +154,14 @@ def test_a_long_value_is_shortened_in_the_message():
         ("seed: 1\nseed: 2\n", "params.yaml, line 2: not valid YAML: found duplicate key"),
         ("seed: !!python/object:os.system {}\n", "params.yaml, line 1: not valid YAML"),
         ("a: &a [1]\nb: [" + "*a, " * 9 + "]\n", "9 YAML aliases, at most 8"),
+        (MERGED, "60 YAML aliases, at most 8"),
         ("a: &a [*a]\n", "params.a: unknown parameter"),
         ("a: " + "[" * 200_000, "nested too deeply"),
         ("# " + "x" * (1 << 20), "larger than 1,048,576 bytes"),
         ("seed: " + "9" * 5000, "not valid YAML"),
         ("[1, 2]", "params: must be a section with keys and values"),
     ],
-    ids=["syntax", "duplicate key", "tag", "aliases", "recursive", "deep", "large", "digits", "list"],
+    ids=["syntax", "duplicate key", "tag", "aliases", "merged aliases", "recursive", "deep", "large", "digits", "list"],
 )
 def test_a_malformed_file_is_refused(path, text, reason):
     path.write_text(text)

@@ -16,7 +16,7 @@ from pipeline.datasets.joined_references import join_references
 from pipeline.datasets.tables import read_captions
 from pipeline.decoders.search import Hypothesis, SearchOptions
 from pipeline.device import choose_device, resolve_precision
-from pipeline.errors import DataError, ParamsError
+from pipeline.errors import DataError
 from pipeline.features.feature_file import FeatureFile
 from pipeline.files import check_writable, write_csv, write_json
 from pipeline.inference.model_file import TrainedModel
@@ -120,14 +120,7 @@ def search_options(params: "ScoreParams", vocabulary: Vocabulary) -> SearchOptio
     options = params.model_dump(exclude={"split", "meteor", "rerank"})
     if options["no_repeat_ngram"] == "auto":
         options["no_repeat_ngram"] = vocabulary.no_repeat_ngram
-    if options["max_length"] == "auto":
-        options["max_length"] = vocabulary.max_length
-        if params.min_length > vocabulary.max_length:
-            raise ParamsError(
-                f"params.score.min_length {params.min_length} is greater than {vocabulary.max_length}, the "
-                "params.vocab.max_length that the model was trained with and that params.score.max_length auto takes; "
-                "lower it or set params.score.max_length"
-            )
+    options["max_length"] = params.longest_caption(vocabulary.max_length)
     return SearchOptions(**options)
 
 

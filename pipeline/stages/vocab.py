@@ -56,7 +56,8 @@ class VocabReport:
 def vocab(files: VocabFiles, params: "Params") -> VocabReport:
     """Build and write the vocabulary.
 
-    Raises `DataError` for the table, and `ParamsError` when no token is frequent enough.
+    Raises `DataError` for the table, and `ParamsError` when no token is frequent enough or `score.min_length` is
+    greater than the vocabulary's length limit.
     """
     unit, min_count = params.vocab.unit, params.vocab.min_count
     tokenizer = UNITS[unit]
@@ -76,6 +77,7 @@ def vocab(files: VocabFiles, params: "Params") -> VocabReport:
             f"training captions; the most frequent one occurs {highest} times; lower min_count, or set unit to "
             "character and params.score.rerank.neighbors to 0"
         )
+    params.score.longest_caption(vocabulary.max_length)  # raises now instead of after training
     write_json(files.vocabulary, vocabulary.to_json())
     coverage = {split: vocabulary.coverage(tokens(split)) for split in ("val", "test") if captions[split]}
     lengths = [len(caption) for caption in tokens("train")]

@@ -27,7 +27,7 @@ def test_captions_are_by_default_as_long_as_the_vocabulary_allows(given, expecte
 
 def test_a_min_length_above_the_default_maximum_is_refused():
     with pytest.raises(
-        ParamsError, match=r"min_length 12 is greater than 9, the params\.vocab\.max_length that the mod"
+        ParamsError, match=r"min_length 12 is greater than 9, the params\.vocab\.max_length of training"
     ):
         search_options(check_params({"score": {"min_length": 12}}).score, VOCABULARY)
     given = check_params({"score": {"min_length": 12, "max_length": 12}}).score

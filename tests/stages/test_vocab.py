@@ -19,12 +19,13 @@ UNKNOWN_LETTERS = [("a.jpg", "\U0001e900\U0001e901", "train")]
 """Of which the word tokenizer keeps none."""
 
 
-def build(folder, captions=CAPTIONS, **params):
+def build(folder, captions=CAPTIONS, min_length=0, **params):
     """The report of the stage and the content of vocab.json."""
     files = VocabFiles(folder / "captions.csv", folder / "vocab.json")
     with files.captions.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("image", "caption", "split"), *captions])
-    report = vocab(files, small_params(vocab=params, score={"rerank": {"neighbors": 0, "weight": 4.0}}))
+    score = {"rerank": {"neighbors": 0, "weight": 4.0}, "min_length": min_length}
+    report = vocab(files, small_params(vocab=params, score=score))
     return report, json.loads(files.vocabulary.read_text(encoding="utf-8"))
 
 
@@ -49,6 +50,11 @@ def test_an_empty_vocabulary_is_refused(tmp_path, captions, min_count, highest):
     with pytest.raises(ParamsError, match=message):
         build(tmp_path, captions, min_count=min_count)
     assert not (tmp_path / "vocab.json").exists()
+
+
+def test_a_min_length_above_the_limit_is_refused_before_training(tmp_path):
+    with pytest.raises(ParamsError, match=r"score\.min_length 5 is greater than 3"):
+        build(tmp_path, min_length=5)
 
 
 def test_characters_drop_no_letters(tmp_path):
