@@ -1,8 +1,12 @@
 """Recognizes images, and files that are not what their name says, by their first bytes."""
 
+import re
 from pathlib import Path
 
-_IMAGES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+IMAGE_START = re.compile(
+    rb"\xff\xd8\xff|\x89PNG|GIF8|II[*+]\x00|MM\x00[*+]|RIFF.{4}WEBP|BM.{4}\x00{4}|.{4}ftyp", re.DOTALL
+)
+"""JPEG, PNG, GIF, TIFF, WebP, BMP, and AVIF, HEIC or a video."""
 _STARTS = {
     b"version https://git-lfs": "a Git LFS pointer, not the file itself; run `git lfs pull`",
     b"<!doctype html": "a web page, not the file itself; download it again",
@@ -13,12 +17,7 @@ _STARTS = {
 
 def is_image(head: bytes) -> bool:
     """Whether a file that starts with `head` (16 bytes) is an image, not text."""
-    return (
-        head.startswith(_IMAGES)
-        or (head.startswith(b"RIFF") and head[8:12] == b"WEBP")
-        or (head.startswith(b"BM") and head[6:10] == bytes(4))
-        or head[4:8] == b"ftyp"  # AVIF and HEIC
-    )
+    return IMAGE_START.match(head) is not None
 
 
 def other_content(file: Path | bytes) -> str | None:

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import chain
 from io import BufferedReader, BytesIO
 from pathlib import Path
 
@@ -66,12 +67,14 @@ def read_inputs(files: Iterable[str], problems: dict[str, str]) -> Iterator[str 
             yield file
             continue
         stream: BufferedReader = getattr(sys.stdin, "buffer", None) or BufferedReader(BytesIO())  # if it is closed
-        if is_image(stream.peek(16)[:16]):
-            yield (STDIN, stream.read())
+        head = stream.peek(16)[:16]
+        first = stream.readline(_LONGEST_LINE)
+        if is_image(head) or is_image(first[:16]):  # a pipe may deliver less than 16 bytes at first
+            yield (STDIN, first + stream.read())
             continue
-        for line in iter(partial(stream.readline, _LONGEST_LINE), b""):
-            line = line.removeprefix(codecs.BOM_UTF8)
-            if len(line) == _LONGEST_LINE or _NOT_A_PATH.match(line):
+        is_list = not _NOT_A_PATH.match(first)
+        for line in chain([first.removeprefix(codecs.BOM_UTF8)], iter(partial(stream.readline, _LONGEST_LINE), b"")):
+            if not is_list or b"\0" in line or len(line) == _LONGEST_LINE:
                 problems[STDIN] = NOT_A_LIST
                 yield (STDIN, b"")
                 break

@@ -1,6 +1,7 @@
 """`captioner predict`: captions for files, folders, glob patterns and standard input."""
 
 import csv
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 _PROGRESS_FROM = 100
 """Images from which progress is shown without a terminal."""
+_STEM_BYTES = 200
+"""Longest name of an attention map without its suffix; file systems allow about 255 bytes in all."""
 _COLUMNS = ("image", "caption", "score", "familiarity", "error")
 WriteRow = Callable[[Sequence[str]], None]
 
@@ -123,9 +126,13 @@ def predict(
         check_output_table("--csv", csv, ",".join(_COLUMNS), (*files, features, model))
     if attention:
         for image in (file for file in files if file not in missing):
-            _check_attention_map(attention / f"{Path(image).stem}.png", image)
+            _check_attention_map(attention / f"{_map_stem(image)}.png", image)
     total = None if STDIN in files else len(files)
     output = _Output(total, csv=csv, as_json=as_json, scores=captions > 1, min_length=min_length or 0)
+    if missing.keys() >= set(images):  # needs no model
+        from pipeline.inference.base_captioner import Prediction
+
+        return output.write(Prediction(pattern, error=missing[pattern]) for pattern in images)
     captioner = load_captioner(model, runtime, device, encoder=rows is None)
     options = _options(
         captioner,
@@ -274,6 +281,12 @@ class _Output:
                 say(f"warning: {one.image}: {warning}")
 
 
+def _map_stem(image: str) -> str:
+    """The name of an image's attention map without its suffix."""
+    stem = os.fsencode(Path(image).stem)
+    return os.fsdecode(stem) if len(stem) <= _STEM_BYTES else stem[:_STEM_BYTES].decode(errors="ignore")
+
+
 def _check_attention_map(path: Path, image: str) -> None:
     """Check that the attention map of `image` replaces at most an older map, and not the image itself."""
     from pipeline.inference.attention_overlay import is_attention_map
@@ -298,13 +311,13 @@ class _AttentionMaps:
 
         if prediction.image == STDIN:
             raise DataError("--attention: the image on standard input has no name; give it as a file")
-        stem = Path(prediction.image).stem
+        stem = _map_stem(prediction.image)
         names = chain([stem], (f"{stem}-{number}" for number in count(2)))
         name = next(name for name in names if name not in self._names)  # files of the same name in several folders
         self._names.add(name)
         path = self._folder / f"{name}.png"
-        if name != stem:
-            say(f"note: the attention map of {prediction.image} is {path}; the name was taken")
+        if name != Path(prediction.image).stem:
+            say(f"note: the attention map of {prediction.image} is {path}; its own name is taken or too long")
         _check_attention_map(path, prediction.image)
         write_bytes(path, draw_attention(prediction.image, prediction.captions[0], self._spec))
         return path

@@ -2,10 +2,12 @@
 
 import re
 
-from pipeline.file_signatures import is_image
+from pipeline.file_signatures import IMAGE_START
 
-_ENDS = {b"\xff\xd8\xff": re.compile(rb"\xff\xd9"), b"\x89PNG": re.compile(rb"IEND\xaeB\x60\x82")}
-"""The end of an image by its start."""
+_NEXT_IMAGE = b"(?!.{4}ftyp)(?:" + IMAGE_START.pattern + b")"  # a video may follow
+_JPEG = re.compile(rb"\xff\xd9" + _NEXT_IMAGE, re.DOTALL)  # also behind the end of a thumbnail, where no image follows
+_PNG = re.compile(rb"IEND\xaeB\x60\x82" + _NEXT_IMAGE, re.DOTALL)
+_WEBP = re.compile(_NEXT_IMAGE, re.DOTALL)
 _PARTS = re.compile(rb"\xff\xe2..MPF\0|ns\.google\.com/photos/", re.DOTALL)
 """Segments of a JPEG that list images behind it as parts of the same photo: another eye, depth, brightness."""
 
@@ -16,9 +18,7 @@ def holds_several_images(content: bytes) -> bool:
     Photos of several parts are one image: JPEG with an index of its parts, and photos with a video behind them.
     """
     if content.startswith(b"RIFF"):  # WebP states its size
-        ends = [8 + int.from_bytes(content[4:8], "little")]
-    else:  # also the ends of thumbnails, which no image follows
-        end = next((end for start, end in _ENDS.items() if content.startswith(start)), None)
-        ends = [found.end() for found in end.finditer(content)] if end else []
-    following = [content[end : end + 16] for end in ends]
-    return any(is_image(head) and head[4:8] != b"ftyp" for head in following) and not _PARTS.search(content)
+        return _WEBP.match(content, 8 + int.from_bytes(content[4:8], "little")) is not None
+    if content.startswith(b"\x89PNG"):
+        return _PNG.search(content) is not None
+    return content.startswith(b"\xff\xd8\xff") and bool(_JPEG.search(content)) and not _PARTS.search(content)

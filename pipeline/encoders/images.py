@@ -37,6 +37,7 @@ BACKGROUND = (255, 255, 255)
 """RGB color behind transparent pixels."""
 _JPEG, _END_OF_JPEG = b"\xff\xd8\xff", b"\xff\xd9"
 
+_STRIP_PIXELS = 1 << 22
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 _BIT_DEPTHS = (8, 10, 12, 14, 16, 18, 20, 24, 28, 32)
 _NEW_SUBFILE_TYPE, _BITS_PER_SAMPLE, _COMPRESSION, _PHOTOMETRIC, _MAX_SAMPLE_VALUE = 254, 258, 259, 262, 281
@@ -214,12 +215,21 @@ def _made_from_8_bits(values: NDArray[Any]) -> bool:
 
 
 def _without_transparency(image: Image.Image) -> Image.Image:
-    """Convert to RGB over `BACKGROUND`. Raises `ImageError` if nothing is visible."""
-    foreground = image.convert("RGBA")
-    if foreground.getchannel("A").getextrema() == (0, 0):
+    """Convert to RGB over `BACKGROUND`, in strips, since each of the three steps copies its input.
+
+    Raises `ImageError` if nothing is visible.
+    """
+    result, visible = Image.new("RGB", image.size), False
+    height = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, height):
+        rows = (0, top, image.width, min(top + height, image.height))
+        foreground = image.crop(rows).convert("RGBA")
+        visible = visible or foreground.getchannel("A").getextrema() != (0, 0)
+        background = Image.new("RGBA", foreground.size, (*BACKGROUND, 255))
+        result.paste(Image.alpha_composite(background, foreground).convert("RGB"), rows)
+    if not visible:
         raise ImageError("every pixel is transparent; save it without transparency")
-    background = Image.new("RGBA", image.size, (*BACKGROUND, 255))
-    return Image.alpha_composite(background, foreground).convert("RGB")
+    return result
 
 
 def to_rgb_image(value: bytes | NDArray[Any] | Image.Image) -> Image.Image:

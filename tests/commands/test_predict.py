@@ -113,13 +113,17 @@ def test_a_search_too_large_to_end_is_refused(tmp_path, option):
 
 
 def test_a_bad_line_of_a_list_is_reported_and_the_others_are_captioned(trained_project):
-    code, out, message = predict(trained_project, "--json", "-", stdin=f"gone.png\n{TINY}/001.png\n".encode())
+    paths = f"gone.png\n{TINY}/001.png\n".encode()
+    code, out, message = predict(trained_project, "--json", "-", stdin=paths)
     assert code == 3
     first, second = map(json.loads, out.splitlines())
     assert (first["captions"], first["error"]) == ([], "gone.png: cannot be read: No such file or directory")
     assert second["error"] is None
     assert second["captions"][0]["caption"]
     assert message.endswith("error: 1 of 2 images could not be captioned; the reasons are above\n")
+    _, out, message = predict(trained_project, "--json", "-", stdin=paths + f"a\x01.png\n{TINY}/000.png\n".encode())
+    assert [bool(json.loads(line)["captions"]) for line in out.splitlines()] == [False, True, False, True]
+    assert message.endswith("error: 2 of 4 images could not be captioned; the reasons are above\n")
 
 
 def test_a_table_has_a_row_per_caption_and_per_bad_image(trained_project, tmp_path):
@@ -246,6 +250,15 @@ def test_a_pipe_is_not_replaced(trained_project, tmp_path, arguments):
     assert pipe.is_fifo()
 
 
+def test_a_long_name_of_an_attention_map_is_cut(trained_project, tmp_path):
+    letter = "\u56fe"  # of three bytes
+    long = tmp_path / (80 * letter + ".png")
+    long.write_bytes((trained_project / TINY / "001.png").read_bytes())
+    code, _, message = predict(trained_project, str(long), "--attention", str(tmp_path / "maps"))
+    assert (code, [path.name for path in (tmp_path / "maps").iterdir()]) == (0, [66 * letter + ".png"])
+    assert "its own name is taken or too long" in message
+
+
 def test_file_names_that_are_not_utf_8_remain_different(trained_project, tmp_path):
     for name in (b"caf\xe8.png", b"caf\xe9.png"):
         with open(os.fsencode(tmp_path) + b"/" + name, "wb") as file:
@@ -333,6 +346,14 @@ def test_an_image_of_each_format_is_distinguished_from_a_list(typed, kind):
     typed(buffer.getvalue())
     assert list(read_inputs(["-"], {})) == [("-", buffer.getvalue())]
     assert not is_image(b"BMW/front.jpg\nRI")
+
+
+def test_an_image_whose_first_bytes_come_alone_is_an_image(typed, monkeypatch):
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (9, 200, 13)).save(buffer, "JPEG")
+    stdin = typed(buffer.getvalue())
+    monkeypatch.setattr(stdin, "readline", lambda size: stdin.read(2), raising=False)
+    assert list(read_inputs(["-"], {})) == [("-", buffer.getvalue())]
 
 
 def test_samples_depend_on_the_seed_and_not_on_the_other_images(trained_project):

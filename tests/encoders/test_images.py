@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from image_files import encoded, noise, png_file
 from PIL import Image
+from support import run_program
 
 from pipeline.encoders import images
 from pipeline.encoders.images import (
@@ -177,6 +178,21 @@ def test_transparent_pixels_show_the_background(mode):
     pixels = np.asarray(decode_image(encoded(image, **options)))
     assert pixels[3, 3].tolist() == [10, 20, 30]
     assert (pixels[:3] == images.BACKGROUND).all()
+
+
+@pytest.mark.slow
+def test_a_large_transparent_image_is_not_copied_several_times(tmp_path):
+    pixels = 5000 * 5000
+    Image.new("RGBA", (5000, 5000), (1, 2, 3, 4)).save(tmp_path / "large.png")
+    grown = run_program(
+        *(sys.executable, "-c"),
+        "import pathlib, resource; from pipeline.encoders.images import decode_image\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "content = pathlib.Path('large.png').read_bytes(); before = peak(); decode_image(content)\n"
+        "print(peak() - before)",
+        cwd=tmp_path,
+    )
+    assert int(grown) * 1024 < 3.5 * 4 * pixels  # the image, the result and a strip; Pillow has 4 bytes per pixel
 
 
 def test_an_image_without_a_visible_pixel_is_refused():
