@@ -7,8 +7,8 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from functools import partial
-from itertools import chain
 from io import BufferedReader, BytesIO
+from itertools import chain
 from pathlib import Path
 
 from pipeline.commands.notes import passed_over_note

@@ -55,7 +55,11 @@ def _captions_by_reference(captions: CaptionFile, references: ReferenceFile) -> 
     unknown: list[str] = []
     for image, caption in captions.captions.items():
         names = {name: references.find(name) for name in (image, *captions.names.get(image, ()))}
-        if len({key for key, _ in names.values()} - {None}) != 1:
+        found = {key: name for name, (key, _) in names.items() if key is not None}
+        if len(found) > 1:
+            named = " and ".join(f"{name} is {key}" for key, name in found.items())
+            raise DataError(f"{captions.source}: one image has two names that differ in {references.source}: {named}")
+        if not found:
             unknown.append(image)
             continue
         key, name, kind = next((key, name, kind) for name, (key, kind) in names.items() if key is not None)
@@ -70,8 +74,7 @@ def _captions_by_reference(captions: CaptionFile, references: ReferenceFile) -> 
     if unknown:
         raise DataError(
             f"{captions.source}: no references for {len(unknown):,} of {counted(len(captions.captions), 'image')} in "
-            f"{references.source}, or names of more than one image there: {shown_names(unknown)}; its images are "
-            f"named {_named_like(references)}"
+            f"{references.source}: {shown_names(unknown)}; its images are named {_named_like(references)}"
         )
     notes = []
     for inexact in ("name without suffix", "number"):

@@ -81,7 +81,7 @@ def _find_start(lines: Iterator[tuple[int, str]], source: str | Path) -> tuple[I
     for number, text in lines:
         if found := _NAMED_DELIMITER.fullmatch(text):
             named = found[1]
-        elif text.startswith("# ") or text == "#":
+        elif text.startswith("# ") or (text.startswith("#") and not any(one in text for one in DELIMITERS)):
             comments += 1
         elif text.strip():
             return chain([(number, text)], lines), named or detect_delimiter(text), comments

@@ -42,8 +42,12 @@ class DetectedFormat:
 
 def read_dataset(format: str, path: Path, options: ReadOptions = ReadOptions()) -> Iterator[Entry]:
     """Read all entries of a dataset. Raises `DataError` when a file cannot be read at all."""
-    entries: Iterator[Entry] = _function("read", format)(path, options)
-    return entries
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder; check params.data.captions")
+    try:
+        yield from _function("read", format)(path, options)
+    except DataError as error:
+        raise DataError(f"{error} (read as the format {format}; see params.data.format)") from error
 
 
 def detect_format(path: Path, options: ReadOptions = ReadOptions()) -> DetectedFormat:

@@ -8,6 +8,7 @@ cache is one file that nothing depends on: images whose lines are missing or dam
 import hashlib
 import os
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from pipeline.progress import Progress
 SAVE_SECONDS = 20.0
 """The work that a killed run can lose."""
 _SETTLED_SECONDS = 2.0
-_COLUMNS = ("sha256", "size", "mtime_ns", "inode", "path")
+_COLUMNS = ("crc32", "sha256", "size", "mtime_ns", "inode", "path")
 _BATCH = 1024
 
 State = tuple[int, int, int]
@@ -67,9 +68,9 @@ class HashCache:
         """Write the file, at most every `SAVE_SECONDS` unless forced. A full disk costs the cache, not the run."""
         if not self.path or not self._changed or not (force or time.monotonic() - self._saved > SAVE_SECONDS):
             return
-        rows = ((sha256, *state, path) for path, (state, sha256) in sorted(self._known.items()))
+        rows = ([sha256, *map(str, state), path] for path, (state, sha256) in sorted(self._known.items()))
         try:
-            write_csv(self.path, _COLUMNS, rows)
+            write_csv(self.path, _COLUMNS, ((_checksum(row), *row) for row in rows))
         except (DiskError, UnicodeEncodeError):
             self.path = None
         self._changed = False
@@ -116,9 +117,15 @@ def _hash_image(path: str, cache: HashCache) -> tuple[State | None, str, str]:
 
 
 def _read_cache(path: Path) -> Iterator[tuple[str, State, str]]:
-    """(path, state, sha256) of each line up to the first one that is damaged."""
+    """(path, state, sha256) of each undamaged line."""
     try:
-        for sha256, size, modified, inode, place in read_csv(path, _COLUMNS):
-            yield place, (int(size), int(modified), int(inode)), sha256
+        for crc32, *row in read_csv(path, _COLUMNS):
+            if crc32 == _checksum(row):
+                sha256, size, modified, inode, place = row
+                yield place, (int(size), int(modified), int(inode)), sha256
     except (DataError, ValueError):
         return
+
+
+def _checksum(row: Sequence[str]) -> str:
+    return f"{zlib.crc32(chr(0).join(row).encode()):08x}"

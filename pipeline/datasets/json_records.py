@@ -14,6 +14,7 @@ Keys have the usual names or those in params.data (see columns.py). A caption is
 record of LLaVA has a conversation, whose answer is the caption. Several images with the same captions are a list.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -30,8 +31,8 @@ JSON = frozenset({".json", ".jsonl", ".ndjson"})
 
 def is_json_lines(text: str) -> bool:
     """Whether the first line is a JSON object and another one follows."""
-    first, _, more = text.strip().partition("\n")
-    return first.startswith("{") and first.rstrip().endswith("}") and more.lstrip().startswith("{")
+    first, *more = re.split(r"[\r\n]+", text.strip(), maxsplit=1)
+    return first.startswith("{") and first.rstrip().endswith("}") and bool(more) and more[0].lstrip().startswith("{")
 
 
 def read_records(content: Any, options: ReadOptions, source: str | Path) -> Iterator[CaptionRow | Note] | None:

@@ -96,6 +96,8 @@ def _find_rows(text: str, source: str) -> tuple[str, Iterable[CaptionRow | Note]
     except ValueError as error:
         raise DataError(f"{source}: {error}") from error
     images, annotations = (content.get(key) if isinstance(content, dict) else None for key in ("images", "annotations"))
+    if isinstance(images, list) and images and not annotations and not any(map(_has_captions, images)):
+        raise DataError(f"{source}: holds images without captions; COCO publishes none of its test images")
     if isinstance(annotations, list):
         listed = images if isinstance(images, list) else []
         return "annotation", chain(note_marks(annotations, source), read_annotations(listed, annotations))
@@ -105,6 +107,10 @@ def _find_rows(text: str, source: str) -> tuple[str, Iterable[CaptionRow | Note]
     if rows is None:
         raise DataError(f"{source}: JSON in an unknown layout, with the keys {shown_names(list(map(repr, content)))}")
     return "entry", rows
+
+
+def _has_captions(image: object) -> bool:
+    return not isinstance(image, dict) or not {"caption", "captions", "sentences"}.isdisjoint(image)
 
 
 def _check_row(row: CaptionRow, place: str, *, best_only: bool) -> ScoringRow:

@@ -40,8 +40,9 @@ def detect_table(path: Path, options: ReadOptions) -> Iterator[Candidate]:
         yield replace(_candidate(file, options), by_name=True)
     parts = files_by_split(path, options)
     per_split = _count_splits(parts, options) > 1
-    beside_images = [file.with_suffix(".json") for file in path.glob("*") if file.suffix.lower() in IMAGE_SUFFIXES]
-    of_folder = [*beside_images, *(path / name for name in METADATA)]
+    beside_images = {file.with_suffix(".json") for file in path.glob("*") if file.suffix.lower() in IMAGE_SUFFIXES}
+    of_one_image = {file for file in beside_images if sniff_json(file).startswith("{")}
+    of_folder = {*of_one_image, *(path / name for name in METADATA)}
     known = {*common, *(parts if per_split else ()), *of_folder}
     files = [file for suffix in SUFFIXES for file in sorted(path.glob(f"*{suffix}")) if file not in known]
     others = [_candidate(file, options, needs_image=True) for file in files]

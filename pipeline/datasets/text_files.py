@@ -40,7 +40,8 @@ def decode(content: bytes, encoding: str) -> str:
 def _codec(start: bytes, encoding: str) -> str:
     """The name of the codec of a file that starts like this."""
     if encoding == AUTO:
-        return json.detect_encoding(start[:4])  # by a byte-order mark, or by the place of the zeros in UTF-16 and 32
+        codec = json.detect_encoding(start[:4])  # by a byte-order mark, or by the place of the zeros in UTF-16 and 32
+        return "utf-8" if codec.startswith("utf-16-") and start[:4].count(0) == 1 else codec  # a zero alone is damage
     try:
         "".encode(encoding)
     except (LookupError, UnicodeError) as error:

@@ -50,6 +50,28 @@ def test_of_two_captions_files_the_more_certain_one_is_used_and_the_other_named(
     assert "not used: captions.txt" in found.evidence
 
 
+def test_a_list_beside_an_image_of_its_name_is_a_table(tmp_path):
+    write(tmp_path, '[{"image": "a.jpg", "caption": "x"}]', "poster.json")
+    write(tmp_path, "image", "poster.png")
+    assert detect(tmp_path).captions == tmp_path / "poster.json"
+
+
+def test_what_was_read_as_another_format_names_the_parameter(tmp_path):
+    path = write(tmp_path, "image,caption\na.jpg,x\n")
+    with pytest.raises(DataError, match=r"not valid JSON .* \(read as the format coco; see params\.data\.format\)"):
+        read("coco", path)
+
+
+def test_a_word_and_a_number_each_are_no_columns(tmp_path):
+    words = ", ".join(f'"word{number}": {number}' for number in range(2000))
+    write(tmp_path, f"{{{words}}}", "counts.json")
+    write(tmp_path, "image,caption\na.jpg,x\n", "mine.csv")
+    assert detect(tmp_path).evidence == "mine.csv, a table"
+    write(tmp_path, ",".join(f"word{number}" for number in range(2000)) + "\n", "mine.csv")
+    with pytest.raises(DataError, match="2,000 columns, more than the limit of 1000"):
+        read("table", tmp_path / "mine.csv")
+
+
 @pytest.mark.parametrize(("name", "content"), [("test.tsv", ""), ("test.json", "["), ("captions_test.parquet", "PAR1")])
 @pytest.mark.parametrize("tables", [("train.csv",), ("train.csv", "val.csv")])
 def test_a_table_of_a_split_that_cannot_be_read_is_named(tmp_path, tables, name, content):

@@ -29,6 +29,17 @@ def test_unchanged_images_come_from_the_cache(images, tmp_path):
     assert (first.hashed, second.hashed, second.sha256) == (5, 0, first.sha256)
 
 
+def test_a_cache_entry_with_a_changed_digit_is_ignored(images, tmp_path):
+    cache = tmp_path / "cache.csv"
+    first = hash_again(images, cache)
+    lines = cache.read_text().splitlines()
+    crc32, sha256, rest = lines[2].split(",", 2)
+    lines[2] = f"{crc32},{'0' * 64 if sha256[0] != '0' else 'f' * 64},{rest}"
+    cache.write_text("\n".join(lines))
+    second = hash_again(images, cache)
+    assert (second.hashed, second.sha256) == (1, first.sha256)
+
+
 @pytest.mark.parametrize("damage", [b"", b"\xff\xfe\x00", b"crc32,sha256\n1,2\n", "folder", "truncated"])
 def test_a_damaged_cache_is_rebuilt(images, tmp_path, damage):
     cache = tmp_path / "cache.csv"

@@ -38,6 +38,11 @@ def notes_of(entries):
 
 
 TABLES = {
+    "a NUL as the second byte": (
+        "a\0.jpg,one\nb.jpg,two\n",
+        ["two"],
+        [(1, "a\ufffd.jpg", r"'\x00' is no character (a NUL or half of a surrogate pair)")],
+    ),
     # Quotes and delimiters
     "quotes inside captions": (
         HEADER + 'a.jpg,a "big" dog\nb.jpg,"big" dogs\nc.jpg,\'single\', \u201ccurly\u201d, \u00abguillemets\u00bb\n'
@@ -211,7 +216,7 @@ def test_a_first_line_that_names_the_delimiter_is_followed(tmp_path, mark):
 
 
 def test_comments_above_the_header_are_skipped_with_a_note(tmp_path):
-    entries = table(tmp_path, "# made by hand, in 2024\n#\n#,image,caption\n1,a.jpg,# a sign\n# 2,#b.jpg,a dog\n")
+    entries = table(tmp_path, "# made in 2024, by hand\n#hand\n#,image,caption\n1,a.jpg,# a sign\n# 2,#b.jpg,a dog\n")
     assert kept(entries) == [("a.jpg", "# a sign", None), ("#b.jpg", "a dog", None)]
     assert notes_of(entries) == ["2 lines that start with # are above the header and are not read"]
 
@@ -296,7 +301,7 @@ def test_captions_and_names_are_normalized_to_nfc(tmp_path):
 @pytest.mark.parametrize("format", ["table", "flickr8k", "flickr30k", "coco", "karpathy"])
 def test_an_empty_file_a_folder_and_a_missing_file_are_refused(tmp_path, format):
     (tmp_path / "folder.csv").mkdir()
-    places = [(write(tmp_path, b"", "empty.csv"), "the file is empty"), (tmp_path / "no.csv", "No such file")]
+    places = [(write(tmp_path, b"", "empty.csv"), "the file is empty"), (tmp_path / "no.csv", "no such file")]
     for path, message in (*places, (tmp_path / "folder.csv", "Is a directory|holds neither|holds no ")):
         with pytest.raises(DataError, match=rf"{path}: (cannot be read: .*)?({message})"):
             read(format, path)
@@ -374,8 +379,10 @@ def test_a_json_file_with_a_repeated_key_is_refused(tmp_path, format, text):
         read(format, write(tmp_path, text, "a.json"))
 
 
-def test_json_lines_may_be_in_a_json_file(tmp_path):
-    path = write(tmp_path, '{"image": "a.jpg", "caption": "x"}\n\n{"image": "b.jpg", "caption": "y"}\n', "a.json")
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+def test_json_lines_may_be_in_a_json_file(tmp_path, end):
+    lines = ['{"image": "a.jpg", "caption": "x"}', "", '{"image": "b.jpg", "caption": "y"}', ""]
+    path = write(tmp_path, end.join(lines), "a.json")
     assert detect(tmp_path).captions == path
     assert captions_of(read("table", path)) == ["x", "y"]
     assert read_reference_file(path).captions == {"a.jpg": ("x",), "b.jpg": ("y",)}
