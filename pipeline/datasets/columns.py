@@ -24,8 +24,6 @@ USUAL_NAMES = {
 """What a column is searched as when its name is `auto`; the first that is there."""
 GENERATED_NAMES = ("generated_caption", "generated", "prediction", "predicted_caption", "hypothesis")
 """Usual names of captions that a model generated, which stand beside a reference in the column `caption`."""
-MAX_COLUMNS = 1000
-"""More are no columns, but for instance a word and a number each."""
 _NUMBERED = re.compile(r"_?\d+$")
 
 
@@ -58,8 +56,6 @@ def find_columns(header: tuple[str, ...], options: ReadOptions, kind: Literal["c
 
     A JSON object may lack the key of the split.
     """
-    if len(header) > MAX_COLUMNS:
-        raise MissingColumnError(f"{len(header):,} {kind}s, more than the limit of {MAX_COLUMNS}")
     names = [normalize_column(name) for name in header]
     found = {role: _match(names, _candidates(role, options)) for role in USUAL_NAMES}
     required = ["image", "caption"]

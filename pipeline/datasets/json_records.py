@@ -26,6 +26,8 @@ from pipeline.datasets.entries import SPLIT_NAMES, Note, ReadOptions
 from pipeline.datasets.text_files import numbered_lines, parse_json
 from pipeline.errors import DataError
 
+_MAX_KEYS = 1000
+"""Of one image with its captions. More are, for instance, a word and a number each."""
 JSON = frozenset({".json", ".jsonl", ".ndjson"})
 
 
@@ -135,6 +137,8 @@ def _find_records(content: Any) -> Iterable[Any] | None:
 
 def _is_record(content: Mapping[str, Any]) -> bool:
     """Whether an object is one image with its captions, not captions by image."""
+    if len(content) > _MAX_KEYS:
+        return False
     try:
         columns = find_columns(tuple(content), ReadOptions(), "key")
     except MissingColumnError:

@@ -140,7 +140,7 @@ def build_encoder(
 ) -> Encoder:
     """Build the encoder that `params.encoder` describes.
 
-    Raises `ParamsError` naming the parameter and its choices.
+    Raises `ParamsError` naming the parameter and its choices, `NumericError` for weights that are not finite.
     """
     precision = resolve_precision(precision, device, "params.encoder.precision")
     library = get_source(source)
@@ -153,6 +153,8 @@ def build_encoder(
     else:
         loaded = _load(library, name, weights, size, seed)
         network, layer = _cut(library, loaded, name, weights, layer)
+    if not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values()):
+        raise NumericError(f"params.encoder.weights: {weights} holds values that are not finite; give other weights")
     size = loaded.image_size
     trained = loaded.preprocessing
     shorter_side = None
