@@ -12,7 +12,7 @@ from pipeline.device import single_threaded
 from pipeline.encoders.encoder import restore_encoder
 from pipeline.encoders.registry import SOURCES, get_source
 from pipeline.encoders.spec import EncoderSpec
-from pipeline.errors import ArtefactError, ParamsError
+from pipeline.errors import ArtefactError, NumericError, ParamsError
 
 CPU = torch.device("cpu")
 
@@ -214,3 +214,14 @@ def test_pretrained_weights_select_the_size_they_were_trained_at(shared):
     made = encoder("mobilenet_v2", image_size="auto", grid=7, weights=path)
     assert (made.spec.weights, made.spec.layer, made.spec.preprocessing.size) == ("file", "features", 224)
     assert (made.regions, made.channels) == (49, 1280)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    """A ReLU would turn them into zeros, and every feature would be 0."""
+    from torchvision.models import alexnet
+
+    weights = alexnet(weights=None).state_dict()
+    weights["features.0.weight"][0] = torch.nan
+    torch.save(weights, tmp_path / "weights.pth")
+    with pytest.raises(NumericError, match=r"weights\.pth holds values that are not finite; give other weights"):
+        encoder("alexnet", weights=str(tmp_path / "weights.pth"))
