@@ -69,6 +69,8 @@ def read_inputs(files: Iterable[str], problems: dict[str, str]) -> Iterator[str 
         stream: BufferedReader = getattr(sys.stdin, "buffer", None) or BufferedReader(BytesIO())  # if it is closed
         head = stream.peek(16)[:16]
         first = stream.readline(_LONGEST_LINE)
+        if first.startswith(b"RIFF"):  # the size in the head of a WebP may hold the byte of a line's end
+            first += stream.read(max(16 - len(first), 0))
         if is_image(head) or is_image(first[:16]):  # a pipe may deliver less than 16 bytes at first
             yield (STDIN, first + stream.read())
             continue

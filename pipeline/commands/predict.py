@@ -284,7 +284,7 @@ class _Output:
 def _map_stem(image: str) -> str:
     """The name of an image's attention map without its suffix."""
     stem = os.fsencode(Path(image).stem)
-    return os.fsdecode(stem) if len(stem) <= _STEM_BYTES else stem[:_STEM_BYTES].decode(errors="ignore")
+    return os.fsdecode(stem) if len(stem) <= _STEM_BYTES else stem[:_STEM_BYTES].decode(errors="ignore") or "image"
 
 
 def _check_attention_map(path: Path, image: str) -> None:

@@ -111,10 +111,11 @@ def _open_folder(folder: Path, ids: Path | None, key: str | None) -> ImportSourc
 
 
 def _load_file(key: str | None, file: Path) -> NDArray[Any]:
-    loaded = np.load(file, allow_pickle=False)
-    if isinstance(loaded, np.ndarray):
-        return loaded
-    with loaded:
+    with file.open("rb") as opened:
+        loaded = np.load(opened, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            _check_end(file, opened.tell())
+            return loaded
         names = loaded.files
         wanted = [key] if key is not None else names if len(names) == 1 else NPZ_KEYS
         found = next((name for name in wanted if name in names), None)
@@ -123,13 +124,21 @@ def _load_file(key: str | None, file: Path) -> NDArray[Any]:
         return np.asarray(loaded[found])
 
 
+def _check_end(file: Path, end: int) -> None:
+    """Raise `DataError` if an .npy file goes on after its array, for instance with a second one."""
+    if behind := file.stat().st_size - end:
+        raise DataError(f"{counted(behind, 'byte')} after the array in {file}; save each array in a file of its own")
+
+
 def _open_array(path: Path, ids: Path | None, key: str | None) -> ImportSource:
     """One .npy file."""
     if ids is None:
         raise DataError(f"{path}: an array needs --ids, a file with the image id of each row")
     if key is not None:
         raise DataError(f"{path}: --key is not for an .npy array, which has no names; leave it out")
-    return _rows_of(np.load(path, mmap_mode="r", allow_pickle=False), read_ids(ids), path)
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    _check_end(path, array.offset + array.nbytes)
+    return _rows_of(array, read_ids(ids), path)
 
 
 def _open_hdf5(path: Path, ids: Path | None, key: str | None) -> ImportSource:
@@ -183,18 +192,20 @@ def _unneeded_ids(ids: Path, path: Path) -> ParamsError:
 
 
 def _ids_in(file: Any, names: Sequence[str]) -> list[str] | None:
-    """The ids of the rows of the big dataset, where the file has them."""
-    name = next((name for name in ID_DATASETS if name in names), None)
-    if name is None:
-        return None
-    return _as_ids(file[name][()].tolist())
+    """The ids of the rows of the big dataset, where the file has them. Raises `ValueError` for two lists of ids."""
+    found = {name: file[name] for name in ID_DATASETS if name in names}
+    lists = {name: _as_ids(item[()].tolist()) for name, item in found.items() if item.ndim == 1 or len(found) == 1}
+    if len(set(map(tuple, lists.values()))) > 1:
+        raise ValueError(f"its datasets {' and '.join(lists)} name the rows differently; rename the wrong one")
+    return next(iter(lists.values()), None)
 
 
 def _features_dataset(file: Any, names: Sequence[str], key: str | None, path: Path) -> str:
-    """The name of the big dataset."""
+    """The name of the big dataset: `key`, a usual name, or the only one with more than one value per row."""
     if key is not None and key not in names:
         raise DataError(f"{path}: has no dataset {key!r}, only {', '.join(names[:10])}")
-    found = [key] if key else names if len(names) == 1 else [name for name in names if file[name].ndim == 3]
+    usual = [key] if key else [name for name in names if name in FEATURE_NAMES]
+    found = usual or [name for name in names if file[name].ndim > 1] or names
     if len(found) != 1:
         raise DataError(f"{path}: which of the datasets {', '.join(names[:10])} holds the features? Name it with --key")
     return str(found[0])

@@ -202,7 +202,7 @@ class BaseCaptioner(ABC):
 
     def stream(
         self,
-        images: "Iterable[str | Path | tuple[str, ImageInput]]",
+        images: "Iterable[ImageInput | tuple[str, ImageInput]]",
         options: GenerationOptions | None = None,
         *,
         captions: int = 1,
@@ -211,19 +211,18 @@ class BaseCaptioner(ABC):
     ) -> Iterator[Prediction]:
         """Yield one `Prediction` per image, in order, as batches are done.
 
-        `images` are paths, or pairs of a name and an image. Any number of images runs in the same memory: each is
-        reduced to the encoder's input at once, and the next batch is decoded while one is captioned. With a
-        `batch_size` of 1 each prediction is yielded before the next image is requested. An image that cannot be used
-        gives a prediction with an error.
+        `images` are images, or pairs of a name and an image. An image with neither a path nor a name is named after its
+        number, from 1 on. Any number of images runs in the same memory: each is reduced to the encoder's input at once,
+        and the next batch is decoded while one is captioned. With a `batch_size` of 1 each prediction is yielded before
+        the next image is requested. An image that cannot be used gives a prediction with an error.
         """
         size = batch_size or self.batch_size
-        remaining = iter(images)
+        named = (one if isinstance(one, tuple) else (_name(one, number), one) for number, one in enumerate(images, 1))
         with ThreadPoolExecutor(min(size, os.cpu_count() or 1)) as pool:
 
             def batches() -> Iterator[list[tuple[str, Future[Pixels]]]]:
-                while batch := list(islice(remaining, size)):
-                    named = [one if isinstance(one, tuple) else (os.fspath(one), one) for one in batch]
-                    yield [(name, pool.submit(self._pixels, image)) for name, image in named]
+                while batch := list(islice(named, size)):
+                    yield [(name, pool.submit(self._pixels, image)) for name, image in batch]
 
             try:
                 # Pairs, so that the next batch is decoded while one is captioned.
@@ -269,6 +268,10 @@ class BaseCaptioner(ABC):
             ]
             for of_image, share in zip(hypotheses, shares, strict=True)
         ]
+
+
+def _name(image: "ImageInput", number: int) -> str:
+    return str(image) if isinstance(image, str | Path) else str(number)
 
 
 def open_image(image: "ImageInput", *, fill_truncated: bool = False) -> "Image.Image":

@@ -13,6 +13,7 @@ from support import run_command, run_stages, write_project
 
 from pipeline.cli import Stopped
 from pipeline.commands.image_inputs import NOT_A_LIST, read_inputs
+from pipeline.commands.predict import _map_stem
 from pipeline.file_signatures import is_image
 
 TINY = "data/tiny/images"
@@ -356,6 +357,12 @@ def test_an_image_whose_first_bytes_come_alone_is_an_image(typed, monkeypatch):
     assert list(read_inputs(["-"], {})) == [("-", buffer.getvalue())]
 
 
+def test_a_webp_whose_size_holds_the_end_of_a_line_is_an_image(typed):
+    content = b"RIFF\n\n\0\0WEBPVP8 " + bytes(20)
+    typed(content)  # gives "RIFF\n" first
+    assert list(read_inputs(["-"], {})) == [("-", content)]
+
+
 def test_samples_depend_on_the_seed_and_not_on_the_other_images(trained_project):
     def sampled(*images, seed="3"):
         arguments = (*images, "--sample", "--num-captions", "4", "--seed", seed, "--temperature", "5", "--json")
@@ -367,6 +374,11 @@ def test_samples_depend_on_the_seed_and_not_on_the_other_images(trained_project)
     assert alone[0] == among[1]
     assert len(alone[0]) == 4
     assert sampled(f"{TINY}/003.png", seed="4") != alone
+
+
+def test_an_attention_map_of_a_long_name_that_is_not_utf_8_has_a_name():
+    assert _map_stem("\udcff" * 250 + ".jpg") == "image"
+    assert _map_stem("ä" * 125 + ".jpg").strip("ä") == ""
 
 
 def test_a_sample_has_an_attention_map(trained_project, tmp_path):

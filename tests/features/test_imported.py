@@ -90,6 +90,39 @@ def test_an_hdf5_file_without_ids_takes_them_from_a_file(datasets, key, tmp_path
         open_source(path, ids=None, key=key)
 
 
+def hdf5(path, **datasets):
+    with h5py.File(path, "w") as file:
+        for name, values in datasets.items():
+            file[name] = values
+    return path
+
+
+def test_the_dataset_of_an_hdf5_file_is_not_chosen_by_its_shape(tmp_path):
+    path = hdf5(tmp_path / "x.h5", ids=list(FEATURES), fc=BOTH[:, 0], boxes=np.zeros((2, 2, 4)))
+    with pytest.raises(DataError, match="which of the datasets boxes, fc, ids holds the features"):
+        open_source(path, ids=None, key=None)
+    assert open_source(path, ids=None, key="fc").read("two").tolist() == [2, 2, 2]
+    path = hdf5(tmp_path / "y.h5", ids=list(FEATURES), features=BOTH, boxes=np.zeros((2, 2, 4)))
+    assert open_source(path, ids=None, key=None).read("two").tolist() == FEATURES["two"].tolist()
+
+
+def test_two_lists_of_ids_in_an_hdf5_file_must_agree(tmp_path):
+    path = hdf5(tmp_path / "x.h5", ids=[0, 1], image_ids=list(FEATURES), features=BOTH)
+    with pytest.raises(DataError, match="its datasets ids and image_ids name the rows differently; rename the wrong"):
+        open_source(path, ids=None, key=None)
+    path = hdf5(tmp_path / "y.h5", ids=list(FEATURES), image_ids=list(FEATURES), images=BOTH, features=BOTH)
+    assert sorted(open_source(path, ids=None, key=None).ids()) == sorted(FEATURES)
+
+
+@pytest.mark.parametrize("layout", [folder_of_npy, array_with_ids])
+def test_a_second_array_in_an_npy_file_is_not_dropped(layout, tmp_path):
+    path, ids = layout(tmp_path)
+    with (path if path.is_file() else path / "one.npy").open("ab") as file:
+        np.save(file, BOTH)
+    with pytest.raises(DataError, match=r"bytes after the array.*a file of its own"):
+        open_source(path, ids=ids, key=None).read("one")
+
+
 def test_the_array_of_an_npz_file_can_be_named(tmp_path):
     np.savez(tmp_path / "one.npz", pooled=np.ones(3), grid=np.zeros((2, 3)))
     assert open_source(tmp_path, ids=None, key="pooled").read("one").shape == (3,)

@@ -75,6 +75,15 @@ def test_every_occurrence_of_an_image_has_a_prediction(captioner, images, tmp_pa
     assert predictions[0].captions == predictions[2].captions != ()
 
 
+def test_images_without_a_path_are_numbered(captioner, images):
+    opened = Image.open(images[0])
+    given = [opened, images[0], ("mine", opened), images[0].read_bytes(), None, np.asarray(opened.convert("RGB"))]
+    predictions = list(captioner.stream(given))
+    assert [one.image for one in predictions] == ["1", str(images[0]), "mine", "4", "5", "6"]
+    assert predictions[4].error == "an image must be a path, bytes, a Pillow image or an array, not NoneType"
+    assert len({one.captions[0].text for one in predictions if not one.error}) == 1
+
+
 def test_a_pillow_image_or_array_that_cannot_be_used_is_an_error_of_its_own(captioner, images):
     buffer = io.BytesIO()
     Image.open(images[0]).convert("RGB").save(buffer, "JPEG")
