@@ -13,7 +13,7 @@ from pipeline import paths
 from pipeline.commands.notes import word_warnings
 from pipeline.commands.terminal import ParamsFile, progress_bar, read_params_file, say
 from pipeline.errors import DataError
-from pipeline.wording import counted
+from pipeline.wording import counted, shown_names
 
 if TYPE_CHECKING:
     from pipeline.datasets.detection import DetectedFormat
@@ -102,6 +102,7 @@ def _describe_splits(entries: "DatasetEntries") -> str:
 
 def _find_images(images: Path | None, found: "DetectedFormat", dataset: Path, names: list[str]) -> Path:
     """Find the folder or archive of the images, and print it. Raises `DataError`."""
+    from pipeline.datasets.image_index import ImageIndex
     from pipeline.datasets.image_root import describe_ambiguity, find_image_root, likely_image_roots
 
     captions = found.captions
@@ -117,6 +118,9 @@ def _find_images(images: Path | None, found: "DetectedFormat", dataset: Path, na
         )
     partly = "" if root.found == root.sampled else f" (only {root.found} of a sample of {root.sampled} are there)"
     say(f"images: {root.path}{partly}")
+    if broken := ImageIndex(root.path).broken_links:
+        links = counted(len(broken), "image is a symbolic link", "images are symbolic links")
+        say(f"warning: {links} to no file: {shown_names(broken)}; repair or remove them, or `dvc repro` will fail")
     return root.path
 
 

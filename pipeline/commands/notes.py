@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline import paths
+from pipeline.archives import IMAGE_SUFFIXES
 from pipeline.wording import counted, shown_names
 
 _UNSPACED = 0.1
@@ -34,9 +35,13 @@ def short_captions_warning(short: int, captions: int, minimum: str, remedy: str)
 
 
 def passed_over_note(place: str, names: Sequence[str]) -> str:
-    """Return the note on the files of a folder that are in no supported image format: their number by suffix."""
+    """Return the note on the files of a folder that are in no supported image format: their number by suffix.
+
+    Those named like an image are symbolic links to no file.
+    """
     counts = Counter(Path(name).suffix.lower() or "without a suffix" for name in names)
-    shown = shown_names([f"{count:,} {suffix}" for suffix, count in counts.most_common()])
+    links = dict.fromkeys(IMAGE_SUFFIXES, " (links to no file)")
+    shown = shown_names([f"{count:,} {suffix}{links.get(suffix, '')}" for suffix, count in counts.most_common()])
     return f"note: {place}: files that are not images: {shown}"
 
 

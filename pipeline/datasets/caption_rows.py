@@ -50,6 +50,11 @@ def make_row(
     )
 
 
+def caption_texts(captions: Iterable[Any]) -> list[Any]:
+    """The captions, of which each may be an object with the text under `caption` or, as in Karpathy's files, `raw`."""
+    return [one.get("caption", one.get("raw")) if isinstance(one, dict) else one for one in captions]
+
+
 def read_entries(rows: Iterable[CaptionRow | Note], file: Path) -> Iterator[Entry]:
     """An entry for each caption, or a skipped one for a row without any."""
     for row in rows:

@@ -2,7 +2,7 @@
 
 Columns are found by their usual names or by those in params.data (see columns.py). A caption column may be a pattern
 (`caption_*`); each match is a caption of its own. A cell may also hold a list of captions, as JSON, Python or
-NumPy write it.
+NumPy write it; each may be an object, as in JSON (see json_records.py).
 """
 
 import ast
@@ -10,12 +10,13 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
-from typing import TextIO
+from typing import Any, TextIO
 
 from pipeline.archives import IMAGE_SUFFIXES
-from pipeline.datasets.caption_rows import CaptionRow, make_row
+from pipeline.datasets.caption_rows import CaptionRow, caption_texts, make_row
 from pipeline.datasets.columns import Columns, MissingColumnError, count_known_columns, find_columns
 from pipeline.datasets.delimited_text import DelimitedReader, DelimitedRow
 from pipeline.datasets.entries import AUTO, SPLIT_NAMES, Note, ReadOptions, without_caption_number
@@ -26,8 +27,8 @@ from pipeline.wording import counted
 DELIMITERS = (",", "\t", ";", "|")
 _NAMED_DELIMITER = re.compile(r"sep=(.)", re.IGNORECASE)
 """The first line of a table that names the delimiter, as Excel reads and writes it."""
-_LIST = re.compile(r"""\s*[\[(]\s*['"]""")
-"""The start of a list of strings."""
+_DATA = re.compile(r"""\s*(?:(?:[\[({]\s*)+b?['"]|\[?array\(|b(['"]).*\1\s*$)""", re.DOTALL)
+"""The start of a list or an object of JSON, Python or NumPy with strings in it, or bytes; `[a sign]` is a caption."""
 _STRING = re.compile(r"'(?:[^'\\]|\\.)*'" r'|"(?:[^"\\]|\\.)*"', re.DOTALL)
 _STRINGS = re.compile(
     rf"\s*[\[(]\s*(?:{_STRING.pattern})(?:(?:\s*,\s*|\s+)(?:{_STRING.pattern}))*[\s,]*[\])]\s*", re.DOTALL
@@ -39,7 +40,7 @@ _SAMPLE = 20
 
 def read_delimited(file: TextIO, options: ReadOptions, source: str | Path) -> Iterator[CaptionRow | Note]:
     """Read a table. Raises `DataError` naming `source` where it lacks a column or holds no rows."""
-    lines, delimiter, comments = _find_start(numbered_lines(file), source)
+    lines, delimiter, comments = _find_start(numbered_lines(file), options, source)
     if comments:
         above = counted(comments, "line that starts with # is", "lines that start with # are")
         yield Note(f"{source}: {above} above the header and {'is' if comments == 1 else 'are'} not read")
@@ -54,7 +55,7 @@ def read_delimited(file: TextIO, options: ReadOptions, source: str | Path) -> It
     else:
         columns = _columns_of_header(first, options, source)
         yield from (Note(f"{source}: {ignored}") for ignored in columns.ignored)
-    reader.width = columns.count
+    reader.width, reader.is_row = columns.count, partial(_is_row, columns=columns, delimiter=delimiter)
     sample = list(islice(rows, _SAMPLE))
     if not sample:
         raise DataError(f"{source}: holds a header and no rows")
@@ -69,23 +70,46 @@ def read_delimited(file: TextIO, options: ReadOptions, source: str | Path) -> It
             fields = [*fields[:last], delimiter.join(fields[last:])]
             joined += 1
         yield _read_row(fields, columns, row.line)
+    if reader.unclosed:
+        rows_with = counted(len(reader.unclosed), "row has", "rows have")
+        place = f"the first in line {reader.unclosed[0]}"
+        yield Note(f"{source}: {rows_with} a quote that is not closed, {place}; the quote is kept as text")
     if joined:
         captions = counted(joined, "caption was", "captions were")
         reason = f"because of a {delimiter!r} outside of closed quotes"
         yield Note(f"{source}: {captions} read to the end of the line, {reason}")
 
 
-def _find_start(lines: Iterator[tuple[int, str]], source: str | Path) -> tuple[Iterator[tuple[int, str]], str, int]:
-    """The lines from the header on, the delimiter, and the number of comments above. Raises `DataError`."""
-    named, comments = None, 0
+def _find_start(
+    lines: Iterator[tuple[int, str]], options: ReadOptions, source: str | Path
+) -> tuple[Iterator[tuple[int, str]], str, int]:
+    """The lines from the header on, the delimiter, and the number of comments above. Raises `DataError`.
+
+    The last comment is the header where it names the columns and the line below does not.
+    """
+    named = None
+    comments: list[tuple[int, str]] = []
     for number, text in lines:
+        bare = text[1:].lstrip()
         if found := _NAMED_DELIMITER.fullmatch(text):
             named = found[1]
-        elif text.startswith("# ") or (text.startswith("#") and not any(one in text for one in DELIMITERS)):
-            comments += 1
+        elif text.startswith("#") and (
+            text[1:2] == " " or _is_header(bare, options) or not any(one in text for one in DELIMITERS)
+        ):
+            comments.append((number, bare))
         elif text.strip():
-            return chain([(number, text)], lines), named or detect_delimiter(text), comments
+            start = [(number, text)]
+            if comments and _is_header(comments[-1][1], options) and not _is_header(text, options):
+                start.insert(0, comments.pop())
+            return chain(start, lines), named or detect_delimiter(start[0][1]), len(comments)
     raise DataError(f"{source}: holds no rows")
+
+
+def _is_header(text: str, options: ReadOptions) -> bool:
+    """Whether a line names the columns."""
+    with suppress(MissingColumnError):
+        return bool(find_columns(tuple(text.split(detect_delimiter(text))), options, "column"))
+    return False
 
 
 def detect_delimiter(header: str) -> str:
@@ -127,6 +151,11 @@ def _columns_without_header(first: DelimitedRow, options: ReadOptions) -> Column
     return Columns(image=0, captions=(1,), split=2 if has_split else None, count=3 if has_split else 2, names=(0,))
 
 
+def _is_row(text: str, *, columns: Columns, delimiter: str) -> bool:
+    """Whether a line has the name of an image in its column."""
+    return text.count(delimiter) >= max(columns.image, 1) and is_image_name(text.split(delimiter)[columns.image])
+
+
 def _refuse_swapped_header(sample: Sequence[DelimitedRow], columns: Columns, source: str | Path) -> None:
     pairs = [
         (row.fields[columns.image], row.fields[columns.captions[0]])
@@ -149,7 +178,7 @@ def _read_row(fields: list[str], columns: Columns, line: int) -> CaptionRow:
     for index in columns.captions:
         found = _captions_in_cell(fields[index])
         if found is None:
-            problem = 'a list of captions that cannot be read; write it as JSON: ["a dog", "a wet dog"]'
+            problem = 'neither a caption nor a list of captions; write a list as JSON: ["a dog", "a wet dog"]'
             return CaptionRow(line, fields[columns.image], problem=problem)
         captions += found
     if len(captions) > 1:
@@ -158,14 +187,19 @@ def _read_row(fields: list[str], columns: Columns, line: int) -> CaptionRow:
 
 
 def _captions_in_cell(cell: str) -> list[str] | None:
-    """The captions of a cell, which may hold a list: `["a dog", "a wet dog"]`. None for a list that cannot be read."""
-    if not _LIST.match(cell):
+    """The captions of a cell, which may hold a list: `["a dog", "a wet dog"]`. None for data that is no such list."""
+    if not _DATA.match(cell):
         return [cell]
-    with suppress(ValueError, RecursionError):
-        captions = json.loads(cell)
-        if isinstance(captions, list) and all(isinstance(caption, str) for caption in captions):
-            return captions
-    with suppress(ValueError, SyntaxError):
-        if _STRINGS.fullmatch(cell):
-            return [ast.literal_eval(string) for string in _STRING.findall(cell)]
-    return None if cell.lstrip().startswith("[") else [cell]  # a caption may begin with a quotation in parentheses
+    for parse in (json.loads, _parse_python):
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            content = parse(cell)
+            captions = caption_texts(content if isinstance(content, list) else [content])
+            if all(isinstance(caption, str) for caption in captions):
+                return captions
+    return [cell] if cell.lstrip().startswith("(") else None  # a caption may begin with a quotation in parentheses
+
+
+def _parse_python(cell: str) -> Any:
+    if _STRINGS.fullmatch(cell):
+        return [ast.literal_eval(string) for string in _STRING.findall(cell)]
+    return ast.literal_eval(cell)

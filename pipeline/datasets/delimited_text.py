@@ -5,7 +5,7 @@ The csv module and pandas continue to the next quote, however far away, and retu
 
 import csv
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -29,13 +29,17 @@ class DelimitedReader:
     """Iterates over the rows of numbered lines that are not blank. A line with unbalanced quotes is split at the
     delimiters.
 
-    `width` is the number of fields of a row, once it is known; a row over several lines must have as many.
+    `width` is the number of fields of a row, once it is known; a row over several lines must have as many. `is_row`
+    recognizes a line with the name of an image in its column; a row over several lines has at most one.
     """
 
     def __init__(self, lines: Iterator[tuple[int, str]], delimiter: str) -> None:
         allow_long_fields()
         self.delimiter = delimiter
         self.width: int | None = None
+        self.is_row: Callable[[str], bool] = lambda text: False
+        self.unclosed: list[int] = []
+        """The lines with a quote that is not closed, as far as they were read."""
         self._lines = lines
         self._pending: deque[tuple[int, str]] = deque()
 
@@ -43,12 +47,12 @@ class DelimitedReader:
         while following := self._pending.popleft() if self._pending else next(self._lines, None):
             number, text = following
             if '"' in text:
-                fields = _parse(text, self.delimiter) or self._parse_multiline(text)
+                fields = _parse(text, self.delimiter) or self._parse_multiline(number, text)
                 yield DelimitedRow(number, fields or text.split(self.delimiter), bool(fields))
             elif text.strip():
                 yield DelimitedRow(number, text.split(self.delimiter), False)
 
-    def _parse_multiline(self, text: str) -> list[str]:
+    def _parse_multiline(self, number: int, text: str) -> list[str]:
         """The fields of a row that starts with `text` and ends in a quoted field over several lines; else none."""
         if not _ends_inside_quotes(text, self.delimiter):
             return []
@@ -58,12 +62,13 @@ class DelimitedReader:
             if '"' not in line:
                 continue
             fields = _parse(text, self.delimiter)
-            if fields and self.width in (None, len(fields)):
+            if fields and self.width in (None, len(fields)) and sum(map(self.is_row, text.split("\n"))) < 2:
                 for _ in range(used):
                     self._pending.popleft()
                 return fields
             if fields or not _ends_inside_quotes(text, self.delimiter):
                 break  # a quote that neither closes the field nor is doubled: the first quote was a stray one
+        self.unclosed.append(number)
         return []
 
 

@@ -41,13 +41,19 @@ class DetectedFormat:
 
 
 def read_dataset(format: str, path: Path, options: ReadOptions = ReadOptions()) -> Iterator[Entry]:
-    """Read all entries of a dataset. Raises `DataError` when a file cannot be read at all."""
+    """Read all entries of a dataset.
+
+    Raises `DataError` when a file cannot be read at all, with the format that is detected where it is another one.
+    """
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; check params.data.captions")
     try:
         yield from _function("read", format)(path, options)
     except DataError as error:
-        raise DataError(f"{error} (read as the format {format}; see params.data.format)") from error
+        found, _ = _detect(path, options)
+        if not found or found[0].format == format:
+            raise
+        raise DataError(f"{error}; params.data.format is {format}, but {found[0].format} is detected") from error
 
 
 def detect_format(path: Path, options: ReadOptions = ReadOptions()) -> DetectedFormat:

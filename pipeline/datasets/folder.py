@@ -125,7 +125,7 @@ def _read_texts(path: Path, encoding: str) -> Iterator[Entry]:
         if name in used or suffix_of(name) == ".json":  # JSON files serve many other purposes
             continue
         other = others.get(stem_of(name))
-        reason = f"{other} beside the text is of another format" if other else "no image is beside the text"
+        reason = f"{other} beside the text is not a file of a known format" if other else "no image is beside the text"
         yield skip_entry(name, reason, files[name], 0)
 
 

@@ -51,7 +51,10 @@ class ImageIndex:
         """Why `find` finds no image of this name."""
         if paths := self.fitting(name):
             return f"the name fits two files: {', '.join(path.removeprefix(f'{self._base}/') for path in paths)}"
-        return "not a file" if os.path.exists(self.root / name) else "the image does not exist"
+        path = self.root / name
+        if os.path.exists(path):
+            return "not a file"
+        return "a symbolic link to no file" if os.path.islink(path) else "the image does not exist"
 
     def _fitting(self, name: str) -> tuple[str, ...]:
         path = f"{self._base}/{name}" if self._base != "." else name
@@ -77,9 +80,16 @@ class ImageIndex:
         return (name for name in self.files() if suffix_of(name) in IMAGE_SUFFIXES)
 
     def passed_over(self) -> list[str]:
-        """The names of files that are neither images nor usual files of a dataset, nor archives of such files."""
+        """The names of broken links, and of files that are neither usual in a dataset nor archives of such files."""
         archives = {archive for archive, *_ in self._members}
-        return [name for name, _ in self._walked if name not in archives and not is_usual(name)]
+        others = [name for name, _ in self._walked if name not in archives and not is_usual(name)]
+        return [*self.broken_links, *others]
+
+    @cached_property
+    def broken_links(self) -> list[str]:
+        """The names of images that are symbolic links to no file."""
+        images = ((name, path) for name, path in self._walked if suffix_of(name) in IMAGE_SUFFIXES)
+        return [name for name, path in images if not os.path.exists(path) and os.path.islink(path)]
 
     @cached_property
     def _walked(self) -> list[tuple[str, str]]:
@@ -91,7 +101,8 @@ class ImageIndex:
 
     @cached_property
     def _loose(self) -> dict[str, str]:
-        return {name: path for name, path in self._walked if suffix_of(name) in _LISTED}
+        broken = set(self.broken_links)
+        return {name: path for name, path in self._walked if suffix_of(name) in _LISTED and name not in broken}
 
     @cached_property
     def _has_loose_images(self) -> bool:
@@ -189,8 +200,13 @@ def _has_same_bytes(path: str, others: Iterable[str]) -> bool:
 
 
 def is_usual(name: str) -> bool:
-    """Whether a file is an image, a text or table as it lies beside images, or hidden."""
-    return suffix_of(name) in _LISTED | _BESIDE_IMAGES or PurePosixPath(name).name.startswith(".")
+    """Whether a file is an image, a text or table as it lies beside images, or hidden.
+
+    A hidden `.a.heic.icloud` stands for an image that macOS has not downloaded, and is none of them.
+    """
+    suffix = suffix_of(name)
+    is_hidden = PurePosixPath(name).name.startswith(".") and suffix != ".icloud"
+    return suffix in _LISTED | _BESIDE_IMAGES or is_hidden
 
 
 def number_of(name: str) -> str | None:

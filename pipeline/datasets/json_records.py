@@ -10,8 +10,9 @@
     {"image": {"0": "a.jpg", ...}, "caption": {...}}   as `to_json()` writes them
     {"columns": ["image", "caption"], "data": [...]}   and with `orient="split"`
 
-Keys have the usual names or those in params.data (see columns.py). A caption is a text or an object with `caption`; a
-record of LLaVA has a conversation, whose answer is the caption. Several images with the same captions are a list.
+Keys have the usual names or those in params.data (see columns.py). A caption is a text or an object with `caption` or
+`raw`; a record of LLaVA has a conversation, whose answer is the caption. Several images with the same captions are a
+list.
 """
 
 import re
@@ -20,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from pipeline.datasets.caption_rows import CaptionRow, make_row
+from pipeline.datasets.caption_rows import CaptionRow, caption_texts, make_row
 from pipeline.datasets.columns import MissingColumnError, find_columns
 from pipeline.datasets.entries import SPLIT_NAMES, Note, ReadOptions
 from pipeline.datasets.text_files import numbered_lines, parse_json
@@ -163,18 +164,13 @@ def _read_record(record: Any, options: ReadOptions, number: int) -> Iterator[Cap
         captions += values[index] if isinstance(values[index], list) else [values[index]]
     ranked = all(isinstance(one, dict) and "score" in one for one in captions)
     if columns.references is not None and isinstance(values[columns.references], list):
-        values[columns.references] = _texts(values[columns.references])
-    row = make_row(values, _texts(captions), columns, number, ranked=ranked)
+        values[columns.references] = caption_texts(values[columns.references])
+    row = make_row(values, caption_texts(captions), columns, number, ranked=ranked)
     if isinstance(row.image, list):
         for image in row.image:
             yield replace(row, image=image, names=(image,))
     else:
         yield row
-
-
-def _texts(captions: list[Any]) -> list[Any]:
-    """The captions, of which each may be an object with `caption`."""
-    return [one.get("caption") if isinstance(one, dict) else one for one in captions]
 
 
 def _with_answer(record: dict[str, Any]) -> dict[str, Any]:

@@ -73,8 +73,9 @@ def describe_drawn_splits(entries: Iterable[CaptionEntry], sha256: Mapping[str, 
     parts = []
     lacking = [split for split in SPLITS[1:] if not own[split]]
     if lacking and own["train"]:
+        each = "each" if len(lacking) > 1 else "it"
         parts.append(
-            f"the dataset has no {' and no '.join(lacking)} split: a tenth of its train images is drawn for each"
+            f"the dataset has no {' and no '.join(lacking)} split: a tenth of its train images is drawn for {each}"
         )
     if own[None]:
         parts.append(f"{counted(own[None], 'image')} without a split: drawn from the seed")

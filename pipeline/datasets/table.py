@@ -41,10 +41,10 @@ def detect_table(path: Path, options: ReadOptions) -> Iterator[Candidate]:
     parts = files_by_split(path, options)
     per_split = _count_splits(parts, options) > 1
     beside_images = {file.with_suffix(".json") for file in path.glob("*") if file.suffix.lower() in IMAGE_SUFFIXES}
-    of_one_image = {file for file in beside_images if sniff_json(file).startswith("{")}
-    of_folder = {*of_one_image, *(path / name for name in METADATA)}
+    of_folder = {*filter(_is_of_one_image, beside_images), *(path / name for name in METADATA)}
     known = {*common, *(parts if per_split else ()), *of_folder}
     files = [file for suffix in SUFFIXES for file in sorted(path.glob(f"*{suffix}")) if file not in known]
+    files.sort(key=lambda file: _first_download(file) is not None)
     others = [_candidate(file, options, needs_image=True) for file in files]
     broken = [one.problem for one in others if one.problem and _split_in(one.captions.stem)]
     unread = f"; not read: {'; '.join(broken)}" if broken else ""
@@ -52,6 +52,19 @@ def detect_table(path: Path, options: ReadOptions) -> Iterator[Candidate]:
         yield Candidate(path, f"{', '.join(file.name for file in parts)}, one table per split{unread}")
     for one in others:
         yield replace(one, evidence=one.evidence + unread) if _split_in(one.captions.stem) else one
+
+
+def _is_of_one_image(file: Path) -> bool:
+    """Whether JSON is an object of one image, not captions by image, if it is beside an image of its name."""
+    start = sniff_json(file)
+    return start.startswith("{") and not is_image_name(start[1:].partition(":")[0])
+
+
+def _first_download(file: Path) -> Path | None:
+    """`train.csv` for the browser's second download of it, `train (1).csv`; None where no such file is beside it."""
+    copy = re.fullmatch(r"(.+?) ?\(\d+\)", file.stem)
+    first = file.with_stem(copy[1]) if copy else None
+    return first if first and first.exists() else None
 
 
 def _candidate(path: Path, options: ReadOptions, *, needs_image: bool = False) -> Candidate:
@@ -96,6 +109,9 @@ def read_table(path: Path, options: ReadOptions) -> Iterator[Entry]:
     for file, split in parts.items():
         for entry in _read_file(file, options):
             yield replace(entry, split=split) if isinstance(entry, CaptionEntry) and not entry.split else entry
+    for file in sorted(path.glob("*(*).*")) if parts else ():
+        if (first := _first_download(file)) and first in parts:
+            yield Note(f"{file}: not read, as a second download of {first.name}; rename it, if it holds other captions")
 
 
 def files_by_split(folder: Path, options: ReadOptions) -> dict[Path, str]:
@@ -106,7 +122,7 @@ def files_by_split(folder: Path, options: ReadOptions) -> dict[Path, str]:
     groups: dict[tuple[str, ...], dict[Path, str]] = defaultdict(dict)
     for suffix in (".csv", ".tsv", ".jsonl", ".json"):
         for file in sorted(folder.glob(f"*{suffix}")):
-            if found := _split_in(file.stem):
+            if not _first_download(file) and (found := _split_in(file.stem)):
                 split, others = found
                 groups[suffix, *others][file] = split
     several = [groups[words] for words in sorted(groups, key=len) if len({*groups[words].values()}) > 1]

@@ -7,7 +7,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -99,17 +99,15 @@ def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def sniff_json(path: Path) -> str:
     """The start and the end of a JSON file, enough to tell layouts apart: ASCII keys in any Unicode encoding.
 
-    It is empty for what is no file. Raises `DataError`.
+    It is empty for what is no file or cannot be read.
     """
-    try:
-        if not path.is_file():
-            return ""
-        with path.open("rb") as file:
-            start = file.read(_SNIFFED)
-            file.seek(max(path.stat().st_size - _SNIFFED, file.tell()))
-            content = start + file.read()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    content = b""
+    with suppress(OSError):
+        if path.is_file():
+            with path.open("rb") as file:
+                content = file.read(_SNIFFED)
+                file.seek(max(path.stat().st_size - _SNIFFED, file.tell()))
+                content += file.read()
     return content.replace(b"\0", b"").decode("ascii", errors="ignore").lstrip("\ufeff \t\r\n")
 
 

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import io
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -37,6 +38,8 @@ BACKGROUND = (255, 255, 255)
 """RGB color behind transparent pixels."""
 _JPEG, _END_OF_JPEG = b"\xff\xd8\xff", b"\xff\xd9"
 
+_LINK = re.compile(rb"[^\0-\x1f]{1,500}\.[A-Za-z]{3,4}")
+"""What git writes for a symbolic link where links are off, as on Windows."""
 _STRIP_PIXELS = 1 << 22
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 _BIT_DEPTHS = (8, 10, 12, 14, 16, 18, 20, 24, 28, 32)
@@ -79,6 +82,8 @@ def _open(content: bytes) -> Iterator[Image.Image]:
         except UnidentifiedImageError as error:
             if words := other_content(content):
                 raise ImageError(words) from error
+            if _LINK.fullmatch(content):
+                raise ImageError("a path in the place of a symbolic link; copy the image there") from error
             if is_image(content[:16]):
                 raise ImageError("damaged, or of an unsupported kind; convert it to JPEG or PNG") from error
             raise ImageError(f"not an image in one of the formats {', '.join(FORMATS)}, HEIC") from error

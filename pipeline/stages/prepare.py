@@ -151,10 +151,8 @@ def _read_entries(data: "DataParams", progress: Progress) -> tuple[DetectedForma
         if not found.skipped:
             raise DataError(f"{source}: holds no captions; check params.data.captions and params.data.format")
         first = found.skipped[0]
-        raise DataError(
-            f"{source}: no usable caption; {len(found.skipped)} were skipped, the first in line {first.line}: "
-            f"{first.reason}"
-        )
+        rows = counted(len(found.skipped), "row")
+        raise DataError(f"{source}: no usable caption; {rows} skipped, the first in line {first.line}: {first.reason}")
     cleaned, notes = clean_captions([entry.caption for entry in found.captions])
     found.captions = [
         entry if entry.caption == caption else replace(entry, caption=caption)

@@ -19,6 +19,7 @@ from pipeline.text.dropped_letters import share_with_dropped_letters
 from pipeline.text.tokenizers import UNITS, get_tokenizer
 from pipeline.text.vocabulary import Vocabulary
 from pipeline.tokens import SPECIAL_TOKENS
+from pipeline.wording import counted
 
 if TYPE_CHECKING:
     from pipeline.params import Params
@@ -73,9 +74,9 @@ def vocab(files: VocabFiles, params: "Params") -> VocabReport:
     if len(vocabulary) == len(SPECIAL_TOKENS):
         highest = max(Counter(chain.from_iterable(tokens("train"))).values(), default=0)
         raise ParamsError(
-            f"params.vocab: the vocabulary is empty, because no {unit} occurs min_count = {min_count} times in the "
-            f"training captions; the most frequent one occurs {highest} times; lower min_count, or set unit to "
-            "character and params.score.rerank.neighbors to 0"
+            f"params.vocab: the vocabulary is empty, because no {unit} reaches min_count = {min_count} in the "
+            f"training captions; the most frequent one occurs {counted(highest, 'time')}; lower min_count, or set "
+            "unit to character and params.score.rerank.neighbors to 0"
         )
     params.score.longest_caption(vocabulary.max_length)  # raises now instead of after training
     write_json(files.vocabulary, vocabulary.to_json())

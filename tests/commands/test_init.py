@@ -42,6 +42,12 @@ def test_nothing_else_in_the_file_changes(project):
     assert changed == ["  captions: data/tiny/captions.csv", "  images: data/tiny/images"]
 
 
+def test_broken_links_among_the_images_cause_a_warning(project):
+    (project / "data/tiny/images/gone.png").symlink_to("nowhere.png")
+    err = run_command("init", "data/tiny", cwd=project)[2]
+    assert "warning: 1 image is a symbolic link to no file: gone.png; repair or remove them, or `dvc repro` will" in err
+
+
 def test_images_in_an_archive_are_found(project):
     images = project / "data/tiny/images"
     with zipfile.ZipFile(project / "data/tiny/images.zip", "w") as archive:

@@ -52,10 +52,11 @@ def test_truncated_jpegs_can_be_used_if_extract_fills_them(project):
 
 def test_files_that_are_no_images_are_counted(project):
     (project / "data/tiny/images/a.mov").write_bytes(b"x")
-    note = "note: data/tiny/images: files that are not images: 1 .mov\n"
+    (project / "data/tiny/images/b.jpg").symlink_to("gone.jpg")
+    note = "note: data/tiny/images: files that are not images: 1 .jpg (links to no file), 1 .mov\n"
     assert run_command("stats", cwd=project)[2] == note
     code, out, err = run_command("stats", "--json", cwd=project)
-    assert (code, err, json.loads(out)["passed_over"]) == (0, note, ["a.mov"])
+    assert (code, err, json.loads(out)["passed_over"]) == (0, note, ["b.jpg", "a.mov"])
     assert note in run_command("prepare", cwd=project)[2]
 
 

@@ -1,5 +1,7 @@
 """Detection of the dataset format."""
 
+import os
+
 import pytest
 from reading import detect, kept, read, write
 from support import ROOT
@@ -56,10 +58,29 @@ def test_a_list_beside_an_image_of_its_name_is_a_table(tmp_path):
     assert detect(tmp_path).captions == tmp_path / "poster.json"
 
 
-def test_what_was_read_as_another_format_names_the_parameter(tmp_path):
+def test_captions_by_image_beside_an_image_of_the_same_name_are_a_table(tmp_path):
+    write(tmp_path, '{"a.jpg": "x"}', "poster.json")
+    write(tmp_path, "image", "poster.png")
+    assert detect(tmp_path).captions == tmp_path / "poster.json"
+
+
+def test_an_unreadable_json_file_beside_an_image_does_not_hide_a_table(tmp_path):
+    if not os.path.isfile("/proc/self/mem"):
+        pytest.skip("needs a file that is readable by its mode and fails to be read")
+    write(tmp_path, "image", "a.jpg")
+    (tmp_path / "a.json").symlink_to("/proc/self/mem")
+    path = write(tmp_path, "image,caption\na.jpg,x\n", "rows.csv")
+    assert detect(tmp_path).captions == path
+    with pytest.raises(DataError, match=r"a.json: cannot be read"):
+        detect(tmp_path / "a.json")
+
+
+def test_an_error_names_the_detected_format_where_it_is_another_one(tmp_path):
     path = write(tmp_path, "image,caption\na.jpg,x\n")
-    with pytest.raises(DataError, match=r"not valid JSON .* \(read as the format coco; see params\.data\.format\)"):
+    with pytest.raises(DataError, match=r"not valid JSON .*; params.data.format is coco, but table is detected"):
         read("coco", path)
+    with pytest.raises(DataError, match=r"\(auto: the usual names\)$"):
+        read("table", write(tmp_path, "image,words\na.jpg,x\n", "others.csv"))
 
 
 def test_a_word_and_a_number_each_are_no_columns(tmp_path):

@@ -115,7 +115,7 @@ def test_an_imagefolder_with_metadata_in_each_split(tmp_path):
 def test_a_caption_beside_a_file_of_another_format_names_that_file(tmp_path):
     for name, content in {"a.jpg": b"x", "a.txt": "a dog", "b.jp2": b"x", "b.txt": "a cat"}.items():
         write(tmp_path, content, name)
-    assert skipped(read("folder", tmp_path)) == [(0, "b.txt", "b.jp2 beside the text is of another format")]
+    assert skipped(read("folder", tmp_path)) == [(0, "b.txt", "b.jp2 beside the text is not a file of a known format")]
 
 
 @pytest.mark.parametrize("encoding", ["auto", "utf-8", "UTF-8", "utf8", "ascii"])

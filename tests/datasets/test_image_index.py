@@ -106,11 +106,21 @@ def test_links_of_the_user_are_followed_also_to_folders_and_in_circles(tmp_path)
     (root / "a.jpg").symlink_to(tmp_path / "cache/a.jpg")
     (root / "more").symlink_to(tmp_path / "photos")
     (tmp_path / "photos/loop").symlink_to(root)
-    (root / "gone.jpg").symlink_to(tmp_path / "gone.jpg")
     index = ImageIndex(root)
-    assert list(index.names()) == ["a.jpg", "gone.jpg", "more/B.jpg"]
+    assert list(index.names()) == ["a.jpg", "more/B.jpg"]
     assert read_image_bytes(index.find("a.jpg")) == b"x"
     assert read_image_bytes(index.find("more/b.jpg")) == b"y"
+
+
+def test_broken_links_are_no_images_and_are_listed(tmp_path):
+    write(tmp_path, b"x", "a.jpg")
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
+    index = ImageIndex(tmp_path)
+    assert list(index.names()) == ["a.jpg"]
+    assert index.passed_over() == index.broken_links == ["gone.jpg", "loop.jpg"]
+    assert index.find("gone.jpg") is None
+    assert index.problem("gone.jpg") == index.problem("loop.jpg") == "a symbolic link to no file"
 
 
 @pytest.mark.parametrize("name", ["7", "07", "7.jpg", "000007"])
@@ -133,6 +143,9 @@ def test_files_that_are_no_images_are_listed(tmp_path):
     for name in ("a.jpg", "a.txt", "captions.csv", "sub/b.JP2", "c.mov", ".hidden"):
         write(tmp_path, b"x", name)
     assert ImageIndex(tmp_path).passed_over() == ["c.mov", "sub/b.JP2"]
+    placeholder = write(tmp_path, b"x", ".d.HEIC.icloud")
+    assert ImageIndex(tmp_path).passed_over() == [placeholder.name, "c.mov", "sub/b.JP2"]
+    placeholder.unlink()
     pack(tmp_path / "code.zip", {"a.py": b""})
     pack(tmp_path / "images.zip", {"a.jpg": b""})
     write(tmp_path, b"damaged", "sub/images.tar")

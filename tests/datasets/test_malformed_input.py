@@ -193,6 +193,27 @@ def test_each_row_of_a_table_is_kept_or_skipped_with_the_reason(tmp_path, case):
     assert skipped(entries) == reasons
 
 
+SWALLOWED = {
+    "image first": (HEADER + 'a.jpg,"a dog\nb.jpg,a cat"\nc.jpg,a fox\n', ['"a dog', 'a cat"', "a fox"]),
+    "image between": (
+        'split,image,caption\nval,a.jpg,"a dog\nval,b.jpg,a cat"\nval,c.jpg,a fox\n',
+        ['"a dog', 'a cat"', "a fox"],
+    ),
+    "image last": (
+        'caption,split,image\n"a dog,val,a.jpg\na cat",val,b.jpg\na fox,val,c.jpg\n',
+        ['"a dog', 'a cat"', "a fox"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SWALLOWED)
+def test_an_unclosed_quote_costs_no_other_row_and_is_noted_with_its_line(tmp_path, case):
+    content, captions = SWALLOWED[case]
+    entries = table(tmp_path, content)
+    assert captions_of(entries) == captions
+    assert notes_of(entries) == ["1 row has a quote that is not closed, the first in line 2; the quote is kept as text"]
+
+
 def test_lines_are_counted_over_quoted_captions(tmp_path):
     entries = table(tmp_path, HEADER + 'a.jpg,"a dog\nand a ""cat""\n\nrun"\nb.jpg,x\n')
     assert kept(entries) == [("a.jpg", 'a dog and a "cat" run', None), ("b.jpg", "x", None)]
@@ -219,6 +240,14 @@ def test_comments_above_the_header_are_skipped_with_a_note(tmp_path):
     entries = table(tmp_path, "# made in 2024, by hand\n#hand\n#,image,caption\n1,a.jpg,# a sign\n# 2,#b.jpg,a dog\n")
     assert kept(entries) == [("a.jpg", "# a sign", None), ("#b.jpg", "a dog", None)]
     assert notes_of(entries) == ["2 lines that start with # are above the header and are not read"]
+
+
+@pytest.mark.parametrize("start", ["#image,caption\n", "# image,caption\n", "# by hand\n# Image, Caption\n"])
+def test_a_header_may_start_with_a_number_sign(tmp_path, start):
+    entries = table(tmp_path, start + "a.jpg,a dog\n")
+    assert kept(entries) == [("a.jpg", "a dog", None)]
+    assert len(entries.notes) == start.count("by hand")
+    assert kept(table(tmp_path, start + HEADER + "a.jpg,a dog\n")) == kept(entries)
 
 
 def test_a_file_without_header_is_read_with_a_note(tmp_path):

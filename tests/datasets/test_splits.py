@@ -51,7 +51,10 @@ def test_a_missing_split_is_drawn_from_the_train_images():
     splits = assign_splits(found, unique_digests(found), 1)
     assert {split for image, split in splits.items() if int(image[:-4]) < 1000} == {"train", "val"}
     assert all(splits[f"{number}.jpg"] == "test" for number in range(1000, 1010))
-    assert "no val split" in describe_drawn_splits(found, unique_digests(found))
+    drawn = "a tenth of its train images is drawn for"
+    assert describe_drawn_splits(found, unique_digests(found)) == f"the dataset has no val split: {drawn} it"
+    both = many("train")
+    assert describe_drawn_splits(both, unique_digests(both)).endswith(f"no val and no test split: {drawn} each")
 
 
 @pytest.mark.parametrize("own", [None, "train"])

@@ -70,8 +70,10 @@ def test_unknown_json_keys_are_reported_with_the_params_to_set(tmp_path):
         '"[\'a dog\', ""it\'s wet""]"',
         '"(\'a dog\', ""it\'s wet"")"',
         '"[\'a dog\'\n ""it\'s wet""]"',
+        '"[{""raw"": ""a dog"", ""tokens"": [""a""]}, {""caption"": ""it\'s wet""}]"',
+        "\"[{'raw': 'a dog', 'id': 3}, {'raw': \"\"it's wet\"\"}]\"",
     ],
-    ids=["json", "python", "python with both quotes", "a tuple", "numpy"],
+    ids=["json", "python", "python with both quotes", "a tuple", "numpy", "objects", "objects of python"],
 )
 def test_a_cell_with_a_list_holds_several_captions(tmp_path, cell):
     path = write(tmp_path, f"raw,split,filename\n{cell},train,a.jpg\n[a sign],train,b.jpg\n[3],val,c.jpg\n")
@@ -84,14 +86,27 @@ def test_a_cell_with_a_list_holds_several_captions(tmp_path, cell):
     ]
 
 
-@pytest.mark.parametrize("cell", ['"[""a dog"", ""a wet d"', '"[""a dog"", null]"', "\"['a dog'] and more\""])
-def test_a_list_that_cannot_be_read_is_skipped(tmp_path, cell):
+@pytest.mark.parametrize(
+    "cell",
+    [
+        *('"[""a dog"", ""a wet d"', '"[""a dog"", null]"', "\"['a dog'] and more\"", '"[[""a dog""]]"'),
+        *(
+            "[{'n': 'a'}]",
+            "{'text': 'a dog'}",
+            "b'a dog'",
+            "[b'a dog']",
+            "\"array(['a dog'], dtype=object)\"",
+            "[array(['a dog'])]",
+        ),
+    ],
+)
+def test_data_that_is_no_list_of_captions_is_skipped(tmp_path, cell):
     path = write(tmp_path, f'image,caption\na.jpg,{cell}\nb.jpg,"(""Stop"" is on a sign)"\n')
     entries = read("table", path)
     assert kept(entries) == [("b.jpg", '("Stop" is on a sign)', None)]
     (skipped,) = entries.skipped
     assert (skipped.image, skipped.line) == ("a.jpg", 2)
-    assert skipped.reason.startswith("a list of captions that cannot be read; write it as JSON:")
+    assert skipped.reason.startswith("neither a caption nor a list of captions; write a list as JSON:")
 
 
 def test_a_caption_number_after_the_image_name_is_removed(tmp_path):
@@ -138,6 +153,19 @@ def test_several_tables_of_a_split_where_a_split_column_takes_precedence(tmp_pat
         ("c.jpg", "train"),
         ("d.jpg", "val"),
     ]
+
+
+def test_a_second_download_of_a_table_is_not_read(tmp_path):
+    for name in ("train", "train (1)", "val", "val-2", "test(2)"):
+        write(tmp_path, f"image,caption\n{name}.jpg,x\n", f"{name}.csv")
+    assert "not used: train (1).csv" in detect(tmp_path).evidence
+    entries = read("table", tmp_path)
+    assert [image for image, _, _ in kept(entries)] == ["train.jpg", "val-2.jpg", "val.jpg", "test(2).jpg"]
+    (note,) = entries.notes
+    assert "train (1).csv: not read, as a second download of train.csv" in note
+    for name in ("val", "val-2", "test(2)"):
+        (tmp_path / f"{name}.csv").unlink()
+    assert detect(tmp_path).captions == tmp_path / "train.csv"
 
 
 def test_of_several_groups_of_tables_the_one_with_captions_of_the_most_splits_is_read(tmp_path):

@@ -46,6 +46,7 @@ REFUSED = {
     "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", "not an image"),
     "pdf": (b"%PDF-1.4\n%%EOF\n", "not an image"),
     "html of a login page": (b"<!DOCTYPE html><title>403</title>", "a web page, not the file itself"),
+    "a link that git wrote as text": (b"../shared/a.jpg", "a path in the place of a symbolic link"),
     "git lfs": (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer, not the file itself"),
 }
 

@@ -41,11 +41,14 @@ def test_the_tokens_are_those_of_the_train_captions(tmp_path):
     assert vocabulary["tokenizer"] == "character"
 
 
-@pytest.mark.parametrize(("captions", "min_count", "highest"), [(CAPTIONS, 1000, 2), (UNKNOWN_LETTERS, 1, 0)])
+@pytest.mark.parametrize(
+    ("captions", "min_count", "highest"),
+    [(CAPTIONS, 1000, "2 times"), (CAPTIONS[:1], 2, "1 time"), (UNKNOWN_LETTERS, 1, "0 times")],
+)
 def test_an_empty_vocabulary_is_refused(tmp_path, captions, min_count, highest):
     message = (
-        rf"params.vocab: the vocabulary is empty, because no word occurs min_count = {min_count} times in the training "
-        rf"captions; the most frequent one occurs {highest} times; lower min_count, or set unit to character"
+        rf"params.vocab: the vocabulary is empty, because no word reaches min_count = {min_count} in the training "
+        rf"captions; the most frequent one occurs {highest}; lower min_count, or set unit to character"
     )
     with pytest.raises(ParamsError, match=message):
         build(tmp_path, captions, min_count=min_count)
