@@ -72,7 +72,9 @@ class Archive:
             else:
                 self.members = dict(_tar_members(path))
         except _DAMAGED as error:
-            raise OSError(errno.EIO, f"not a complete {_kind(path)} archive: {error}", str(path)) from error
+            raise OSError(
+                errno.EIO, f"not a complete {_kind(path)} archive: {error}; copy or download it again", str(path)
+            ) from error
 
     def read(self, name: str) -> bytes:
         """Return the content of a member. Raises `OSError` with the reason."""

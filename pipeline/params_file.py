@@ -22,7 +22,10 @@ MAX_ALIASES = 8
 
 def read_params(path: Path) -> Params:
     """Read and check a params.yaml. Raises `ParamsError` with one line per mistake."""
-    return check_params(_parse(_read_text(path), str(path)))
+    text = _read_text(path)
+    if not text.strip():
+        raise ParamsError(f"{path}: is empty; restore it, or write `{{}}` to use all defaults")
+    return check_params(_parse(text, str(path)))
 
 
 def check_params(content: Any) -> Params:

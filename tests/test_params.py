@@ -159,9 +159,22 @@ MERGED = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n}\n  <<: [*a{n - 1}, *a{n - 1}
         ("a: " + "[" * 200_000, "nested too deeply"),
         ("# " + "x" * (1 << 20), "larger than 1,048,576 bytes"),
         ("seed: " + "9" * 5000, "not valid YAML"),
+        ("\n", "is empty; restore it, or write `{}` to use all defaults"),
         ("[1, 2]", "params: must be a section with keys and values"),
     ],
-    ids=["syntax", "duplicate key", "tag", "aliases", "merged aliases", "recursive", "deep", "large", "digits", "list"],
+    ids=[
+        "syntax",
+        "duplicate key",
+        "tag",
+        "aliases",
+        "merged aliases",
+        "recursive",
+        "deep",
+        "large",
+        "digits",
+        "empty",
+        "list",
+    ],
 )
 def test_a_malformed_file_is_refused(path, text, reason):
     path.write_text(text)

@@ -86,6 +86,12 @@ def _print_entries(entries: "DatasetEntries", images: int) -> None:
     say(*(f"note: {note}" for note in entries.notes))
     captions = f"{len(entries.captions):,} of {counted(images, 'image')}"
     say(f"captions: {captions}; {_describe_splits(entries)}")
+    of_image = Counter(image for image, _ in {(entry.image, entry.split) for entry in entries.captions if entry.split})
+    if several := sum(count > 1 for count in of_image.values()):
+        say(
+            f"warning: {counted(several, 'image is', 'images are')} in several splits, which `prepare` refuses; assign "
+            "each to one split, or set params.data.leaks to drop"
+        )
     if entries.skipped:
         first = entries.skipped[0]
         rows = counted(len(entries.skipped), "row")
@@ -96,7 +102,7 @@ def _describe_splits(entries: "DatasetEntries") -> str:
     """The images of each split, in words."""
     counts = Counter(split for _, split in {(entry.image, entry.split) for entry in entries.captions})
     if set(counts) == {None}:
-        return "no splits, so 80/10/10 will be drawn"
+        return "no splits, so 80/10/10 will be drawn" if counts[None] > 2 else "no splits, and too few images for three"
     return ", ".join(f"{count:,} {split or 'without a split'}" for split, count in sorted(counts.items(), key=str))
 
 

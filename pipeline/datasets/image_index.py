@@ -144,7 +144,7 @@ class ImageIndex:
             except OSError as error:
                 if self._has_loose_images:
                     continue  # an archive of something else, beside the images
-                raise DataError(f"{path}: {error.strerror}; check params.data.images") from error
+                raise DataError(f"params.data.images: {path}: {error.strerror}") from error
             for member in members:
                 if suffix_of(member) in _LISTED:
                     name = f"{archive}/{member}" if archive else member

@@ -40,7 +40,8 @@ def detect_table(path: Path, options: ReadOptions) -> Iterator[Candidate]:
         yield replace(_candidate(file, options), by_name=True)
     parts = files_by_split(path, options)
     per_split = _count_splits(parts, options) > 1
-    beside_images = {file.with_suffix(".json") for file in path.glob("*") if file.suffix.lower() in IMAGE_SUFFIXES}
+    images = [file for file in path.glob("*") if file.suffix.lower() in IMAGE_SUFFIXES]
+    beside_images = {other for file in images for other in (file.with_suffix(".json"), Path(f"{file}.json"))}
     of_folder = {*filter(_is_of_one_image, beside_images), *(path / name for name in METADATA)}
     known = {*common, *(parts if per_split else ()), *of_folder}
     files = [file for suffix in SUFFIXES for file in sorted(path.glob(f"*{suffix}")) if file not in known]

@@ -1,6 +1,7 @@
 """Reading a network's weights from a file that another program saved."""
 
 import pickle
+import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from pipeline.file_signatures import other_content
 from pipeline.wording import shown_names
 
 SUFFIXES = frozenset({".pth", ".pt", ".ckpt", ".bin", ".safetensors"})
+_KERAS = frozenset({".h5", ".hdf5", ".keras"})
 _STATE_DICT_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "teacher")
 """Where training programs put the state dict in their checkpoints."""
 
@@ -69,6 +71,13 @@ def _fitting(found: Mapping[str, Any], expected: Mapping[str, Tensor]) -> dict[s
 
 
 def _read(path: Path) -> Any:
+    if path.suffix in _KERAS:
+        raise ParamsError(f"params.encoder.weights: {path}: Keras weights are not read; give a PyTorch state dict")
+    if _is_torchscript(path):
+        raise ParamsError(
+            f"params.encoder.weights: {path} is a TorchScript program; save its weights alone: "
+            "torch.save(torch.jit.load(OLD).state_dict(), NEW)"
+        )
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -83,3 +92,9 @@ def _read(path: Path) -> Any:
     except Exception as error:  # torch.load raises a different class for each way in which a file can be wrong
         reason = other_content(path) or str(error).partition("\n")[0] or "it is empty or truncated"
         raise ParamsError(f"params.encoder.weights: {path} cannot be read: {reason}") from error
+
+
+def _is_torchscript(path: Path) -> bool:
+    with suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    return False

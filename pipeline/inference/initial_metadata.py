@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pipeline import paths
 from pipeline.encoders.spec import EncoderSpec
-from pipeline.errors import ArtefactError, DataError, ParamsError
+from pipeline.errors import ArtefactError, ParamsError
 from pipeline.inference.model_metadata import read_metadata
 from pipeline.starter import model_path
 from pipeline.text.tokenizers import UNITS
@@ -74,7 +74,7 @@ class InitialMetadata:
 def check_initial_model(params: "Params", spec: EncoderSpec | None = None) -> None:
     """Check the model of `train.init_from` against params and, if given, against the `spec` of the built encoder.
 
-    Raises `DataError` without a file, `ArtefactError` for a damaged one, and as `InitialMetadata.check` does. The
+    Raises `ParamsError` without a file, `ArtefactError` for a damaged one, and as `InitialMetadata.check` does. The
     encoder of a model of imported features is compared in training, because such features do not come from
     `params.encoder`.
     """
@@ -88,7 +88,7 @@ def check_initial_model(params: "Params", spec: EncoderSpec | None = None) -> No
 def find_model(name: str, *, output: Path) -> Path | None:
     """The model file that `train.init_from` names; None for `none`. `output` is the file that training writes.
 
-    Raises `DataError` without a file, `ParamsError` for the output itself.
+    Raises `ParamsError` without a file, and for the output itself.
     """
     if name == "none":
         return None
@@ -99,13 +99,13 @@ def find_model(name: str, *, output: Path) -> Path | None:
             f"training; restore it with `dvc checkout {output}`, copy it, and set init_from to the copy"
         )
     if not path.is_file():
-        raise DataError(f"params.train.init_from: {name}: no such model file; correct the path, or set it to none")
+        raise ParamsError(f"params.train.init_from: {name}: no such model file; correct the path, or set it to none")
     return path
 
 
 def unusable(error: ArtefactError) -> ArtefactError:
     """The error of a model file that cannot be read, with a remedy for `train.init_from`."""
-    problem = str(error).partition("; train again")[0]
+    problem = str(error).rpartition("; ")[0]
     return ArtefactError(f"params.train.init_from: {problem}; replace the file, or set init_from to none")
 
 

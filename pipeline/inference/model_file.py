@@ -8,6 +8,7 @@ from it. Tensors of the decoder and the encoder may be stored as F16; they are l
 B images, R regions, C channels, H hidden size of the decoder.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 
+from pipeline import paths
 from pipeline.accel.decoders import accelerate
 from pipeline.decoders.beam_search import beam_search
 from pipeline.decoders.decoder import Decoder
@@ -31,9 +33,10 @@ from pipeline.errors import ArtefactError, DataError, ParamsError
 from pipeline.features.feature_file import FeatureFile
 from pipeline.files import write_bytes
 from pipeline.inference.familiarity import Familiarity
-from pipeline.inference.model_metadata import KEY, ModelMetadata, Scalar, opened, wrong_metadata
+from pipeline.inference.model_metadata import COPY, KEY, ModelMetadata, Scalar, opened, wrong_metadata
 from pipeline.inference.reranking import NO_RERANKING, Reranker, search_and_rerank
 from pipeline.options import RerankOptions
+from pipeline.starter import STARTER
 from pipeline.text.vocabulary import Vocabulary
 
 
@@ -141,7 +144,7 @@ class TrainedModel:
         if path.is_dir():
             raise ParamsError(f"{path}: a folder; `captioner predict` and `serve` read an exported one: --runtime onnx")
         if not path.is_file():
-            raise DataError(f"{path}: no such model file; `dvc repro` writes models/captioner.safetensors")
+            raise DataError(f"{path}: no such model file; {_remedy(path)}")
         with opened(path, framework="pt") as file:
             metadata = ModelMetadata.from_json((file.metadata() or {}).get(KEY, ""), path)
             vocabulary = Vocabulary.from_json(metadata.vocabulary, str(path))
@@ -150,7 +153,7 @@ class TrainedModel:
             _check_sizes(file, decoder, path)
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
             if sha256_of_tensors(tensors) != metadata.tensors_sha256:
-                raise ArtefactError(f"{path}: damaged: the tensors do not match their sha256; train again")
+                raise ArtefactError(f"{path}: damaged: the tensors do not match their sha256; {COPY}")
             weights = in_float32(_below("decoder.", tensors))
             _check_finite(weights, path)
             decoder.to_empty(device="cpu").load_state_dict(weights)
@@ -181,6 +184,13 @@ def image_vectors(decoder: Decoder, features: Tensor) -> NDArray[np.float32]:
     on_device = features.to(next(decoder.parameters()).device).float()
     vectors: NDArray[np.float32] = decoder.image_vector(decoder.start(on_device)).float().cpu().numpy()
     return vectors
+
+
+def _remedy(path: Path) -> str:
+    """What to do without the model file `path`."""
+    if re.match(r"\w{2,}:/", path.as_posix()):
+        return "download the file and give its path"
+    return f"`dvc repro` writes {paths.MODEL}, and {STARTER} is the model that comes with the program"
 
 
 def _spec(metadata: ModelMetadata, path: Path) -> EncoderSpec:

@@ -19,6 +19,9 @@ SCHEMA = 2
 KEY = METADATA_KEY
 """The only metadata key: safetensors writes several keys in random order."""
 
+COPY = "copy the file again, or train again"
+"""The remedy for a damaged model file."""
+
 Scalar = str | int | float | bool | None
 Size = Annotated[int, Field(ge=1, le=2**20)]
 
@@ -59,7 +62,7 @@ class ModelMetadata(Options):
                 "train again with this version"
             )
         if content.pop("sha256", None) != _digest({"schema": schema, **content}):
-            raise ArtefactError(f"{path}: damaged: the metadata do not match their sha256; train again")
+            raise ArtefactError(f"{path}: damaged: the metadata do not match their sha256; {COPY}")
         try:
             return cls.model_validate(content)
         except ValidationError as error:
@@ -90,7 +93,7 @@ def opened(path: Path, *, framework: Literal["pt", "numpy"]) -> Iterator[Any]:
         if words := other_content(path):
             raise ArtefactError(f"{path}: {words}") from error
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise ArtefactError(f"{path}: not a model file of captioner: {reason}; train again with `dvc repro`") from error
+        raise ArtefactError(f"{path}: not a model file of captioner: {reason}; {COPY}") from error
 
 
 def training_summary(trained_on: Mapping[str, Scalar]) -> str:

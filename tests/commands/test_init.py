@@ -42,6 +42,19 @@ def test_nothing_else_in_the_file_changes(project):
     assert changed == ["  captions: data/tiny/captions.csv", "  images: data/tiny/images"]
 
 
+def test_images_in_two_splits_cause_a_warning(project):
+    with (project / "data/tiny/captions.csv").open("a") as file:
+        file.write("000.png,a red square,train\n000.png,a red square,val\n")
+    err = run_command("init", "data/tiny", cwd=project)[2]
+    assert "warning: 1 image is in several splits, which `prepare` refuses; assign each to one split, or set" in err
+
+
+def test_two_images_are_too_few_for_three_splits(project):
+    (project / "data/tiny/captions.csv").write_text("image,caption\n000.png,a red square\n001.png,a blue square\n")
+    err = run_command("init", "data/tiny", cwd=project)[2]
+    assert "captions: 2 of 2 images; no splits, and too few images for three\n" in err
+
+
 def test_broken_links_among_the_images_cause_a_warning(project):
     (project / "data/tiny/images/gone.png").symlink_to("nowhere.png")
     err = run_command("init", "data/tiny", cwd=project)[2]

@@ -37,6 +37,14 @@ def test_score_names_the_list_of_skipped_images_where_a_split_has_no_features(pr
     assert "no image of the test split has features; metrics/skipped.csv lists those that cannot be decoded" in message
 
 
+def test_score_says_that_its_split_has_no_images(project):
+    captions = project / paths.CAPTIONS
+    captions.write_text(captions.read_text().replace(",test\n", ",train\n"))
+    code, _, message = run_command("score", cwd=project)
+    assert code == 3
+    assert "no image is in the test split; add images and run `dvc repro`, or set params.score.split" in message
+
+
 def test_score_counts_captions_that_miss_the_minimum_length(project):
     set_param(project, "score.min_length", 300)
     code, _, message = run_command("score", cwd=project)

@@ -94,7 +94,7 @@ def test_an_archive_whose_images_were_unpacked_is_not_listed(tmp_path):
 
 def test_a_damaged_archive_is_refused(tmp_path):
     path = write(tmp_path, b"PK no zip", "a.zip")
-    with pytest.raises(DataError, match=r"a.zip: not a complete zip archive: .*; check params.data.images"):
+    with pytest.raises(DataError, match=r"data.images: .*a.zip: not a complete zip archive: .*; copy or"):
         ImageIndex(path).find("a.jpg")
 
 

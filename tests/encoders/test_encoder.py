@@ -1,5 +1,6 @@
 """The frozen encoder: any network at any layer, and equal bits for equal images."""
 
+import zipfile
 from dataclasses import replace
 from urllib.error import URLError
 
@@ -82,6 +83,13 @@ def test_a_weights_file_without_a_state_dict_is_refused(tmp_path):
     (tmp_path / "weights.pth").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(ParamsError, match=r"weights.pth: a Git LFS pointer, not the file itself; run `git lfs pull`"):
         encoder(weights=str(tmp_path / "weights.pth"))
+    with zipfile.ZipFile(tmp_path / "weights.pth", "w") as archive:
+        archive.writestr("weights/constants.pkl", b"")
+    with pytest.raises(ParamsError, match=r"weights.pth is a TorchScript program; save its weights alone: torch.save"):
+        encoder(weights=str(tmp_path / "weights.pth"))
+    (tmp_path / "weights.h5").write_bytes(b"\x89HDF\r\n")
+    with pytest.raises(ParamsError, match=r"weights.h5: Keras weights are not read"):
+        encoder(weights=str(tmp_path / "weights.h5"))
     (tmp_path / "weights.pth").write_bytes(b"")
     with pytest.raises(ParamsError, match=r"weights.pth cannot be read: it is empty or truncated"):
         encoder(weights=str(tmp_path / "weights.pth"))

@@ -167,7 +167,7 @@ def test_a_project_is_tuned_from_the_starter_with_its_encoder(project, trained_p
 
 
 WRONG = [
-    ("gone.safetensors", 3, "no such model file", {}),
+    ("gone.safetensors", 2, "no such model file", {}),
     (
         "truncated.safetensors",
         4,

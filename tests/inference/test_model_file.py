@@ -4,6 +4,7 @@ import hashlib
 import json
 import struct
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -103,6 +104,8 @@ def test_the_encoder_in_a_model_file_of_an_earlier_version_is_restored():
 def test_a_missing_file_is_a_data_error(tmp_path):
     with pytest.raises(DataError, match=r"gone: no such model file"):
         TrainedModel.load(tmp_path / "gone")
+    with pytest.raises(DataError, match=r"no such model file; download the file and give its path"):
+        TrainedModel.load(Path("https://example.org/model.safetensors"))
 
 
 @pytest.mark.parametrize(
@@ -150,7 +153,7 @@ def test_wrong_metadata_are_refused(content, tmp_path, change, words):
 def test_changed_metadata_without_their_sha256_are_refused(content, tmp_path, change):
     path = tmp_path / "model.safetensors"
     path.write_bytes(with_metadata(content, change, seal=False))
-    with pytest.raises(ArtefactError, match="damaged: the metadata do not match their sha256; train again"):
+    with pytest.raises(ArtefactError, match="damaged: the metadata do not match their sha256; copy the file again"):
         TrainedModel.load(path)
 
 

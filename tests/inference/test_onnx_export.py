@@ -22,7 +22,7 @@ from pipeline.decoders.decoder import Decoder, State
 from pipeline.decoders.registry import DECODERS, make_decoder
 from pipeline.decoders.search import SearchOptions
 from pipeline.encoders.encoder import build_encoder
-from pipeline.errors import ArtefactError, DiskError, ParamsError
+from pipeline.errors import ArtefactError, DataError, DiskError, ParamsError
 from pipeline.inference.familiarity import Familiarity
 from pipeline.inference.model_file import TrainedModel
 from pipeline.text.vocabulary import Vocabulary
@@ -578,6 +578,19 @@ def test_a_damaged_folder_is_refused(trained_project, copy, damage, code, words)
     found, _, message = run_command(*arguments, cwd=trained_project)
     assert found == code
     assert words in message
+
+
+def test_an_export_in_a_folder_below_is_named(copy):
+    with pytest.raises(DataError, match=f"{copy.parent}: no exported model; give {copy}"):
+        OnnxCaptioner.load(copy.parent)
+
+
+def test_the_example_says_that_an_export_is_damaged(copy, images):
+    (copy / STEP).write_bytes(b"x")
+    code, _, message = run_example(copy, images[0])
+    assert code == 1
+    assert message.startswith(f"error: {copy}: not a complete export: ")
+    assert message.endswith("; copy the folder again\n")
 
 
 def test_a_part_that_onnxruntime_cannot_load_is_named(copy):

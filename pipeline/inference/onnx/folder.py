@@ -39,7 +39,9 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
         raise DataError(f"{folder}: a file; the onnx runtime reads the folder that `captioner export --onnx` writes")
     path = folder / DESCRIPTION
     if not path.is_file():
-        raise DataError(f"{folder}: no exported model; `captioner export --onnx {folder}` writes one")
+        below = next((path.parent for path in sorted(folder.glob(f"*/{DESCRIPTION}"))), None)
+        remedy = f"give {below}" if below else f"`captioner export --onnx {folder}` writes one"
+        raise DataError(f"{folder}: no exported model; {remedy}")
     description = read_json(path)
     schema = description.get("schema") if isinstance(description, dict) else None
     if schema != SCHEMA:
