@@ -89,8 +89,8 @@ def _print_entries(entries: "DatasetEntries", images: int) -> None:
     of_image = Counter(image for image, _ in {(entry.image, entry.split) for entry in entries.captions if entry.split})
     if several := sum(count > 1 for count in of_image.values()):
         say(
-            f"warning: {counted(several, 'image is', 'images are')} in several splits, which `prepare` refuses; assign "
-            "each to one split, or set params.data.leaks to drop"
+            f"warning: {counted(several, 'image is', 'images are')} in several splits, which `prepare` refuses unless "
+            "params.data.leaks is drop; it then keeps those of test, or else of val"
         )
     if entries.skipped:
         first = entries.skipped[0]
@@ -112,6 +112,7 @@ def _find_images(images: Path | None, found: "DetectedFormat", dataset: Path, na
     from pipeline.datasets.image_root import describe_ambiguity, find_image_root, likely_image_roots
 
     captions = found.captions
+    remedy = "correct --images or the names in the captions" if images else "give their folder with --images"
     if found.format == "folder" and images is None:
         images = captions.parent if captions.is_file() and captions.name.startswith("metadata.") else captions
     places = [images] if images else likely_image_roots(captions, dataset, names)
@@ -120,7 +121,7 @@ def _find_images(images: Path | None, found: "DetectedFormat", dataset: Path, na
         raise DataError(
             describe_ambiguity(places, names[0])
             or f"{images or f'{dataset} and the folders in it'}: holds none of the images, such as {names[0][:200]}; "
-            "give their folder with --images"
+            + remedy
         )
     partly = "" if root.found == root.sampled else f" (only {root.found} of a sample of {root.sampled} are there)"
     say(f"images: {root.path}{partly}")

@@ -40,8 +40,9 @@ def detect_table(path: Path, options: ReadOptions) -> Iterator[Candidate]:
         yield replace(_candidate(file, options), by_name=True)
     parts = files_by_split(path, options)
     per_split = _count_splits(parts, options) > 1
-    images = [file for file in path.glob("*") if file.suffix.lower() in IMAGE_SUFFIXES]
-    beside_images = {other for file in images for other in (file.with_suffix(".json"), Path(f"{file}.json"))}
+    images = {file.name: file.stem for file in path.glob("*") if file.suffix.lower() in IMAGE_SUFFIXES}
+    names = {*images, *images.values()}  # a.jpg has a.json, a.jpg.json or, of Google, a.jpg.supplemental-metadata.json
+    beside_images = [file for file in path.glob("*.json") if file.stem in names or Path(file.stem).stem in images]
     of_folder = {*filter(_is_of_one_image, beside_images), *(path / name for name in METADATA)}
     known = {*common, *(parts if per_split else ()), *of_folder}
     files = [file for suffix in SUFFIXES for file in sorted(path.glob(f"*{suffix}")) if file not in known]

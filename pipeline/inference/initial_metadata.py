@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pipeline import paths
 from pipeline.encoders.spec import EncoderSpec
 from pipeline.errors import ArtefactError, ParamsError
-from pipeline.inference.model_metadata import read_metadata
+from pipeline.inference.model_metadata import COPY, read_metadata
 from pipeline.starter import model_path
 from pipeline.text.tokenizers import UNITS
 from pipeline.text.vocabulary import Vocabulary
@@ -99,13 +99,13 @@ def find_model(name: str, *, output: Path) -> Path | None:
             f"training; restore it with `dvc checkout {output}`, copy it, and set init_from to the copy"
         )
     if not path.is_file():
-        raise ParamsError(f"params.train.init_from: {name}: no such model file; correct the path, or set it to none")
+        raise ParamsError(f"params.train.init_from: {name}: no such model file; set it to a path, starter or none")
     return path
 
 
 def unusable(error: ArtefactError) -> ArtefactError:
     """The error of a model file that cannot be read, with a remedy for `train.init_from`."""
-    problem = str(error).rpartition("; ")[0]
+    problem = str(error).partition(f"; {COPY}")[0].partition("; train again")[0]
     return ArtefactError(f"params.train.init_from: {problem}; replace the file, or set init_from to none")
 
 

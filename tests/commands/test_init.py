@@ -46,7 +46,7 @@ def test_images_in_two_splits_cause_a_warning(project):
     with (project / "data/tiny/captions.csv").open("a") as file:
         file.write("000.png,a red square,train\n000.png,a red square,val\n")
     err = run_command("init", "data/tiny", cwd=project)[2]
-    assert "warning: 1 image is in several splits, which `prepare` refuses; assign each to one split, or set" in err
+    assert "1 image is in several splits, which `prepare` refuses unless params.data.leaks is drop; it then" in err
 
 
 def test_two_images_are_too_few_for_three_splits(project):
@@ -189,6 +189,8 @@ def test_an_unusable_dataset_leaves_the_params_unchanged(project):
     ):
         code, _, err = run_command("init", name, cwd=project)
         assert (code, words in err, "Traceback" in err) == (3, True, False), err
+    err = run_command("init", "lonely", "--images", "data/tiny/images", cwd=project)[2]
+    assert "holds none of the images, such as gone.jpg; correct --images or the names in the captions" in err
     assert (project / "params.yaml").read_bytes() == before
 
 

@@ -64,12 +64,13 @@ def test_captions_by_image_beside_an_image_of_the_same_name_are_a_table(tmp_path
     assert detect(tmp_path).captions == tmp_path / "poster.json"
 
 
-def test_the_json_file_of_a_photo_is_not_proposed_as_captions(tmp_path):
-    write(tmp_path, '{"title": "a.jpg", "url": "x"}', "a.jpg.json")
+@pytest.mark.parametrize("name", ["a.jpg.json", "a.jpg.supplemental-metadata.json"])
+def test_the_json_file_of_a_photo_is_not_proposed_as_captions(tmp_path, name):
+    write(tmp_path, '{"title": "a.jpg", "url": "x"}', name)
     write(tmp_path, "image", "a.jpg")
     with pytest.raises(DataError, match="no captions were recognized") as error:
         detect(tmp_path)
-    assert "a.jpg.json" not in str(error.value)
+    assert name not in str(error.value)
 
 
 def test_an_unreadable_json_file_beside_an_image_does_not_hide_a_table(tmp_path):

@@ -171,9 +171,10 @@ WRONG = [
     (
         "truncated.safetensors",
         4,
-        "truncated.safetensors: not a model file of captioner: .*; replace the file, or set init_from to none",
+        "truncated.safetensors: not a model file of captioner: [^;]*; replace the file, or set init_from to none",
         {},
     ),
+    ("pointer.safetensors", 4, "a Git LFS pointer, not the file itself; run `git lfs pull`; replace", {}),
     (
         "model.safetensors",
         4,
@@ -197,6 +198,7 @@ def prepared_project(project, trained_project):
     """A project whose images are listed and not yet encoded, with a model of the same params beside them."""
     (project / "model.safetensors").write_bytes((trained_project / paths.MODEL).read_bytes())
     (project / "truncated.safetensors").write_bytes((trained_project / paths.MODEL).read_bytes()[:-50])
+    (project / "pointer.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     assert run_command("prepare")[0] == 0
     return project
 
