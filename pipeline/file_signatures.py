@@ -11,6 +11,7 @@ _STARTS = {
     b"version https://git-lfs": "a Git LFS pointer, not the file itself; run `git lfs pull`",
     b"<!doctype html": "a web page, not the file itself; download it again",
     b"<html": "a web page, not the file itself; download it again",
+    b"{\\rtf": "a document with markup (RTF); save it as plain text",
     b"\x1f\x8b": "compressed with gzip; unpack it with gunzip",
 }
 

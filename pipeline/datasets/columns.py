@@ -24,7 +24,9 @@ USUAL_NAMES = {
 """What a column is searched as when its name is `auto`; the first that is there."""
 GENERATED_NAMES = ("generated_caption", "generated", "prediction", "predicted_caption", "hypothesis")
 """Usual names of captions that a model generated, which stand beside a reference in the column `caption`."""
-_NUMBERED = re.compile(r"_?\d+$")
+_NUMBERED = re.compile(r"_?\(?\d+\)?$")
+_REPEATED = re.compile(r"\.\d+$")
+"""What pandas adds to the name of a column that occurs more than once."""
 
 
 class MissingColumnError(ValueError):
@@ -56,8 +58,12 @@ def find_columns(header: tuple[str, ...], options: ReadOptions, kind: Literal["c
 
     A JSON object may lack the key of the split.
     """
-    names = [normalize_column(name) for name in header]
-    found = {role: _match(names, _candidates(role, options)) for role in USUAL_NAMES}
+    own_names = [normalize_column(name) for name in header]
+    names = [first if (first := _REPEATED.sub("", name)) in own_names else name for name in own_names]
+    found = {
+        role: _match(names if _requested(role, options) == AUTO else own_names, _candidates(role, options))
+        for role in USUAL_NAMES
+    }
     required = ["image", "caption"]
     if kind == "column" and options.split_column != AUTO:
         required.append("split")

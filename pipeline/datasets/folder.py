@@ -19,6 +19,7 @@ from pipeline.datasets.image_index import TEXT_SUFFIXES, ImageIndex, stem_of, su
 from pipeline.datasets.table import METADATA, read_table
 from pipeline.datasets.text_files import decode, numbered_lines, parse_json
 from pipeline.errors import DataError
+from pipeline.file_signatures import other_content
 from pipeline.wording import counted
 
 _NO_TEXTS = (
@@ -134,6 +135,9 @@ def _read_text(image: str, path: str, encoding: str) -> Iterator[Entry]:
         content = read_image_bytes(path)
     except OSError as error:
         yield skip_entry(image, f"its text cannot be read: {error.strerror}", path, 0)
+        return
+    if words := other_content(content):
+        yield skip_entry(image, f"its text is {words}", path, 1)
         return
     try:
         text = decode(content, encoding)

@@ -210,9 +210,10 @@ def is_usual(name: str) -> bool:
 
 
 def number_of(name: str) -> str | None:
-    """A name's number without leading zeros: that of `7`, `007` or `007.jpg`; None for any other name."""
+    """A name's number without leading zeros: that of `7`, `007`, `007.jpg` or `7.0`, as pandas may write ids; None for
+    any other name."""
     stem = PurePosixPath(name).name
-    stem = stem_of(stem) if suffix_of(stem) in IMAGE_SUFFIXES else stem
+    stem = (stem_of(stem) if suffix_of(stem) in IMAGE_SUFFIXES else stem).removesuffix(".0")
     return (stem.lstrip("0") or "0") if stem.isascii() and stem.isdigit() else None
 
 

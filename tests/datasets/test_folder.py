@@ -137,6 +137,24 @@ def test_a_text_that_ends_inside_a_character_is_skipped(tmp_path):
     assert (line, image, reason.split(":")[0]) == (1, "a.jpg", "its text cannot be decoded")
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (
+            "version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 9\n",
+            "a Git LFS pointer, not the file itself",
+        ),
+        ("{\\rtf1\\ansi a dog}", "a document with markup (RTF); save it as plain text"),
+    ],
+)
+def test_a_text_that_is_no_text_is_skipped_with_the_remedy(tmp_path, content, reason):
+    write(tmp_path, b"image", "a.jpg")
+    write(tmp_path, content, "a.txt")
+    entries = read("folder", tmp_path)
+    assert not entries.captions
+    assert entries.skipped[0].reason.startswith(f"its text is {reason}")
+
+
 def test_an_unknown_encoding_of_texts_is_refused(tmp_path):
     write(tmp_path, b"image", "a.jpg")
     write(tmp_path, "a dog", "a.txt")

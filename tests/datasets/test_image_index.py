@@ -123,7 +123,7 @@ def test_broken_links_are_no_images_and_are_listed(tmp_path):
     assert index.problem("gone.jpg") == index.problem("loop.jpg") == "a symbolic link to no file"
 
 
-@pytest.mark.parametrize("name", ["7", "07", "7.jpg", "000007"])
+@pytest.mark.parametrize("name", ["7", "07", "7.jpg", "000007", "7.0"])
 @pytest.mark.parametrize("file", ["000007.jpg", "sub/7.jpg", "COCO_train2014_000000000007.jpg"])
 def test_a_name_may_be_the_number_of_an_image(tmp_path, name, file):
     write(tmp_path, b"x", file)

@@ -34,6 +34,19 @@ def test_one_row_with_several_caption_columns(tmp_path):
     assert skipped(entries) == [(3, "b.jpg", "the caption is empty")]
 
 
+@pytest.mark.parametrize("header", ["image,caption,caption", "image,caption,caption.1"])
+def test_columns_of_one_name_hold_captions_each_also_as_pandas_renames_them(tmp_path, header):
+    path = write(tmp_path, f"{header}\na.jpg,a dog,a wet dog\n")
+    assert kept(read("table", path)) == [("a.jpg", "a dog", None), ("a.jpg", "a wet dog", None)]
+    if header.endswith(".1"):
+        assert kept(read("table", path, caption_column="caption.1")) == [("a.jpg", "a wet dog", None)]
+
+
+def test_a_numbered_copy_of_the_caption_column_is_named(tmp_path):
+    entries = read("table", write(tmp_path, "image,caption,caption (2)\na.jpg,a dog,a wet dog\n"))
+    assert "the caption is read from column 2 ('caption'), not from column 3 ('caption_(2)')" in entries.notes[0]
+
+
 @pytest.mark.parametrize(
     "header", ["Image Name,Caption Text", "IMAGE_NAME,caption text", '"Image  name","Caption_Text"']
 )
