@@ -30,7 +30,7 @@ def find_images(pattern: str) -> list[str]:
     """
     import glob
 
-    from pipeline.archives import IMAGE_SUFFIXES, archive_of
+    from pipeline.archives import IMAGE_SUFFIXES, archive_of, is_archive
     from pipeline.datasets.image_index import is_usual
     from pipeline.folder_walk import walk_files
 
@@ -42,13 +42,19 @@ def find_images(pattern: str) -> list[str]:
         if others := [name for name in names if not is_usual(name)]:
             say(passed_over_note(pattern, others))
         return sorted(str(path / name) for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES)
+    if is_archive(path):
+        return []
     if path.exists() or archive_of(pattern):
         return [pattern]
     return sorted(file for file in glob.glob(pattern, recursive=True) if Path(file).is_file())
 
 
-def address_message(name: str) -> str | None:
-    """The error of an address of the web, with the command that downloads it; None for another name."""
+def problem_of(name: str) -> str | None:
+    """The error of an archive or of an address of the web, with a remedy; None for another name."""
+    from pipeline.archives import is_archive
+
+    if is_archive(Path(name)):
+        return f"{name}: an archive; unpack it and give the folder, or give an image in it as {name}::IMAGE"
     if not _ADDRESS.match(name):
         return None
     file = shlex.quote(re.split("[?#]", name)[0].rpartition("/")[2] or "image")
@@ -81,7 +87,7 @@ def read_inputs(files: Iterable[str], problems: dict[str, str]) -> Iterator[str 
                 yield (STDIN, b"")
                 break
             name = os.fsdecode(line).strip("\r\n")
-            if message := address_message(name):
+            if message := problem_of(name):
                 problems[name] = message
             if name.strip():
                 yield name

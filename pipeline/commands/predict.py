@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.commands.feature_inputs import caption_rows, find_rows
-from pipeline.commands.image_inputs import STDIN, address_message, find_images, read_inputs
+from pipeline.commands.image_inputs import STDIN, find_images, problem_of, read_inputs
 from pipeline.commands.notes import short_captions_warning
 from pipeline.commands.output_table import check_output, check_output_table
 from pipeline.commands.runtime import DeviceOption, ModelOption, Runtime, RuntimeOption, load_captioner
@@ -169,9 +169,7 @@ def _inputs(
         rows = FeatureFile.open(features)
         problem = f"no such image id in {features}; give an id or a quoted glob pattern"
         found = {pattern: find_rows(pattern, rows) for pattern in images}
-    missing = {
-        pattern: address_message(pattern) or f"{pattern}: {problem}" for pattern, files in found.items() if not files
-    }
+    missing = {pattern: problem_of(pattern) or f"{pattern}: {problem}" for pattern, files in found.items() if not files}
     return [file for pattern in images for file in found[pattern] or [pattern]], missing, rows
 
 

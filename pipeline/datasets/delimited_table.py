@@ -22,7 +22,7 @@ from pipeline.datasets.delimited_text import DelimitedReader, DelimitedRow
 from pipeline.datasets.entries import AUTO, SPLIT_NAMES, Note, ReadOptions, without_caption_number
 from pipeline.datasets.text_files import numbered_lines
 from pipeline.errors import DataError
-from pipeline.wording import counted
+from pipeline.wording import counted, shown_names
 
 DELIMITERS = (",", "\t", ";", "|")
 _NAMED_DELIMITER = re.compile(r"sep=(.)", re.IGNORECASE)
@@ -60,7 +60,8 @@ def read_delimited(file: TextIO, options: ReadOptions, source: str | Path) -> It
     if not sample:
         raise DataError(f"{source}: holds a header and no rows")
     _refuse_swapped_header(sample, columns, source)
-    joined = 0
+    unnamed = [index for index, name in enumerate(first.fields) if index and not name.strip()]
+    joined = unread = 0
     for row in chain(sample, rows):
         fields = row.fields
         if not any(field.strip() for field in fields):  # a blank row of a spreadsheet
@@ -69,7 +70,11 @@ def read_delimited(file: TextIO, options: ReadOptions, source: str | Path) -> It
             last = columns.captions[0]
             fields = [*fields[:last], delimiter.join(fields[last:])]
             joined += 1
+        unread += any(fields[index].strip() for index in unnamed if index < len(fields))
         yield _read_row(fields, columns, row.line)
+    if unread:
+        rows_with, where = counted(unread, "row has", "rows have"), shown_names([str(index + 1) for index in unnamed])
+        yield Note(f"{source}: {rows_with} text in a column without a name ({where}), which is not read")
     if reader.unclosed:
         rows_with = counted(len(reader.unclosed), "row has", "rows have")
         place = f"the first in line {reader.unclosed[0]}"

@@ -31,7 +31,7 @@ from pipeline.datasets.json_records import JSON, is_json_lines, read_json_lines,
 from pipeline.datasets.karpathy import read_images
 from pipeline.datasets.text_files import open_text, parse_json
 from pipeline.errors import DataError
-from pipeline.wording import shown_names
+from pipeline.wording import counted, shown_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +60,16 @@ def read_rows(text: str, source: str, *, best_only: bool) -> tuple[list[ScoringR
     kind, found = _find_rows(text, source)
     rows: list[ScoringRow] = []
     notes: list[str] = []
+    several = 0
     for row in found:
         if isinstance(row, Note):
             notes.append(row.text)
         else:
             rows.append(_check_row(row, f"{source}, {kind} {row.line}", best_only=best_only))
+            several += len(row.captions) > len(rows[-1].captions)
+    if several:
+        images = counted(several, "image has", "images have")
+        notes.append(f"{source}: {images} several captions with scores; only the first one is scored")
     captions, caption_notes = _clean([row.captions for row in rows])
     references, reference_notes = _clean([row.references or () for row in rows])
     notes += [f"{source}: {note}" for note in dict.fromkeys(caption_notes + reference_notes)]

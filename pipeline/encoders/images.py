@@ -67,6 +67,8 @@ def decode_image(content: bytes, *, fill_truncated: bool = False) -> Image.Image
         _load(image)
         if image.format == "PNG" and _may_be_cut(image) and (missing := png.missing_bytes(content)):
             raise ImageError(f"damaged: truncated: {missing:,} bytes of its pixels are missing")
+        if image.format == "JPEG" and not fill_truncated and _lacks_rows(image, content):
+            raise ImageError("damaged: truncated: its last rows are missing")
         ImageOps.exif_transpose(image, in_place=True)
         return _convert_to_rgb(image, _tiff_tags(image))
 
@@ -160,6 +162,19 @@ def _may_be_cut(image: Image.Image) -> bool:
         "interlace" in image.info
         or image.crop((0, image.height - 1, image.width, image.height)).getbbox(alpha_only=False) is None
     )
+
+
+def _lacks_rows(image: Image.Image, content: bytes) -> bool:
+    """Whether the data of a JPEG end before its last row, although their end is marked.
+
+    Missing rows are gray, and more data before the mark would change them, but not a complete image.
+    """
+    last = image.crop((0, image.height - 1, image.width, image.height))
+    if set(np.ravel(last.getextrema())) not in ({128}, {127}):  # 127: Pillow inverts CMYK
+        return False
+    end = content.rfind(_END_OF_JPEG)
+    with Image.open(io.BytesIO(content[:end] + b"Z" * 64 + content[end:])) as longer:
+        return longer.tobytes() != image.tobytes()
 
 
 def _convert_to_rgb(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:

@@ -363,6 +363,15 @@ def test_a_webp_whose_size_holds_the_end_of_a_line_is_an_image(typed):
     assert list(read_inputs(["-"], {})) == [("-", content)]
 
 
+def test_an_archive_gets_advice(trained_project, tmp_path):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        archive.write(trained_project / TINY / "000.png", "000.png")
+    code, out, message = predict(trained_project, str(tmp_path / "photos.zip"))
+    assert (code, out) == (3, "")
+    assert "photos.zip: an archive; unpack it and give the folder, or give an image in it as " in message
+    assert predict(trained_project, f"{tmp_path / 'photos.zip'}::000.png")[0] == 0
+
+
 def test_samples_depend_on_the_seed_and_not_on_the_other_images(trained_project):
     def sampled(*images, seed="3"):
         arguments = (*images, "--sample", "--num-captions", "4", "--seed", seed, "--temperature", "5", "--json")

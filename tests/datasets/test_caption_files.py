@@ -178,7 +178,9 @@ def test_a_caption_is_no_reference_where_the_file_has_references(references, mis
 
 def test_of_captions_with_scores_the_first_is_scored_and_all_are_references(references):
     text = '{"image": "a.jpg", "captions": [{"caption": "a dog", "score": -1}, {"caption": "a cat", "score": -2}]}'
-    assert parse_captions(text, "ours").captions == {"a.jpg": "a dog"}
+    found = parse_captions(text, "ours")
+    assert found.captions == {"a.jpg": "a dog"}
+    assert found.notes == ("ours: 1 image has several captions with scores; only the first one is scored",)
     assert references(text, "r.jsonl").captions == {"a.jpg": ("a dog", "a cat")}
 
 

@@ -42,6 +42,13 @@ def test_columns_of_one_name_hold_captions_each_also_as_pandas_renames_them(tmp_
         assert kept(read("table", path, caption_column="caption.1")) == [("a.jpg", "a wet dog", None)]
 
 
+def test_text_in_a_column_without_a_name_is_noted(tmp_path):
+    entries = read("table", write(tmp_path, ";image;caption;;\n0;a.jpg;a dog;a wet dog;\n1;b.jpg;a cat;;\n"))
+    assert len(entries.captions) == 2
+    assert entries.notes[-1].endswith("1 row has text in a column without a name (4, 5), which is not read")
+    assert not read("table", write(tmp_path, "image;caption;;\na.jpg;a dog;;\n")).notes
+
+
 def test_a_numbered_copy_of_the_caption_column_is_named(tmp_path):
     entries = read("table", write(tmp_path, "image,caption,caption (2)\na.jpg,a dog,a wet dog\n"))
     assert "the caption is read from column 2 ('caption'), not from column 3 ('caption_(2)')" in entries.notes[0]

@@ -102,6 +102,22 @@ def test_a_png_with_one_row_of_many_is_refused():
         decode_image(png_file(9_999, 9_999, pixels=row))
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_whose_end_is_marked_too_early_is_refused(mode):
+    content = encoded(noise(mode, size=(64, 640)), "JPEG")
+    start = len(content) // 3
+    for cut in (content[:start] + b"\xff\xd9", content[:start] + bytes(start) + b"\xff\xd9"):
+        with pytest.raises(ImageError, match="damaged: truncated: its last rows are missing"):
+            decode_image(cut)
+        assert decode_image(cut, fill_truncated=True).size == (64, 640)
+
+
+def test_a_jpeg_that_is_gray_at_its_end_is_complete():
+    pixels = np.full((64, 64, 3), 128, np.uint8)
+    pixels[:32] = noise(size=(64, 32))
+    assert decode_image(encoded(Image.fromarray(pixels), "JPEG")).size == (64, 64)
+
+
 @pytest.mark.parametrize(("depth", "color"), [(1, 0), (8, 0), (16, 0), (8, 2), (4, 3), (8, 4), (8, 6)])
 @pytest.mark.parametrize("interlaced", [0, 1])
 def test_a_black_png_is_decoded_only_when_it_is_complete(depth, color, interlaced):

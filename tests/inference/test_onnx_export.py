@@ -585,6 +585,12 @@ def test_an_export_in_a_folder_below_is_named(copy):
         OnnxCaptioner.load(copy.parent)
 
 
+def test_an_export_without_its_description_is_incomplete(copy):
+    (copy / DESCRIPTION).unlink()
+    with pytest.raises(DataError, match=r"captioner.json is missing; copy the folder again, or export to a new one"):
+        OnnxCaptioner.load(copy)
+
+
 def test_the_example_says_that_an_export_is_damaged(copy, images):
     (copy / STEP).write_bytes(b"x")
     code, _, message = run_example(copy, images[0])

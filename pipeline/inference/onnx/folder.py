@@ -18,6 +18,7 @@ ENCODER, START, STEP = "encoder.onnx", "start.onnx", "step.onnx"
 RERANKER = "reranker.safetensors"
 FAMILIARITY = "familiarity.safetensors"
 README, EXAMPLE = "README.md", "caption.py"
+_AGAIN = "copy the folder again, or export to a new one"
 _OWN = {DESCRIPTION, ENCODER, START, STEP, RERANKER, FAMILIARITY, README, EXAMPLE, "__pycache__"}
 
 
@@ -39,8 +40,12 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
         raise DataError(f"{folder}: a file; the onnx runtime reads the folder that `captioner export --onnx` writes")
     path = folder / DESCRIPTION
     if not path.is_file():
-        below = next((path.parent for path in sorted(folder.glob(f"*/{DESCRIPTION}"))), None)
-        remedy = f"give {below}" if below else f"`captioner export --onnx {folder}` writes one"
+        if below := sorted(folder.glob(f"*/{DESCRIPTION}")):
+            remedy = f"give {below[0].parent}"
+        elif any(folder.glob("*.onnx")):
+            remedy = f"{DESCRIPTION} is missing; {_AGAIN}"
+        else:
+            remedy = f"`captioner export --onnx {folder}` writes one"
         raise DataError(f"{folder}: no exported model; {remedy}")
     description = read_json(path)
     schema = description.get("schema") if isinstance(description, dict) else None
@@ -52,9 +57,9 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
         try:
             parts[name] = (folder / name).read_bytes()
         except OSError as error:
-            raise ArtefactError(f"{folder / name}: cannot be read: {error.strerror}; export again") from error
+            raise ArtefactError(f"{folder / name}: cannot be read: {error.strerror}; {_AGAIN}") from error
     if folder_digest(description, parts) != description.get("digest"):
-        raise ArtefactError(f"{folder}: damaged: its files do not match the digest in {DESCRIPTION}; export again")
+        raise ArtefactError(f"{folder}: damaged: its files do not match the digest in {DESCRIPTION}; {_AGAIN}")
     return description, parts
 
 
