@@ -77,7 +77,8 @@ def _read_entries(found: "DetectedFormat", options: "ReadOptions") -> "DatasetEn
     with progress_bar("init") as progress:
         entries = DatasetEntries.collect(read_dataset(found.format, found.captions, options), progress)
     if not entries.captions:
-        reason = f": {entries.skipped[0].reason}" if entries.skipped else ""
+        first = entries.skipped[0] if entries.skipped else None
+        reason = f": {first.image or f'line {first.line}'}: {first.reason}" if first else ""
         raise DataError(f"{found.captions}: {found.evidence}, but no usable caption{reason}")
     return entries
 

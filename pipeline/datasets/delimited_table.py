@@ -35,6 +35,7 @@ _STRINGS = re.compile(
 )
 """A list of strings that Python wrote, or NumPy, without commas, where Python would join them."""
 _SAMPLE = 20
+_IN_QUOTES = "the whole line is in quotes; remove the outer quotes of each such line"
 """Rows that are checked before the first one is returned."""
 
 
@@ -134,6 +135,8 @@ def is_image_name(text: str) -> bool:
 
 
 def _columns_of_header(header: DelimitedRow, options: ReadOptions, source: str | Path) -> Columns:
+    if _is_in_quotes(header.fields):
+        raise DataError(f"{source}, line {header.line}: {_IN_QUOTES}: {header.fields[0][:80]!r}")
     if len(header.fields) == 1:
         raise DataError(
             f"{source}, line {header.line}: one column, {header.fields[0][:80]!r}; separate the image and the caption "
@@ -143,6 +146,11 @@ def _columns_of_header(header: DelimitedRow, options: ReadOptions, source: str |
         return find_columns(tuple(header.fields), options, "column")
     except MissingColumnError as error:
         raise DataError(f"{source}, line {header.line}: {error}") from error
+
+
+def _is_in_quotes(fields: Sequence[str]) -> bool:
+    """Whether a row was a single field with delimiters, as of a table that was saved twice."""
+    return len(fields) == 1 and any(one in fields[0] for one in DELIMITERS[:3])
 
 
 def _columns_without_header(first: DelimitedRow, options: ReadOptions) -> Columns | None:
@@ -177,6 +185,8 @@ def _refuse_swapped_header(sample: Sequence[DelimitedRow], columns: Columns, sou
 def _read_row(fields: list[str], columns: Columns, line: int) -> CaptionRow:
     if len(fields) != columns.count:
         image = fields[columns.image] if columns.image < len(fields) else ""
+        if _is_in_quotes(fields):
+            return CaptionRow(line, image, problem=_IN_QUOTES)
         problem = f"{counted(len(fields), 'field')} instead of {columns.count}; quote captions with commas, "
         return CaptionRow(line, image, problem=problem + 'close each quote, and write one in them as ""')
     captions: list[str] = []

@@ -9,15 +9,16 @@ without the delimiter between the comment's number and the comment; it is read a
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from pipeline.datasets.detection import Candidate, files_named, find_file
-from pipeline.datasets.entries import AUTO, CaptionEntry, Entry, ReadOptions, make_entry, skip_entry
+from pipeline.datasets.entries import AUTO, CaptionEntry, Entry, Note, ReadOptions, make_entry, skip_entry
 from pipeline.datasets.table import detect_table, read_table
 from pipeline.datasets.text_files import first_line, numbered_lines, open_text
 from pipeline.errors import DataError
+from pipeline.wording import counted
 
 FLICKR8K_NAMES = ("captions.txt", "Flickr8k.token.txt")
 FLICKR30K_NAMES = ("results.csv", "results_20130124.token", "captions.txt")
@@ -26,7 +27,9 @@ SPLIT_LISTS = {
     "val": "Flickr_8k.devImages.txt",
     "test": "Flickr_8k.testImages.txt",
 }
-_TOKEN_LINE = re.compile(r"[^\t]+#\d+\t")
+_TOKEN_LINE = re.compile(r"[^\t]+#\d+\t|\S+#\d+ +\S")
+_SPACES = re.compile(r"(\S+#\d+) +(.+)")
+"""A line whose tab an editor has replaced."""
 _NUMBERED = re.compile(r"(.+\.jpe?g)\.\d+", re.IGNORECASE)
 _HEADER = re.compile(r"\s*\"?image_name\"?\s*\|", re.IGNORECASE)
 _NUMBER_AND_CAPTION = re.compile(r"\s*\d+\s+(.*)", re.DOTALL)
@@ -49,14 +52,32 @@ def read_flickr8k(path: Path, options: ReadOptions) -> Iterator[Entry]:
     """Read the captions file `path`, or the one in the folder. Raises `DataError`."""
     path = find_file(path, FLICKR8K_NAMES)
     splits = _read_split_lists(path.parent)
+    found = set()
     is_token = _is_token_file(path, options.encoding)
     for entry in _read_token_file(path, options.encoding) if is_token else read_table(path, options):
         if not splits or not isinstance(entry, CaptionEntry):
             yield entry
         elif entry.image in splits:
+            found.add(entry.image)
             yield replace(entry, split=splits[entry.image])
         else:
             yield skip_entry(entry.image, "the image is in none of the split lists", entry.file, entry.line)
+    yield from _check_split_lists(splits, found, path)
+
+
+def _check_split_lists(splits: Mapping[str, str], found: Collection[str], captions: Path) -> Iterator[Note]:
+    """A note on names of a list that are not `found` in the captions. Raises `DataError` if none of a list is."""
+    for split, name in SPLIT_LISTS.items():
+        listed = [image for image, its_split in splits.items() if its_split == split]
+        unknown = [image for image in listed if image not in found]
+        if not unknown:
+            continue
+        if len(unknown) == len(listed):
+            raise DataError(
+                f"{captions.parent / name}: {captions.name} has none of its images, such as {unknown[0][:80]!r}; write "
+                "the names as in the captions, or remove the list"
+            )
+        yield Note(f"{captions.parent / name}: {counted(len(unknown), 'image')} without captions, such as {unknown[0]}")
 
 
 def _read_split_lists(folder: Path) -> dict[str, str]:
@@ -115,7 +136,9 @@ def _read_token_file(path: Path, encoding: str) -> Iterator[Entry]:
     with open_text(path, encoding) as file:
         for number, text in numbered_lines(file):
             name, tab, caption = text.partition("\t")
-            if not tab:
+            if not tab and (spaces := _SPACES.fullmatch(text)):
+                name, caption = spaces.groups()
+            elif not tab:
                 if text.strip():
                     yield skip_entry(name, "no tab between the image name and the caption", path, number)
                 continue

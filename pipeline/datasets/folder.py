@@ -8,7 +8,7 @@ archives named train, val or test (`train-00012.tar` as well) are splits.
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -41,17 +41,22 @@ def detect_folder(path: Path, options: ReadOptions) -> Iterator[Candidate]:
         yield Candidate(path, f"{name} of a Hugging Face imagefolder", by_name=True)
     elif path.is_dir():
         files = ImageIndex(path).files()
-        if _has_texts(files):
+        if _has_texts(list(files)):
             yield Candidate(path, "images with a text beside each")
         elif any(SEPARATOR in place for place in files.values()):
             yield Candidate(path, "", problem=f"{path}: {_NO_TEXTS}")
 
 
-def _has_texts(files: Iterable[str]) -> bool:
-    stems: dict[bool, set[str]] = {True: set(), False: set()}
-    for name in files:
-        stems[suffix_of(name) in IMAGE_SUFFIXES].add(stem_of(name))
-    return bool(stems[True] & stems[False])
+def _has_texts(files: Sequence[str]) -> bool:
+    stems = {stem_of(name) for name in files if suffix_of(name) in IMAGE_SUFFIXES}
+    return any(_image_stem(name, stems) in stems for name in files if suffix_of(name) in TEXT_SUFFIXES)
+
+
+def _image_stem(text: str, stems: Collection[str]) -> str:
+    """The name without suffix of the image that a text belongs to: `a` for `a.txt` and `a.jpg.txt`."""
+    stem = stem_of(text)
+    named_after_file = suffix_of(stem) in IMAGE_SUFFIXES and suffix_of(text) != ".json"  # of a photo's metadata
+    return stem_of(stem) if named_after_file and stem not in stems else stem
 
 
 def read_folder(path: Path, options: ReadOptions) -> Iterator[Entry]:
@@ -97,7 +102,8 @@ def _read_texts(path: Path, encoding: str) -> Iterator[Entry]:
     unread = Counter[str]()
     for suffix in TEXT_SUFFIXES:  # the preferred one first
         for name in files:
-            if suffix_of(name) == suffix and texts.setdefault(stem_of(name), name) != name and stem_of(name) in stems:
+            stem = _image_stem(name, stems)
+            if suffix_of(name) == suffix and texts.setdefault(stem, name) != name and stem in stems:
                 unread[suffix] += 1
     if not images:
         raise DataError(f"{path}: holds no images, neither as files nor in .zip or .tar archives")

@@ -30,6 +30,24 @@ def test_flickr8k_token_file_with_its_known_wrong_name(tmp_path):
     assert skipped(entries) == [(3, "broken line", "no tab between the image name and the caption")]
 
 
+def test_a_split_list_must_have_images_of_the_captions(tmp_path):
+    path = write(tmp_path, "image,caption\na.jpg,x\nb.jpg,y\n", "captions.txt")
+    write(tmp_path, "a.jpg\ngone.jpg\n", "Flickr_8k.trainImages.txt")
+    write(tmp_path, "b\n", "Flickr_8k.devImages.txt")
+    with pytest.raises(DataError, match=r"devImages.txt: captions.txt has none of its images, such as 'b'; write the"):
+        read("flickr8k", path)
+    write(tmp_path, "b.jpg\n", "Flickr_8k.devImages.txt")
+    entries = read("flickr8k", path)
+    assert kept(entries) == [("a.jpg", "x", "train"), ("b.jpg", "y", "val")]
+    assert entries.notes[-1].endswith("Flickr_8k.trainImages.txt: 1 image without captions, such as gone.jpg")
+
+
+def test_a_token_file_with_spaces_instead_of_tabs(tmp_path):
+    path = write(tmp_path, "a.jpg#0    A dog , running .\na.jpg#1 A cat\n", "Flickr8k.token.txt")
+    assert detect(tmp_path).format == "flickr8k"
+    assert kept(read("flickr8k", path)) == [("a.jpg", "A dog , running .", None), ("a.jpg", "A cat", None)]
+
+
 def test_an_image_in_two_split_lists_is_refused(tmp_path):
     write(tmp_path, "image,caption\na.jpg,x\n", "captions.txt")
     for name in ("Flickr_8k.trainImages.txt", "Flickr_8k.testImages.txt"):

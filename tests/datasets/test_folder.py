@@ -26,6 +26,17 @@ def test_each_line_of_a_text_file_is_a_caption(tmp_path):
     ]
 
 
+def test_a_text_may_be_named_after_the_image_file(tmp_path):
+    for name in ("a.jpg", "b.png.jpg"):
+        write(tmp_path, b"image", name)
+    write(tmp_path, "a dog", "a.jpg.txt")
+    write(tmp_path, "a cat", "b.png.txt")
+    assert detect(tmp_path).format == "folder"
+    entries = read("folder", tmp_path)
+    assert kept(entries) == [("a.jpg", "a dog", None), ("b.png.jpg", "a cat", None)]
+    assert not entries.skipped
+
+
 def test_a_note_counts_other_texts_beside_an_image(tmp_path):
     for name, content in (("a.png", b""), ("a.txt", "a dog"), ("a.caption", "a cat"), ("a.json", "{}")):
         write(tmp_path, content, name)

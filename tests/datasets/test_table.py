@@ -42,6 +42,14 @@ def test_columns_of_one_name_hold_captions_each_also_as_pandas_renames_them(tmp_
         assert kept(read("table", path, caption_column="caption.1")) == [("a.jpg", "a wet dog", None)]
 
 
+def test_lines_that_are_in_quotes_as_a_whole_are_named_as_such(tmp_path):
+    path = write(tmp_path, '"image,caption"\n"a.jpg,""a dog, wet"""\n')
+    with pytest.raises(DataError, match="line 1: the whole line is in quotes; remove the outer quotes of each such"):
+        read("table", path)
+    entries = read("table", write(tmp_path, 'image,caption\na.jpg,a cat\n"b.jpg,""a dog, wet"""\n'))
+    assert skipped(entries)[0][2] == "the whole line is in quotes; remove the outer quotes of each such line"
+
+
 def test_text_in_a_column_without_a_name_is_noted(tmp_path):
     entries = read("table", write(tmp_path, ";image;caption;;\n0;a.jpg;a dog;a wet dog;\n1;b.jpg;a cat;;\n"))
     assert len(entries.captions) == 2
