@@ -8,6 +8,7 @@ import errno
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -115,6 +116,7 @@ def main() -> None:
         signal.signal(number, _stop)
     # Waiting OpenMP threads sleep instead of spinning, which slows down everything else. Read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    warnings.showwarning = lambda message, *place: say(f"warning: {message}")
     raise SystemExit(_run(debug="--debug" in sys.argv))
 
 

@@ -63,7 +63,7 @@ def verify(
         counts = f"{report.intact:9,} intact  {report.damaged:9,} damaged"
         show(f"{encoder.digest[:12]}  {counts}  {_describe(encoder)}")
         for path in report.unreadable_files:
-            say(f"damaged: {path}: not a complete segment of this store; its images are encoded again when needed")
+            say(f"damaged: {path}: not a complete segment; delete it, and its images are encoded again when needed")
     if damaged:
         raise ArtefactError(f"{root}: damaged rows; `dvc repro -f extract` encodes the images in use again")
 

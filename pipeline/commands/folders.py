@@ -12,7 +12,7 @@ def checkpoint_folder() -> Path:
 def store_folder() -> Path:
     """Return the folder of the feature store: `$CAPTIONER_CACHE`, else one that copies of a repository share."""
     named = os.environ.get("CAPTIONER_CACHE")
-    return Path(named) if named else _cache() / "features"
+    return Path(named).expanduser() if named else _cache() / "features"
 
 
 def hash_cache_file() -> Path:

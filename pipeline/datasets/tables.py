@@ -1,6 +1,7 @@
 """The tables that the stages write: their columns, and how they are read."""
 
 import csv
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pipeline.files import read_csv
 
 CAPTION_COLUMNS = ("image", "caption", "split")
 IMAGE_COLUMNS = ("image", "path", "sha256", "split")
+_SHA256 = re.compile("[0-9a-f]{64}")
 SKIPPED_COLUMNS = ("stage", "file", "line", "image", "reason")
 
 
@@ -24,8 +26,14 @@ class Image:
 
 
 def read_images(path: Path) -> Iterator[Image]:
-    """Read images.csv row by row. Raises `DataError`."""
+    """Read images.csv row by row. Raises `DataError`, also for an image that is listed twice or a wrong sha256."""
+    seen = set()
     for image, file, sha256, split in read_csv(path, IMAGE_COLUMNS):
+        if image in seen:
+            raise DataError(f"{path}: {image} is listed twice; run `dvc repro -f prepare`")
+        if not _SHA256.fullmatch(sha256):
+            raise DataError(f"{path}: {image}: {sha256[:80]!r} is no sha256; run `dvc repro -f prepare`")
+        seen.add(image)
         yield Image(image, Path(file), sha256, split)
 
 

@@ -33,7 +33,7 @@ NPZ_KEYS = (*FEATURE_NAMES, "x", "att", "arr_0")
 ID_DATASETS = ("ids", "image_ids", "image_id", "image", "images")
 ID_SUFFIX = "_features"
 """Of a dataset's name behind the image id; datasets with other suffixes, such as `_boxes`, are passed over."""
-LARGEST = float(np.finfo(np.float16).max)
+LARGEST, SMALLEST = float(np.finfo(np.float16).max), float(np.finfo(np.float16).tiny)
 
 
 class ChannelsFirstError(DataError):
@@ -351,9 +351,12 @@ def regions_of(values: NDArray[Any], channels: int | None) -> NDArray[np.float16
     regions = values.reshape(-1, values.shape[-1])
     if channels is not None and regions.shape[1] != channels:
         raise DataError(f"has {regions.shape[1]} channels, the features before it have {channels}")
-    if not np.isfinite(regions).all() or np.abs(regions).max() > LARGEST:
+    largest = np.abs(regions).max()
+    if not np.isfinite(regions).all() or largest > LARGEST:
         raise DataError("has values that are not finite, or beyond float16's range")
-    stored: NDArray[np.float16] = regions.astype(np.float16)
-    if not stored.any():
+    if not largest:
         raise DataError("has only zeros")
+    if largest < SMALLEST:
+        raise DataError(f"has no value above {largest:.2g}, too small for float16; multiply all features by one number")
+    stored: NDArray[np.float16] = regions.astype(np.float16)
     return stored

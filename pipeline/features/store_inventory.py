@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.encoders.spec import EncoderSpec
-from pipeline.errors import ArtefactError, DataError
+from pipeline.errors import ArtefactError, DataError, DiskError, ParamsError
 from pipeline.features.store import SPEC_FILE, FeatureStore
 from pipeline.features.store_segment import Segment, segments_of
 
@@ -39,7 +39,9 @@ class VerifyReport:
 
 
 def stored_encoders(root: Path) -> list[StoredEncoder]:
-    """Return the encoders of the store in folder `root`, by digest."""
+    """Return the encoders of the store in folder `root`, by digest. Raises `DiskError` for a file."""
+    if root.is_file():
+        raise DiskError(f"{root}: a file in the place of the feature store; name a folder")
     found = []
     for folder in sorted(path for path in root.glob("*") if path.is_dir()):
         spec, engine = _read_spec(folder)
@@ -52,7 +54,12 @@ def stored_encoders(root: Path) -> list[StoredEncoder]:
 
 
 def find_encoder(root: Path, prefix: str) -> StoredEncoder:
-    """Return the encoder whose digest begins with `prefix`. Raises `DataError` unless there is exactly one."""
+    """Return the encoder whose digest begins with `prefix`.
+
+    Raises `DataError` unless there is exactly one, `ParamsError` for an empty prefix.
+    """
+    if not prefix:
+        raise ParamsError("an empty digest names no encoder; `captioner cache show` lists them")
     matching = [encoder for encoder in stored_encoders(root) if encoder.digest.startswith(prefix)]
     if len(matching) != 1:
         raise DataError(
@@ -62,19 +69,12 @@ def find_encoder(root: Path, prefix: str) -> StoredEncoder:
 
 
 def verify_encoder(root: Path, digest: str) -> VerifyReport:
-    """Read every row of an encoder and compare its crc32."""
-    intact = damaged = 0
-    unreadable = []
-    for path in segments_of(root / digest):
-        segment = Segment.open(path, digest)
-        if segment is None:
-            unreadable.append(path)
-            continue
-        for row in segment.done():
-            sound = segment.read(row) is not None
-            intact += sound
-            damaged += not sound
-    return VerifyReport(digest, intact, damaged, tuple(unreadable))
+    """Read the newest row of each image and compare its crc32: the row that a run would use."""
+    segments = {path: Segment.open(path, digest) for path in segments_of(root / digest)}
+    rows = {segment.keys[row]: (segment, row) for segment in segments.values() if segment for row in segment.done()}
+    intact = sum(segment.read(row) is not None for segment, row in rows.values())
+    unreadable = tuple(path for path, segment in segments.items() if segment is None)
+    return VerifyReport(digest, intact, len(rows) - intact, unreadable)
 
 
 def remove_encoder(root: Path, digest: str) -> None:

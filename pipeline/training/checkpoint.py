@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import time
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -30,14 +31,17 @@ class Checkpoint:
         self.path = folder / f"{self._digest}.checkpoint"
 
     def load(self) -> dict[str, Any] | None:
-        """The saved state, on the CPU; None if there is none or it is damaged."""
+        """The saved state, on the CPU; None if there is none or, with a warning, if it is damaged."""
         try:
             state = torch.load(io.BytesIO(self.path.read_bytes()), map_location="cpu", weights_only=True)
         except FileNotFoundError:
             return None
-        except Exception:  # the unpickler raises many types for a damaged file; training then starts at epoch 1
-            return None
-        return state if isinstance(state, dict) and state.get("identity") == self._digest else None
+        except Exception:  # the unpickler raises many types for a damaged file
+            state = None
+        if isinstance(state, dict) and state.get("identity") == self._digest:
+            return state
+        warnings.warn(f"{self.path}: damaged checkpoint; training starts at epoch 1", stacklevel=2)
+        return None
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Replace the saved state. Raises `DiskError`."""

@@ -58,6 +58,7 @@ def test_verify_counts_damaged_rows_and_the_next_run_encodes_them_again(filled):
     assert "damaged rows; `dvc repro -f extract` encodes" in err
     assert "17 from the store, 1 encoded" in run_command("extract")[2]
     assert run_command("cache", "show")[1].count("18 images") == 2
+    assert run_command("cache", "verify")[0] == 0
 
 
 def test_prune_deletes_one_encoder(filled):
@@ -87,6 +88,17 @@ def test_prune_needs_encoders_or_unused(filled, arguments):
     code, _, err = run_command("cache", *arguments)
     assert code == 2
     assert "name encoders, or use --unused" in err
+
+
+def test_an_empty_digest_selects_nothing(filled):
+    code, _, err = run_command("cache", "prune", "")
+    assert (code, "an empty digest names no encoder" in err) == (2, True)
+    assert run_command("cache", "show")[1].count("18 images") == 2
+
+
+def test_a_file_in_the_place_of_the_store_is_refused(project):
+    code, _, err = run_command("cache", "verify", "--store", "params.yaml")
+    assert (code, "params.yaml: a file in the place of the feature store" in err) == (5, True)
 
 
 def test_an_unknown_digest_is_named(filled):

@@ -60,6 +60,21 @@ def test_unreadable_images_are_reported_and_too_many_stop_the_run(project):
     )
 
 
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda rows: [*rows, rows[-1]], "017.png is listed twice"),
+        (lambda rows: [*rows[:-1], "017.png,x.png,7.78E+63,test"], "017.png: '7.78E+63' is no sha256"),
+    ],
+)
+def test_an_edited_list_of_images_is_refused(project, change, problem):
+    run_stages(project, "prepare")
+    rows = paths.IMAGES.read_text().splitlines()
+    paths.IMAGES.write_text("\n".join(change(rows)) + "\n")
+    code, _, err = run_command("extract")
+    assert (code, f"images.csv: {problem}; run `dvc repro -f prepare`" in err) == (3, True), err
+
+
 def test_a_split_that_loses_all_its_images_is_named_by_extract_and_train(project):
     run_stages(project, "prepare", "vocab")
     val = [row.path for row in read_images(paths.IMAGES) if row.split == "val"]

@@ -3,6 +3,7 @@
 import os
 import time
 
+import pytest
 import torch
 
 from pipeline.training.checkpoint import Checkpoint
@@ -26,7 +27,8 @@ def test_a_checkpoint_under_another_name_is_not_loaded(tmp_path):
     one, other = Checkpoint(tmp_path, {"lr": 1}), Checkpoint(tmp_path, {"lr": 2})
     one.save(STATE)
     one.path.rename(other.path)
-    assert other.load() is None
+    with pytest.warns(UserWarning, match="damaged"):
+        assert other.load() is None
 
 
 def test_a_damaged_checkpoint_is_not_loaded(tmp_path):
@@ -35,7 +37,8 @@ def test_a_damaged_checkpoint_is_not_loaded(tmp_path):
     content = checkpoint.path.read_bytes()
     for damaged in (content[:100], b"", content[:-50]):
         checkpoint.path.write_bytes(damaged)
-        assert checkpoint.load() is None
+        with pytest.warns(UserWarning, match="damaged checkpoint; training starts at epoch 1"):
+            assert checkpoint.load() is None
 
 
 def test_abandoned_checkpoints_are_deleted_with_another_one(tmp_path):
