@@ -78,7 +78,7 @@ def _read_entries(found: "DetectedFormat", options: "ReadOptions") -> "DatasetEn
         entries = DatasetEntries.collect(read_dataset(found.format, found.captions, options), progress)
     if not entries.captions:
         first = entries.skipped[0] if entries.skipped else None
-        reason = f": {first.image or f'line {first.line}'}: {first.reason}" if first else ""
+        reason = f"; {first.place}: {first.reason}" if first else ""
         raise DataError(f"{found.captions}: {found.evidence}, but no usable caption{reason}")
     return entries
 
@@ -96,12 +96,14 @@ def _print_entries(entries: "DatasetEntries", images: int) -> None:
     if entries.skipped:
         first = entries.skipped[0]
         rows = counted(len(entries.skipped), "row")
-        say(f"skipped: {rows}, the first in {first.file}, line {first.line}: {first.reason}")
+        say(f"skipped: {rows}, the first in {first.place}: {first.reason}")
 
 
 def _describe_splits(entries: "DatasetEntries") -> str:
     """The images of each split, in words."""
-    counts = Counter(split for _, split in {(entry.image, entry.split) for entry in entries.captions})
+    pairs = {(entry.image, entry.split) for entry in entries.captions}
+    assigned = {image for image, split in pairs if split}
+    counts = Counter(split for image, split in pairs if split or image not in assigned)
     if set(counts) == {None}:
         return "no splits, so 80/10/10 will be drawn" if counts[None] > 2 else "no splits, and too few images for three"
     return ", ".join(f"{count:,} {split or 'without a split'}" for split, count in sorted(counts.items(), key=str))

@@ -35,8 +35,7 @@ def _describe(report: "PrepareReport", params: "Params") -> Iterator[str]:
             "set params.data.images so that dvc notices when they change"
         )
     for one in report.skipped[:_SHOWN]:
-        place = f"{one.file}, line {one.line}" if one.line else one.file
-        yield f"skipped: {place}: {one.image or '(no name)'}: {one.reason}"
+        yield f"skipped: {one.place}: {one.image or '(no name)'}: {one.reason}"
     if len(report.skipped) > _SHOWN:
         yield f"skipped: {len(report.skipped) - _SHOWN:,} more, all in {paths.SKIPPED_ROWS}"
     if report.evidence:

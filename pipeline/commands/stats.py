@@ -94,9 +94,7 @@ def _lines(found: "DatasetStatistics", skipped: "tuple[SkippedEntry, ...]") -> l
         *_listed("most repeated captions", (f"{n:,} times: {text}" for text, n in found.captions.most_repeated)),
         *_listed("identical images under several names", (", ".join(names) for names in found.duplicates)),
         *_listed("images that cannot be used", (f"{image}: {reason}" for image, reason in found.images.unusable)),
-        *_listed(
-            "skipped", (f"{one.file}, line {one.line}: {one.image or '(no name)'}: {one.reason}" for one in skipped)
-        ),
+        *_listed("skipped", (f"{one.place}: {one.image or '(no name)'}: {one.reason}" for one in skipped)),
     ]
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from pipeline.wording import counted
 
@@ -23,21 +24,29 @@ _HTML = re.compile(rf"</?(?:{_TAGS})(?:\s[^<>]*)?/?>|&(?:[a-z][a-z\d]+|#\d+|#x[\
 
 
 def clean_captions(captions: Sequence[str]) -> tuple[Sequence[str], list[str]]:
-    """The captions without markers that all of them have, and notes on markers and on HTML.
+    """The captions without the start or end markers that all of them have, and notes on markers and on HTML.
 
     Markers that only some captions have are kept, and HTML: its tags and entities become tokens and then occur in
     generated captions.
     """
     notes = []
-    split = [_split(caption) for caption in captions]
-    marked = [caption for caption, (start, _, end) in zip(captions, split, strict=True) if start or end]
-    kinds = {(start, end) for start, text, end in split if text.strip()}
-    if marked and len(kinds) == 1:
-        [(start, end)] = kinds
-        captions = [text for _, text, _ in split]
+    parts = [_find_markers(caption) for caption in captions]
+    kinds = [part for part in parts if part.has_text]
+    starts, ends = ({part.start for part in kinds}, {part.end for part in kinds})
+    start, end = (next(iter(found)) if len(found) == 1 else "" for found in (starts, ends))
+    marked = [
+        caption
+        for caption, part in zip(captions, parts, strict=True)
+        if (part.start and not start) or (part.end and not end)
+    ]
+    if start or end:
+        captions = [
+            caption[part.first if start else 0 : part.last if end else None].strip()
+            for caption, part in zip(captions, parts, strict=True)
+        ]
         found = " and ".join([f"starts with {start!r}"] * bool(start) + [f"ends with {end!r}"] * bool(end))
         notes.append(f"every caption {found}; {'both are' if start and end else 'it is'} removed")
-    elif marked:
+    if marked:
         number = counted(len(marked), "caption has", "captions have")
         example = f"such as {marked[0]!r:.80}"
         notes.append(f"{number} start or end markers that not all have, {example}; remove them, or they are words")
@@ -48,8 +57,17 @@ def clean_captions(captions: Sequence[str]) -> tuple[Sequence[str], list[str]]:
     return captions, notes
 
 
-def _split(caption: str) -> tuple[str, str, str]:
-    """The start marker, the text and the end marker of a caption; a marker is empty where there is none, or no text."""
+class _Markers(NamedTuple):
+    """The markers of a caption, empty where there is none, and where its text begins and ends."""
+
+    start: str
+    first: int
+    last: int
+    end: str
+    has_text: bool
+
+
+def _find_markers(caption: str) -> _Markers:
     start = _START.match(caption)
     first = start.end() if start else 0
     last = caption.rstrip().rfind(" ")
@@ -58,5 +76,7 @@ def _split(caption: str) -> tuple[str, str, str]:
         end = next((run for run in _END.finditer(caption, first) if run.end() == len(caption)), None)
     if end and not start and end[1].lower() in _PAIRED_ENDS:
         end = None
-    text = caption[first : end.start() if end else None].strip()
-    return (start[1] if start else "", text, end[1] if end else "") if text else ("", caption, "")
+    last = end.start() if end else len(caption)
+    if not caption[first:last].strip():  # markers alone are kept
+        return _Markers("", 0, len(caption), "", has_text=False)
+    return _Markers(start[1] if start else "", first, last, end[1] if end else "", has_text=True)

@@ -91,14 +91,19 @@ def read_annotations(images: Sequence[Any], annotations: Sequence[Any]) -> Itera
     files: dict[str, dict[str, None]] = defaultdict(dict)
     for image in images:
         if isinstance(image, dict) and isinstance(image.get("file_name"), str):
-            files[str(image.get("id"))][image["file_name"]] = None
+            files[str(_whole(image.get("id")))][image["file_name"]] = None
     for number, annotation in enumerate(annotations, start=1):
         content = annotation if isinstance(annotation, dict) else {}
-        image_id, caption = content.get("image_id"), content.get("caption")
+        image_id, caption = _whole(content.get("image_id")), content.get("caption")
         if isinstance(image_id, int | str) and isinstance(caption, str):
             yield CaptionRow(number, image_id, (caption,), names=(image_id, *files.get(str(image_id), ())))
         else:
             yield CaptionRow(number, problem="the annotation has no image_id, or no caption that is text")
+
+
+def _whole(number: Any) -> Any:
+    """An id that pandas has written as a float as the integer that it was."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
 def note_marks(annotations: Sequence[Any], source: str | Path) -> Iterator[Note]:

@@ -145,7 +145,8 @@ def _columns_of_header(header: DelimitedRow, options: ReadOptions, source: str |
     try:
         return find_columns(tuple(header.fields), options, "column")
     except MissingColumnError as error:
-        raise DataError(f"{source}, line {header.line}: {error}") from error
+        row = "" if count_known_columns(header.fields) else "; if this line is a row, write the header above it"
+        raise DataError(f"{source}, line {header.line}: {error}{row}") from error
 
 
 def _is_in_quotes(fields: Sequence[str]) -> bool:

@@ -71,7 +71,10 @@ def detect_format(path: Path, options: ReadOptions = ReadOptions()) -> DetectedF
             found, problems = found + inner, problems + more
     if not found:
         formats = "; ".join(f"{name}: {one.description}" for name, one in FORMATS.items())
-        refusal = f"{path}: no captions were recognized, no file is in a known format ({formats}); see docs/datasets.md"
+        refusal = (
+            f"{path}: no captions were recognized, no file is in a known format ({formats}); see docs/datasets.md, or "
+            "name a captions file of another name itself"
+        )
         raise DataError("\n  ".join([refusal, *problems[:_SHOWN]]))
     best, *others = found
     unused = dict.fromkeys(

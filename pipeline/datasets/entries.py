@@ -30,6 +30,11 @@ class ReadOptions:
     split_column: str = AUTO
 
 
+def place_in(file: str, line: int) -> str:
+    """A place in a file, in words: a line, or an entry of JSON; the file alone for 0."""
+    return f"{file}, {'entry' if file.lower().endswith('.json') else 'line'} {line}" if line else file
+
+
 @dataclass(frozen=True, slots=True)
 class CaptionEntry:
     """One caption of one image."""
@@ -43,6 +48,11 @@ class CaptionEntry:
     line: int
     """Where the entry stands. For JSON, the element's number from 1; 0 for a whole file."""
 
+    @property
+    def place(self) -> str:
+        """Where the entry stands, in words."""
+        return place_in(self.file, self.line)
+
 
 @dataclass(frozen=True, slots=True)
 class SkippedEntry:
@@ -52,6 +62,11 @@ class SkippedEntry:
     line: int
     image: str
     reason: str
+
+    @property
+    def place(self) -> str:
+        """Where the entry stands, in words."""
+        return place_in(self.file, self.line)
 
 
 @dataclass(frozen=True, slots=True)

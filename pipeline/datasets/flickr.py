@@ -9,6 +9,7 @@ without the delimiter between the comment's number and the comment; it is read a
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -59,16 +60,16 @@ def read_flickr8k(path: Path, options: ReadOptions) -> Iterator[Entry]:
             yield entry
         elif entry.image in splits:
             found.add(entry.image)
-            yield replace(entry, split=splits[entry.image])
+            yield from (replace(entry, split=split) for split in splits[entry.image])
         else:
             yield skip_entry(entry.image, "the image is in none of the split lists", entry.file, entry.line)
     yield from _check_split_lists(splits, found, path)
 
 
-def _check_split_lists(splits: Mapping[str, str], found: Collection[str], captions: Path) -> Iterator[Note]:
+def _check_split_lists(splits: Mapping[str, Collection[str]], found: Collection[str], captions: Path) -> Iterator[Note]:
     """A note on names of a list that are not `found` in the captions. Raises `DataError` if none of a list is."""
     for split, name in SPLIT_LISTS.items():
-        listed = [image for image, its_split in splits.items() if its_split == split]
+        listed = [image for image, its_splits in splits.items() if split in its_splits]
         unknown = [image for image in listed if image not in found]
         if not unknown:
             continue
@@ -80,20 +81,17 @@ def _check_split_lists(splits: Mapping[str, str], found: Collection[str], captio
         yield Note(f"{captions.parent / name}: {counted(len(unknown), 'image')} without captions, such as {unknown[0]}")
 
 
-def _read_split_lists(folder: Path) -> dict[str, str]:
-    """The split of each listed image. Raises `DataError` when an image is in two lists."""
-    splits: dict[str, str] = {}
+def _read_split_lists(folder: Path) -> dict[str, list[str]]:
+    """The splits of each listed image; several are a leak, which `prepare` refuses or drops."""
+    splits: dict[str, list[str]] = defaultdict(list)
     for split, name in SPLIT_LISTS.items():
         path = folder / name
         if not path.is_file():
             continue
         with open_text(path, AUTO) as file:
-            for _, text in numbered_lines(file):
-                image = text.strip()
-                if image and splits.setdefault(image, split) != split:
-                    raise DataError(
-                        f"{path}: {image} is also in {SPLIT_LISTS[splits[image]]}; keep it in one of the lists"
-                    )
+            for image in dict.fromkeys(text.strip() for _, text in numbered_lines(file)):
+                if image:
+                    splits[image].append(split)
     return splits
 
 

@@ -90,7 +90,7 @@ def _own_splits(entries: Iterable[CaptionEntry], sha256: Mapping[str, str]) -> d
         known = splits.get(entry.image)
         if known is not None and entry.split is not None and known != entry.split:
             raise DataError(
-                f"{entry.file}, line {entry.line}: {entry.image} is in {entry.split} and also in {known}; "
+                f"{entry.place}: {entry.image} is in {entry.split} and also in {known}; "
                 "assign each image to one split, or set params.data.leaks to drop"
             )
         splits[entry.image] = known or entry.split

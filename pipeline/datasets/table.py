@@ -93,7 +93,7 @@ def _problem(path: Path, options: ReadOptions, *, needs_image: bool = False) -> 
     images = [entry.image for entry in entries if isinstance(entry, CaptionEntry)]
     skipped = [entry for entry in entries if isinstance(entry, SkippedEntry)]
     if suffix in JSON and skipped and not images:  # JSON of something else
-        return f"{path}, line {skipped[0].line}: {skipped[0].reason}"
+        return f"{skipped[0].place}: {skipped[0].reason}"
     by_name = is_object and not _OBJECTS.search(start) and not any(map(is_image_name, images))
     if needs_image and by_name and not find_image_root(likely_image_roots(path, path.parent, images), images):
         return f"{path}: no image is named like a key of this JSON; if it holds captions, name this file"

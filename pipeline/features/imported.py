@@ -81,7 +81,7 @@ def open_source(path: Path, *, ids: Path | None, key: str | None) -> ImportSourc
             return _open_hdf5(path, ids, key)
         if suffix == ".npy":
             return _open_array(path, ids, key)
-    except (OSError, TypeError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, EOFError, TypeError, ValueError, KeyError, RuntimeError) as error:
         raise DataError(f"{path}: cannot be read: {_reason(error, path)}") from error
     raise DataError(f"{path}: not a folder of .npz or .npy files, an .npy array or an HDF5 file (.h5, .hdf5)")
 
@@ -89,6 +89,8 @@ def open_source(path: Path, *, ids: Path | None, key: str | None) -> ImportSourc
 def _reason(error: Exception, place: Any) -> str:
     """Why features cannot be read."""
     words = other_content(place) if isinstance(place, Path) else None
+    if "Python objects" in str(error):
+        return "holds Python objects, such as a dict; save the array of each image in a file of its own"
     if words is None and "pickle" in str(error):  # what numpy says of any file that it does not know
         return "not an array of numbers or text as np.save writes it"
     return words or str(error) or type(error).__name__
@@ -132,11 +134,11 @@ def _check_end(file: Path, end: int) -> None:
 
 def _open_array(path: Path, ids: Path | None, key: str | None) -> ImportSource:
     """One .npy file."""
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
     if ids is None:
         raise DataError(f"{path}: an array needs --ids, a file with the image id of each row")
     if key is not None:
         raise DataError(f"{path}: --key is not for an .npy array, which has no names; leave it out")
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
     _check_end(path, array.offset + array.nbytes)
     return _rows_of(array, read_ids(ids), path)
 

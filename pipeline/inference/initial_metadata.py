@@ -66,9 +66,8 @@ class InitialMetadata:
             )
         differences = replace(self.spec, weights=spec.weights).differences(spec, ("model", "features")) if spec else []
         if differences:
-            raise ArtefactError(
-                f"{place} was trained with another encoder: {'; '.join(differences)}; {_remedy(self.spec, self.name)}"
-            )
+            remedy = _remedy(self.spec, self.name, spec)
+            raise ArtefactError(f"{place} was trained with another encoder: {'; '.join(differences)}; {remedy}")
 
 
 def check_initial_model(params: "Params", spec: EncoderSpec | None = None) -> None:
@@ -125,8 +124,10 @@ def _with_encoder_params(spec: EncoderSpec, params: "Params") -> EncoderSpec:
     )
 
 
-def _remedy(spec: EncoderSpec, name: str) -> str:
-    """How to get features of `spec`, the encoder of the model file `name`."""
+def _remedy(spec: EncoderSpec, name: str, own: EncoderSpec | None) -> str:
+    """How to get features of `spec`, the encoder of the model file `name`, instead of those of `own`."""
+    if own and own.imported and not spec.imported:
+        return "imported features need a model that was trained on them; set init_from to none"
     if spec.imported:
         return f"import the features of {spec.name} with `captioner import-features`, or set init_from to none"
     weights = name if spec.weights == "file" else spec.weights

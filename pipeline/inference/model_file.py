@@ -34,6 +34,7 @@ from pipeline.features.feature_file import FeatureFile
 from pipeline.files import write_bytes
 from pipeline.inference.familiarity import Familiarity
 from pipeline.inference.model_metadata import COPY, KEY, ModelMetadata, Scalar, opened, wrong_metadata
+from pipeline.inference.onnx.folder import DESCRIPTION
 from pipeline.inference.reranking import NO_RERANKING, Reranker, search_and_rerank
 from pipeline.options import RerankOptions
 from pipeline.starter import STARTER
@@ -142,7 +143,8 @@ class TrainedModel:
         undamaged file of this schema.
         """
         if path.is_dir():
-            raise ParamsError(f"{path}: a folder; `captioner predict` and `serve` read an exported one: --runtime onnx")
+            remedy = "give --runtime onnx as well" if (path / DESCRIPTION).is_file() else "name a model file"
+            raise ParamsError(f"{path}: a folder; {remedy}")
         if not path.is_file():
             raise DataError(f"{path}: no such model file; {_remedy(path)}")
         with opened(path, framework="pt") as file:

@@ -51,6 +51,8 @@ class ModelMetadata(Options):
 
         Raises `ArtefactError` naming the file for another schema, damage, or a key that is missing or wrong.
         """
+        if not text:
+            raise ArtefactError(f"{path}: a file of another program, not a model file of captioner")
         try:
             content = json.loads(text)
             schema = content.pop("schema")
@@ -92,6 +94,12 @@ def opened(path: Path, *, framework: Literal["pt", "numpy"]) -> Iterator[Any]:
     except (SafetensorError, OSError, LookupError, ValueError, TypeError, ArithmeticError, RuntimeError) as error:
         if words := other_content(path):
             raise ArtefactError(f"{path}: {words}") from error
+        with path.open("rb") as other:
+            if other.read(2) in {b"PK", b"\x80\x02", b"\x80\x04"}:
+                raise ArtefactError(
+                    f"{path}: a PyTorch checkpoint or an archive, not a model file of captioner, as the stage train "
+                    "writes it"
+                ) from error
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ArtefactError(f"{path}: not a model file of captioner: {reason}; {COPY}") from error
 

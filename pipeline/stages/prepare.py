@@ -152,7 +152,7 @@ def _read_entries(data: "DataParams", progress: Progress) -> tuple[DetectedForma
             raise DataError(f"{source}: holds no captions; check params.data.captions and params.data.format")
         first = found.skipped[0]
         rows = counted(len(found.skipped), "row")
-        raise DataError(f"{source}: no usable caption; {rows} skipped, the first in line {first.line}: {first.reason}")
+        raise DataError(f"{source}: no usable caption; {rows} skipped, the first in {first.place}: {first.reason}")
     cleaned, notes = clean_captions([entry.caption for entry in found.captions])
     found.captions = [
         entry if entry.caption == caption else replace(entry, caption=caption)
@@ -246,7 +246,7 @@ def _write_skipped(path: Path, skipped: Iterable[SkippedEntry]) -> None:
 
 
 def _check_share(what: str, skipped: Sequence[SkippedEntry], total: int, max_skipped: float, listed: Path) -> None:
-    lines = [f"{one.file}, line {one.line}: {one.image or '(no name)'}: {one.reason}" for one in skipped]
+    lines = [f"{one.place}: {one.image or '(no name)'}: {one.reason}" for one in skipped]
     check_share(lines, total, max_skipped, problem=f"{what} are unusable", remedy="correct them", listed=listed)
 
 

@@ -49,6 +49,12 @@ def test_images_in_two_splits_cause_a_warning(project):
     assert "1 image is in several splits, which `prepare` refuses unless params.data.leaks is drop; it then" in err
 
 
+def test_an_image_has_no_split_only_if_no_row_has_one(project):
+    with (project / "data/tiny/captions.csv").open("a") as file:
+        file.write("000.png,a red square,\n")
+    assert "37 of 18 images; 3 test, 12 train, 3 val\n" in run_command("init", "data/tiny", cwd=project)[2]
+
+
 def test_two_images_are_too_few_for_three_splits(project):
     (project / "data/tiny/captions.csv").write_text("image,caption\n000.png,a red square\n001.png,a blue square\n")
     err = run_command("init", "data/tiny", cwd=project)[2]

@@ -406,7 +406,7 @@ def test_a_sample_has_an_attention_map(trained_project, tmp_path):
         (["--length-penalty", "inf"], "length_penalty: must be a finite number"),
         (["--csv", "-"], "--csv -: not a file name"),
         (["--min-length", "9", "--max-length", "3"], "min_length 9 must not exceed max_length 3"),
-        (["--model", "data"], "--runtime onnx"),
+        (["--model", "data"], "data: a folder; name a model file"),
     ],
 )
 def test_options_that_do_not_fit_together_are_refused(trained_project, options, words):

@@ -57,6 +57,13 @@ def test_markers_that_not_every_caption_has_are_kept_and_counted(other, count):
     assert "start or end markers that not all have" in note
 
 
+def test_each_end_is_judged_by_itself():
+    found, notes = clean_captions(["startseq a dog endseq", "startseq a long cat"])
+    assert found == ["a dog endseq", "a long cat"]
+    assert notes[0] == "every caption starts with 'startseq'; it is removed"
+    assert notes[1].startswith("1 caption has start or end markers that not all have")
+
+
 def test_words_that_are_no_markers_are_kept():
     for captions in (["a photo of a dog .", "a photo of a cat ."], ["bos taurus"], ["a canon eos"], ["an endseq."], []):
         assert clean_captions(captions) == (captions, [])

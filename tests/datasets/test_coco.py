@@ -47,6 +47,14 @@ def test_annotations_may_precede_the_images(tmp_path):
     assert kept(read("coco", path)) == [("1.jpg", "x", None)]
 
 
+def test_ids_may_be_whole_floats(tmp_path):
+    images = [{"id": 1.0, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}]
+    path = coco(tmp_path, "captions.json", images, [{"image_id": n, "caption": "x"} for n in (1, 2.0, 2.5)])
+    entries = read("coco", path)
+    assert kept(entries) == [("a.jpg", "x", None), ("b.jpg", "x", None)]
+    assert entries.skipped[0].place.endswith("captions.json, entry 3")
+
+
 def test_captions_of_an_id_with_two_file_names_are_skipped(tmp_path):
     images = [{"id": 1, "file_name": n} for n in ("a.jpg", "b.jpg", "a.jpg")] + [{"id": 2, "file_name": "c.jpg"}] * 2
     annotations = [{"id": 9, "image_id": 1, "caption": "x"}, {"id": 9, "image_id": 2, "caption": "y"}]

@@ -128,7 +128,7 @@ def test_unknown_files_are_refused(tmp_path):
     write(tmp_path, "hello", "readme.md")
     with pytest.raises(DataError, match=r"no captions were recognized, .*karpathy: dataset_.* see docs/datasets.md"):
         detect(tmp_path)
-    with pytest.raises(DataError, match=r"odd\.json, line 1: the caption is not text"):
+    with pytest.raises(DataError, match=r"odd\.json, entry 1: the caption is not text"):
         detect(write(tmp_path, '{"a": 1}', "odd.json"))
     with pytest.raises(DataError, match="no such file or folder"):
         detect(tmp_path / "missing")
@@ -179,7 +179,7 @@ def test_every_format_has_a_layout_here_and_a_page():
 def test_json_of_something_else_is_not_a_table(tmp_path):
     for name, content in (("shapes.json", '[{"shape": "red"}]'), ("log.jsonl", '{"event": 1}\n')):
         write(tmp_path, content, name)
-    message = r"log.jsonl, line 1: no key image and caption(.|\n)*shapes.json, line 1: no key"
+    message = r"log.jsonl, line 1: no key image and caption(.|\n)*shapes.json, entry 1: no key"
     with pytest.raises(DataError, match=message):
         detect(tmp_path)
     write(tmp_path, "image,caption\na.jpg,x\n", "words.csv")

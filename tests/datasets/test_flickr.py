@@ -48,12 +48,11 @@ def test_a_token_file_with_spaces_instead_of_tabs(tmp_path):
     assert kept(read("flickr8k", path)) == [("a.jpg", "A dog , running .", None), ("a.jpg", "A cat", None)]
 
 
-def test_an_image_in_two_split_lists_is_refused(tmp_path):
+def test_an_image_in_two_split_lists_is_in_both_splits(tmp_path):
     write(tmp_path, "image,caption\na.jpg,x\n", "captions.txt")
     for name in ("Flickr_8k.trainImages.txt", "Flickr_8k.testImages.txt"):
         write(tmp_path, "a.jpg\n", name)
-    with pytest.raises(DataError, match=r"a\.jpg is also in Flickr_8k\.trainImages\.txt"):
-        read("flickr8k", tmp_path)
+    assert kept(read("flickr8k", tmp_path)) == [("a.jpg", "x", "train"), ("a.jpg", "x", "test")]
 
 
 def test_flickr30k_results_with_the_row_that_lacks_a_delimiter(tmp_path):

@@ -136,7 +136,7 @@ def test_the_array_of_an_npz_file_can_be_named(tmp_path):
     ("name", "content", "problem"),
     [
         ("x.txt", b"", "not a folder of"),
-        ("x.npy", b"", "needs --ids"),
+        ("x.npy", b"", "cannot be read: No data left in file"),
         ("x.h5", b"not HDF5", "cannot be read"),
         (None, None, "no such file"),
     ],
@@ -167,6 +167,12 @@ def test_pickled_objects_are_not_loaded(tmp_path):
     np.save(tmp_path / "one.npy", np.array([{}]), allow_pickle=True)
     with pytest.raises(DataError, match="cannot be read: not an array of numbers or text"):
         open_source(tmp_path, ids=None, key=None).read("one")
+
+
+def test_a_dict_in_an_npy_file_is_named(tmp_path):
+    np.save(tmp_path / "x.npy", {"one": np.ones((2, 3))}, allow_pickle=True)
+    with pytest.raises(DataError, match="holds Python objects, such as a dict; save the array of each image in a file"):
+        open_source(tmp_path / "x.npy", ids=None, key=None)
 
 
 def test_a_damaged_row_of_an_hdf5_dataset_has_a_reason(tmp_path):

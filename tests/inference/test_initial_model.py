@@ -112,6 +112,12 @@ def test_another_encoder_is_refused_with_params_that_give_the_models(initial):
     assert made.spec == model.spec
 
 
+def test_imported_features_need_a_model_that_was_trained_on_them(initial):
+    model = initial.model
+    with pytest.raises(ArtefactError, match="imported features need a model that was trained on them; set"):
+        initial.check(imported_spec("detector", model.channels), model.decoder_params, model.vocabulary)
+
+
 def test_imported_features_of_another_width_are_refused(initial):
     model = replace(initial.model, spec=imported_spec("detector", 12))
     decoder = decoder_for(model.vocabulary, replace(model, channels=12))

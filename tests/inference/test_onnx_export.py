@@ -538,7 +538,7 @@ def test_a_self_contained_file_downloads_nothing(tmp_path, monkeypatch):
         (("--onnx", "x", "--model", "gone"), 3, "gone: no such model file"),
         (("--onnx", "params.yaml"), 5, "params.yaml: cannot be written"),
         (("--onnx", "data"), 2, "holds other files"),
-        (("--onnx", "x", "--model", "data"), 2, "data: a folder; `captioner predict` and `serve` read an exported one"),
+        (("--onnx", "x", "--model", "data"), 2, "data: a folder; name a model file"),
         (("--onnx", "x", "--self-contained", "x/m.st"), 2, "one is inside the other; move one out"),
         (("--onnx", "data", "--self-contained", "m.st"), 2, "holds other files"),
         (("--self-contained", "-"), 2, "--self-contained -: not a file name"),

@@ -45,7 +45,8 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
         elif any(folder.glob("*.onnx")):
             remedy = f"{DESCRIPTION} is missing; {_AGAIN}"
         else:
-            remedy = f"`captioner export --onnx {folder}` writes one"
+            new = "NEW_FOLDER" if folder.is_dir() and any(folder.iterdir()) else folder
+            remedy = f"`captioner export --onnx {new}` writes one"
         raise DataError(f"{folder}: no exported model; {remedy}")
     description = read_json(path)
     schema = description.get("schema") if isinstance(description, dict) else None
