@@ -12,7 +12,7 @@ _STARTS = {
     b"<!doctype html": "a web page, not the file itself; download it again",
     b"<html": "a web page, not the file itself; download it again",
     b"{\\rtf": "a document with markup (RTF); save it as plain text",
-    b"\x1f\x8b": "compressed with gzip; unpack it with `gunzip`, or an archive with `tar xzf`",
+    b"\x1f\x8b": "compressed with gzip; unpack it with `gunzip < FILE > NEW`, or an archive with `tar xzf`",
 }
 
 

@@ -167,7 +167,7 @@ def test_opening_a_file_does_not_trust_its_hdf5_structures(path, monkeypatch):
             "another program; run `dvc repro -f extract` or, for imported features, run `captioner import-features`",
         ),
         (b"version https://git-lfs.github.com/spec/v1", r"a Git LFS pointer, not the file itself; run `git lfs pull`$"),
-        (b"\x1f\x8b", "features.h5: compressed with gzip; unpack it with `gunzip`, or"),
+        (b"\x1f\x8b", "features.h5: compressed with gzip; unpack it with `gunzip < FILE > NEW`, or"),
     ],
 )
 def test_a_file_without_our_header_is_refused(tmp_path, content, words):
