@@ -93,14 +93,19 @@ def _read_columns(content: Any, options: ReadOptions, source: str | Path) -> Ite
         and all(isinstance(row, list) and len(row) == len(names) for row in rows)
     ):
         return [dict(zip(names, row, strict=True)) for row in rows]
-    columns: list[Any] = list(content.values())
-    if all(isinstance(column, dict) for column in columns) and len(set(map(tuple, columns))) == 1:
-        columns = [list(column.values()) for column in columns]  # `orient="columns"`
-    if not all(isinstance(column, list) and not any(isinstance(one, dict) for one in column) for column in columns):
-        return None
     try:
         find_columns(tuple(content), options, "key")
     except MissingColumnError:
+        return None
+    columns: list[Any] = list(content.values())
+    if all(isinstance(column, dict) for column in columns):  # `orient="columns"`
+        first, *others = content
+        for other in others:
+            if different := content[first].keys() ^ content[other].keys():
+                only = f"{min(different)!r:.80} is in one of them only"
+                raise DataError(f"{source}: the columns {first!r} and {other!r} have different rows: {only}")
+        columns = [[column[row] for row in content[first]] for column in columns]
+    if not all(isinstance(column, list) and not any(isinstance(one, dict) for one in column) for column in columns):
         return None
     if len(set(map(len, columns))) > 1:
         lengths = ", ".join(f"{name[:80]!r} {len(column)}" for name, column in zip(content, columns, strict=True))

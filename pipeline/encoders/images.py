@@ -40,6 +40,8 @@ _JPEG, _END_OF_JPEG = b"\xff\xd8\xff", b"\xff\xd9"
 
 _LINK = re.compile(rb"[^\0-\x1f]{1,500}\.[A-Za-z]{3,4}")
 """What git writes for a symbolic link where links are off, as on Windows."""
+_MIN_LINE_FEEDS = 32
+"""Fewer could all be of a text in the file, such as its metadata."""
 _STRIP_PIXELS = 1 << 22
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 _BIT_DEPTHS = (8, 10, 12, 14, 16, 18, 20, 24, 28, 32)
@@ -67,6 +69,8 @@ def decode_image(content: bytes, *, fill_truncated: bool = False) -> Image.Image
         _load(image)
         if image.format == "PNG" and _may_be_cut(image) and (missing := png.missing_bytes(content)):
             raise ImageError(f"damaged: truncated: {missing:,} bytes of its pixels are missing")
+        if image.format in {"JPEG", "WEBP"} and _has_text_line_ends(content):
+            raise ImageError("damaged: its line feeds were changed as those of a text; copy it again in binary mode")
         if image.format == "JPEG" and not fill_truncated and _lacks_rows(image, content):
             raise ImageError("damaged: truncated: its last rows are missing")
         ImageOps.exif_transpose(image, in_place=True)
@@ -164,13 +168,18 @@ def _may_be_cut(image: Image.Image) -> bool:
     )
 
 
-def _lacks_rows(image: Image.Image, content: bytes) -> bool:
-    """Whether the data of a JPEG end before its last row, although their end is marked.
+def _has_text_line_ends(content: bytes) -> bool:
+    """Whether a transfer as a text has put a carriage return before every line feed; chance does so once in 256."""
+    return (feeds := content.count(b"\n")) >= _MIN_LINE_FEEDS and content.count(b"\r\n") == feeds
 
-    Missing rows are gray, and more data before the mark would change them, but not a complete image.
+
+def _lacks_rows(image: Image.Image, content: bytes) -> bool:
+    """Whether the data of a JPEG end before its last pixel, although their end is marked.
+
+    Missing pixels are gray, and more data before the mark would change them, but not a complete image.
     """
-    last = image.crop((0, image.height - 1, image.width, image.height))
-    if set(np.ravel(last.getextrema())) not in ({128}, {127}):  # 127: Pillow inverts CMYK
+    last: Any = image.getpixel((image.width - 1, image.height - 1))
+    if set(np.ravel(last)) not in ({128}, {127}):  # 127: CMYK, which Pillow inverts
         return False
     end = content.rfind(_END_OF_JPEG)
     with Image.open(io.BytesIO(content[:end] + b"Z" * 64 + content[end:])) as longer:

@@ -141,6 +141,17 @@ def test_keys_that_are_not_read_are_noted_once(tmp_path, lines):
     assert read("table", path).notes == [note]
 
 
+def test_columns_of_rows_in_another_order_are_joined_by_their_keys(tmp_path):
+    content = {"image": {"0": "a.jpg", "1": "b.jpg"}, "caption": {"1": "a cat", "0": "a dog"}}
+    assert kept(read("table", write(tmp_path, json.dumps(content), "a.json"))) == [
+        ("a.jpg", "a dog", None),
+        ("b.jpg", "a cat", None),
+    ]
+    content["caption"] = {"0": "a dog", "2": "a cat"}
+    with pytest.raises(DataError, match="the columns 'image' and 'caption' have different rows: '1' is in one of them"):
+        read("table", write(tmp_path, json.dumps(content), "a.json"))
+
+
 def test_columns_of_unequal_lengths_are_refused(tmp_path):
     path = write(tmp_path, '{"image": ["a.jpg", "b.jpg"], "caption": ["a dog"]}', "a.json")
     message = "a.json: columns of unequal lengths: 'image' 2, 'caption' 1; correct the file"

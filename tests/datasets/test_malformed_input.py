@@ -346,7 +346,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 1234
         (b"<!DOCTYPE html><title>404</title>", "a web page, not the file itself; download it again"),
         (b"PK\x03\x04xl/workbook.xml", "a zip archive or an Excel file; save the captions as CSV"),
         (b"PAR1\x15\x04", "a Parquet file; save the captions as CSV"),
-        (gzip.compress(b"image,caption\na.jpg,x\n", mtime=0), "compressed with gzip; unpack it with `gunzip < FILE > NEW`"),
+        (gzip.compress(b"image,caption\na.jpg,x\n", mtime=0), "compressed with gzip; unpack it with `gunzip < FILE"),
     ],
 )
 @pytest.mark.parametrize("name", ["captions.csv", "captions.json", "rows.jsonl", "rows.parquet", "captions.csv.gz"])

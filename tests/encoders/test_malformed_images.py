@@ -112,6 +112,14 @@ def test_a_jpeg_whose_end_is_marked_too_early_is_refused(mode):
         assert decode_image(cut, fill_truncated=True).size == (64, 640)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_an_image_that_was_copied_as_a_text_is_refused(kind):
+    content = encoded(noise(size=(96, 96)), kind, quality=95)
+    assert decode_image(content).size == (96, 96)
+    with pytest.raises(ImageError, match="damaged: its line feeds were changed as those of a text"):
+        decode_image(content.replace(b"\n", b"\r\n"))
+
+
 def test_a_jpeg_that_is_gray_at_its_end_is_complete():
     pixels = np.full((64, 64, 3), 128, np.uint8)
     pixels[:32] = noise(size=(64, 32))
