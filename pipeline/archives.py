@@ -16,9 +16,9 @@ import threading
 import weakref
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from pipeline.files import regular_file
 
@@ -47,6 +47,9 @@ _DAMAGED = (
 """What the libraries raise for archives that are damaged or of a kind that they do not support."""
 
 
+Member = TypeVar("Member")
+
+
 class TarMember(NamedTuple):
     """The position of a file in a tar."""
 
@@ -58,6 +61,8 @@ class Archive:
     """An open zip or tar archive. Raises `OSError` with the reason if the file is neither."""
 
     members: dict[str, zipfile.ZipInfo] | dict[str, TarMember]
+    repeated: list[str]
+    """Names of members that a later one of the same name replaces, as in unpacking."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -68,9 +73,9 @@ class Archive:
             if _kind(path) == "zip":
                 # Given a path, ZipFile counts its readers without a lock and may close the file while a thread reads.
                 self._zip = zipfile.ZipFile(self._file)
-                self.members = dict(_zip_members(self._zip))
+                self.members, self.repeated = _newest(_zip_members(self._zip))
             else:
-                self.members = dict(_tar_members(path))
+                self.members, self.repeated = _newest(_tar_members(path))
         except _DAMAGED as error:
             raise OSError(
                 errno.EIO, f"not a complete {_kind(path)} archive: {error}; copy or download it again", str(path)
@@ -150,8 +155,19 @@ def _kind(path: Path) -> str:
     return path.suffix.lower().removeprefix(".")
 
 
+def _newest(members: Iterable[tuple[str, Member]]) -> tuple[dict[str, Member], list[str]]:
+    """The last member of each name, and the names of the others."""
+    newest: dict[str, Member] = {}
+    repeated = []
+    for name, member in members:
+        if name in newest:
+            repeated.append(name)
+        newest[name] = member
+    return newest, repeated
+
+
 def _zip_members(archive: zipfile.ZipFile) -> Iterator[tuple[str, zipfile.ZipInfo]]:
-    """Yield files by normalized name; a later one of the same name replaces an earlier one, as in unpacking."""
+    """Yield files by normalized name."""
     for info in archive.infolist():
         name = _clean(info.filename if info.flag_bits & 0x800 else _utf8(info.filename))
         if name and not info.is_dir():

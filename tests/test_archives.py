@@ -48,6 +48,13 @@ def test_every_member_is_read_from_many_threads_at_once(archive):
     assert found == [CONTENT[name] for name in names]
 
 
+def test_the_last_member_of_a_name_counts_and_the_others_are_named(tmp_path):
+    path = make_tar(tmp_path / "a.tar")
+    make_tar(path, mode="a")
+    assert open_archive(path).repeated == list(CONTENT)
+    assert open_archive(make_zip(tmp_path / "a.zip")).repeated == []
+
+
 def test_an_archive_is_indexed_once_until_it_changes(tmp_path):
     path = make_zip(tmp_path / "a.zip")
     first = open_archive(path)

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from pipeline import paths
+from pipeline.archives import is_archive, open_archive
 from pipeline.datasets.caption_markup import clean_captions
 from pipeline.datasets.detection import DetectedFormat, detect_format, read_dataset
 from pipeline.datasets.entries import SPLITS, CaptionEntry, DatasetEntries, ReadOptions, SkippedEntry, skip_entry
@@ -128,6 +129,8 @@ def prepare(files: PrepareFiles, params: "Params", *, progress: Progress = no_pr
             *found.notes,
             *_describe_linked_folders(index.root, image_paths.values()),
             *_describe_numbers(image_paths),
+            *_describe_archives(image_paths.values()),
+            *_describe_words(captions),
             *filter(None, [describe_drawn_splits(captions, sha256)]),
         ),
         without_captions=_count_without_captions(index, set(image_paths.values()), found.skipped),
@@ -223,6 +226,21 @@ def _describe_numbers(image_paths: Mapping[str, str]) -> Iterator[str]:
     for name, file in inexact[:1]:
         names = counted(len(inexact), "image name")
         yield f"{names} matched by number, e.g. {name} to {file}"
+
+
+def _describe_words(captions: Sequence[CaptionEntry]) -> Iterator[str]:
+    """A note where no caption has several words, except in writing without spaces."""
+    if all(entry.caption.isascii() and " " not in entry.caption for entry in captions):
+        yield "every caption is a single word; if lists hold the words of one caption, join each list to a text"
+
+
+def _describe_archives(image_paths: Iterable[str]) -> Iterator[str]:
+    """A note on each archive with several members of one name."""
+    archives = {Path(path.partition("::")[0]) for path in image_paths if "::" in path}
+    for archive in sorted(filter(is_archive, archives)):
+        if repeated := open_archive(archive).repeated:
+            members = counted(len(repeated), "member")
+            yield f"{archive}: {members} replaced by a later one of the same name, such as {repeated[0]}"
 
 
 def _first_entries(captions: Sequence[CaptionEntry]) -> dict[str, CaptionEntry]:

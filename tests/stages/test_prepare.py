@@ -3,6 +3,7 @@
 import csv
 import os
 import shutil
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -271,6 +272,25 @@ def test_start_and_end_markers_are_removed_with_a_note(dataset):
     found, out = run(dataset)
     assert out["captions"][0]["caption"] == "caption number 0"
     assert found.notes == ("every caption starts with 'startseq' and ends with 'endseq'; both are removed",)
+
+
+def test_captions_of_single_words_are_noted(dataset):
+    save(dataset, [(image, "dog", split) for image, _, split in rows_of(dataset)])
+    assert run(dataset)[0].notes == (
+        "every caption is a single word; if lists hold the words of one caption, join each list to a text",
+    )
+    save(dataset, [(image, "一只狗", split) for image, _, split in rows_of(dataset)])
+    assert run(dataset)[0].notes == ()
+
+
+def test_members_that_a_later_one_replaces_are_noted(dataset):
+    save(dataset, rows_of(dataset))
+    archive = dataset / "photos.tar"
+    for mode in ("w", "a"):
+        with tarfile.open(archive, mode) as tar:
+            tar.add(dataset / "images", "images")
+    note = f"{archive}: 10 members replaced by a later one of the same name, such as images/a.jpg"
+    assert note in run(dataset, images=str(archive))[0].notes
 
 
 def test_html_in_captions_is_counted_in_a_note(dataset):
