@@ -61,6 +61,8 @@ def _unknown(location: list[str]) -> str:
         return f"renamed; write {RENAMED[name]}"
     if name in REMOVED:
         return "no longer exists, because it improved no score; delete it"
+    if "." in location[-1]:
+        return "unknown parameter; write each part of the name on a line of its own, one level deeper than the last"
     known = _keys_beside(location)
     close = difflib.get_close_matches(location[-1], known, n=1)
     return "unknown parameter; " + (f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}")

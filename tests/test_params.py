@@ -85,6 +85,12 @@ def test_the_number_that_dvc_writes_is_a_number(path):
             "transformer",
             f"decoder.kind: must be one of {', '.join(map(repr, DECODERS))}, got 'transformer'",
         ),
+        (
+            "score.rerank.neighbors",
+            5,
+            "score.rerank.neighbors: unknown parameter; write each part of the name on a line of its own, one level "
+            "deeper than the last",
+        ),
         ("data.captions", "a\0b", "data.captions: must not contain control characters"),
         (
             "decoder.tie_weights",
@@ -95,7 +101,7 @@ def test_the_number_that_dvc_writes_is_a_number(path):
     ],
 )
 def test_a_mistake_is_named_with_what_is_allowed(key, value, mistake):
-    section, name = key.split(".")
+    section, name = key.split(".", 1)
     assert message({section: {name: value}}) == f"params.{mistake}"
 
 

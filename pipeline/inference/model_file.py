@@ -105,7 +105,8 @@ class TrainedModel:
         if differences:
             raise ArtefactError(
                 f"{path}: not the features that the model was trained on (model, features): "
-                f"{'; '.join(differences)}; run `dvc repro`"
+                f"{'; '.join(differences)}; run `dvc repro` if both are this project's, else give the features of the "
+                "model's encoder"
             )
         found, expected = (features.regions, features.channels), (self.regions, self.channels)
         if found != expected:
