@@ -35,7 +35,7 @@ _STRINGS = re.compile(
 )
 """A list of strings that Python wrote, or NumPy, without commas, where Python would join them."""
 _SAMPLE = 20
-_IN_QUOTES = "the whole line is in quotes; remove the outer quotes of each such line"
+_IN_QUOTES = 'the whole line is in quotes; remove the outer quotes of each such line, and write each "" in it as "'
 """Rows that are checked before the first one is returned."""
 
 
@@ -188,8 +188,10 @@ def _read_row(fields: list[str], columns: Columns, line: int) -> CaptionRow:
         image = fields[columns.image] if columns.image < len(fields) else ""
         if _is_in_quotes(fields):
             return CaptionRow(line, image, problem=_IN_QUOTES)
-        problem = f"{counted(len(fields), 'field')} instead of {columns.count}; quote captions with commas, "
-        return CaptionRow(line, image, problem=problem + 'close each quote, and write one in them as ""')
+        problem = f"{counted(len(fields), 'field')} instead of {columns.count}; "
+        fewer = "complete the row or delete it, and close each quote"
+        more = 'quote captions with commas, close each quote, and write one in them as ""'
+        return CaptionRow(line, image, problem=problem + (fewer if len(fields) < columns.count else more))
     captions: list[str] = []
     for index in columns.captions:
         found = _captions_in_cell(fields[index])

@@ -80,7 +80,7 @@ TABLES = {
         ["x"],
         [
             (2, "a.jpg", f"4 fields instead of 3; {TO_QUOTE}"),
-            (4, "c.jpg", f"1 field instead of 3; {TO_QUOTE}"),
+            (4, "c.jpg", "1 field instead of 3; complete the row or delete it, and close each quote"),
             (6, "d.jpg", f"4 fields instead of 3; {TO_QUOTE}"),
         ],
     ),
