@@ -46,7 +46,6 @@ _DAMAGED = (
 )
 """What the libraries raise for archives that are damaged or of a kind that they do not support."""
 
-
 Member = TypeVar("Member")
 
 

@@ -43,6 +43,15 @@ def test_a_full_disk_behind_standard_output_is_one_error_line(arguments, unbuffe
     assert (done.returncode, done.stderr) == (5, problem)
 
 
+def test_a_warning_is_one_line_without_its_place_in_the_code():
+    program = (
+        "import warnings; from pipeline import cli; cli.app = lambda **options: warnings.warn('be careful'); cli.main()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "warning: be careful\n")
+
+
 def test_without_a_command_the_help_is_shown():
     code, out, err = run_command()
     assert code == 2

@@ -3,7 +3,7 @@
 import os
 import subprocess
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -86,9 +86,10 @@ def _read_entries(found: "DetectedFormat", options: "ReadOptions") -> "DatasetEn
 def _print_entries(entries: "DatasetEntries", images: int) -> None:
     say(*(f"note: {note}" for note in entries.notes))
     captions = f"{len(entries.captions):,} of {counted(images, 'image')}"
-    say(f"captions: {captions}; {_describe_splits(entries)}")
-    of_image = Counter(image for image, _ in {(entry.image, entry.split) for entry in entries.captions if entry.split})
-    if several := sum(count > 1 for count in of_image.values()):
+    pairs = {(entry.image, entry.split) for entry in entries.captions}
+    say(f"captions: {captions}; {_describe_splits(pairs)}")
+    splits_of = Counter(image for image, split in pairs if split)
+    if several := sum(count > 1 for count in splits_of.values()):
         say(
             f"warning: {counted(several, 'image is', 'images are')} in several splits, which `prepare` refuses unless "
             "params.data.leaks is drop; it then keeps those of test, or else of val"
@@ -99,9 +100,8 @@ def _print_entries(entries: "DatasetEntries", images: int) -> None:
         say(f"skipped: {rows}, the first in {first.place}: {first.reason}")
 
 
-def _describe_splits(entries: "DatasetEntries") -> str:
-    """The images of each split, in words."""
-    pairs = {(entry.image, entry.split) for entry in entries.captions}
+def _describe_splits(pairs: Collection[tuple[str, str | None]]) -> str:
+    """The number of images of each split, in words, from pairs of image and split."""
     assigned = {image for image, split in pairs if split}
     counts = Counter(split for image, split in pairs if split or image not in assigned)
     if set(counts) == {None}:
@@ -111,7 +111,6 @@ def _describe_splits(entries: "DatasetEntries") -> str:
 
 def _find_images(images: Path | None, found: "DetectedFormat", dataset: Path, names: list[str]) -> Path:
     """Find the folder or archive of the images, and print it. Raises `DataError`."""
-    from pipeline.datasets.image_index import ImageIndex
     from pipeline.datasets.image_root import describe_ambiguity, find_image_root, likely_image_roots
 
     captions = found.captions
@@ -127,11 +126,11 @@ def _find_images(images: Path | None, found: "DetectedFormat", dataset: Path, na
             + remedy
         )
     partly = "" if root.found == root.sampled else f" (only {root.found} of a sample of {root.sampled} are there)"
-    say(f"images: {root.path}{partly}")
-    if broken := ImageIndex(root.path).broken_links:
+    say(f"images: {root.index.root}{partly}")
+    if broken := root.index.broken_links:
         links = counted(len(broken), "image is a symbolic link", "images are symbolic links")
         say(f"warning: {links} to no file: {shown_names(broken)}; repair or remove them, or `dvc repro` will fail")
-    return root.path
+    return root.index.root
 
 
 def _update_params(file: Path, data: "DataParams", values: dict[str, str]) -> None:

@@ -31,8 +31,8 @@ def clean_captions(captions: Sequence[str]) -> tuple[Sequence[str], list[str]]:
     """
     notes = []
     parts = [_find_markers(caption) for caption in captions]
-    kinds = [part for part in parts if part.has_text]
-    starts, ends = ({part.start for part in kinds}, {part.end for part in kinds})
+    with_text = [part for part in parts if part.has_text]
+    starts, ends = {part.start for part in with_text}, {part.end for part in with_text}
     start, end = (next(iter(found)) if len(found) == 1 else "" for found in (starts, ends))
     marked = [
         caption

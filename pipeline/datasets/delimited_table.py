@@ -35,8 +35,8 @@ _STRINGS = re.compile(
 )
 """A list of strings that Python wrote, or NumPy, without commas, where Python would join them."""
 _SAMPLE = 20
-_IN_QUOTES = 'the whole line is in quotes; remove the outer quotes of each such line, and write each "" in it as "'
 """Rows that are checked before the first one is returned."""
+_IN_QUOTES = 'the whole line is in quotes; remove the outer quotes of each such line, and write each "" in it as "'
 
 
 def read_delimited(file: TextIO, options: ReadOptions, source: str | Path) -> Iterator[CaptionRow | Note]:

@@ -8,7 +8,7 @@ archives named train, val or test (`train-00012.tar` as well) are splits.
 import io
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -41,13 +41,13 @@ def detect_folder(path: Path, options: ReadOptions) -> Iterator[Candidate]:
         yield Candidate(path, f"{name} of a Hugging Face imagefolder", by_name=True)
     elif path.is_dir():
         files = ImageIndex(path).files()
-        if _has_texts(list(files)):
+        if _has_texts(files):
             yield Candidate(path, "images with a text beside each")
         elif any(SEPARATOR in place for place in files.values()):
             yield Candidate(path, "", problem=f"{path}: {_NO_TEXTS}")
 
 
-def _has_texts(files: Sequence[str]) -> bool:
+def _has_texts(files: Collection[str]) -> bool:
     stems = {stem_of(name) for name in files if suffix_of(name) in IMAGE_SUFFIXES}
     return any(_image_stem(name, stems) in stems for name in files if suffix_of(name) in TEXT_SUFFIXES)
 

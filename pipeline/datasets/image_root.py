@@ -16,7 +16,7 @@ _MAX_FOLDERS = 100
 class ImageRoot:
     """A place of images, and how many different ones of a sample of names were found there."""
 
-    path: Path
+    index: ImageIndex
     found: int
     sampled: int
 
@@ -29,7 +29,7 @@ def find_image_root(places: Iterable[Path], names: Sequence[str]) -> ImageRoot |
         index = ImageIndex(place)
         found = len({path for name in sample if (path := index.find(name))})
         if found > (best.found if best else 0):
-            best = ImageRoot(place, found, len(sample))
+            best = ImageRoot(index, found, len(sample))
         if found == len(sample):
             break
     return best

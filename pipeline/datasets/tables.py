@@ -11,8 +11,8 @@ from pipeline.files import read_csv
 
 CAPTION_COLUMNS = ("image", "caption", "split")
 IMAGE_COLUMNS = ("image", "path", "sha256", "split")
-_SHA256 = re.compile("[0-9a-f]{64}")
 SKIPPED_COLUMNS = ("stage", "file", "line", "image", "reason")
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,7 +169,7 @@ def _may_be_cut(image: Image.Image) -> bool:
 
 
 def _has_text_line_ends(content: bytes) -> bool:
-    """Whether a transfer as a text has put a carriage return before every line feed; chance does so once in 256."""
+    """Whether every line feed follows a carriage return, as after a transfer as a text; by chance one in 256 does."""
     return (feeds := content.count(b"\n")) >= _MIN_LINE_FEEDS and content.count(b"\r\n") == feeds
 
 
@@ -182,7 +182,7 @@ def _lacks_rows(image: Image.Image, content: bytes) -> bool:
     if set(np.ravel(last)) not in ({128}, {127}):  # 127: CMYK, which Pillow inverts
         return False
     end = content.rfind(_END_OF_JPEG)
-    with Image.open(io.BytesIO(content[:end] + b"Z" * 64 + content[end:])) as longer:
+    with Image.open(io.BytesIO(content[:end] + b"Z" * 64 + content[end:]), formats=["JPEG"]) as longer:
         return longer.tobytes() != image.tobytes()
 
 

@@ -180,7 +180,7 @@ def _index_images(folder: Path, source: Path, captions: Sequence[CaptionEntry]) 
             or f"{folder}: holds none of the {counted(len(names), 'image')} that {source} names, such as "
             f"{names[0][:200]}; nor do {shown}; set params.data.images"
         )
-    return ImageIndex(root.path)
+    return root.index
 
 
 def _locate_images(

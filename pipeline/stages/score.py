@@ -77,13 +77,13 @@ def score(files: ScoreFiles, params: "Params", *, progress: Progress = no_progre
     model = TrainedModel.load(files.model)
     model.check_features(features)
     captions = read_captions(files.captions, params.score.split)
-    encoded = features.index
-    references = {image: texts for image, texts in captions.items() if image in encoded}
     if not captions:
         raise DataError(
             f"{files.captions}: no image is in the {params.score.split} split; add images and run `dvc repro`, or set "
             "params.score.split to another split"
         )
+    encoded = features.index
+    references = {image: texts for image, texts in captions.items() if image in encoded}
     if not references:
         raise DataError(
             f"{files.captions}: no image of the {params.score.split} split has features; {paths.SKIPPED} lists those "

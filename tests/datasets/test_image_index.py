@@ -178,7 +178,7 @@ def test_images_of_the_same_name_in_two_folders_are_not_taken_for_each_other(tmp
     for name in names:
         write(tmp_path, b"x", name)
     root = find_image_root(likely_image_roots(tmp_path, tmp_path, [*names, "x" * 300]), names)
-    assert (root.path, root.found) == (tmp_path, 6)
+    assert (root.index.root, root.found) == (tmp_path, 6)
 
 
 def test_the_folder_of_the_images_is_found_under_its_own_name(tmp_path):
@@ -186,7 +186,8 @@ def test_the_folder_of_the_images_is_found_under_its_own_name(tmp_path):
     for link, target in (("another", "deep/images"), ("loop", ".")):
         (tmp_path / link).symlink_to(tmp_path / target)
     assert (
-        find_image_root(likely_image_roots(tmp_path, tmp_path, ["a.jpg"]), ["a.jpg"]).path == tmp_path / "deep/images"
+        find_image_root(likely_image_roots(tmp_path, tmp_path, ["a.jpg"]), ["a.jpg"]).index.root
+        == tmp_path / "deep/images"
     )
     (tmp_path / "b.jpg").touch()
-    assert find_image_root(likely_image_roots(tmp_path, tmp_path, ["b.jpg"]), ["b.jpg"]).path == tmp_path
+    assert find_image_root(likely_image_roots(tmp_path, tmp_path, ["b.jpg"]), ["b.jpg"]).index.root == tmp_path
