@@ -30,8 +30,8 @@ from pipeline.encoders.encoder import GPU_BATCH, Encoder, build_encoder
 from pipeline.encoders.images import decode_image
 from pipeline.features.decode_pool import DecodePool
 from pipeline.features.extraction import extract_features
-from pipeline.features.gpu_extraction import CHUNK, MAX_PENDING, Batch, GpuExtractor, encode_on_gpu, registered
-from pipeline.features.image_batches import ImageFile
+from pipeline.features.gpu_extraction import MAX_PENDING, Batch, GpuExtractor, encode_on_gpu, registered
+from pipeline.features.image_batches import CHUNK, ImageFile
 from pipeline.files import sha256_of
 
 WARM = "ours without the store, workers warm"
@@ -87,7 +87,7 @@ def ours(paths: list[Path], encoder: Encoder, folder: Path) -> Clock:
     """Everything, from the first file to features.h5, the start of processes included."""
     images = [ImageFile(path.name, path, sha256_of(path)) for path in paths]
     with Clock(len(paths)) as clock:
-        extract_features(images, encoder, folder / "features.h5", store=folder / "store", batch_size=8, workers=0)
+        extract_features(images, encoder, folder / "features.h5", store=folder / "store", workers=0)
     return clock
 
 
@@ -96,8 +96,8 @@ def encode_only(paths: list[Path], encoder: Encoder, workers: int) -> Clock:
     images = [ImageFile(path.name, path, sha256_of(path)) for path in paths]
     warm = min(len(images) // 4, 2 * GPU_BATCH * workers)
     done, clock = 0, Clock(len(images)).start()
-    for batch in encode_on_gpu(images, encoder, batch_size=GPU_BATCH, workers=workers):
-        before, done = done, done + len(batch.rows)
+    for batch in encode_on_gpu(images, encoder, workers):
+        before, done = done, done + len(batch.keys)
         if before < warm <= done < len(images):
             clock = Clock(len(images) - done).start()
     clock.stop()
@@ -111,7 +111,7 @@ def from_the_store(paths: list[Path], encoder: Encoder, folder: Path) -> Clock:
         with ThreadPoolExecutor() as pool:
             digests = list(pool.map(sha256_of, paths))
         images = [ImageFile(path.name, path, digest) for path, digest in zip(paths, digests, strict=True)]
-        extract_features(images, encoder, folder / "features.h5", store=folder / "store", batch_size=8, workers=0)
+        extract_features(images, encoder, folder / "features.h5", store=folder / "store", workers=0)
     return clock
 
 
@@ -212,7 +212,7 @@ def on_the_device(encoder: Encoder, paths: list[Path]) -> dict[str, Clock]:
         synchronize()
     extractor = GpuExtractor(encoder)
     decoded = np.zeros((GPU_BATCH, size, size, 3), np.uint8)
-    batch = Batch(0, [ImageFile("", Path(), "")] * GPU_BATCH, [None] * GPU_BATCH)
+    batch = Batch([ImageFile("", Path(), "")] * GPU_BATCH, [None] * GPU_BATCH)
     extractor.collect(extractor.submit(batch, decoded))
     with registered(decoded, encoder.device), Clock(batches * GPU_BATCH) as clocks["copied and through the network"]:
         pending = []

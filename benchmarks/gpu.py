@@ -202,11 +202,10 @@ def loss_curve(
     trainer = make_trainer(params, 40, features, batches, share_of_even_tokens, ProcessGroup(device))
     if not graphs:
         without_graphs(trainer)
-    history = []
     exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # an LSTM may round to TF32 on a GPU otherwise
     with exact, deterministic(1), patch.object(caption_sampler, "sampling_noise", noise_of_cpu):
-        while trainer.start_epoch():
-            history.append(trainer.run_epoch())
+        trainer.run()
+    history = trainer.history.epochs
     curve = [-one.reward for one in history[1:]] if self_critical else [one.train_loss for one in history]
     return curve, trainer.graphed_step is not None
 
@@ -334,9 +333,9 @@ def time_builtin_dataset(run: Run, project: Path) -> None:
         began = time.perf_counter()
         report = train(TrainFiles(), params, processes=ProcessGroup(run.device))
         seconds = time.perf_counter() - began
-    best = report.result.best
+    best = report.best
     print(
-        f"the built-in dataset trains in {seconds:.1f} s: {report.result.epochs} epochs of {report.captions} captions, "
+        f"the built-in dataset trains in {seconds:.1f} s: {report.epochs} epochs of {report.captions} captions, "
         f"val CIDEr-D {best.val_cider_d:.1f}, {best.tokens_per_second:,.0f} tokens/s in the best epoch"
     )
 
@@ -367,7 +366,7 @@ def check_extraction(run: Run) -> None:
 
     def features(encoder: Encoder, name: str, workers: int) -> tuple[bytes, np.ndarray[Any, Any]]:
         out = folder / f"{name}.h5"
-        extract_features(images, encoder, out, store=folder / name, batch_size=8, workers=workers)
+        extract_features(images, encoder, out, store=folder / name, workers=workers)
         file = FeatureFile.open(out)
         return out.read_bytes(), file.load([image.image for image in images]).astype(np.float64).reshape(
             len(images), -1

@@ -71,7 +71,7 @@ def prepare(folder: Path, images: str) -> str:
 
     data = {"format": "coco", "captions": str(folder / "annotations"), "images": str(folder / images)}
     files = PrepareFiles(
-        folder / "captions.csv", folder / "images.csv", folder / "skipped.csv", folder / "store/images.csv"
+        folder / "captions.csv", folder / "images.csv", folder / "skipped.csv", folder / "store/image-hashes.json"
     )
     report = run(files, check_params({"data": data}))
     return f"{sum(report.images.values()):,} images, {report.captions:,} captions, {report.hashed:,} hashed"

@@ -41,6 +41,6 @@ class NumericError(CaptionerError):
 
 
 class PeerError(CaptionerError):
-    """Another process of a distributed training ended or does not respond."""
+    """Another process ended, does not respond or cannot be started."""
 
     exit_code = 7

@@ -6,7 +6,7 @@ from pathlib import Path
 IMAGE_START = re.compile(
     rb"\xff\xd8\xff|\x89PNG|GIF8|II[*+]\x00|MM\x00[*+]|RIFF.{4}WEBP|BM.{4}\x00{4}|.{4}ftyp", re.DOTALL
 )
-"""JPEG, PNG, GIF, TIFF, WebP, BMP, and AVIF, HEIC or a video."""
+"""JPEG, PNG, GIF, TIFF, WebP, BMP, and AVIF, HEIC or a video, by at most 16 bytes."""
 _STARTS = {
     b"version https://git-lfs": "a Git LFS pointer, not the file itself; run `git lfs pull`",
     b"<!doctype html": "a web page, not the file itself; download it again",
@@ -14,11 +14,6 @@ _STARTS = {
     b"{\\rtf": "a document with markup (RTF); save it as plain text",
     b"\x1f\x8b": "compressed with gzip; unpack it with `gunzip < FILE > NEW`, or an archive with `tar xzf`",
 }
-
-
-def is_image(head: bytes) -> bool:
-    """Whether a file that starts with `head` (16 bytes) is an image, not text."""
-    return IMAGE_START.match(head) is not None
 
 
 def other_content(file: Path | bytes) -> str | None:

@@ -22,6 +22,12 @@ from typing import Any, BinaryIO
 
 from pipeline.errors import DataError, DiskError, ParamsError
 
+LOCK_SECONDS = 60.0
+"""How long a run waits for another one that fills the same folder."""
+_RANDOM_BYTES = 8
+_RANDOM = "[0-9a-f]" * 2 * _RANDOM_BYTES
+"""Glob pattern of the end of a temporary file's name."""
+
 
 def _check_replaceable(path: Path) -> None:
     """Raise `DiskError` when a folder is where a file is to be written, `ParamsError` for a pipe, socket or device."""
@@ -75,14 +81,44 @@ def replacing(path: Path) -> Iterator[Path]:
 def _empty_file_beside(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     _check_replaceable(path)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(_RANDOM_BYTES)}")
     os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # minus the umask, unlike tempfile
     return beside
 
 
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Context manager: the only run that fills `folder`. Removes the temporary files that killed processes left in it
+    and in its subfolders.
+
+    Raises `DiskError` when another run holds the lock for `LOCK_SECONDS`, also one whose parent process was killed.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / ".lock", timeout=LOCK_SECONDS)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise DiskError(f"{folder}: another run is filling this folder; wait until it ends") from error
+    except OSError as error:
+        raise DiskError(f"{folder}: cannot be locked: {error.strerror or error}") from error
+    try:
+        _remove_temporary_files(folder)
+        yield
+        _remove_temporary_files(folder)
+    finally:
+        lock.release()
+
+
+def _remove_temporary_files(folder: Path) -> None:
+    for leftover in (*folder.glob(f".*.{_RANDOM}"), *folder.glob(f"*/.*.{_RANDOM}")):
+        with suppress(OSError):
+            leftover.unlink()
+
+
 def remove_leftovers(path: Path) -> None:
     """Delete the temporary files that killed runs left beside `path`. The caller must be its only writer."""
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.{_RANDOM}"):
         with suppress(OSError):
             leftover.unlink()
 
@@ -134,6 +170,12 @@ def allocate(file: BinaryIO, path: Path, size: int) -> None:
             raise DiskError(f"{path}: cannot be written: {write_error(error, path, needed)}") from error
 
 
+def check_room(folder: Path, size: int) -> None:
+    """Raise `DiskError` when no file of `size` bytes can be written in `folder`."""
+    with _disk_errors(folder), tempfile.TemporaryFile(dir=folder) as file:
+        allocate(file, folder, size)
+
+
 def write_at(file: BinaryIO, place: int, content: bytes | memoryview) -> None:
     """Write all of `content` at byte `place` of an unbuffered file. Raises `OSError`."""
     view = memoryview(content).cast("B")
@@ -145,11 +187,6 @@ def write_at(file: BinaryIO, place: int, content: bytes | memoryview) -> None:
     while view:  # a write may be partial, e.g. on a full disk; the next one then raises the reason
         written = os.pwrite(file.fileno(), view, place)
         place, view = place + written, view[written:]
-
-
-def sync(file: BinaryIO) -> None:
-    """Flush the content of a file to the disk; its timestamps may follow later."""
-    getattr(os, "fdatasync", os.fsync)(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from pipeline.control_characters import CONTROL
 from pipeline.datasets.registry import FORMATS
 from pipeline.decoders.registry import DECODERS, DecoderOptions
 from pipeline.encoders.registry import SOURCES
-from pipeline.errors import ParamsError
 from pipeline.options import Options, RerankOptions
+from pipeline.wording import CONTROL
 
 
 def _printable(text: str) -> str:
@@ -264,7 +263,6 @@ class ScoreParams(Options):
         le=10,
         description="Log-probabilities are divided by length ** length_penalty; 0 favors short captions",
     )
-    min_length: int = Field(default=0, ge=0, le=1000, description="Shortest caption in tokens")
     no_repeat_ngram: Annotated[int, Field(ge=0, le=1000)] | Literal["auto"] = Field(
         default="auto",
         description="No n-gram of this length occurs twice in a caption; 0 allows all. auto: the shortest of 2 to 4 "
@@ -277,23 +275,6 @@ class ScoreParams(Options):
     rerank: RerankOptions = Field(
         default_factory=RerankOptions, description="Re-ranking by captions of similar training images"
     )
-
-    @model_validator(mode="after")
-    def _lengths(self) -> Self:
-        if self.max_length != "auto" and self.min_length > self.max_length:
-            raise ValueError(f"min_length {self.min_length} is greater than max_length {self.max_length}")
-        return self
-
-    def longest_caption(self, vocabulary: int) -> int:
-        """`max_length`, where `auto` is the length limit of the vocabulary. Raises `ParamsError` below `min_length`."""
-        if self.max_length != "auto":
-            return self.max_length
-        if self.min_length > vocabulary:
-            raise ParamsError(
-                f"params.score.min_length {self.min_length} is greater than {vocabulary}, the params.vocab.max_length "
-                "of training, which params.score.max_length auto takes; lower it or set params.score.max_length"
-            )
-        return vocabulary
 
 
 class RunParams(Options):
@@ -309,13 +290,6 @@ class RunParams(Options):
         le=1024,
         description="Training threads; 0: one per core. Small decoders are fastest with one, and its result does not "
         "depend on the number of cores",
-    )
-    extract_batch: int = Field(
-        default=16,
-        ge=1,
-        le=65_536,
-        description="Images per unit of work of a CPU worker, which encodes them one by one. Other devices use "
-        "batches of 64",
     )
     workers: int = Field(
         default=0,
@@ -358,16 +332,6 @@ class Params(Options):
             raise ValueError(
                 f"score.rerank.neighbors is {self.score.rerank.neighbors}, which needs train.store_captions: true; "
                 "or set it to 0"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _lengths(self) -> Self:
-        shortest, longest = self.score.min_length, self.vocab.max_length
-        if self.score.max_length == "auto" and longest != "auto" and shortest > longest:
-            raise ValueError(
-                f"score.min_length {shortest} is greater than vocab.max_length {longest}, which score.max_length auto "
-                "takes; lower it or set score.max_length"
             )
         return self
 

@@ -20,8 +20,13 @@ RENAMED = {
     "score.consensus": "score.rerank.weight",
 }
 """Keys of version 0.1 and their names since 0.2."""
-REMOVED = {"decoder.tie_weights", "decoder.layer_norm"}
-"""Keys of version 0.1 that improved no score."""
+REMOVED = {
+    "decoder.tie_weights": "it improved no score",
+    "decoder.layer_norm": "it improved no score",
+    "run.extract_batch": "it changed neither results nor speed",
+    "score.min_length": "captions have no minimum length",
+}
+"""Keys that were removed, and why."""
 _ALLOWED = {
     **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "must be a section with keys and values"),
     "string_pattern_mismatch": "must be auto, cpu, mps, cuda or cuda:N",
@@ -60,7 +65,7 @@ def _unknown(location: list[str]) -> str:
     if name in RENAMED:
         return f"renamed; write {RENAMED[name]}"
     if name in REMOVED:
-        return "no longer exists, because it improved no score; delete it"
+        return f"no longer exists, because {REMOVED[name]}; delete it"
     if "." in location[-1]:
         return "unknown parameter; write each part of the name on a line of its own, one level deeper than the last"
     known = _keys_beside(location)

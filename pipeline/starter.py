@@ -11,16 +11,16 @@ STARTER_FILE = Path(__file__).parent / "inference" / "starter.safetensors"
 """The model file; `docs/make_starter.py` writes it."""
 
 
-def starter_path() -> Path:
-    """Return the starter's model file. Raises `DataError` where this installation has none."""
+def model_path(model: str | Path) -> Path:
+    """Return the model file that `model` names: the starter for `"starter"`, else a path.
+
+    Raises `DataError` where this installation has no starter.
+    """
+    if model != STARTER:
+        return Path(model)
     if not STARTER_FILE.is_file():
         raise DataError("starter: this installation has no starter model; name a model file instead")
     return STARTER_FILE
-
-
-def model_path(model: str | Path) -> Path:
-    """Return the model file that `model` names: the starter for `"starter"`, else a path. Raises `DataError`."""
-    return starter_path() if model == STARTER else Path(model)
 
 
 def default_model() -> str:

@@ -55,7 +55,7 @@ def small_params(**changes: dict[str, object]) -> Params:
         },
         # Re-ranking is on, so that `predict` uses the stored captions.
         "score": {"beam_size": 10, "length_penalty": 1.0, "rerank": {"neighbors": 60}},
-        "run": {"device": "cpu", "extract_batch": 4, "workers": 2},
+        "run": {"device": "cpu", "workers": 2},
     }
     for section, values in changes.items():
         content.setdefault(section, {}).update(values)

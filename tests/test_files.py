@@ -6,7 +6,7 @@ import os
 import pytest
 
 from pipeline.errors import DataError, DiskError, ParamsError
-from pipeline.files import check_writable, read_csv, replacing, write_csv, write_text
+from pipeline.files import check_writable, locked_folder, read_csv, replacing, write_csv, write_text
 
 HEADER = ("image", "caption")
 
@@ -75,3 +75,15 @@ def test_the_reason_why_a_file_cannot_be_written_is_the_true_one(tmp_path, numbe
     with pytest.raises(DiskError, match=words) as caught, replacing(tmp_path / "a.txt"):
         raise OSError(number, os.strerror(number))
     assert ("bytes are free" in str(caught.value)) == (number == errno.ENOSPC)
+
+
+def test_a_locked_folder_loses_temporary_files_and_nothing_else(tmp_path):
+    """With `--out .`, the folder is the user's own."""
+    kept = [tmp_path / ".gitlab-ci.yml", tmp_path / "sub" / ".eslintrc.json", tmp_path / ".a.0123.h5"]
+    leftovers = [tmp_path / ".a.h5.0123456789abcdef", tmp_path / "sub" / ".b.csv.fedcba9876543210"]
+    (tmp_path / "sub").mkdir()
+    for path in (*kept, *leftovers):
+        path.touch()
+    with locked_folder(tmp_path):
+        assert not any(path.exists() for path in leftovers)
+    assert all(path.exists() for path in kept)

@@ -16,9 +16,7 @@ BOTTOM = {
     "files",
     "device",
     "archives",
-    "control_characters",
     "file_signatures",
-    "folder_walk",
     "starter",
     "wording",
 }
@@ -131,7 +129,7 @@ def test_a_library_of_one_purpose_is_imported_in_one_place():
         *((f"import pipeline.stages.{stage}", "torch") for stage in ("code", "prepare", "vocab", "report")),
         ("import pipeline.metrics.evaluation", "torch pandas sacrebleu"),
         ("import pipeline.decoders.registry, pipeline.decoders.search", "torch"),
-        ("import pipeline.features.decode_worker", "torch h5py pandas"),
+        ("import pipeline.features.decode_pool", "torch h5py pandas"),
     ],
 )
 def test_what_needs_no_heavy_library_loads_none(statement, libraries):

@@ -46,7 +46,6 @@ def test_the_whole_pipeline_gives_the_same_bytes_twice(project):
 
     shutil.rmtree(project / ".cache")
     set_param(project, "run.workers", 1)
-    set_param(project, "run.extract_batch", 7)
     run_stages(project, *STAGES)
     assert outputs(project) == first
 

@@ -16,15 +16,13 @@ class Server:
     """The application behind uvicorn, on a free port of the loopback interface."""
 
     def __init__(self, app):
-        import uvicorn
-
-        from pipeline.web.server import make_config
+        from pipeline.commands.serve import make_server
 
         listening = socket.create_server(("127.0.0.1", 0))
         self.app = app
         self.port = listening.getsockname()[1]
         self.address = f"http://127.0.0.1:{self.port}"
-        self._server = uvicorn.Server(make_config(app))
+        self._server = make_server(app)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listening]})
         self._thread.start()
         deadline = time.monotonic() + 30
@@ -52,8 +50,8 @@ def images(trained_project):
 def server(captioner):
     pytest.importorskip("fastapi", reason="needs the extra: pip install -e '.[serve]'")
     from pipeline.web.app import make_app
-    from pipeline.web.request_limits import Limits
     from pipeline.web.security import LOOPBACK
+    from pipeline.web.uploads import Limits
 
     running = Server(make_app(captioner, limits=Limits(max_bytes=1_000_000), hosts=LOOPBACK))
     yield running

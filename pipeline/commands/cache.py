@@ -59,11 +59,11 @@ def verify(
     damaged = 0
     for encoder in encoders:
         report = verify_encoder(root, encoder.digest)
-        damaged += report.damaged + len(report.unreadable_files)
+        damaged += report.damaged + len(report.damaged_parts)
         counts = f"{report.intact:9,} intact  {report.damaged:9,} damaged"
         show(f"{encoder.digest[:12]}  {counts}  {_describe(encoder)}")
-        for path in report.unreadable_files:
-            say(f"damaged: {path}: not a complete segment; delete it, and its images are encoded again when needed")
+        for path in report.damaged_parts:
+            say(f"damaged: {path}: not a complete part; delete it, and its images are encoded again when needed")
     if damaged:
         raise ArtefactError(f"{root}: damaged rows; `dvc repro -f extract` encodes the images in use again")
 

@@ -49,8 +49,8 @@ def export(
     if onnx:
         from pipeline.files import sha256_of
 
-        report = export_onnx(captioner, onnx, model_sha256=sha256_of(model_path(model)))
-        say(f"export: {onnx}, {report.megabytes:.1f} MB; captioner predict --runtime onnx --model {onnx} photo.jpg")
+        megabytes = export_onnx(captioner, onnx, model_sha256=sha256_of(model_path(model)))
+        say(f"export: {onnx}, {megabytes:.1f} MB; captioner predict --runtime onnx --model {onnx} photo.jpg")
         if captioner.spec.precision != "float32":
             say(
                 f"warning: the model was trained on features in {captioner.spec.precision}, the export computes in "

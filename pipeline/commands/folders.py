@@ -17,7 +17,7 @@ def store_folder() -> Path:
 
 def hash_cache_file() -> Path:
     """Return the file that caches the sha256 of unchanged images."""
-    return store_folder() / "images.csv"
+    return store_folder() / "image-hashes.json"
 
 
 def _cache() -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline.commands.notes import passed_over_note
 from pipeline.commands.terminal import say
-from pipeline.file_signatures import is_image
+from pipeline.file_signatures import IMAGE_START
 
 STDIN = "-"
 NOT_A_LIST = "standard input: neither an image in a known format nor a list of paths in UTF-8, one per line"
@@ -31,8 +31,7 @@ def find_images(pattern: str) -> list[str]:
     import glob
 
     from pipeline.archives import IMAGE_SUFFIXES, archive_of, is_archive
-    from pipeline.datasets.image_index import is_usual
-    from pipeline.folder_walk import walk_files
+    from pipeline.datasets.image_index import is_usual, walk_files
 
     path = Path(pattern)
     if pattern == STDIN:
@@ -77,7 +76,7 @@ def read_inputs(files: Iterable[str], problems: dict[str, str]) -> Iterator[str 
         first = stream.readline(_LONGEST_LINE)
         if first.startswith(b"RIFF"):  # the size in the head of a WebP may hold the byte of a line's end
             first += stream.read(max(16 - len(first), 0))
-        if is_image(head) or is_image(first[:16]):  # a pipe may deliver less than 16 bytes at first
+        if IMAGE_START.match(head) or IMAGE_START.match(first):  # a pipe may deliver less than 16 bytes at first
             yield (STDIN, first + stream.read())
             continue
         is_list = not _NOT_A_PATH.match(first)

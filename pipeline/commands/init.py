@@ -16,8 +16,8 @@ from pipeline.errors import DataError
 from pipeline.wording import counted, shown_names
 
 if TYPE_CHECKING:
-    from pipeline.datasets.detection import DetectedFormat
-    from pipeline.datasets.entries import DatasetEntries, ReadOptions
+    from pipeline.datasets.detection import Candidate
+    from pipeline.datasets.entries import DatasetEntries
     from pipeline.params import DataParams
 
 KEPT = ("encoding", "image_column", "caption_column", "split_column")
@@ -33,11 +33,10 @@ def init(
     params: ParamsFile = paths.PARAMS,
 ) -> None:
     """Detect the format of a dataset and update params.yaml."""
-    from pipeline.datasets.detection import detect_format
+    from pipeline.datasets.detection import collect_entries, detect_format
     from pipeline.datasets.entries import ReadOptions
     from pipeline.files import check_writable
-    from pipeline.text.dropped_letters import share_with_dropped_letters
-    from pipeline.text.writing_systems import share_without_spaces
+    from pipeline.text.writing_systems import share_with_dropped_letters, share_without_spaces
 
     given = read_params_file(params)
     data = given.data
@@ -47,7 +46,8 @@ def init(
     options = ReadOptions(data.encoding, data.image_column, data.caption_column, data.split_column)
     found = detect_format(dataset, options)
     say(f"format: {found.format}: {found.evidence}")
-    entries = _read_entries(found, options)
+    with progress_bar("init") as progress:
+        entries = collect_entries(found, options, progress)
     names = sorted({entry.image for entry in entries.captions})
     _print_entries(entries, len(names))
     image_root = _find_images(images, found, dataset, names)
@@ -67,20 +67,6 @@ def init(
     if given.encoder.weights == "none":
         say("note: encoder.weights is none: random weights suit drawings only; docs/encoders.md lists trained encoders")
     say("next: dvc repro")
-
-
-def _read_entries(found: "DetectedFormat", options: "ReadOptions") -> "DatasetEntries":
-    """Read the dataset. Raises `DataError` where no caption can be used."""
-    from pipeline.datasets.detection import read_dataset
-    from pipeline.datasets.entries import DatasetEntries
-
-    with progress_bar("init") as progress:
-        entries = DatasetEntries.collect(read_dataset(found.format, found.captions, options), progress)
-    if not entries.captions:
-        first = entries.skipped[0] if entries.skipped else None
-        reason = f"; {first.place}: {first.reason}" if first else ""
-        raise DataError(f"{found.captions}: {found.evidence}, but no usable caption{reason}")
-    return entries
 
 
 def _print_entries(entries: "DatasetEntries", images: int) -> None:
@@ -109,7 +95,7 @@ def _describe_splits(pairs: Collection[tuple[str, str | None]]) -> str:
     return ", ".join(f"{count:,} {split or 'without a split'}" for split, count in sorted(counts.items(), key=str))
 
 
-def _find_images(images: Path | None, found: "DetectedFormat", dataset: Path, names: list[str]) -> Path:
+def _find_images(images: Path | None, found: "Candidate", dataset: Path, names: list[str]) -> Path:
     """Find the folder or archive of the images, and print it. Raises `DataError`."""
     from pipeline.datasets.image_root import describe_ambiguity, find_image_root, likely_image_roots
 

@@ -25,15 +25,6 @@ def without_features_warning(split: str, images: Sequence[str]) -> str:
     )
 
 
-def short_captions_warning(short: int, captions: int, minimum: str, remedy: str) -> Iterator[str]:
-    """The warning for captions shorter than the `minimum` length, if there are any."""
-    if short:
-        yield (
-            f"warning: {short:,} of {counted(captions, 'caption')} {'is' if short == 1 else 'are'} shorter than "
-            f"{minimum}: every further token would repeat an n-gram; lower the minimum, or {remedy}"
-        )
-
-
 def passed_over_note(place: str, names: Sequence[str]) -> str:
     """Return the note on the files of a folder that are in no supported image format: their number by suffix.
 

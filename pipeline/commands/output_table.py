@@ -11,13 +11,7 @@ _LONGEST_HEADER = 4096
 
 
 def check_output(
-    option: str,
-    path: Path,
-    kind: str,
-    is_older: Callable[[Path], bool],
-    inputs: Iterable[str | Path | None],
-    *,
-    remedy: str = "name another file",
+    option: str, path: Path, kind: str, is_older: Callable[[Path], bool], inputs: Iterable[str | Path | None]
 ) -> None:
     """Check that writing to `path` is possible and replaces at most an older output of this `kind`.
 
@@ -34,11 +28,11 @@ def check_output(
     try:
         replaceable = is_older(path)
     except OSError as error:
-        raise ParamsError(f"{option} {path}: cannot be read: {error.strerror}; {remedy}") from error
+        raise ParamsError(f"{option} {path}: cannot be read: {error.strerror}; name another file") from error
     if not replaceable:
-        raise ParamsError(f"{option} {path}: exists and is not {kind}; {remedy}")
+        raise ParamsError(f"{option} {path}: exists and is not {kind}; name another file")
     if any(one is not None and os.path.exists(one) and os.path.samefile(path, one) for one in inputs):
-        raise ParamsError(f"{option} {path}: is also an input; {remedy}")
+        raise ParamsError(f"{option} {path}: is also an input; name another file")
 
 
 def check_output_table(option: str, path: Path, header: str, inputs: Iterable[str | Path | None]) -> None:

@@ -1,7 +1,6 @@
 """`captioner predict`: captions for files, folders, glob patterns and standard input."""
 
 import csv
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,8 +13,7 @@ import typer
 
 from pipeline.commands.feature_inputs import caption_rows, find_rows
 from pipeline.commands.image_inputs import STDIN, find_images, problem_of, read_inputs
-from pipeline.commands.notes import short_captions_warning
-from pipeline.commands.output_table import check_output, check_output_table
+from pipeline.commands.output_table import check_output_table
 from pipeline.commands.runtime import DeviceOption, ModelOption, Runtime, RuntimeOption, load_captioner
 from pipeline.commands.terminal import progress_bar, say, show, show_json
 from pipeline.decoders.limits import MAX_BEAM_SIZE, MAX_LENGTH
@@ -29,8 +27,6 @@ if TYPE_CHECKING:
 
 _PROGRESS_FROM = 100
 """Images from which progress is shown without a terminal."""
-_STEM_BYTES = 200
-"""Longest name of an attention map without its suffix; file systems allow about 255 bytes in all."""
 _COLUMNS = ("image", "caption", "score", "familiarity", "error")
 WriteRow = Callable[[Sequence[str]], None]
 
@@ -81,9 +77,6 @@ def predict(
             show_default="1",
         ),
     ] = None,
-    min_length: Annotated[
-        int | None, typer.Option(min=0, help="Shortest caption, in tokens.", show_default="0")
-    ] = None,
     no_repeat_ngram: Annotated[
         int | None,
         typer.Option(
@@ -113,7 +106,8 @@ def predict(
         int | None, typer.Option(help="With --sample: the same seed gives the same captions.", show_default="0")
     ] = None,
     attention: Annotated[
-        Path | None, typer.Option(help="Folder for attention maps: one PNG per image, a tile per token.")
+        Path | None,
+        typer.Option(help="Folder for attention maps: NAME.attention.png for each image, a tile per token."),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images per batch; 1 prints each caption before the next image is read.")
@@ -124,11 +118,8 @@ def predict(
     files, missing, rows = _inputs(images, features, runtime, attention)
     if csv:
         check_output_table("--csv", csv, ",".join(_COLUMNS), (*files, features, model))
-    if attention:
-        for image in (file for file in files if file not in missing):
-            _check_attention_map(attention / f"{_map_stem(image)}.png", image)
     total = None if STDIN in files else len(files)
-    output = _Output(total, csv=csv, as_json=as_json, scores=captions > 1, min_length=min_length or 0)
+    output = _Output(total, csv=csv, as_json=as_json, scores=captions > 1)
     if missing.keys() >= set(images):  # needs no model
         from pipeline.inference.base_captioner import Prediction
 
@@ -138,7 +129,7 @@ def predict(
         captioner,
         sample=sample,
         lengths=_given(max_length=max_length, length_penalty=length_penalty),
-        search=_given(beam_size=beam, neighbors=neighbors, min_length=min_length, no_repeat_ngram=no_repeat_ngram),
+        search=_given(beam_size=beam, neighbors=neighbors, no_repeat_ngram=no_repeat_ngram),
         sampling=_given(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed),
     )
     if rows is not None:
@@ -189,8 +180,7 @@ def _options(
     """The options of sampling or of the search. Raises `ParamsError` for those of the other one."""
     if sample and search:
         raise ParamsError(
-            "--beam, --neighbors, --min-length and --no-repeat-ngram are options of the search; leave them out with "
-            "--sample"
+            "--beam, --neighbors and --no-repeat-ngram are options of the search; leave them out with --sample"
         )
     if sampling and not sample:
         raise ParamsError("--temperature, --top-k, --top-p and --seed need --sample; add it, or leave them out")
@@ -211,13 +201,12 @@ def _with_messages(predictions: "Iterable[Prediction]", problems: Mapping[str, s
 class _Output:
     """Writes predictions to standard output or a table, and their errors to standard error."""
 
-    def __init__(self, total: int | None, *, csv: Path | None, as_json: bool, scores: bool, min_length: int) -> None:
+    def __init__(self, total: int | None, *, csv: Path | None, as_json: bool, scores: bool) -> None:
         self._total = total
         self._csv = csv
         self._as_json = as_json
         self._scores = scores
-        self._min_length = min_length
-        self._unfamiliar = self._captions = self._short = 0
+        self._unfamiliar = 0
 
     def write(self, predictions: "Iterable[Prediction]", attention: "_AttentionMaps | None" = None) -> None:
         """Each prediction as it comes. Raises `DataError` at the end if an image failed, or if there was none."""
@@ -229,7 +218,7 @@ class _Output:
                 if one.error:
                     errors.append(one.error)
                     if self._total != 1:
-                        say(f"error: {errors[-1]}")
+                        say(f"error: {one.error}")
                 self._write_one(one, row, attention)
                 done += 1
                 progress(done, self._total or 0, "images")
@@ -242,8 +231,6 @@ class _Output:
                 f"warning: {self._unfamiliar:,} of {counted(done, 'image')} {'is' if self._unfamiliar == 1 else 'are'} "
                 f"unlike the training images (familiarity below {UNFAMILIAR:.0%}); their captions are probably wrong"
             )
-        minimum = f"--min-length {self._min_length}"
-        say(*short_captions_warning(self._short, self._captions, minimum, "set --no-repeat-ngram 0"))
         if errors and done == 1 and self._total is None:
             raise typer.Exit(DataError.exit_code)  # its only line is printed
         if errors:
@@ -251,11 +238,8 @@ class _Output:
             raise DataError(errors[0] if self._total == 1 else summary)
 
     def _write_one(self, one: "Prediction", row: WriteRow | None, attention: "_AttentionMaps | None") -> None:
-        for caption in one.captions[:1]:
-            if not caption.text:
-                say(f"warning: {one.image}: the caption is empty")
-        self._captions += len(one.captions)
-        self._short += sum(len(caption.tokens) < self._min_length for caption in one.captions)
+        if one.captions and not one.captions[0].text:
+            say(f"warning: {one.image}: the caption is empty")
         self._warn_if_unfamiliar(one)
         attention_map = attention.draw(one) if attention and not one.error else None
         if row:
@@ -279,20 +263,6 @@ class _Output:
                 say(f"warning: {one.image}: {warning}")
 
 
-def _map_stem(image: str) -> str:
-    """The name of an image's attention map without its suffix."""
-    stem = os.fsencode(Path(image).stem)
-    return os.fsdecode(stem) if len(stem) <= _STEM_BYTES else stem[:_STEM_BYTES].decode(errors="ignore") or "image"
-
-
-def _check_attention_map(path: Path, image: str) -> None:
-    """Check that the attention map of `image` replaces at most an older map, and not the image itself."""
-    from pipeline.inference.attention_overlay import is_attention_map
-
-    kind, remedy = "an attention map of this command", "name another folder"
-    check_output("--attention", path, kind, is_attention_map, [image], remedy=remedy)
-
-
 class _AttentionMaps:
     """The folder that `--attention` names."""
 
@@ -302,21 +272,19 @@ class _AttentionMaps:
         self._names: set[str] = set()
 
     def draw(self, prediction: "Prediction") -> Path:
-        """Write the attention map of an image. Raises `DataError` when the decoder has no attention weights, and as
-        `_check_attention_map` does."""
+        """Write the attention map of an image. Raises `DataError` when the decoder has no attention weights."""
         from pipeline.files import write_bytes
         from pipeline.inference.attention_overlay import draw_attention
 
         if prediction.image == STDIN:
             raise DataError("--attention: the image on standard input has no name; give it as a file")
-        stem = _map_stem(prediction.image)
+        stem = Path(prediction.image).stem
         names = chain([stem], (f"{stem}-{number}" for number in count(2)))
         name = next(name for name in names if name not in self._names)  # files of the same name in several folders
         self._names.add(name)
-        path = self._folder / f"{name}.png"
-        if name != Path(prediction.image).stem:
-            say(f"note: the attention map of {prediction.image} is {path}; its own name is taken or too long")
-        _check_attention_map(path, prediction.image)
+        path = self._folder / f"{name}.attention.png"
+        if name != stem:
+            say(f"note: the attention map of {prediction.image} is {path}; its own name is taken")
         write_bytes(path, draw_attention(prediction.image, prediction.captions[0], self._spec))
         return path
 

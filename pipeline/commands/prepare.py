@@ -41,19 +41,8 @@ def _describe(report: "PrepareReport", params: "Params") -> Iterator[str]:
     if report.evidence:
         yield f"format: {report.format}: {report.evidence}"
     yield from (f"note: {note}" for note in report.notes)
-    if report.without_captions:
-        unused = counted(report.without_captions, "image without a caption is", "images without a caption are")
-        yield f"note: {report.image_root}: {unused} not used"
     if report.passed_over:
         yield passed_over_note(str(report.image_root), report.passed_over)
-    if report.leaks:
-        leaks = counted(report.leaks, "image is", "images are")
-        yield f"note: {leaks} left out of a split, because another split has the same image; {paths.SKIPPED_ROWS}"
-    if report.duplicates:
-        yield f"note: {counted(report.duplicates, 'duplicate')} of another image in the same split"
-    seen = ", ".join(f"{count:,} {split}" for split, count in report.seen_in_training.items() if count)
-    if seen:
-        yield f"note: captions that are also, word for word, in the train split: {seen}"
     if params.vocab.unit == "word":
         yield from word_warnings(report.share_without_spaces, report.share_with_dropped_letters)
     if not report.images[params.score.split]:

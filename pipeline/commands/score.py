@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline import paths
-from pipeline.commands.notes import dropped_letters_warning, short_captions_warning, without_features_warning
+from pipeline.commands.notes import dropped_letters_warning, without_features_warning
 from pipeline.commands.output_table import check_output_table
 from pipeline.commands.terminal import (
     ParamsFile,
@@ -126,9 +126,8 @@ def tokenizer_of(unit: Unit | None, references: Mapping[str, Sequence[str]]) -> 
 
     Raises `ParamsError` where a language without spaces needs a choice.
     """
-    from pipeline.text.dropped_letters import share_with_dropped_letters
     from pipeline.text.tokenizers import TOKENIZERS, UNITS
-    from pipeline.text.writing_systems import share_without_spaces
+    from pipeline.text.writing_systems import share_with_dropped_letters, share_without_spaces
 
     every = [text for texts in references.values() for text in texts]
     share = share_without_spaces(every)
@@ -175,9 +174,6 @@ def _score_split(path: Path) -> None:
             f"longer than params.score.max_length ({counted(report.max_length, 'token')}); "
             f"{counted(report.at_max_length, 'generated caption reaches', 'generated captions reach')} this limit"
         )
-    minimum = f"params.score.min_length {params.score.min_length}"
-    remedy = "set params.score.no_repeat_ngram to 0"
-    say(*short_captions_warning(report.below_min_length, evaluation.scores.images, minimum, remedy))
     say(*warnings(evaluation))
     common = evaluation.diversity["most_common_caption"]
     if common > _COMMON:
@@ -193,7 +189,7 @@ def _print_scores(evaluation: "Evaluation") -> None:
 
 
 def _write_per_image(path: Path, evaluation: "Evaluation") -> None:
-    from pipeline.datasets.joined_references import join_references
+    from pipeline.datasets.tables import join_references
     from pipeline.files import write_csv
 
     scores = evaluation.scores.per_image
@@ -222,13 +218,7 @@ def _scores_table(evaluation: "Evaluation") -> list[str]:
 
 def _diversity_table(evaluation: "Evaluation") -> list[str]:
     """The diversity statistics of the captions and of the references."""
-    from pipeline.metrics.diversity import TITLES, formatted
+    from pipeline.metrics.diversity import diversity_rows
 
-    ours, theirs = evaluation.diversity, evaluation.reference_diversity
-    rows = [("", "captions", "references")]
-    rows += [
-        (title, formatted(name, ours[name]), formatted(name, theirs[name]))
-        for name, title in TITLES.items()
-        if name in ours
-    ]
-    return aligned(rows, right={1, 2})
+    rows = diversity_rows(evaluation.diversity, evaluation.reference_diversity)
+    return aligned([("", "captions", "references"), *rows], right={1, 2})

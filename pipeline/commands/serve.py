@@ -13,6 +13,7 @@ from pipeline.errors import ParamsError
 
 if TYPE_CHECKING:
     import uvicorn
+    from fastapi import FastAPI
 
 
 def serve(
@@ -33,12 +34,11 @@ def serve(
 ) -> None:
     """Serve a web page and an HTTP interface that caption images."""
     try:
-        import uvicorn
+        import uvicorn  # noqa: F401
 
         from pipeline.web.app import make_app
-        from pipeline.web.request_limits import Limits
         from pipeline.web.security import LOOPBACK
-        from pipeline.web.server import make_config
+        from pipeline.web.uploads import Limits
     except ModuleNotFoundError as error:
         raise ParamsError(
             f"captioner serve needs {error.name}; run `pip install -e '.[serve]'` in the checkout"
@@ -52,7 +52,25 @@ def serve(
     say(f"serve: http://{f'[{shown}]' if ':' in shown else shown}:{listening.getsockname()[1]}/  (stop with Ctrl-C)")
     if host not in LOOPBACK:
         say("warning: anyone who can reach this address can use the server; it has no password")
-    _run(uvicorn.Server(make_config(app)), listening)
+    _run(make_server(app), listening)
+
+
+def make_server(app: "FastAPI") -> "uvicorn.Server":
+    """The HTTP server for `app`, the same whichever optional parts of uvicorn are installed."""
+    import uvicorn
+
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http="h11",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            ws="none",
+            timeout_graceful_shutdown=5,
+        )
+    )
 
 
 def _listen(host: str, port: int) -> socket.socket:

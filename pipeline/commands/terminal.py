@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.control_characters import CONTROL, visible
+from pipeline.wording import CONTROL, visible
 
 if TYPE_CHECKING:
     from pipeline.params import Params

@@ -64,19 +64,19 @@ def _summary(report: "TrainReport", params: "TrainParams") -> list[str]:
     from pipeline.inference.familiarity import MIN_IMAGES as MIN_FAMILIARITY
     from pipeline.training.validation import MIN_IMAGES
 
-    result, planned = report.result, _planned_epochs(params)
-    criterion = "val CIDEr-D" if result.by_score else "val loss"
+    planned = _planned_epochs(params)
+    criterion = "val CIDEr-D" if report.by_score else "val loss"
     lines = []
     if report.known_tokens is not None:
         lines.append(
             f"train: started from {params.init_from}, which has {report.known_tokens:,} of the {report.tokens:,} tokens"
         )
-    if result.epochs < planned:
+    if report.epochs < planned:
         lines.append(
-            f"train: early stopping after {result.epochs} of {planned} epochs: no better {criterion} for "
+            f"train: early stopping after {report.epochs} of {planned} epochs: no better {criterion} for "
             f"{counted(params.patience, 'epoch')} (params.train.patience)"
         )
-    if not result.by_score:
+    if not report.by_score:
         lines.append(
             f"note: val loss chose the epoch, because the val split has {counted(report.val_images, 'image')}: the "
             f"CIDEr-D of fewer than {MIN_IMAGES} depends on chance"
@@ -90,6 +90,6 @@ def _summary(report: "TrainReport", params: "TrainParams") -> list[str]:
     return [
         *lines,
         f"train: {counted(report.captions, 'caption')} of {counted(report.images, 'image')}, "
-        f"{report.parameters:,} parameters; best of {counted(result.epochs, 'epoch')} by {criterion}: "
-        f"{result.best.epoch}, val CIDEr-D {result.best.val_cider_d:.1f}, val loss {result.best.val_loss:.3f}",
+        f"{report.parameters:,} parameters; best of {counted(report.epochs, 'epoch')} by {criterion}: "
+        f"{report.best.epoch}, val CIDEr-D {report.best.val_cider_d:.1f}, val loss {report.best.val_loss:.3f}",
     ]

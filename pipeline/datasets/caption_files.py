@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from pipeline.archives import IMAGE_SUFFIXES
-from pipeline.datasets.scoring_rows import ScoringRow, read_content, read_rows
+from pipeline.datasets.scoring_rows import ScoringRow, read_rows
+from pipeline.datasets.text_files import read_text
 from pipeline.errors import DataError
 from pipeline.wording import counted, shown_names
 
@@ -71,7 +72,7 @@ class ReferenceFile:
 
 def read_caption_file(path: Path) -> CaptionFile:
     """Read one caption per image. Raises `DataError` naming the file, the place in it and the problem."""
-    return parse_captions(read_content(path), str(path))
+    return parse_captions(read_text(path), str(path))
 
 
 def parse_captions(text: str, source: str) -> CaptionFile:
@@ -98,7 +99,7 @@ def parse_captions(text: str, source: str) -> CaptionFile:
 def read_reference_file(path: Path) -> ReferenceFile:
     """Read the references of each image. Raises `DataError` naming the file, the place in it and the problem."""
     source = str(path)
-    rows, notes = read_rows(read_content(path), source, best_only=False)
+    rows, notes = read_rows(read_text(path), source, best_only=False)
     return _reference_file(rows, source, notes)
 
 

@@ -1,16 +1,19 @@
 """Detects the format of a dataset and runs the reader of a format."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from pipeline.archives import is_archive
-from pipeline.datasets.entries import Entry, ReadOptions
+from pipeline.datasets.caption_markup import clean_captions
+from pipeline.datasets.entries import DatasetEntries, Entry, ReadOptions
 from pipeline.datasets.registry import FORMATS
 from pipeline.errors import DataError
+from pipeline.progress import Progress
+from pipeline.wording import counted
 
 _SHOWN = 5
 """Files whose problems an error names."""
@@ -19,25 +22,39 @@ _MAX_SUBFOLDERS = 50
 
 @dataclass(frozen=True)
 class Candidate:
-    """Captions that a detector found."""
+    """The captions of a dataset, as a detector found them or as the params name them."""
 
     captions: Path
     """The file or folder to give to the format's reader."""
     evidence: str
-    """What the format was recognized by."""
+    """What the format was recognized by; empty where the params name it."""
     by_name: bool = False
     """Whether a file has a name that the format prescribes. Such a candidate goes before those found by content."""
     problem: str = ""
     """Why the captions cannot be read after all, with the place."""
+    format: str = ""
+    """The name of the format. Detectors leave it out."""
 
 
-@dataclass(frozen=True)
-class DetectedFormat:
-    """A dataset's format, its captions, and what it was recognized by."""
-
-    format: str
-    captions: Path
-    evidence: str
+def collect_entries(dataset: Candidate, options: ReadOptions, progress: Progress) -> DatasetEntries:
+    """Read a dataset, without start and end markers. Raises `DataError`, also where no caption can be used."""
+    found = DatasetEntries.collect(read_dataset(dataset.format, dataset.captions, options), progress)
+    if not found.captions:
+        if not found.skipped:
+            raise DataError(
+                f"{dataset.captions}: holds no captions in the format {dataset.format}; name another file, or set "
+                "params.data.format"
+            )
+        first = found.skipped[0]
+        problem = f"{counted(len(found.skipped), 'row')} skipped, the first in {first.place}: {first.reason}"
+        raise DataError(f"{dataset.captions}: no usable caption; {problem}")
+    cleaned, notes = clean_captions([entry.caption for entry in found.captions])
+    found.captions = [
+        entry if entry.caption == caption else replace(entry, caption=caption)
+        for entry, caption in zip(found.captions, cleaned, strict=True)
+    ]
+    found.notes += notes
+    return found
 
 
 def read_dataset(format: str, path: Path, options: ReadOptions = ReadOptions()) -> Iterator[Entry]:
@@ -56,7 +73,7 @@ def read_dataset(format: str, path: Path, options: ReadOptions = ReadOptions()) 
         raise DataError(f"{error}; params.data.format is {format}, but {found[0].format} is detected") from error
 
 
-def detect_format(path: Path, options: ReadOptions = ReadOptions()) -> DetectedFormat:
+def detect_format(path: Path, options: ReadOptions = ReadOptions()) -> Candidate:
     """Detect the format of a captions file, an archive, or a folder that holds one, at most one folder deeper.
 
     Raises `DataError` with what was found instead.
@@ -82,9 +99,7 @@ def detect_format(path: Path, options: ReadOptions = ReadOptions()) -> DetectedF
         for one in others
         if one.captions != best.captions
     )
-    return DetectedFormat(
-        best.format, best.captions, best.evidence + (f"; not used: {', '.join(unused)}" if unused else "")
-    )
+    return replace(best, evidence=best.evidence + (f"; not used: {', '.join(unused)}" if unused else ""))
 
 
 def files_named(path: Path, names: tuple[str, ...]) -> list[Path]:
@@ -104,20 +119,19 @@ def find_file(path: Path, names: tuple[str, ...]) -> Path:
     return found[0]
 
 
-def _detect(path: Path, options: ReadOptions) -> tuple[list[DetectedFormat], list[str]]:
+def _detect(path: Path, options: ReadOptions) -> tuple[list[Candidate], list[str]]:
     """The formats that `path` may have, most certain first, and the problems of files that cannot be read."""
     formats = ["folder"] if is_archive(path) else list(FORMATS)
-    candidates: list[tuple[str, Candidate]] = []
+    candidates: list[Candidate] = []
     problems = []
     for name in formats:
         try:
-            candidates += [(name, one) for one in _function("detect", name)(path, options)]
+            candidates += [replace(one, format=name) for one in _function("detect", name)(path, options)]
         except DataError as error:  # a file of this format's name that cannot be read
             problems.append(str(error))
-    problems += [one.problem for _, one in candidates if one.problem]
-    candidates.sort(key=lambda candidate: not candidate[1].by_name)
-    found = [DetectedFormat(name, one.captions, one.evidence) for name, one in candidates if not one.problem]
-    return found, list(dict.fromkeys(problems))
+    problems += [one.problem for one in candidates if one.problem]
+    candidates.sort(key=lambda candidate: not candidate.by_name)
+    return [one for one in candidates if not one.problem], list(dict.fromkeys(problems))
 
 
 def _function(verb: str, format: str) -> Any:

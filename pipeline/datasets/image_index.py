@@ -15,7 +15,6 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.archives import ARCHIVES, IMAGE_SUFFIXES, inside, is_archive, open_archive, read_image_bytes
 from pipeline.errors import DataError
-from pipeline.folder_walk import walk_files
 
 TEXT_SUFFIXES = (".txt", ".caption", ".json")
 """Of files that may hold an image's captions beside it, the preferred one first."""
@@ -179,6 +178,33 @@ class ImageIndex:
         numbers = _first_two((number, path) for name, path in self._names() if (number := number_of(name)))
         ends = ((_TRAILING_NUMBER.search(stem_of(name)), path) for name, path in self._names())
         return numbers or _first_two((end[0].lstrip("0") or "0", path) for end, path in ends if end)
+
+
+def walk_files(root: Path, *, hidden_folders: bool) -> Iterator[str]:
+    """Yield the names below `root` of all files, with forward slashes.
+
+    Folders come in alphabetical order, those behind links after all others. Each folder is listed once, and a link to a
+    folder below `root` therefore adds nothing. The resource forks that macOS writes (`._name`) are left out. Raises
+    `DataError` for a folder that cannot be listed.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot be listed: {error.strerror}") from error
+
+    seen = set()
+    tops = [str(root)]
+    for top in tops:  # links to folders are added on the way
+        for folder, folders, files in os.walk(top, onerror=refuse):
+            real = os.path.realpath(folder)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = sorted(one for one in folders if hidden_folders or not one.startswith("."))
+            tops += [path for one in folders if os.path.islink(path := os.path.join(folder, one))]
+            below = os.path.relpath(folder, root).replace(os.sep, "/")
+            prefix = "" if below == "." else f"{below}/"
+            yield from (prefix + file for file in sorted(files) if not file.startswith("._"))
 
 
 def _first_two(named: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:

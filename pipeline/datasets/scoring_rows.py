@@ -26,10 +26,10 @@ from pipeline.datasets.caption_rows import CaptionRow
 from pipeline.datasets.coco import note_marks, read_annotations
 from pipeline.datasets.delimited_table import read_delimited
 from pipeline.datasets.entries import SPLIT_NAMES, Note, ReadOptions, check_encodable, without_caption_number
-from pipeline.datasets.joined_references import split_references
 from pipeline.datasets.json_records import JSON, is_json_lines, read_json_lines, read_records
 from pipeline.datasets.karpathy import read_images
-from pipeline.datasets.text_files import open_text, parse_json
+from pipeline.datasets.tables import split_references
+from pipeline.datasets.text_files import parse_json
 from pipeline.errors import DataError
 from pipeline.wording import counted, shown_names
 
@@ -44,12 +44,6 @@ class ScoringRow:
     captions: tuple[str, ...]
     split: str | None
     references: tuple[str, ...] | None
-
-
-def read_content(path: Path) -> str:
-    """The text of a file. Raises `DataError`."""
-    with open_text(path) as file:
-        return file.read()
 
 
 def read_rows(text: str, source: str, *, best_only: bool) -> tuple[list[ScoringRow], list[str]]:

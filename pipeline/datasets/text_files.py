@@ -61,10 +61,15 @@ def first_line(path: Path, encoding: str = AUTO) -> str:
         return next((text for _, text in numbered_lines(file) if text.strip()), "")
 
 
-def load_json(path: Path, encoding: str = AUTO) -> Any:
-    """The parsed file. Raises `DataError` with line and column of a mistake, and for a repeated key."""
+def read_text(path: Path, encoding: str = AUTO) -> str:
+    """The text of a file with its line ends. Raises `DataError`."""
     with open_text(path, encoding) as file:
-        text = file.read()
+        return file.read()
+
+
+def load_json(path: Path, encoding: str) -> Any:
+    """The parsed file. Raises `DataError` with line and column of a mistake, and for a repeated key."""
+    text = read_text(path, encoding)
     try:
         return parse_json(text)
     except ValueError as error:

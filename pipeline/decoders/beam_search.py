@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.decoders.decoder import Decoder, State
-from pipeline.decoders.search import NEVER_GENERATED, Hypothesis, SearchOptions, require_hypotheses
+from pipeline.decoders.search import NEVER_GENERATED, Hypothesis, SearchOptions, not_finite
 from pipeline.tokens import BOS, EOS
 
 TIES = 16
@@ -34,8 +34,9 @@ def beam_search(
             beams.extend(log_probs, state, weights)
             if not len(beams.image):
                 break
-    found = require_hypotheses(beams.finished)
-    return [sorted(of_image, key=lambda one: -one.score)[:captions] for of_image in found]
+    if not all(beams.finished):
+        raise not_finite()
+    return [sorted(of_image, key=lambda one: -one.score)[:captions] for of_image in beams.finished]
 
 
 class _Beams:
@@ -108,20 +109,14 @@ class _Beams:
 def _forbid(log_probs: Tensor, captions: Tensor, options: SearchOptions) -> None:
     """Set log-probabilities (B K, V) to -inf where a token must not follow the captions (B K, t)."""
     log_probs[:, NEVER_GENERATED] = -torch.inf
-    length, end = captions.shape[1], log_probs[:, EOS].clone()
-    if length < options.min_length:
-        log_probs[:, EOS] = -torch.inf
-    size = options.no_repeat_ngram
-    if size and length >= size:
+    length, size = captions.shape[1], options.no_repeat_ngram
+    if length == options.max_length:  # only EOS may follow
+        log_probs[:, :EOS] = log_probs[:, EOS + 1 :] = -torch.inf
+    elif size and length >= size:
         ngrams = captions.unfold(1, size, 1)  # (B K, t - size + 1, size)
         repeated = (ngrams[:, :, :-1] == captions[:, None, length - size + 1 :]).all(-1)
         row, place = repeated.nonzero(as_tuple=True)
         log_probs[row, ngrams[row, place, -1]] = -torch.inf
-    if length == options.max_length:  # only EOS may follow
-        log_probs.fill_(-torch.inf)
-        log_probs[:, EOS] = end
-    elif length < options.min_length:  # EOS is allowed after all where no other token is left
-        log_probs[:, EOS] = end.masked_fill(log_probs.isfinite().any(1), -torch.inf)
 
 
 def _top(candidates: Tensor, count: int) -> tuple[Tensor, Tensor]:

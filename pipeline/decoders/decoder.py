@@ -94,16 +94,16 @@ class Decoder(nn.Module, ABC):
         output, state = self.advance(state, self.embed(tokens))
         return self._logits(output).float().log_softmax(-1), state
 
-    def forward(self, features: Tensor, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Teacher forcing: logits (B, T, V) of the token after each of `tokens` (B, T), the first of which is BOS.
+    def forward(self, features: Tensor, tokens: Tensor) -> Tensor:
+        """Teacher forcing: logits (B, T, V) of the token after each of `tokens` (B, T), the first of which is BOS."""
+        return self.follow(self.start(features), self.embed(tokens))
+
+    def follow(self, state: State, words: Tensor, positions: Tensor | None = None) -> Tensor:
+        """The same as `forward`, from the state before the first token and embedded tokens (B, T, E).
 
         With `positions` (n,), indices into the B T flattened tokens, only those: logits (n, V). The projection to the
         vocabulary is most of the work, and padding needs none.
         """
-        return self.follow(self.start(features), self.embed(tokens), positions)
-
-    def follow(self, state: State, words: Tensor, positions: Tensor | None = None) -> Tensor:
-        """The same as `forward`, from the state before the first token and embedded tokens (B, T, E)."""
         outputs = self.unroll(state, words)  # (B, T, O)
         if positions is not None:
             outputs = outputs.flatten(0, 1)[positions]  # (n, O)

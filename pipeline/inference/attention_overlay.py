@@ -6,13 +6,11 @@ Brightness instead of colors, so that the sheet reads in print and without color
 import io
 import math
 import textwrap
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
-from PIL.PngImagePlugin import PngInfo
 
 from pipeline.encoders.images import visible_region
 from pipeline.encoders.spec import EncoderSpec
@@ -25,8 +23,6 @@ if TYPE_CHECKING:
 _SIDE, _GAP, _LABEL, _COLUMNS = 224, 12, 30, 6
 _TITLE_FONT, _TITLE_LINE, _TITLE_WIDTH, _LABEL_FONT = 20, 26, 12, 17
 _BACKGROUND, _TEXT = (255, 255, 255), (20, 20, 20)
-_PROGRAM = ("Software", "captioner attention map")
-"""Text in the PNG, by which an older map is recognized."""
 _DARKEST = 0.2
 """Brightness where the attention weight is 0."""
 
@@ -47,12 +43,6 @@ def draw_attention(image: "ImageInput", caption: Caption, spec: EncoderSpec) -> 
         brightness = brightness_map(np.array(weights), spec.grid, tile.size, region)
         tiles.append((token, Image.fromarray((pixels * brightness[..., None]).round().astype(np.uint8))))
     return _sheet(caption.text, tiles)
-
-
-def is_attention_map(path: Path) -> bool:
-    """Whether `draw_attention` made a file. Raises `OSError`."""
-    with path.open("rb") as file:
-        return "\0".join(_PROGRAM).encode() in file.read(100)  # the text is the first chunk after the header
 
 
 def brightness_map(
@@ -87,7 +77,6 @@ def _sheet(title: str, tiles: list[tuple[str, Image.Image]]) -> bytes:
         y = top + (number // columns) * (height + _LABEL + _GAP)
         sheet.paste(tile, (x, y))
         draw.text((x + 2, y + height + 5), token, _TEXT, font=ImageFont.load_default(_LABEL_FONT))
-    buffer, information = io.BytesIO(), PngInfo()
-    information.add_text(*_PROGRAM)
-    sheet.save(buffer, "PNG", optimize=True, pnginfo=information)
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

@@ -123,7 +123,7 @@ class BaseCaptioner(ABC):
             words = self.vocabulary.tokenizer != character_tokenizer.NAME
             neighbors = DEFAULT_NEIGHBORS if self.reranker is not None and words else 0
         search.setdefault("no_repeat_ngram", self.vocabulary.no_repeat_ngram)
-        search.setdefault("max_length", max(self.vocabulary.max_length, search.get("min_length", 0)))
+        search.setdefault("max_length", self.vocabulary.max_length)
         if neighbors:
             search.setdefault("beam_size", RERANK_BEAM)
         rerank = _checked(RerankOptions, {"neighbors": neighbors, "weight": rerank_weight})

@@ -5,7 +5,7 @@ references.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 FUNCTION_WORDS = frozenset(
@@ -56,6 +56,16 @@ def diversity(hypotheses: Sequence[str], vocabulary_size: int | None = None) -> 
         "repeated_word": sum(map(repeats_a_word, captions)) / len(captions),
         "repeated_phrase": sum(map(repeats_a_phrase, captions)) / len(captions),
     }
+
+
+def diversity_rows(captions: Mapping[str, float], references: Mapping[str, float]) -> list[tuple[str, str, str]]:
+    """Rows of a table: the title of each statistic of the captions, and its values for the captions and, where there
+    is one, for the references."""
+    return [
+        (title, formatted(name, captions[name]), formatted(name, references[name]) if name in references else "")
+        for name, title in TITLES.items()
+        if name in captions
+    ]
 
 
 def formatted(name: str, value: float) -> str:

@@ -20,7 +20,7 @@ Statistics = Callable[[Sequence[str], Sequence[Sequence[str]]], Floats]
 class Metric:
     """A metric as two functions.
 
-    Captions are tokens joined with single spaces. `evaluate` checks that every image has a hypothesis and references.
+    Captions are tokens joined with single spaces. Every image has a hypothesis and at least one reference.
     """
 
     statistics: Statistics

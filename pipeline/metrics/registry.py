@@ -36,8 +36,3 @@ METRICS = {
 
 TITLES = {name: title for entry in METRICS.values() for name, title in entry.titles.items()}
 """The title of every score."""
-
-
-def selected_metrics(*, meteor: bool = False) -> dict[str, MetricEntry]:
-    """The metrics of a run: all that need nothing but Python, and METEOR on request."""
-    return {name: entry for name, entry in METRICS.items() if meteor or not entry.optional}

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.datasets.statistics import DatasetStatistics
 from pipeline.encoders.spec import EncoderSpec
-from pipeline.metrics import diversity
+from pipeline.metrics.diversity import diversity_rows
 from pipeline.metrics.evaluation_file import EvaluationFile
 from pipeline.metrics.registry import TITLES
 from pipeline.report.charts import Chart, bar_chart, line_chart
@@ -43,7 +43,7 @@ def render_report(
         card_scores=[TITLES[name] for name in cards[0].record.scores] if cards else [],
         titles=TITLES,
         filters=filters(evaluation),
-        diversity=diversity_rows(evaluation),
+        diversity=diversity_rows(evaluation.diversity, evaluation.reference_diversity),
         lengths=_length_chart(evaluation),
         curves=_curve_charts(curves),
         dataset=dataset_section(statistics),
@@ -81,20 +81,6 @@ class ScoreTile:
 
     def _share(self, value: float) -> float:
         return round(100 * min(max(value, 0), self.scale) / self.scale, 2)
-
-
-def diversity_rows(evaluation: EvaluationFile) -> list[tuple[str, str, str]]:
-    """Each diversity statistic of the captions and, where there is one, of the references."""
-    ours, theirs = evaluation.diversity, evaluation.reference_diversity
-    return [
-        (
-            title,
-            diversity.formatted(name, ours[name]),
-            diversity.formatted(name, theirs[name]) if name in theirs else "",
-        )
-        for name, title in diversity.TITLES.items()
-        if name in ours
-    ]
 
 
 def _lead(evaluation: EvaluationFile, spec: EncoderSpec) -> str:

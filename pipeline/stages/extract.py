@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from safetensors.torch import save
 
 from pipeline import paths
-from pipeline.datasets.skipped import add_skipped_images, check_share
-from pipeline.datasets.tables import read_images
+from pipeline.datasets.tables import add_skipped_images, check_share, read_images
 from pipeline.device import choose_device
 from pipeline.encoders.encoder import build_encoder
 from pipeline.features.extraction import ExtractReport, extract_features
@@ -56,7 +55,6 @@ def extract(files: ExtractFiles, params: "Params", *, store: Path, progress: Pro
         encoder,
         files.features,
         store=store,
-        batch_size=params.run.extract_batch,
         workers=params.run.workers,
         progress=progress,
     )

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.datasets.skipped import add_skipped_images, check_share
+from pipeline.datasets.tables import add_skipped_images, check_share
 from pipeline.errors import ParamsError
 from pipeline.features.extraction import ExtractReport
 from pipeline.features.shards import write_index
@@ -47,7 +47,7 @@ def extract_on_ray(
     try:
         from pipeline.features.ray.cluster import connect
         from pipeline.features.ray.encoding import encode_shards, prepare_job
-        from pipeline.features.ray.job import locked_folder
+        from pipeline.features.ray.job import locked_shards
         from pipeline.features.ray.manifest import read_manifest
     except ImportError as error:
         raise ParamsError(f"--engine ray: {error}; run `pip install -e '.[ray]'` in the checkout") from error
@@ -55,7 +55,7 @@ def extract_on_ray(
     check_writable(files.encoder, files.skipped)
     manifest = read_manifest(files.images)
     run, max_skipped = params.run, params.data.max_skipped
-    with locked_folder(files.features), connect(address, device=run.device, workers=run.workers) as cluster:
+    with locked_shards(files.features), connect(address, device=run.device, workers=run.workers) as cluster:
         encoder_params = _with_absolute_weights(params.encoder.model_dump())
         job, weights, embedded = prepare_job(cluster, files.features.absolute(), encoder_params, params.seed)
         check_initial_model(params, job.spec)

@@ -16,8 +16,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from pipeline import paths
-from pipeline.datasets.skipped import add_skipped_images, check_share
-from pipeline.datasets.tables import read_images
+from pipeline.datasets.tables import add_skipped_images, check_share, read_images
 from pipeline.encoders.spec import imported_spec
 from pipeline.errors import DataError
 from pipeline.features.feature_file import Features, write_feature_file

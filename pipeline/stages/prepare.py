@@ -13,25 +13,22 @@ from typing import TYPE_CHECKING
 
 from pipeline import paths
 from pipeline.archives import is_archive, open_archive
-from pipeline.datasets.caption_markup import clean_captions
-from pipeline.datasets.detection import DetectedFormat, detect_format, read_dataset
-from pipeline.datasets.entries import SPLITS, CaptionEntry, DatasetEntries, ReadOptions, SkippedEntry, skip_entry
-from pipeline.datasets.image_hashes import HashCache, ImageHashes, hash_images
+from pipeline.datasets.detection import Candidate, collect_entries, detect_format
+from pipeline.datasets.entries import AUTO, SPLITS, CaptionEntry, ReadOptions, SkippedEntry, skip_entry
+from pipeline.datasets.image_hashes import ImageHashes, hash_images
 from pipeline.datasets.image_index import ImageIndex, number_of
 from pipeline.datasets.image_root import describe_ambiguity, find_image_root, likely_image_roots
-from pipeline.datasets.skipped import check_share
 from pipeline.datasets.splits import assign_splits, describe_drawn_splits, drop_leaks
-from pipeline.datasets.tables import CAPTION_COLUMNS, IMAGE_COLUMNS, SKIPPED_COLUMNS
+from pipeline.datasets.tables import CAPTION_COLUMNS, IMAGE_COLUMNS, SKIPPED_COLUMNS, check_share
 from pipeline.errors import DataError
 from pipeline.files import check_writable, write_csv
 from pipeline.inference.initial_metadata import check_initial_model
 from pipeline.progress import Progress, no_progress
-from pipeline.text.dropped_letters import share_with_dropped_letters
-from pipeline.text.writing_systems import share_without_spaces
+from pipeline.text.writing_systems import share_with_dropped_letters, share_without_spaces
 from pipeline.wording import counted
 
 if TYPE_CHECKING:
-    from pipeline.params import DataParams, Params
+    from pipeline.params import Params
 
 _SHOWN = 10
 """Duplicates or folders that an error lists."""
@@ -64,17 +61,9 @@ class PrepareReport:
     hashed: int
     """Images that were read, because the hash cache did not have them."""
     notes: tuple[str, ...]
-    """Assumptions about the dataset."""
-    without_captions: int
-    """Images in `image_root` that no caption names."""
+    """Assumptions about the dataset, and what of it is not used or is there twice."""
     passed_over: tuple[str, ...]
     """Files in `image_root` that are in no image format that is read."""
-    duplicates: int
-    """Images with the same bytes as another one of their split."""
-    leaks: int
-    """Images that were left out of a split because they are in another one as well."""
-    seen_in_training: dict[str, int]
-    """Captions of val and of test that are also, word for word, training captions."""
     share_without_spaces: float
     """The share of captions in a writing system without spaces between words."""
     share_with_dropped_letters: float
@@ -90,10 +79,13 @@ def prepare(files: PrepareFiles, params: "Params", *, progress: Progress = no_pr
     check_writable(files.captions, files.images, files.skipped)
     check_initial_model(params)
     data = params.data
-    dataset, found = _read_entries(data, progress)
+    source = Path(data.captions)
+    options = ReadOptions(data.encoding, data.image_column, data.caption_column, data.split_column)
+    dataset = detect_format(source, options) if data.format == AUTO else Candidate(source, "", format=data.format)
+    found = collect_entries(dataset, options, progress)
     index = _index_images(Path(data.images), dataset.captions, found.captions)
     image_paths, captions, missing = _locate_images(index, found.captions, progress)
-    hashes = hash_images(list(image_paths.values()), HashCache(files.hash_cache), progress)
+    hashes = hash_images(list(image_paths.values()), files.hash_cache, progress)
     missing += _unreadable_images(hashes, image_paths, captions)
     sha256 = {image: hashes.sha256[path] for image, path in image_paths.items() if path in hashes.sha256}
     captions = [entry for entry in captions if entry.image in sha256]
@@ -132,37 +124,14 @@ def prepare(files: PrepareFiles, params: "Params", *, progress: Progress = no_pr
             *_describe_archives(image_paths.values()),
             *_describe_words(captions),
             *filter(None, [describe_drawn_splits(captions, sha256)]),
+            *_describe_unused(index, set(image_paths.values()), found.skipped),
+            *_describe_duplicates(sha256, leaks, files.skipped),
+            *_describe_repetition(captions, splits),
         ),
-        without_captions=_count_without_captions(index, set(image_paths.values()), found.skipped),
         passed_over=tuple(index.passed_over()),
-        duplicates=len(sha256) - len(set(sha256.values())),
-        leaks=len(leaks),
-        seen_in_training=_count_seen_in_training(captions, splits),
         share_without_spaces=share_without_spaces(entry.caption for entry in captions),
         share_with_dropped_letters=share_with_dropped_letters(entry.caption for entry in captions),
     )
-
-
-def _read_entries(data: "DataParams", progress: Progress) -> tuple[DetectedFormat, DatasetEntries]:
-    source = Path(data.captions)
-    options = ReadOptions(data.encoding, data.image_column, data.caption_column, data.split_column)
-    dataset = DetectedFormat(data.format, source, "")
-    if data.format == "auto":
-        dataset = detect_format(source, options)
-    found = DatasetEntries.collect(read_dataset(dataset.format, dataset.captions, options), progress)
-    if not found.captions:
-        if not found.skipped:
-            raise DataError(f"{source}: holds no captions; check params.data.captions and params.data.format")
-        first = found.skipped[0]
-        rows = counted(len(found.skipped), "row")
-        raise DataError(f"{source}: no usable caption; {rows} skipped, the first in {first.place}: {first.reason}")
-    cleaned, notes = clean_captions([entry.caption for entry in found.captions])
-    found.captions = [
-        entry if entry.caption == caption else replace(entry, caption=caption)
-        for entry, caption in zip(found.captions, cleaned, strict=True)
-    ]
-    found.notes += notes
-    return dataset, found
 
 
 def _index_images(folder: Path, source: Path, captions: Sequence[CaptionEntry]) -> ImageIndex:
@@ -243,6 +212,32 @@ def _describe_archives(image_paths: Iterable[str]) -> Iterator[str]:
             yield f"{archive}: {members} replaced by a later one of the same name, such as {repeated[0]}"
 
 
+def _describe_unused(index: ImageIndex, used: Collection[str], skipped: Sequence[SkippedEntry]) -> Iterator[str]:
+    """A note on images that no caption names, except those that the reader has listed as skipped."""
+    listed = {entry.image for entry in skipped}
+    files = index.files()
+    if unused := sum(files[name] not in used and name not in listed for name in index.names()):
+        images = counted(unused, "image without a caption is", "images without a caption are")
+        yield f"{index.root}: {images} not used"
+
+
+def _describe_duplicates(sha256: Mapping[str, str], leaks: Sequence[SkippedEntry], listed: Path) -> Iterator[str]:
+    """Notes on images that are in a split twice, and on those that are left out because another split has them."""
+    if leaks:
+        images = counted(len(leaks), "image is", "images are")
+        yield f"{images} left out of a split, because another split has the same image; {listed}"
+    if duplicates := len(sha256) - len(set(sha256.values())):
+        yield f"{counted(duplicates, 'duplicate')} of another image in the same split"
+
+
+def _describe_repetition(captions: Sequence[CaptionEntry], splits: Mapping[str, str]) -> Iterator[str]:
+    """A note on captions of val and of test that are also training captions."""
+    train = {entry.caption for entry in captions if splits[entry.image] == "train"}
+    seen = Counter(splits[entry.image] for entry in captions if entry.caption in train)
+    if shown := ", ".join(f"{seen[split]:,} {split}" for split in ("val", "test") if seen[split]):
+        yield f"captions that are also, word for word, in the train split: {shown}"
+
+
 def _first_entries(captions: Sequence[CaptionEntry]) -> dict[str, CaptionEntry]:
     """The first caption of each image, whose place in the file stands for the image in messages."""
     return {entry.image: entry for entry in reversed(captions)}
@@ -295,16 +290,3 @@ def _refuse_empty_splits(splits: Mapping[str, str], source: str) -> None:
                 f"{source}: no image is in the {split} split ({shown}), and training needs train and val images; "
                 "assign splits to the images, or add images"
             )
-
-
-def _count_without_captions(index: ImageIndex, used: Collection[str], skipped: Sequence[SkippedEntry]) -> int:
-    """The images that no caption names, except those that the reader has listed as skipped."""
-    listed = {entry.image for entry in skipped}
-    files = index.files()
-    return sum(files[name] not in used and name not in listed for name in index.names())
-
-
-def _count_seen_in_training(captions: Sequence[CaptionEntry], splits: Mapping[str, str]) -> dict[str, int]:
-    train = {entry.caption for entry in captions if splits[entry.image] == "train"}
-    seen = Counter(splits[entry.image] for entry in captions if entry.caption in train)
-    return {split: seen[split] for split in ("val", "test")}

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pipeline import paths
-from pipeline.datasets.joined_references import join_references
-from pipeline.datasets.tables import read_captions
+from pipeline.datasets.tables import join_references, read_captions
 from pipeline.decoders.search import Hypothesis, SearchOptions
 from pipeline.device import choose_device, resolve_precision
 from pipeline.errors import DataError
@@ -62,8 +61,6 @@ class ScoreReport:
     """Generated captions that have as many."""
     longer_references: int
     """References that have more."""
-    below_min_length: int
-    """Generated captions shorter than `params.score.min_length`, because every further token would repeat an n-gram."""
 
 
 def score(files: ScoreFiles, params: "Params", *, progress: Progress = no_progress) -> ScoreReport:
@@ -107,7 +104,6 @@ def score(files: ScoreFiles, params: "Params", *, progress: Progress = no_progre
         max_length=limit,
         at_max_length=sum(len(best.tokens) == limit for best in hypotheses.values()),
         longer_references=sum(count for length, count in evaluation.reference_lengths.items() if length > limit),
-        below_min_length=sum(len(best.tokens) < search.min_length for best in hypotheses.values()),
     )
     write_json(files.scores, {**evaluation.metrics(), "without_features": len(report.without_features)})
     _write_captions(files.scored_captions, evaluation)
@@ -118,14 +114,11 @@ def score(files: ScoreFiles, params: "Params", *, progress: Progress = no_progre
 
 
 def search_options(params: "ScoreParams", vocabulary: Vocabulary) -> SearchOptions:
-    """The search of these params; `auto` is the value that the vocabulary stores.
-
-    Raises `ParamsError` where `min_length` is greater than this `max_length`.
-    """
+    """The search of these params; `auto` is the value that the vocabulary stores."""
     options = params.model_dump(exclude={"split", "meteor", "rerank"})
-    if options["no_repeat_ngram"] == "auto":
-        options["no_repeat_ngram"] = vocabulary.no_repeat_ngram
-    options["max_length"] = params.longest_caption(vocabulary.max_length)
+    for name in ("max_length", "no_repeat_ngram"):
+        if options[name] == "auto":
+            options[name] = getattr(vocabulary, name)
     return SearchOptions(**options)
 
 

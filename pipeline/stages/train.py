@@ -36,9 +36,9 @@ from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.determinism import deterministic
 from pipeline.training.distributed import SINGLE_PROCESS, ProcessGroup
 from pipeline.training.feature_source import FeatureSource, StreamedFeatures, chunks, open_features
-from pipeline.training.history import EpochMetrics, best_epoch
+from pipeline.training.history import EpochMetrics, History
 from pipeline.training.losses import Reward
-from pipeline.training.trainer import TrainingData, TrainingResult, train_decoder
+from pipeline.training.trainer import Trainer, TrainingData
 from pipeline.training.validation import Validation
 
 if TYPE_CHECKING:
@@ -66,7 +66,10 @@ class TrainFiles:
 class TrainReport:
     """How training ended, and the number of training and val images, training captions and decoder parameters."""
 
-    result: TrainingResult
+    best: EpochMetrics
+    by_score: bool
+    """Whether CIDEr-D chose the best epoch, not the val loss."""
+    epochs: int
     images: int
     val_images: int
     captions: int
@@ -118,45 +121,36 @@ def train(
     with deterministic(params.run.threads):
         decoder = _new_decoder(params, inputs, initial).to(processes.device)
         data, validation = inputs.prepare(decoder, params, processes)
-        history: list[EpochMetrics] = []
+        trainer = Trainer(decoder, data, validation, params.train, seed=params.seed, processes=processes)
+        history = trainer.history
 
         def record(metrics: EpochMetrics) -> None:
-            history.append(metrics)
             if processes.rank == 0:
-                _write_metrics(files.metrics, history)
+                _write_metrics(files.metrics, history.epochs)
             on_epoch(metrics)
 
         def save() -> None:
             if processes.rank == 0:
-                best = best_epoch(history, by_score=validation.score_decides)
-                _model(files, params, inputs, decoder, sections, best.epoch, initial).save(files.model)
+                _model(files, params, inputs, decoder, sections, history.best.epoch, initial).save(files.model)
 
         try:
-            result = train_decoder(
-                decoder,
-                data,
-                validation,
-                params.train,
-                seed=params.seed,
-                processes=processes,
-                checkpoint=checkpoint,
-                on_epoch=record,
-                on_resume=on_resume,
-            )
+            trainer.run(checkpoint, on_epoch=record, on_resume=on_resume)
         except NumericError as error:
-            if not history:
+            if not history.epochs:
                 raise
             save()
             raise NumericError(f"{error}; {files.model} has the best model so far") from error
         save()
         if processes.rank == 0:
             checkpoint.remove()
-    return _report(result, inputs, decoder, initial)
+    return _report(history, inputs, decoder, initial)
 
 
-def _report(result: TrainingResult, inputs: "_Inputs", decoder: Decoder, initial: InitialModel | None) -> TrainReport:
+def _report(history: History, inputs: "_Inputs", decoder: Decoder, initial: InitialModel | None) -> TrainReport:
     return TrainReport(
-        result,
+        history.best,
+        by_score=history.by_score,
+        epochs=len(history),
         images=len(inputs.train.images),
         val_images=len(inputs.val.images),
         captions=inputs.train.captions,

@@ -3,7 +3,6 @@
 Reads captions.csv. Writes vocab.json.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -15,10 +14,10 @@ from pipeline.datasets.entries import SPLITS
 from pipeline.datasets.tables import read_captions
 from pipeline.errors import ParamsError
 from pipeline.files import write_json
-from pipeline.text.dropped_letters import share_with_dropped_letters
 from pipeline.text.tokenizers import UNITS, get_tokenizer
 from pipeline.text.vocabulary import Vocabulary
-from pipeline.tokens import SPECIAL_TOKENS
+from pipeline.text.writing_systems import share_with_dropped_letters
+from pipeline.tokens import SPECIAL_TOKENS, UNK
 from pipeline.wording import counted
 
 if TYPE_CHECKING:
@@ -57,8 +56,7 @@ class VocabReport:
 def vocab(files: VocabFiles, params: "Params") -> VocabReport:
     """Build and write the vocabulary.
 
-    Raises `DataError` for the table, and `ParamsError` when no token is frequent enough or `score.min_length` is
-    greater than the vocabulary's length limit.
+    Raises `DataError` for the table, and `ParamsError` when no token is frequent enough.
     """
     unit, min_count = params.vocab.unit, params.vocab.min_count
     tokenizer = UNITS[unit]
@@ -72,13 +70,11 @@ def vocab(files: VocabFiles, params: "Params") -> VocabReport:
     max_length = given if isinstance(given, int) else None
     vocabulary = Vocabulary.build(tokens("train"), min_count=min_count, tokenizer=tokenizer, max_length=max_length)
     if len(vocabulary) == len(SPECIAL_TOKENS):
-        highest = max(Counter(chain.from_iterable(tokens("train"))).values(), default=0)
         raise ParamsError(
             f"params.vocab: the vocabulary is empty, because no {unit} reaches min_count = {min_count} in the "
-            f"training captions; the most frequent one occurs {counted(highest, 'time')}; lower min_count, or set "
-            "unit to character and params.score.rerank.neighbors to 0"
+            f"{counted(vocabulary.counts[UNK], unit)} of the training captions; lower min_count, or set unit to "
+            "character and params.score.rerank.neighbors to 0"
         )
-    params.score.longest_caption(vocabulary.max_length)  # raises now instead of after training
     write_json(files.vocabulary, vocabulary.to_json())
     coverage = {split: vocabulary.coverage(tokens(split)) for split in ("val", "test") if captions[split]}
     lengths = [len(caption) for caption in tokens("train")]

@@ -1,7 +1,15 @@
-"""Recognizes writing systems without spaces between words, where a word tokenizer returns a caption as one token."""
+"""Recognizes captions that the word tokenizer does not suit.
+
+In a writing system without spaces between words it returns a caption as one token. As coco-caption's does, it drops
+letters outside Unicode's basic plane, and vowel signs of some writing systems, such as Kannada and Sinhala.
+"""
 
 import re
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Callable, Iterable
+from functools import cache
+
+from pipeline.text import ptb_tokenizer
 
 # Thai, Lao, Tibetan, Myanmar, Khmer; kana; Han with its extensions.
 _WITHOUT_SPACES = re.compile(
@@ -15,10 +23,31 @@ def is_written_without_spaces(character: str) -> bool:
 
 
 def share_without_spaces(captions: Iterable[str]) -> float:
-    """The share of captions of which at least half the characters belong to such a writing system."""
+    """The share of captions of which at least half the characters belong to a writing system without spaces."""
+    return _share(captions, lambda text: 2 * len(_WITHOUT_SPACES.findall(text)) >= len(text.replace(" ", "")))
+
+
+def share_with_dropped_letters(captions: Iterable[str]) -> float:
+    """The share of captions that hold a letter or a mark that the word tokenizer drops."""
+    return _share(captions, lambda text: any(map(_is_dropped, set(text))))
+
+
+def _share(captions: Iterable[str], is_found: Callable[[str], bool]) -> float:
+    """The share of captions in which something is found that no ASCII text has; 0 without captions."""
     total = found = 0
     for caption in captions:
         total += 1
-        if not caption.isascii():
-            found += 2 * len(_WITHOUT_SPACES.findall(caption)) >= len(caption.replace(" ", ""))
+        found += not caption.isascii() and is_found(caption)
     return found / total if total else 0.0
+
+
+@cache
+def _is_dropped(character: str) -> bool:
+    if unicodedata.category(character) not in {"Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc"} or _is_selector(character):
+        return False
+    return character.lower() not in "".join(ptb_tokenizer.tokenize(character))
+
+
+def _is_selector(character: str) -> bool:
+    """Whether the character selects a form of the one before, such as the color of an emoji; it is no letter."""
+    return "\ufe00" <= character <= "\ufe0f" or "\U000e0100" <= character <= "\U000e01ef"

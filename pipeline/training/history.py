@@ -1,6 +1,6 @@
 """Metrics of all epochs, selection of the best ones, and early stopping."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -32,14 +32,6 @@ class EpochMetrics:
     """Real tokens per second of training, over all processes."""
 
 
-def best_epoch(epochs: Sequence[EpochMetrics], *, by_score: bool) -> EpochMetrics:
-    """The epoch of the highest score, of equal scores that of the lowest val loss, else the first.
-
-    Without `by_score` the val loss alone decides.
-    """
-    return max(epochs, key=lambda metrics: _selection_key(metrics, by_score))
-
-
 def _selection_key(metrics: EpochMetrics, by_score: bool) -> tuple[float, float]:
     """Larger is better."""
     return metrics.val_cider_d if by_score else 0.0, -metrics.val_loss
@@ -67,8 +59,8 @@ class History:
 
     @property
     def best(self) -> EpochMetrics:
-        """The metrics of the best epoch."""
-        return best_epoch(self.epochs, by_score=self.by_score)
+        """The epoch of the highest score, of equal scores that of the lowest val loss, else the first."""
+        return max(self.epochs, key=lambda metrics: _selection_key(metrics, self.by_score))
 
     @property
     def epochs_without_progress(self) -> int:

@@ -49,64 +49,8 @@ class TrainingData:
     """Required for self-critical training."""
 
 
-@dataclass(frozen=True)
-class TrainingResult:
-    """How training ended."""
-
-    best: EpochMetrics
-    by_score: bool
-    """Whether CIDEr-D chose the best epoch, not the val loss."""
-    epochs: int
-    resumed_after: int
-    """Epochs of an earlier, interrupted run."""
-
-
-def train_decoder(
-    decoder: Decoder,
-    data: TrainingData,
-    validation: Validation,
-    params: "TrainParams",
-    *,
-    seed: int,
-    processes: ProcessGroup = SINGLE_PROCESS,
-    checkpoint: Checkpoint | None = None,
-    on_epoch: Callable[[EpochMetrics], None] = lambda metrics: None,
-    on_resume: Callable[[int], None] = lambda epochs: None,
-) -> TrainingResult:
-    """Train `decoder` in place; it ends with the mean of the weights of the best epochs.
-
-    If `checkpoint` holds the state of an interrupted run, training resumes after that run's last epoch; `on_resume`
-    gets the number of epochs, and `on_epoch` their metrics. Raises `NumericError` if the loss is not finite (the
-    decoder then has the best weights so far), `ParamsError` if the device's memory is too small, `PeerError` if another
-    one of the `processes` is lost.
-    """
-    trainer = Trainer(decoder, data, validation, params, seed=seed, processes=processes)
-    state = processes.from_first(checkpoint.load() if checkpoint and processes.rank == 0 else None)
-    if state:
-        trainer.load_state_dict(state)
-        on_resume(len(trainer.history))
-        for metrics in trainer.history.epochs:
-            on_epoch(metrics)
-    resumed_after = len(trainer.history)
-    try:
-        while trainer.start_epoch():
-            metrics = trainer.run_epoch()
-            if checkpoint and processes.rank == 0:
-                checkpoint.save(trainer.state_dict())
-            on_epoch(metrics)
-    except torch.OutOfMemoryError as error:
-        raise ParamsError(
-            "the device's memory is too small: lower params.train.batch_size, params.decoder.hidden or "
-            f"params.encoder.grid ({str(error).splitlines()[0]})"
-        ) from error
-    finally:
-        trainer.history.load_best_weights(trainer.decoder)
-    history = trainer.history
-    return TrainingResult(history.best, history.by_score, len(history), resumed_after)
-
-
 class Trainer:
-    """Everything that changes during training, and one epoch of it."""
+    """Trains a decoder in place, and holds everything that changes meanwhile."""
 
     def __init__(
         self,
@@ -157,6 +101,41 @@ class Trainer:
             ema_decay=self.params.ema,
             bfloat16=self.bfloat16,
         )
+
+    def run(
+        self,
+        checkpoint: Checkpoint | None = None,
+        *,
+        on_epoch: Callable[[EpochMetrics], None] = lambda metrics: None,
+        on_resume: Callable[[int], None] = lambda epochs: None,
+    ) -> None:
+        """Train to the end; the decoder then has the mean of the weights of the best epochs.
+
+        If `checkpoint` holds the state of an interrupted run, training resumes after that run's last epoch; `on_resume`
+        gets the number of epochs, and `on_epoch` their metrics. Raises `NumericError` if the loss is not finite (the
+        decoder then has the best weights so far), `ParamsError` if the device's memory is too small, `PeerError` if
+        another one of the processes is lost.
+        """
+        first = self.processes.rank == 0
+        state = self.processes.from_first(checkpoint.load() if checkpoint and first else None)
+        if state:
+            self.load_state_dict(state)
+            on_resume(len(self.history))
+            for metrics in self.history.epochs:
+                on_epoch(metrics)
+        try:
+            while self.start_epoch():
+                metrics = self.run_epoch()
+                if checkpoint and first:
+                    checkpoint.save(self.state_dict())
+                on_epoch(metrics)
+        except torch.OutOfMemoryError as error:
+            raise ParamsError(
+                "the device's memory is too small: lower params.train.batch_size, params.decoder.hidden or "
+                f"params.encoder.grid ({str(error).splitlines()[0]})"
+            ) from error
+        finally:
+            self.history.load_best_weights(self.decoder)
 
     def start_epoch(self) -> bool:
         """Whether another epoch is due; starts self-critical training after the last cross-entropy epoch."""

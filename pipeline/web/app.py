@@ -3,9 +3,7 @@
 Images stay in memory, and the file names of clients are not used.
 """
 
-import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Collection, Coroutine
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -23,14 +21,11 @@ from pipeline.inference.base_captioner import BaseCaptioner, Caption
 from pipeline.inference.familiarity import describe_unfamiliar
 from pipeline.tokens import SPECIAL_TOKENS
 from pipeline.web.batching import Batcher, CaptionRequest, DecodedImage
-from pipeline.web.request_limits import Limits, Load
 from pipeline.web.security import Guard
-from pipeline.web.uploads import CLIENT_LEFT, FIELD, discard, expected_bytes, read_image
+from pipeline.web.uploads import FIELD, Limits, Load, discard, expected_bytes, read_image
 
 _TYPES = {"html": "text/html; charset=utf-8", "css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
 _STATIC = ("page.css", "page.js", "attention.js", "captions.js", "files.js", "table.js")
-_DISCONNECT_POLL = 0.25
-"""Seconds between checks whether a waiting client is still connected."""
 
 
 @dataclass(frozen=True)
@@ -133,13 +128,12 @@ def _add_captions(app: FastAPI, captioner: BaseCaptioner, batcher: Batcher, limi
     @app.post("/v1/captions", responses=_ERRORS, openapi_extra={"requestBody": _BODY})
     async def captions(request: Request, query: Annotated[CaptionRequest, Query()]) -> ImageOut:
         """Caption the image in the body: its bytes, or a form with the file `image`."""
-        _refuse_repeated_parameters(request)
         size = expected_bytes(request, limits.max_bytes)
         try:
             with load.request(size):
                 with load.file(size):
                     image = await batcher.decode(await read_image(request, limits.max_bytes))
-                generated = await _unless_disconnected(request, batcher.caption(image, query))
+                generated = await batcher.caption(image, query)
         except ImageError as error:
             raise HTTPException(422, f"the image cannot be used: {error}") from error
         return _image_out(captioner, image, generated)
@@ -211,26 +205,6 @@ def _add_error_handlers(app: FastAPI, limits: Limits) -> None:
             for one in error.errors()
         ]
         return JSONResponse(asdict(ErrorOut("; ".join(reasons))), 422)
-
-
-def _refuse_repeated_parameters(request: Request) -> None:
-    """Raise `RequestValidationError` for parameters that are given several times, of which FastAPI takes one value."""
-    counts = Counter(name for name, _ in request.query_params.multi_items())
-    repeated = [name for name, count in counts.items() if count > 1]
-    if repeated:
-        raise RequestValidationError([{"loc": ("query", name), "msg": "given more than once"} for name in repeated])
-
-
-async def _unless_disconnected(request: Request, captions: Coroutine[Any, Any, list[Caption]]) -> list[Caption]:
-    """The result of `captions`, which is cancelled when the client disconnects."""
-    waiting = asyncio.ensure_future(captions)
-    try:
-        while not (await asyncio.wait({waiting}, timeout=_DISCONNECT_POLL))[0]:
-            if await request.is_disconnected():
-                raise HTTPException(CLIENT_LEFT, "the client has disconnected")
-    finally:
-        waiting.cancel()
-    return waiting.result()
 
 
 def _image_out(captioner: BaseCaptioner, image: DecodedImage, captions: list[Caption]) -> ImageOut:

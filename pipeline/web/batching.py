@@ -87,7 +87,7 @@ class Batcher:
                 _release_memory()
 
     async def caption(self, image: DecodedImage, request: CaptionRequest) -> list[Caption]:
-        """The captions of an image, once a batch with it is done. Cancel the call to withdraw the image."""
+        """The captions of an image, once a batch with it is done."""
         result: asyncio.Future[list[Caption]] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(image.pixels, request, result))
         self._arrived.set()
@@ -101,9 +101,8 @@ class Batcher:
         while True:
             await self._arrived.wait()
             batch = self._next_batch()
-            if not batch:
+            if not self._waiting:
                 self._arrived.clear()
-                continue
             self.batch_sizes = [*self.batch_sizes[-99:], len(batch)]
             try:
                 loop = asyncio.get_running_loop()
@@ -118,10 +117,7 @@ class Batcher:
                     one.result.set_result(captions)
 
     def _next_batch(self) -> list[_Waiting]:
-        """The oldest waiting image and those with equal requests. Withdrawn images are dropped."""
-        self._waiting = [one for one in self._waiting if not one.result.done()]
-        if not self._waiting:
-            return []
+        """The oldest waiting image and those with equal requests."""
         request = self._waiting[0].request
         batch = [one for one in self._waiting if one.request == request][: self._captioner.batch_size]
         taken = set(map(id, batch))

@@ -1,8 +1,12 @@
-"""The image in a request's body: raw bytes or the only file of a form, counted while they arrive, kept in memory."""
+"""The image in a request's body: raw bytes or the only file of a form, counted while they arrive, kept in memory.
+
+`Load` limits the requests and the bytes of images at a time.
+"""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
 
 from fastapi import HTTPException, Request
 from starlette.datastructures import UploadFile
@@ -10,12 +14,55 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 FIELD = "image"
-CLIENT_LEFT = 499
-"""The status of a request whose client has disconnected; nobody receives it."""
 TIMEOUT = 30.0
 """Seconds within which a body must arrive."""
 _FORM_OVERHEAD = 4096
 """Bytes that the boundaries and headers of a form may add to an image."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits on image files and concurrent requests."""
+
+    max_bytes: int = 20_000_000
+    """Largest image file."""
+    max_requests: int = 64
+    """Concurrent requests; more get HTTP 503."""
+    max_waiting_bytes: int = 256_000_000
+    """Image files in memory, together; more get HTTP 503."""
+
+
+class Load:
+    """Counts the concurrent requests and the bytes of their image files. All calls come from one event loop."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._requests = 0
+        self._bytes = 0
+
+    @contextmanager
+    def request(self, size: int) -> Iterator[None]:
+        """Within the block, a request with an image file of `size` bytes counts.
+
+        Raises `HTTPException` 503 for more than the limits allow. A single file may always be in memory.
+        """
+        too_many_bytes = self._bytes > 0 and self._bytes + size > self._limits.max_waiting_bytes
+        if self._requests >= self._limits.max_requests or too_many_bytes:
+            raise HTTPException(503, "too many concurrent requests; try again", headers={"Retry-After": "1"})
+        self._requests += 1
+        try:
+            yield
+        finally:
+            self._requests -= 1
+
+    @contextmanager
+    def file(self, size: int) -> Iterator[None]:
+        """Within the block, an image file of `size` bytes is in memory."""
+        self._bytes += size
+        try:
+            yield
+        finally:
+            self._bytes -= size
 
 
 async def read_image(request: Request, max_bytes: int) -> bytes:
@@ -39,7 +86,7 @@ async def read_image(request: Request, max_bytes: int) -> bytes:
     except TimeoutError:
         raise HTTPException(408, f"the image did not arrive within {TIMEOUT:.0f} seconds") from None
     except ClientDisconnect:
-        raise HTTPException(CLIENT_LEFT, "the client has disconnected") from None
+        raise HTTPException(499, "the client has disconnected") from None
 
 
 def expected_bytes(request: Request, max_bytes: int) -> int:

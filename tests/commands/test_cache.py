@@ -48,10 +48,10 @@ def test_an_empty_store_is_no_error(project):
 def test_verify_counts_damaged_rows_and_the_next_run_encodes_them_again(filled):
     assert run_command("cache", "verify")[0] == 0
     folder = filled / ".cache" / "features" / digests(filled)[2]
-    (segment,) = folder.glob("*.segment")
-    content = bytearray(segment.read_bytes())
+    (part,) = folder.glob("*.h5")
+    content = bytearray(part.read_bytes())
     content[-3] ^= 1
-    segment.write_bytes(bytes(content))
+    part.write_bytes(bytes(content))
     code, out, err = run_command("cache", "verify", digests(filled)[2][:8])
     assert code == 4
     assert "17 intact          1 damaged" in out
@@ -72,12 +72,12 @@ def test_prune_deletes_images_that_the_dataset_does_not_contain(filled):
     table = filled / "data/tiny/captions.csv"
     table.write_text("".join(line for line in table.read_text().splitlines(True) if not line.startswith("001.png")))
     (filled / "data/tiny/images/001.png").unlink()
-    before = sum(path.stat().st_size for path in (filled / ".cache").rglob("*.segment"))
+    before = sum(path.stat().st_size for path in (filled / ".cache").rglob("*.h5"))
     assert run_command("prepare")[0] == 0
     code, out, err = run_command("cache", "prune", "--unused")
     assert (code, err) == (0, "")
     assert out.count("1 of 18 images deleted") == 2
-    assert sum(path.stat().st_size for path in (filled / ".cache").rglob("*.segment")) < before
+    assert sum(path.stat().st_size for path in (filled / ".cache").rglob("*.h5")) < before
     assert run_command("cache", "verify")[0] == 0
     assert "17 from the store, 0 encoded" in run_command("extract")[2]
     assert "0 of 17 images deleted" in run_command("cache", "prune", "--unused")[1]

@@ -9,8 +9,8 @@ from PIL import Image
 from support import run_command, small_params
 
 from pipeline.commands.terminal import to_json
-from pipeline.control_characters import CONTROL, visible
 from pipeline.params_file import to_yaml
+from pipeline.wording import CONTROL, visible
 
 HOSTILE = ("\x1b[2J", "\x9b31m", "\u202e", "\x07", "\x7f")
 """Clear the screen, red text, reversed text, the bell, delete."""

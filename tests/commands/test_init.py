@@ -49,6 +49,20 @@ def test_images_in_two_splits_cause_a_warning(project):
     assert "1 image is in several splits, which `prepare` refuses unless params.data.leaks is drop; it then" in err
 
 
+@pytest.mark.parametrize("command", [("init", "data/tiny"), ("prepare",)])
+def test_a_dataset_without_a_usable_caption_is_refused(project, command):
+    (project / "data/tiny/captions.csv").write_text("image,caption\n000.png,\n001.png,?\n")
+    code, _, err = run_command(*command, cwd=project)
+    problem = "no usable caption; 2 rows skipped, the first in data/tiny/captions.csv, line 2: the caption is empty"
+    assert (code, err.splitlines()[-1]) == (3, f"error: data/tiny/captions.csv: {problem}")
+
+
+def test_markers_of_captions_are_noted(project):
+    (project / "data/tiny/captions.csv").write_text("image,caption\n000.png,<s> a </s>\n001.png,<s> two </s>\n")
+    err = run_command("init", "data/tiny", cwd=project)[2]
+    assert "note: every caption starts with '<s>' and ends with '</s>'; both are removed\n" in err
+
+
 def test_an_image_has_no_split_only_if_no_row_has_one(project):
     with (project / "data/tiny/captions.csv").open("a") as file:
         file.write("000.png,a red square,\n")

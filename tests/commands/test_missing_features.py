@@ -43,18 +43,3 @@ def test_score_says_that_its_split_has_no_images(project):
     code, _, message = run_command("score", cwd=project)
     assert code == 3
     assert "no image is in the test split; add images and run `dvc repro`, or set params.score.split" in message
-
-
-def test_score_counts_captions_that_miss_the_minimum_length(project):
-    set_param(project, "score.min_length", 300)
-    code, _, message = run_command("score", cwd=project)
-    assert code == 2
-    assert "error: params.score.min_length 300 is greater than " in message
-    set_param(project, "score.max_length", 300)
-    set_param(project, "score.no_repeat_ngram", 2)
-    code, _, message = run_command("score", cwd=project)
-    assert code == 0, message
-    assert (
-        "warning: 3 of 3 captions are shorter than params.score.min_length 300: every further token would repeat an "
-        "n-gram; lower the minimum, or set params.score.no_repeat_ngram to 0\n"
-    ) in message

@@ -9,7 +9,7 @@ from support import SHARED
 
 from pipeline.datasets.caption_files import parse_captions, read_caption_file, read_reference_file
 from pipeline.datasets.caption_matching import match_captions
-from pipeline.datasets.joined_references import join_references, split_references
+from pipeline.datasets.tables import join_references, split_references
 from pipeline.errors import DataError
 
 COCO = {

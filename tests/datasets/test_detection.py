@@ -6,8 +6,11 @@ import pytest
 from reading import detect, kept, read, write
 from support import ROOT
 
+from pipeline.datasets.detection import collect_entries
+from pipeline.datasets.entries import ReadOptions
 from pipeline.datasets.registry import FORMATS
 from pipeline.errors import DataError
+from pipeline.progress import no_progress
 
 LAYOUTS = {
     "flickr8k": {"captions.txt": "image,caption\na.jpg,x\n", "Images/a.jpg": "image"},
@@ -90,6 +93,12 @@ def test_an_error_names_the_detected_format_where_it_is_another_one(tmp_path):
         read("coco", path)
     with pytest.raises(DataError, match=r"\(auto: the usual names\)$"):
         read("table", write(tmp_path, "image,words\na.jpg,x\n", "others.csv"))
+
+
+def test_a_file_without_captions_is_refused(tmp_path):
+    dataset = detect(write(tmp_path, '{"images": [], "annotations": []}', "captions_val2017.json"))
+    with pytest.raises(DataError, match=r"captions_val2017.json: holds no captions in the format coco; name another"):
+        collect_entries(dataset, ReadOptions(), no_progress)
 
 
 def test_a_word_and_a_number_each_are_no_columns(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from reading import pack, write
 
 from pipeline.archives import read_image_bytes
-from pipeline.datasets.image_index import ImageIndex
+from pipeline.datasets.image_index import ImageIndex, walk_files
 from pipeline.datasets.image_root import find_image_root, likely_image_roots
 from pipeline.errors import DataError
 
@@ -191,3 +191,41 @@ def test_the_folder_of_the_images_is_found_under_its_own_name(tmp_path):
     )
     (tmp_path / "b.jpg").touch()
     assert find_image_root(likely_image_roots(tmp_path, tmp_path, ["b.jpg"]), ["b.jpg"]).index.root == tmp_path
+
+
+# The files below a folder
+
+
+@pytest.fixture
+def root(tmp_path):
+    for name in ("d/a.jpg", "d/sub/b.jpg", "d/._b.jpg", ".hidden/c.jpg"):
+        path = tmp_path / "root" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path / "root"
+
+
+def test_files_are_listed_folder_by_folder(root):
+    assert list(walk_files(root, hidden_folders=False)) == ["d/a.jpg", "d/sub/b.jpg"]
+    assert list(walk_files(root, hidden_folders=True)) == [".hidden/c.jpg", "d/a.jpg", "d/sub/b.jpg"]
+
+
+@pytest.mark.parametrize("link", ["d/loop", "a", "d/another", "d/sub/up"])
+@pytest.mark.parametrize("target", ["d", "d/sub", "."])
+def test_a_link_to_a_folder_below_adds_nothing(root, link, target):
+    (root / link).symlink_to(root / target)
+    assert list(walk_files(root, hidden_folders=False)) == ["d/a.jpg", "d/sub/b.jpg"]
+
+
+def test_a_link_to_a_folder_elsewhere_is_followed(root, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/c.jpg").touch()
+    (tmp_path / "photos/back").symlink_to(root)
+    (root / "d/again").symlink_to(tmp_path / "photos")
+    (root / "d/more").symlink_to(tmp_path / "photos")
+    assert list(walk_files(root, hidden_folders=False)) == ["d/a.jpg", "d/sub/b.jpg", "d/again/c.jpg"]
+
+
+def test_a_folder_that_cannot_be_listed_is_refused(tmp_path):
+    with pytest.raises(DataError, match="gone: cannot be listed: No such file"):
+        list(walk_files(tmp_path / "gone", hidden_folders=False))

@@ -43,8 +43,3 @@ def test_coverage_by_vocabularies_of_the_train_split():
 
 def test_equally_frequent_words_are_in_alphabetical_order():
     assert caption_statistics(SPLITS).frequent[:5] == (("a", 5), ("dog", 3), ("runs", 3), ("cat", 2), ("cats", 1))
-
-
-def test_no_captions_are_refused():
-    with pytest.raises(ValueError, match="no captions"):
-        caption_statistics({"train": {}})

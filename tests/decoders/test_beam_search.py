@@ -25,6 +25,11 @@ def log_probabilities(decoder, features, captions):
     return (of_targets * (tokens[:, 1:] != PAD)).sum(1).tolist()
 
 
+def make_end_unlikely(decoder):
+    """A caption then ends only where no other token is allowed."""
+    torch.nn.init.constant_(decoder.output.bias[EOS : EOS + 1], -50.0)
+
+
 def all_captions(longest):
     return [one for length in range(longest + 1) for one in itertools.product(WORDS, repeat=length)]
 
@@ -72,8 +77,8 @@ def test_of_equal_scores_the_lower_token_is_taken(features, vocabulary, small_de
     decoder = small_decoder("merge", vocabulary=vocabulary)
     torch.nn.init.zeros_(decoder.output.weight)
     torch.nn.init.zeros_(decoder.output.bias)
-    options = SearchOptions(2, 3, 1.0, min_length=3)
-    for captions in beam_search(decoder, features, options, captions=2):
+    make_end_unlikely(decoder)
+    for captions in beam_search(decoder, features, SearchOptions(2, 3, 1.0), captions=2):
         assert [one.tokens for one in captions] == [(4, 4, 4), (4, 4, 5)]
 
 
@@ -118,26 +123,22 @@ def test_an_empty_caption_has_no_attention_weights(features, kind, expected, sma
         assert best.attention == expected
 
 
-def test_no_caption_is_shorter_than_allowed(decoder, features):
-    for (best,) in beam_search(decoder, features, SearchOptions(3, 8, 0.0, min_length=5)):
-        assert len(best.tokens) >= 5
-
-
-def test_a_caption_may_be_shorter_where_no_other_token_is_allowed(decoder, features):
-    options = SearchOptions(2, 9, 0.0, min_length=5, no_repeat_ngram=1)
-    for captions in beam_search(decoder, features, options, captions=2):
+def test_a_caption_ends_where_every_other_token_would_repeat_an_ngram(decoder, features):
+    make_end_unlikely(decoder)
+    for captions in beam_search(decoder, features, SearchOptions(2, 9, 0.0, no_repeat_ngram=1), captions=2):
         assert [len(one.tokens) for one in captions] == [2, 2]  # both words of this vocabulary, once each
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_no_ngram_is_repeated(decoder, features, size):
-    options = SearchOptions(3, 12, 0.0, min_length=3, no_repeat_ngram=size)
+    make_end_unlikely(decoder)
+    options = SearchOptions(3, 12, 1.0, no_repeat_ngram=size)
     for captions in beam_search(decoder, features, options, captions=3):
         for one in captions:
             ngrams = list(zip(*(one.tokens[start:] for start in range(size)), strict=False))
             assert len(set(ngrams)) == len(ngrams)
     if size < 3:  # without the rule the same decoders repeat tokens
-        unrestricted = beam_search(decoder, features, SearchOptions(3, 12, 0.0, min_length=3))
+        unrestricted = beam_search(decoder, features, SearchOptions(3, 12, 1.0))
         assert any(len(set(one.tokens)) < len(one.tokens) for (one,) in unrestricted)
 
 
@@ -150,7 +151,6 @@ def test_no_ngram_is_repeated(decoder, features, size):
         ({"length_penalty": float("nan")}, "length_penalty: must be a finite number"),
         ({"length_penalty": float("inf")}, "length_penalty: must be"),
         ({"no_repeat_ngram": -1}, "no_repeat_ngram: must be greater"),
-        ({"min_length": 4, "max_length": 3}, "min_length 4 must not exceed max_length 3"),
         ({"precision": "float16"}, "precision: must be 'float32' or 'bfloat16'"),
         ({"beam_size": 101}, "beam_size: must be less than or equal to 100"),
         ({"max_length": 1001}, "max_length: must be less than or equal to 1000"),

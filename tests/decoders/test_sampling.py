@@ -22,12 +22,6 @@ def test_the_seed_determines_the_samples(decoder, features):
     assert len(first) == 28
 
 
-def test_a_generator_takes_the_place_of_the_seed(decoder, features):
-    generator = torch.Generator().manual_seed(1)
-    with_generator = sample(decoder, features, SamplingOptions(seed=2), generator=generator)
-    assert with_generator == sample(decoder, features, SamplingOptions(seed=1))
-
-
 @pytest.mark.parametrize("kind", DECODERS)
 def test_sampling_a_fixed_number_of_steps_finds_the_same_captions(small_decoder, features, kind):
     decoder, options = small_decoder(kind), SamplingOptions(max_length=40)

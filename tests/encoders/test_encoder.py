@@ -233,3 +233,14 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
     torch.save(weights, tmp_path / "weights.pth")
     with pytest.raises(NumericError, match=r"weights\.pth holds values that are not finite; give other weights"):
         encoder("alexnet", weights=str(tmp_path / "weights.pth"))
+
+
+@pytest.mark.parametrize("values", [[torch.nan], [torch.inf], [-torch.inf], [torch.inf, -torch.inf]])
+def test_features_that_are_not_finite_are_refused(values):
+    made = encoder()
+    features = np.full((2, made.regions, made.channels), -65504, np.float16)
+    assert made.check_finite(features) is features
+    assert len(made.check_finite(features[:0])) == 0
+    features[1, 0, : len(values)] = values
+    with pytest.raises(NumericError, match="outputs values beyond float16's range; choose another layer"):
+        made.check_finite(features)

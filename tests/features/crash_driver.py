@@ -13,10 +13,11 @@ from pathlib import Path
 
 from stand_in import StandIn, draw, extract
 
-from pipeline.features import feature_file, store_segment
+from pipeline.features import extraction, feature_file, store
 
-WRITES = ("pwrite", "fsync", "fdatasync", "posix_fallocate", "replace")
-store_segment.SYNC_SECONDS = 0.0
+WRITES = ("pwrite", "fsync", "posix_fallocate", "replace")
+extraction.CHUNK = 3
+store.BUFFER_BYTES = 0
 feature_file.SLAB_BYTES = 4 * StandIn.regions * StandIn.channels * 2
 
 
@@ -66,8 +67,7 @@ def counting(work, *, die_at=None, torn=False):
 
 
 def stored_rows(folder):
-    segments = [store_segment.Segment.open(path, path.parent.name) for path in folder.glob("store/*/*.segment")]
-    return sum(len(segment.done()) for segment in segments if segment)
+    return sum(len(feature_file.FeatureFile.open(path).images) for path in folder.glob("store/*/*.h5"))
 
 
 def killed_and_resumed(images, folder, expected, point, torn):
@@ -78,7 +78,7 @@ def killed_and_resumed(images, folder, expected, point, torn):
         "kept": stored_rows(folder),
         "encoded": in_a_child(lambda: extract(images, folder)[0].encoded),
         "same": (folder / "features.h5").read_bytes() == expected,
-        "leftovers": [path.name for path in folder.rglob(".*")],
+        "leftovers": [path.name for path in folder.rglob(".*.*")],
     }
 
 

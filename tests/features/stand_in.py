@@ -55,6 +55,6 @@ def draw(folder, count=11):
 
 def extract(images, folder, encoder=None, **options):
     """Write `features.h5` in `folder`, with a store beside it; the report and the file's bytes."""
-    options = {"store": folder / "store", "batch_size": 3, "workers": 1} | options
+    options = {"store": folder / "store", "workers": 1} | options
     report = extract_features(images, encoder or StandIn(), folder / "features.h5", **options)
     return report, (folder / "features.h5").read_bytes()

@@ -1,4 +1,4 @@
-"""Whenever a run is killed, synced features are kept, and the next run writes the same bytes."""
+"""Whenever a run is killed, complete parts of the store are kept, and the next run writes the same bytes."""
 
 import json
 import multiprocessing
@@ -15,7 +15,7 @@ from stand_in import StandIn, extract
 
 from pipeline import files
 from pipeline.errors import DiskError
-from pipeline.features import feature_file, store, store_segment
+from pipeline.features import extraction, feature_file, store
 
 HERE = Path(__file__).parent
 
@@ -34,7 +34,7 @@ def place(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-def test_killed_at_any_write_a_run_loses_no_synced_features(tmp_path):
+def test_killed_at_any_write_a_run_loses_no_complete_part(tmp_path):
     done = subprocess.run(
         [sys.executable, HERE / "crash_driver.py", tmp_path], capture_output=True, text=True, timeout=500, check=False
     )
@@ -46,7 +46,13 @@ def test_killed_at_any_write_a_run_loses_no_synced_features(tmp_path):
         assert run["same"], point
         assert run["kept"] + run["encoded"] == result["images"], point
         assert run["leftovers"] == [], point
-    assert {run["kept"] for run in result["runs"]} == set(range(12))
+    assert {run["kept"] for run in result["runs"]} == {0, 3, 6, 9, 11}
+
+
+def small_parts(monkeypatch):
+    """Let a run write a part for every three images."""
+    monkeypatch.setattr(extraction, "CHUNK", 3)
+    monkeypatch.setattr(store, "BUFFER_BYTES", 0)
 
 
 class PowerFailures:
@@ -54,9 +60,9 @@ class PowerFailures:
 
     def __init__(self, root, monkeypatch):
         self.root, self.events = root, []
-        monkeypatch.setattr(store_segment, "SYNC_SECONDS", 0.0)
+        small_parts(monkeypatch)
         monkeypatch.setattr(feature_file, "SLAB_BYTES", 4 * StandIn.regions * StandIn.channels * 2)
-        for name in ("pwrite", "fsync", "fdatasync", "replace"):
+        for name in ("pwrite", "fsync", "replace"):
             monkeypatch.setattr(os, name, getattr(self, name)(getattr(os, name)))
 
     def record(self, *event):
@@ -77,8 +83,6 @@ class PowerFailures:
                 self.record("sync", path, path.read_bytes())
 
         return call
-
-    fdatasync = fsync
 
     def replace(self, real):
         def call(source, target):
@@ -114,7 +118,7 @@ class PowerFailures:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc to name open files")
-def test_after_a_power_failure_marked_rows_are_correct(tmp_path, images, place, expected, monkeypatch):
+def test_after_a_power_failure_the_rows_of_the_store_are_correct(tmp_path, images, place, expected, monkeypatch):
     with monkeypatch.context() as recording:
         power = PowerFailures(place, recording)
         extract(images, place)
@@ -130,7 +134,7 @@ def test_after_a_power_failure_marked_rows_are_correct(tmp_path, images, place, 
             result, content = extract(images, place)
             assert content == expected, (number, seed)
             kept.add(result.from_store)
-    assert {0, 11} < kept
+    assert kept == {0, 3, 6, 9, 11}
 
 
 def full_disk(monkeypatch, name, at):
@@ -148,15 +152,15 @@ def full_disk(monkeypatch, name, at):
 
 
 def test_after_a_full_disk_the_next_run_continues(place, images, expected, monkeypatch):
-    monkeypatch.setattr(store_segment, "SYNC_SECONDS", 0.0)
+    small_parts(monkeypatch)
     kept = []
-    for at in range(1, 28, 2):
+    for at in range(1, 20, 2):
         shutil.rmtree(place)
         place.mkdir()
         (place / "features.h5").write_bytes(b"of an earlier run")
         with monkeypatch.context() as full:
             full_disk(full, "pwrite", at)
-            with pytest.raises(DiskError, match=r"(segment|features.h5|spec.json).*: no space left"):
+            with pytest.raises(DiskError, match=r"(\d\d.h5|features.h5|spec.json).*: no space left"):
                 extract(images, place)
         assert (place / "features.h5").read_bytes() == b"of an earlier run"
         result, content = extract(images, place)
@@ -170,9 +174,7 @@ def test_a_disk_too_small_is_noticed_before_the_first_image_is_encoded(place, im
     nearly_full = shutil._ntuple_diskusage(10**6, 10**6 - 2000, 2000)
     monkeypatch.setattr(files.shutil, "disk_usage", lambda path: nearly_full)
     encoder = StandIn()
-    with pytest.raises(
-        DiskError, match=r"segment.*: no space left: 12,\d\d\d bytes are needed, 2,000 are free, 10,\d\d\d"
-    ):
+    with pytest.raises(DiskError, match=r"store/.*: no space left: 4,224 bytes are needed, 2,000 are free, 2,224"):
         extract(images, place, encoder)
     assert encoder.encoded == 0
 
@@ -192,7 +194,7 @@ def test_a_real_full_disk(tmp_path, place):
     assert json.loads(done.stdout) == {"refused": True, "old untouched": True, "written": True, "kept": True}
 
 
-CALLS = ("posix_fallocate", "fdatasync", "pwrite")
+CALLS = ("posix_fallocate", "pwrite")
 
 
 @pytest.mark.parametrize("missing", [*([call] for call in CALLS), CALLS])
@@ -280,8 +282,8 @@ def test_two_runs_at_once_share_the_work(images, place, expected):
 def test_a_locked_store_is_refused_by_name(place, images, monkeypatch):
     extract(images, place)
     (folder,) = (place / "store").iterdir()
-    monkeypatch.setattr(store, "LOCK_SECONDS", 0.1)
-    with FileLock(folder / "lock"), pytest.raises(DiskError, match="another run is filling this store; wait"):
+    monkeypatch.setattr(files, "LOCK_SECONDS", 0.1)
+    with FileLock(folder / ".lock"), pytest.raises(DiskError, match="another run is filling this folder; wait"):
         extract(images, place)
 
 
@@ -290,7 +292,8 @@ class Interrupted(BaseException):
 
 
 def test_an_interrupted_run_keeps_all_computed_features(place, images, expected, monkeypatch):
-    monkeypatch.setattr(store_segment, "SYNC_SECONDS", 1000.0)  # only the interruption itself syncs
+    monkeypatch.setattr(extraction, "CHUNK", 3)
+    monkeypatch.setattr(store, "FLUSH_SECONDS", (1000.0, 1000.0))  # only the interruption itself writes a part
 
     def interrupt(done, total, note):
         if done >= 6:

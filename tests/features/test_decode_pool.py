@@ -16,7 +16,7 @@ from stand_in import draw
 from pipeline.encoders.images import decode_image, preprocess_image
 from pipeline.encoders.spec import Preprocessing
 from pipeline.errors import PeerError
-from pipeline.features.decode_pool import DecodePool, WorkerError
+from pipeline.features.decode_pool import DecodePool
 from pipeline.features.image_batches import ImageFile
 
 HOW = Preprocessing(16, 20, "bicubic", (0.5,) * 3, (0.2,) * 3, (255,) * 3)
@@ -33,7 +33,7 @@ def preprocessed(image):
 
 def children():
     """The worker processes of this process that run."""
-    return [child for child in psutil.Process().children() if any("decode_worker" in part for part in child.cmdline())]
+    return [child for child in psutil.Process().children() if any("decode_pool" in part for part in child.cmdline())]
 
 
 def test_images_are_preprocessed_into_their_slots(images):
@@ -63,7 +63,7 @@ def crashing(monkeypatch, tmp_path):
     (tmp_path / "crashing_worker.py").write_text(
         "import os, signal\n"
         "from pathlib import Path\n"
-        "from pipeline.features import decode_worker as worker\n"
+        "from pipeline.features import decode_pool as worker\n"
         "read = worker.read_image_bytes\n"
         "def crash(path):\n"
         "    path = Path(path)\n"
@@ -72,13 +72,13 @@ def crashing(monkeypatch, tmp_path):
         "        os.kill(os.getpid(), signal.SIGSEGV)\n"
         "    return read(path)\n"
         "worker.read_image_bytes = crash\n"
-        "worker.main()\n"
+        "worker._work()\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     popen = subprocess.Popen
 
     def start(command, **options):
-        return popen([one.replace("pipeline.features.decode_worker", "crashing_worker") for one in command], **options)
+        return popen([one.replace("pipeline.features.decode_pool", "crashing_worker") for one in command], **options)
 
     monkeypatch.setattr(subprocess, "Popen", start)
 
@@ -107,14 +107,14 @@ def test_a_worker_that_cannot_be_started_again_is_an_error(images, monkeypatch):
         (worker,) = pool._workers
         os.kill(worker._process.pid, signal.SIGKILL)
         monkeypatch.setattr(sys, "executable", "/nowhere/python")
-        with pytest.raises(PeerError, match="cannot be restarted"):
+        with pytest.raises(PeerError, match="cannot be started"):
             pool.decode(images, range(4))
 
 
 @pytest.mark.parametrize("executable", ["/nowhere/python", "/bin/false", "/bin/echo"])
 def test_processes_that_do_not_start_are_an_error(executable, monkeypatch):
     monkeypatch.setattr(sys, "executable", executable)
-    with pytest.raises(WorkerError):
+    with pytest.raises(PeerError, match=r"a process that decodes images .*; `run.device: cpu` needs none"):
         DecodePool(HOW, 4, 2)
     assert not children()
 

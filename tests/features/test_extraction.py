@@ -6,6 +6,8 @@ from stand_in import extract
 from support import small_encoder
 
 from pipeline.errors import DiskError
+from pipeline.features import extraction
+from pipeline.features import store as stores
 from pipeline.features.extraction import extract_features
 from pipeline.features.feature_file import FeatureFile
 from pipeline.features.image_batches import ImageFile
@@ -17,8 +19,8 @@ def encoder():
     return small_encoder()
 
 
-def run(images, encoder, tmp_path, store="store", batch_size=4, workers=2):
-    return extract(images, tmp_path, encoder, store=tmp_path / store, batch_size=batch_size, workers=workers)
+def run(images, encoder, tmp_path, store="store", workers=2):
+    return extract(images, tmp_path, encoder, store=tmp_path / store, workers=workers)
 
 
 def test_a_second_run_encodes_nothing(images, encoder, tmp_path):
@@ -40,7 +42,7 @@ def test_a_place_that_cannot_be_written_stops_before_any_image_is_encoded(images
     (tmp_path / "file").write_text("")
     out = tmp_path / "file" / "features.h5"
     with pytest.raises(DiskError, match=r"features\.h5: cannot be written: "):
-        extract_features(images, encoder, out, store=tmp_path / "store", batch_size=4, workers=2)
+        extract_features(images, encoder, out, store=tmp_path / "store", workers=2)
     assert run(images, encoder, tmp_path)[0].from_store == 0
 
 
@@ -58,12 +60,10 @@ def test_equal_images_are_encoded_once(images, encoder, tmp_path):
     assert first.tobytes() == second.tobytes()
 
 
-def test_features_do_not_depend_on_order_batch_or_workers(images, encoder, tmp_path):
-    contents = {
-        run(images, encoder, tmp_path, "a", 1, 1)[1],
-        run(images[::-1], encoder, tmp_path, "b", 5, 3)[1],
-        run(images, encoder, tmp_path, "c", 64, 2)[1],
-    }
+def test_features_do_not_depend_on_order_chunks_or_workers(images, encoder, tmp_path, monkeypatch):
+    contents = {run(images, encoder, tmp_path, "a", 1)[1]}
+    monkeypatch.setattr(extraction, "CHUNK", 1)
+    contents |= {run(images[::-1], encoder, tmp_path, "b", 3)[1], run(images, encoder, tmp_path, "c", 2)[1]}
     assert len(contents) == 1
 
 
@@ -92,11 +92,25 @@ def test_an_image_that_changed_since_prepare_is_refused(images, encoder, tmp_pat
 
 def test_damaged_rows_of_the_store_are_encoded_again(images, encoder, tmp_path):
     whole = run(images, encoder, tmp_path)[1]
-    (segment,) = (tmp_path / "store").rglob("*.segment")
-    content = bytearray(segment.read_bytes())
+    (part,) = (tmp_path / "store").rglob("*.h5")
+    content = bytearray(part.read_bytes())
     content[-10] ^= 1
-    segment.write_bytes(bytes(content))
+    part.write_bytes(bytes(content))
     repaired, again = run(images, encoder, tmp_path)
     assert (repaired.encoded, again) == (1, whole)
-    segment.write_bytes(bytes(content)[:5000])
+    part.write_bytes(bytes(content)[:5000])
     assert run(images, encoder, tmp_path)[1] == whole
+
+
+def test_a_part_that_cannot_be_read_back_loses_no_image(images, encoder, tmp_path, monkeypatch):
+    write = stores.write_feature_file
+
+    def damaged(path, *rest):
+        write(path, *rest)
+        path.write_bytes(path.read_bytes()[:5000])
+
+    monkeypatch.setattr(stores, "write_feature_file", damaged)
+    with pytest.raises(DiskError, match="rows read back differ from those written; check this disk"):
+        run(images, encoder, tmp_path)
+    monkeypatch.undo()
+    assert run(images, encoder, tmp_path)[0].encoded == 11

@@ -194,18 +194,6 @@ def test_a_spec_longer_than_the_header_is_refused(tmp_path):
         write_feature_file(tmp_path / "features.h5", long, IMAGES, SHAPE, read)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_values_that_are_not_finite_are_refused(tmp_path, value):
-    def broken(images):
-        features = read(images)
-        features[0, 1, 2] = value
-        return features
-
-    write_feature_file(tmp_path / "features.h5", SPEC, ["a.jpg"], SHAPE, broken)
-    with pytest.raises(ArtefactError, match=r"the row of a.jpg contains values that are not finite"):
-        FeatureFile.open(tmp_path / "features.h5").load(["a.jpg"])
-
-
 def test_a_spec_of_another_version_is_refused_with_the_path_and_a_remedy(tmp_path):
     path = tmp_path / "features.h5"
     write_feature_file(path, replace(SPEC, schema=2), IMAGES, SHAPE, read)

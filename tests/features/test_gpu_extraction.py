@@ -35,28 +35,17 @@ def preprocessed(images, encoder):
     return np.stack([encoder.preprocess(decode_image(image.path.read_bytes())) for image in images])
 
 
-def features_by_row(batches):
-    rows = [row for batch in batches for row in batch.rows]
-    assert rows == sorted(rows)
-    return dict(zip(rows, np.concatenate([batch.features for batch in batches]), strict=True))
+def features_of(images, batches):
+    """The features of all images, in their order."""
+    assert [key for batch in batches for key in batch.keys] == [image.sha256 for image in images]
+    return np.concatenate([batch.features for batch in batches])
 
 
-@pytest.fixture(params=["processes", "threads"])
-def decoder(request, monkeypatch):
-    """Both ways to decode: threads where processes cannot be started."""
-    if request.param == "processes":
-        yield
-        return
-    monkeypatch.setattr(decode_pool.sys, "executable", "/nowhere/python")
-    with pytest.warns(UserWarning, match="images are decoded in threads, which is slower"):
-        yield
-
-
-def test_the_network_receives_the_preprocessed_images(images, encoder, decoder, monkeypatch):
+def test_the_network_receives_the_preprocessed_images(images, encoder, monkeypatch):
     inputs = []
     forward = encoder.forward
     monkeypatch.setattr(encoder, "forward", lambda pixels: inputs.append(pixels.numpy().copy()) or forward(pixels))
-    list(encode_on_gpu(images, encoder, batch_size=1, workers=2))
+    list(encode_on_gpu(images, encoder, workers=2))
     (batch,) = inputs
     assert batch.shape == (GPU_BATCH, 64, 64, 3)
     assert np.array_equal(batch[: len(images)], preprocessed(images, encoder))
@@ -66,23 +55,22 @@ def test_the_network_receives_the_preprocessed_images(images, encoder, decoder, 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_every_image_gets_its_own_features(images, encoder, workers):
     many = [*images] * 80  # more batches than there is memory for
-    found = features_by_row(list(encode_on_gpu(many, encoder, batch_size=1, workers=workers)))
-    assert list(found) == list(range(len(many)))
+    found = features_of(many, list(encode_on_gpu(many, encoder, workers=workers)))
     expected = encoder.encode(preprocessed(images, encoder))
-    assert np.allclose(np.stack(list(found.values())), np.tile(expected, (80, 1, 1)), atol=2e-3)
+    assert np.allclose(found, np.tile(expected, (80, 1, 1)), atol=2e-3)
     distance = np.abs(expected[:, None] - expected[None]).max((2, 3)) + np.eye(len(expected))
     assert distance.min() > 0.01  # so that a swap would be noticed
 
 
-def test_unreadable_images_are_listed_and_change_no_other_row(images, encoder, decoder):
+def test_unreadable_images_are_listed_and_change_no_other_row(images, encoder):
     damaged = images[1].path.read_bytes()[:200]
     images[1].path.write_bytes(damaged)
     images[1] = ImageFile(images[1].image, images[1].path, hashlib.sha256(damaged).hexdigest())
     images[3].path.unlink()
     images[5].path.write_bytes(images[0].path.read_bytes())
-    (batch,) = encode_on_gpu(images, encoder, batch_size=1, workers=2)
-    assert batch.rows == [0, 2, 4, *range(6, len(images))]
-    kept = [images[row] for row in batch.rows]
+    (batch,) = encode_on_gpu(images, encoder, workers=2)
+    kept = [image for place, image in enumerate(images) if place not in (1, 3, 5)]
+    assert batch.keys == [image.sha256 for image in kept]
     assert np.allclose(batch.features, encoder.encode(preprocessed(kept, encoder)), atol=2e-3)
     assert batch.unreadable[images[1].sha256].startswith("damaged")
     assert "No such file" in batch.unreadable[images[3].sha256]
@@ -93,8 +81,8 @@ def test_unreadable_images_are_listed_and_change_no_other_row(images, encoder, d
 def test_a_batch_of_unreadable_images_has_no_rows(encoder, tmp_path):
     (tmp_path / "x.jpg").write_bytes(b"x")
     image = ImageFile("x.jpg", tmp_path / "x.jpg", hashlib.sha256(b"x").hexdigest())
-    (batch,) = encode_on_gpu([image], encoder, batch_size=1, workers=2)
-    assert (batch.rows, len(batch.features)) == ([], 0)
+    (batch,) = encode_on_gpu([image], encoder, workers=2)
+    assert (batch.keys, len(batch.features)) == ([], 0)
     assert list(batch.unreadable) == [image.sha256]
 
 
@@ -120,20 +108,20 @@ def test_decoding_waits_until_features_are_collected(images, encoder, monkeypatc
         return collect(extractor, pending)
 
     monkeypatch.setattr(GpuExtractor, "collect", counted)
-    assert len(list(encode_on_gpu(many, encoder, batch_size=1, workers=2))) == 30
+    assert len(list(encode_on_gpu(many, encoder, workers=2))) == 30
     assert not too_early
 
 
 def test_extraction_fills_the_store_and_the_feature_file(images, encoder, tmp_path, monkeypatch):
     monkeypatch.setattr(extraction, "encode_on_cpu", encode_on_gpu)
     out = tmp_path / "features.h5"
-    report = extraction.extract_features(images, encoder, out, store=tmp_path / "store", batch_size=5, workers=2)
+    report = extraction.extract_features(images, encoder, out, store=tmp_path / "store", workers=2)
     assert (report.encoded, report.unreadable) == (len(images), {})
     file = FeatureFile.open(out)
     ordered = sorted(images, key=lambda image: image.image)
     assert list(file.images) == [image.image for image in ordered]
     assert np.allclose(file.load(file.images), encoder.encode(preprocessed(ordered, encoder)), atol=2e-3)
-    again = extraction.extract_features(images, encoder, out, store=tmp_path / "store", batch_size=5, workers=2)
+    again = extraction.extract_features(images, encoder, out, store=tmp_path / "store", workers=2)
     assert (again.encoded, again.from_store) == (0, len(images))
 
 
@@ -150,10 +138,10 @@ def test_an_interrupted_run_keeps_the_collected_batches_and_no_process(encoder, 
 
     out, store = tmp_path / "features.h5", tmp_path / "store"
     with pytest.raises(KeyboardInterrupt):
-        extraction.extract_features(many, encoder, out, store=store, batch_size=5, workers=2, progress=interrupt)
+        extraction.extract_features(many, encoder, out, store=store, workers=2, progress=interrupt)
     assert pools
     assert all(worker._process.poll() is not None for worker in pools)
-    report = extraction.extract_features(many, encoder, out, store=store, batch_size=5, workers=2)
+    report = extraction.extract_features(many, encoder, out, store=store, workers=2)
     assert (report.from_store, report.encoded) == (GPU_BATCH, len(many) - GPU_BATCH)
 
 
@@ -168,7 +156,7 @@ from pipeline.features.image_batches import ImageFile
 path = Path(sys.argv[1])
 image = ImageFile("x", path, hashlib.sha256(path.read_bytes()).hexdigest())
 try:
-    for batch in encode_on_gpu([image] * 1_000_000, small_encoder(), batch_size=1, workers=2):
+    for batch in encode_on_gpu([image] * 1_000_000, small_encoder(), workers=2):
         print("batch", flush=True)
 finally:
     print("ended", flush=True)  # what follows is the end of an interpreter that has imported torch
@@ -187,7 +175,7 @@ def test_ctrl_c_ends_everything_at_once(tmp_path):
     assert out.endswith("ended\n")
     assert out.count("batch") < 1000  # of a million images
     assert err.rstrip().endswith("KeyboardInterrupt")
-    assert "decode_worker.py" not in err  # workers print nothing
+    assert "decode_pool.py" not in err  # workers print nothing
     with pytest.raises(ProcessLookupError):  # nobody of the group is left
         os.killpg(process.pid, 0)
 
@@ -227,7 +215,7 @@ def test_cuda_streams_wait_for_each_other(images, encoder, monkeypatch):
     monkeypatch.setattr(extractor, "_copy_stream", Stream("copy stream"))
     pixels = np.zeros((GPU_BATCH, 64, 64, 3), np.uint8)
     pixels[: len(images)] = preprocessed(images, encoder)
-    batch = extractor.collect(extractor.submit(Batch(0, images, [None] * len(images)), pixels))
+    batch = extractor.collect(extractor.submit(Batch(images, [None] * len(images)), pixels))
     assert log == [
         "enter copy stream",
         "pixels copied: recorded on copy stream",
@@ -243,9 +231,10 @@ def test_cuda_streams_wait_for_each_other(images, encoder, monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_computes_the_features_of_a_cpu(images, encoder):
     on_gpu = restore_encoder(encoder.spec, encoder.tensors_to_embed(), torch.device("cuda"))
-    found = features_by_row(encode_on_gpu([*images] * 80, on_gpu, batch_size=1, workers=2))
+    many = [*images] * 80
+    found = features_of(many, list(encode_on_gpu(many, on_gpu, workers=2)))
     expected = encoder.encode(preprocessed(images, encoder))
-    assert np.allclose(np.stack(list(found.values())), np.tile(expected, (80, 1, 1)), atol=1e-2)
+    assert np.allclose(found, np.tile(expected, (80, 1, 1)), atol=1e-2)
 
 
 @pytest.mark.parametrize("failure", [0, 2])

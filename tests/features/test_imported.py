@@ -1,8 +1,6 @@
 """Features of other programs are read in their usual layouts and matched with the images."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -235,14 +233,11 @@ def test_ids_are_read_as_text_or_bytes_without_spaces(name, content, tmp_path):
 
 
 @pytest.mark.parametrize("content", [{"two": 1, "one": 0}, {"1": "two", "0": "one"}])
-def test_an_object_of_ids_is_refused_with_a_command_that_makes_a_list(content, tmp_path):
+def test_an_object_of_ids_is_refused(content, tmp_path):
     path = tmp_path / "ids.json"
     path.write_text(json.dumps(content))
-    with pytest.raises(DataError, match=r"ids\.json: needed is a list of the ids in the order of the rows") as caught:
+    with pytest.raises(DataError, match=r"ids\.json: needed is a list of the ids in the order of the rows, not \{"):
         read_ids(path)
-    command = str(caught.value).partition("`")[2].rpartition("`")[0]
-    subprocess.run(command.replace("python", sys.executable, 1), shell=True, check=True, cwd=tmp_path)
-    assert read_ids(tmp_path / "ids.txt") == ["one", "two"]
 
 
 @pytest.mark.parametrize("entry", [{"image": "one"}, ["one"], 1.5, None, True])

@@ -6,13 +6,13 @@ import dataclasses
 import pytest
 from stand_in import SPEC
 
+from pipeline import files
 from pipeline.errors import ArtefactError, DataError, DiskError, ParamsError
 
 pa = pytest.importorskip("pyarrow", reason="manifests need the extra `ray`")
 pq = pytest.importorskip("pyarrow.parquet", reason="manifests need the extra `ray`")
 
-from pipeline.features.ray import job as jobs  # noqa: E402
-from pipeline.features.ray.job import Job, locked_folder  # noqa: E402
+from pipeline.features.ray.job import Job, locked_shards  # noqa: E402
 from pipeline.features.ray.manifest import digest_of, read_manifest  # noqa: E402
 from pipeline.features.shards import shard_path  # noqa: E402
 
@@ -120,23 +120,26 @@ def test_images_with_a_known_sha256_may_move(table, tmp_path):
 
 
 def test_a_folder_is_filled_by_one_run_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs, "LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(files, "LOCK_SECONDS", 0.05)
     folder = tmp_path / "features.h5"
     with (
-        locked_folder(folder),
+        locked_shards(folder),
         pytest.raises(DiskError, match="another run is filling this folder"),
-        locked_folder(folder),
+        locked_shards(folder),
     ):
         pass
 
 
 def test_files_of_killed_processes_are_removed(tmp_path):
     folder = tmp_path / "features.h5"
-    leftovers = [folder / ".index.json.0123", shard_path(folder, 3).with_name(".000003.h5.0123")]
+    leftovers = [
+        folder / ".index.json.0123456789abcdef",
+        shard_path(folder, 3).with_name(".000003.h5.0123456789abcdef"),
+    ]
     leftovers[1].parent.mkdir(parents=True)
     for path in leftovers:
         path.touch()
-    with locked_folder(folder):
+    with locked_shards(folder):
         assert not any(path.exists() for path in leftovers)
 
 
@@ -144,7 +147,7 @@ def test_a_features_file_in_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "features.h5").write_bytes(b"of the local engine")
     with (
         pytest.raises(DataError, match=r"features\.h5: a features file of the local engine"),
-        locked_folder(tmp_path / "features.h5"),
+        locked_shards(tmp_path / "features.h5"),
     ):
         pass
     assert (tmp_path / "features.h5").read_bytes() == b"of the local engine"

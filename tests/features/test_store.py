@@ -3,12 +3,12 @@
 import json
 
 import numpy as np
+import psutil
 import pytest
 from stand_in import SPEC, StandIn, extract
 
 from pipeline.encoders.spec import EncoderSpec
-from pipeline.errors import ArtefactError
-from pipeline.features.feature_file import FeatureFile
+from pipeline.features import store as stores
 from pipeline.features.store import FeatureStore
 from pipeline.features.store_inventory import keep_images, stored_encoders, verify_encoder
 
@@ -20,47 +20,35 @@ def encoded(images, folder, encoder=None):
 
 @pytest.fixture
 def damage(images, tmp_path):
-    """Replaces the only segment of a filled store: the number of images that the next run encodes."""
+    """Replaces the only part of a filled store: the number of images that the next run encodes."""
     expected = extract(images, tmp_path)[1]
-    (path,) = tmp_path.glob("store/*/*.segment")
+    (path,) = tmp_path.glob("store/*/*.h5")
     whole = path.read_bytes()
 
     def run(content):
         path.write_bytes(content)
         report, features = extract(images, tmp_path)
         assert features == expected
-        for segment in path.parent.glob("*.segment"):
-            segment.unlink()
+        for part in path.parent.glob("*.h5"):
+            part.unlink()
         return report.encoded
 
     return whole, run
 
 
-def test_a_truncated_segment_is_encoded_again(damage):
+def test_a_truncated_part_is_encoded_again(damage):
     whole, run = damage
     for length in range(0, len(whole), 487):
         assert run(whole[:length]) == 11, length
 
 
-def test_a_flipped_byte_in_a_segment_changes_no_feature(damage):
+def test_a_flipped_byte_in_a_part_changes_no_feature(damage):
     whole, run = damage
     counts = {run(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :]) for at in range(0, len(whole), 127)}
-    assert {0, 1, 11} <= counts  # a byte without meaning, one row, or the header and so all rows
+    assert counts == {1, 11}  # one row, or anything else and so all rows
 
 
-def test_a_stored_row_that_is_not_finite_is_refused_by_the_reader(images, tmp_path):
-    class Broken(StandIn):
-        def encode(self, pixels):
-            rows = super().encode(pixels)
-            rows[0, 0, 0] = np.nan
-            return rows
-
-    extract(images, tmp_path, Broken())
-    with pytest.raises(ArtefactError, match=r"the row of 00.png contains values that are not finite"):
-        FeatureFile.open(tmp_path / "features.h5").load(["00.png"])
-
-
-def test_a_segment_of_another_shape_is_ignored(images, tmp_path):
+def test_a_part_of_another_shape_is_ignored(images, tmp_path):
     class Wider(StandIn):
         regions, channels = 2, 96
 
@@ -97,9 +85,8 @@ def test_the_folder_describes_its_encoder(images, tmp_path):
 
 
 def add(store, keys, value):
-    with store.new_segment(keys) as segment:
-        segment.add(range(len(keys)), np.full((len(keys), *store.shape), value, np.float16))
-    store.refresh()
+    with store.filling(len(keys)):
+        store.add(keys, np.full((len(keys), *store.shape), value, np.float16))
 
 
 def test_the_newest_row_of_an_image_counts(tmp_path):
@@ -108,6 +95,7 @@ def test_the_newest_row_of_an_image_counts(tmp_path):
     with store.locked():
         add(store, [old, new], 1)
         add(store, [new], 2)
+        store.load()
         rows = store.read([old, new])
         assert rows[:, 0, 0].tolist() == [1, 2]
         assert store.keys() == [old, new]
@@ -115,18 +103,66 @@ def test_the_newest_row_of_an_image_counts(tmp_path):
         assert (old in store, new in store) == (True, False)
 
 
-def test_rows_are_read_in_any_order_from_several_segments(tmp_path):
+def test_rows_are_read_in_any_order_from_several_parts(tmp_path):
     store = FeatureStore(tmp_path, SPEC, "none", (4, 48))
     keys = [f"{number:064x}" for number in range(9)]
     with store.locked():
         for start in (0, 3, 6):
-            with store.new_segment(keys[start : start + 3]) as segment:
-                values = np.arange(start, start + 3, dtype=np.float16)
-                segment.add(range(3), np.tile(values[:, None, None], (1, 4, 48)))
-        store.refresh()
+            for number in range(start, start + 3):
+                add(store, [keys[number]], number)
         order = [8, 0, 1, 2, 5, 4, 3, 7, 6]
         rows = store.read([keys[number] for number in order])
     assert (rows[:, 0, 0].tolist(), rows[:, 3, 47].tolist()) == (order, order)
+
+
+def test_the_time_between_parts_grows_with_the_run(tmp_path, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(stores.time, "monotonic", lambda: now)
+    store = FeatureStore(tmp_path, SPEC, "none", (4, 48))
+    written = []
+    with store.locked(), store.filling(400):
+        for second in range(1, 200):
+            now = float(second)
+            store.add([f"{second:064x}"], np.zeros((1, 4, 48), np.float16))
+            if len(stores.parts_of(store.folder)) > len(written):
+                written.append(second)
+    pauses = np.diff([0, *written])
+    assert pauses.tolist() == sorted(pauses)
+    assert (pauses[:9].tolist(), pauses[-1]) == ([1] * 9, 10)
+
+
+def test_rows_wait_for_a_part_up_to_a_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(stores, "BUFFER_BYTES", 3 * 4 * 48 * 2)
+    store = FeatureStore(tmp_path, SPEC, "none", (4, 48))
+    keys = [f"{number:064x}" for number in range(8)]
+    with store.locked(), store.filling(8):
+        for key in keys:
+            store.add([key], np.zeros((1, 4, 48), np.float16))
+        assert [key in store for key in keys] == [True] * 6 + [False] * 2
+    assert store.keys() == keys
+    assert len(stores.parts_of(store.folder)) == 3
+
+
+def test_few_parts_are_open_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(stores, "OPEN_PARTS", 2)
+    monkeypatch.setattr(stores, "BUFFER_BYTES", 0)
+    store = FeatureStore(tmp_path, SPEC, "none", (4, 48))
+    keys = [f"{number:064x}" for number in range(20)]
+    with store.locked():
+        before = psutil.Process().num_fds()
+        for number, key in enumerate(keys):
+            add(store, [key], number)
+        store.load()
+        assert store.read(keys)[:, 0, 0].tolist() == list(range(20))
+        assert psutil.Process().num_fds() <= before + 2
+
+
+def test_files_of_earlier_versions_are_deleted(images, tmp_path):
+    extract(images, tmp_path)
+    (folder,) = tmp_path.glob("store/*")
+    (folder / "000001.segment").write_bytes(b"rows")
+    assert encoded(images, tmp_path) == 0
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "000001.h5", "spec.json"]
 
 
 def test_keeping_some_images_deletes_the_rows_of_the_others(images, tmp_path):

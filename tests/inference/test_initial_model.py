@@ -151,10 +151,13 @@ def test_a_checkpoint_from_another_content_of_the_file_is_not_resumed(files, tra
         train(files, params, on_epoch=stop)
     changed = TrainedModel.load(start)
     replace(changed, params={}).save(start)
-    assert train(files, params).result.resumed_after == 0
+    resumed = []
+    train(files, params, on_resume=resumed.append)
+    assert resumed == []
     with pytest.raises(KeyboardInterrupt):
         train(files, params, on_epoch=stop)
-    assert train(files, params).result.resumed_after == 1
+    train(files, params, on_resume=resumed.append)
+    assert resumed == [1]
 
 
 def test_a_project_is_tuned_from_the_starter_with_its_encoder(project, trained_project, monkeypatch):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.metrics.bootstrap import intervals, paired_differences, resampled_sums
+from pipeline.metrics.scores import intervals, paired_differences, resampled_sums
 
 
 def per_image(images: int, mean: float = 0.5, seed: int = 3) -> np.ndarray:
@@ -14,23 +14,23 @@ def mean_of(images: int):
 
 def test_the_interval_of_a_mean_is_that_of_the_normal_distribution():
     scores = per_image(2000)
-    ((low, high),) = intervals(scores[:, None], mean_of(2000), seed=0, resamples=4000)
+    ((low, high),) = intervals(scores[:, None], mean_of(2000), seed=0)
     assert high - low == pytest.approx(2 * 1.96 * scores.std() / np.sqrt(2000), rel=0.06)
 
 
 def test_a_resample_has_as_many_images_as_the_set():
-    assert resampled_sums(np.ones((7, 1)), seed=0, resamples=20).tolist() == [[7.0]] * 20
+    assert resampled_sums(np.ones((7, 1)), seed=0).tolist() == [[7.0]] * 1000
 
 
 def test_resamples_draw_with_replacement():
-    sums = resampled_sums(np.arange(7.0)[:, None], seed=0, resamples=20)
+    sums = resampled_sums(np.arange(7.0)[:, None], seed=0)
     assert len(np.unique(sums)) > 5
 
 
 def test_every_column_uses_the_same_resamples():
     scores = per_image(30)
-    alone = resampled_sums(scores[:, None], seed=5, resamples=50)
-    beside = resampled_sums(np.column_stack([np.ones(30), scores]), seed=5, resamples=50)
+    alone = resampled_sums(scores[:, None], seed=5)
+    beside = resampled_sums(np.column_stack([np.ones(30), scores]), seed=5)
     np.testing.assert_allclose(beside[:, 1:], alone, rtol=1e-12)
 
 
@@ -43,12 +43,12 @@ def test_swapping_the_systems_swaps_the_sign_and_keeps_the_p_value():
     assert back[3] == p_value
 
 
-def test_p_values_are_uniform_when_there_is_no_difference():
+def test_p_values_are_uniform_when_there_is_no_difference(monkeypatch):
     """One in ten is below 0.1."""
+    monkeypatch.setattr("pipeline.metrics.scores.RESAMPLES", 200)
     generator = np.random.default_rng(0)
     pairs = generator.normal(0, 1, (400, 2, 40, 1))
     p_values = [
-        paired_differences(first, second, mean_of(40), seed=seed, resamples=200)[0, 3]
-        for seed, (first, second) in enumerate(pairs)
+        paired_differences(first, second, mean_of(40), seed=seed)[0, 3] for seed, (first, second) in enumerate(pairs)
     ]
     assert np.mean(np.array(p_values) < 0.1) == pytest.approx(0.1, abs=0.05)

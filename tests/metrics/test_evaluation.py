@@ -39,10 +39,6 @@ def test_intervals_do_not_depend_on_the_order_of_the_images():
     assert list(found.captions) == list(found.references) == ["0", "1", "2"]
 
 
-def test_other_images_or_another_order_are_refused():
-    with pytest.raises(DataError, match="captions of 3 images cannot be scored against references of 2 other images"):
-        evaluate(CAPTIONS, {key: REFERENCES[key] for key in "01"}, seed=0)
-    with pytest.raises(DataError, match="cannot be scored"):
-        evaluate(CAPTIONS, {key: REFERENCES[key] for key in "102"}, seed=0)
+def test_an_image_without_references_is_refused():
     with pytest.raises(DataError, match="no references to score against: 1"):
         evaluate(CAPTIONS, {**REFERENCES, "1": []}, seed=0)

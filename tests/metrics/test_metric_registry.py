@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scored_captions import HYPOTHESES, REFERENCES
 
-from pipeline.metrics.registry import METRICS, TITLES, selected_metrics
+from pipeline.metrics.registry import METRICS, TITLES
 
 # Optional metrics are slow, and tested in files of their own.
 every_metric = pytest.mark.parametrize("name", [name for name, entry in METRICS.items() if not entry.optional])
@@ -48,8 +48,3 @@ def test_an_empty_caption_has_finite_scores(name, metric):
 
 def test_every_score_has_one_title():
     assert len(TITLES) == sum(len(entry.titles) for entry in METRICS.values())
-
-
-def test_meteor_is_computed_on_request():
-    assert "meteor" not in selected_metrics()
-    assert list(selected_metrics(meteor=True)) == list(METRICS)

@@ -202,7 +202,6 @@ def extract_locally(folder, rows):
         build_encoder(**params.encoder.model_dump(), seed=params.seed, device=choose_device("cpu")),
         folder / "local.h5",
         store=folder / "store",
-        batch_size=4,
         workers=2,
     )
 

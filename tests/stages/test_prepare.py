@@ -49,7 +49,7 @@ def run(folder, progress=no_progress, **data):
     """The report of the stage and its tables."""
     data = {"format": "table", "captions": str(folder / "captions.csv"), "images": str(folder / "images")} | data
     out = folder / "out"
-    files = PrepareFiles(out / "captions.csv", out / "images.csv", out / "skipped.csv", folder / "store/images.csv")
+    files = PrepareFiles(out / "captions.csv", out / "images.csv", out / "skipped.csv", folder / "store/hashes.json")
     report = prepare(files, small_params(data=data).model_copy(update={"seed": 1}), progress=progress)
     return report, {path.stem: table(path) for path in out.iterdir()}
 
@@ -72,7 +72,7 @@ def test_images_without_captions_are_counted_and_captions_without_an_image_skipp
     (dataset / "images/extra.jpg").write_bytes(b"extra")
     save(dataset, [*rows_of(dataset), ("gone.jpg", "a dog", "train"), ("gone.jpg", "a cat", "train")])
     found, out = run(dataset, max_skipped=0.2)
-    assert (found.without_captions, found.captions) == (1, 10)
+    assert (found.captions, found.notes) == (10, (f"{dataset}/images: 1 image without a caption is not used",))
     assert [(row["line"], row["image"], row["reason"]) for row in out["skipped"]] == [
         ("12", "gone.jpg", "the image does not exist")
     ]
@@ -127,7 +127,7 @@ def test_names_that_are_numbers_mean_numbered_images_and_are_noted(dataset):
         archive.writestr("7.jpg", "image 7")
     report, out = run(dataset)
     assert out["images"][0]["path"].endswith("0.zip::7.jpg")
-    assert report.notes == ()
+    assert report.notes == (f"{dataset}/images: 1 image without a caption is not used",)
 
 
 def test_too_many_unusable_captions_stop_the_run(dataset):
@@ -150,7 +150,7 @@ def test_splits_are_drawn_for_a_dataset_without(dataset):
     save(dataset, [(f"{number}.jpg", f"number {number}", "") for number in range(200)])
     found, _ = run(dataset)
     assert all(found.images[split] > 5 for split in ("val", "test"))
-    assert found.notes == ("the dataset has no splits: 80/10/10 drawn from the seed",)
+    assert found.notes[0] == "the dataset has no splits: 80/10/10 drawn from the seed"
 
 
 # Images in two splits
@@ -178,7 +178,8 @@ def test_dropping_leaks_keeps_the_copies_in_test_then_val_and_lists_the_others(d
         run(dataset)
     report, out = run(dataset, leaks="drop", max_skipped=0.0)
     assert report.images == {"train": 5, "val": 1, "test": 2}
-    assert report.leaks == 3
+    note = "3 images are left out of a split, because another split has the same image; "
+    assert report.notes == (f"{note}{dataset}/out/skipped.csv",)
     assert [(one["image"], one["reason"].partition(" (")[0]) for one in out["skipped"]] == [
         ("a.jpg", "the same image is in test, so that it is left out of train"),
         ("g.jpg", "the same image is in test, so that it is left out of val"),
@@ -205,7 +206,8 @@ def test_ten_of_many_identical_pairs_are_listed(dataset):
 def test_duplicates_within_a_split_are_counted_and_kept(dataset):
     shutil.copy(dataset / "images/a.jpg", dataset / "images/b.jpg")
     found, _ = run(dataset)
-    assert (found.duplicates, sum(found.images.values())) == (1, 10)
+    assert sum(found.images.values()) == 10
+    assert found.notes == ("1 duplicate of another image in the same split",)
 
 
 def test_captions_that_are_also_training_captions_are_counted(dataset):
@@ -217,7 +219,7 @@ def test_captions_that_are_also_training_captions_are_counted(dataset):
     ]
     save(dataset, [*rows, *known])
     found, _ = run(dataset)
-    assert found.seen_in_training == {"val": 1, "test": 2}
+    assert found.notes == ("captions that are also, word for word, in the train split: 1 val, 2 test",)
 
 
 # The hash cache
@@ -275,11 +277,11 @@ def test_start_and_end_markers_are_removed_with_a_note(dataset):
 
 
 def test_captions_of_single_words_are_noted(dataset):
-    save(dataset, [(image, "dog", split) for image, _, split in rows_of(dataset)])
+    save(dataset, [(image, f"dog{image[0]}", split) for image, _, split in rows_of(dataset)])
     assert run(dataset)[0].notes == (
         "every caption is a single word; if lists hold the words of one caption, join each list to a text",
     )
-    save(dataset, [(image, "一只狗", split) for image, _, split in rows_of(dataset)])
+    save(dataset, [(image, f"一只狗{image[0]}", split) for image, _, split in rows_of(dataset)])
     assert run(dataset)[0].notes == ()
 
 

@@ -3,7 +3,6 @@
 import pytest
 from support import ROOT
 
-from pipeline.errors import ParamsError
 from pipeline.params_file import check_params, read_params
 from pipeline.stages.score import search_options
 from pipeline.text.vocabulary import Vocabulary
@@ -23,12 +22,3 @@ def test_auto_takes_the_value_that_the_vocabulary_stores(given, expected):
 @pytest.mark.parametrize(("given", "expected"), [("auto", 9), (5, 5), (80, 80)])
 def test_captions_are_by_default_as_long_as_the_vocabulary_allows(given, expected):
     assert search_options(check_params({"score": {"max_length": given}}).score, VOCABULARY).max_length == expected
-
-
-def test_a_min_length_above_the_default_maximum_is_refused():
-    with pytest.raises(
-        ParamsError, match=r"min_length 12 is greater than 9, the params\.vocab\.max_length of training"
-    ):
-        search_options(check_params({"score": {"min_length": 12}}).score, VOCABULARY)
-    given = check_params({"score": {"min_length": 12, "max_length": 12}}).score
-    assert search_options(given, VOCABULARY).max_length == 12

@@ -74,9 +74,9 @@ def test_a_killed_run_is_resumed_to_the_same_bytes_and_its_checkpoint_deleted(fi
         train(broken, params, on_epoch=kill_after(2))
     assert [path.suffix for path in files.checkpoints.iterdir()] == [".checkpoint"]
     assert epochs_in(broken.metrics) == [1, 2]
-    resumed = []
-    assert train(broken, params, on_resume=resumed.append).result.resumed_after == 2
-    assert resumed == [2]
+    events = []
+    train(broken, params, on_resume=events.append, on_epoch=lambda metrics: events.append(f"epoch {metrics.epoch}"))
+    assert events == [2, "epoch 1", "epoch 2", "epoch 3"]
     assert broken.model.read_bytes() == files.model.read_bytes()
     assert broken.metrics.read_bytes() == files.metrics.read_bytes()
     assert list(files.checkpoints.iterdir()) == []
@@ -85,11 +85,14 @@ def test_a_killed_run_is_resumed_to_the_same_bytes_and_its_checkpoint_deleted(fi
 def test_a_checkpoint_of_other_params_or_code_is_not_resumed(files, params, monkeypatch):
     with pytest.raises(Killed):
         train(files, params, on_epoch=kill_after(2))
-    assert train(files, params.model_copy(update={"seed": params.seed + 1})).result.resumed_after == 0
+    resumed = []
+    train(files, params.model_copy(update={"seed": params.seed + 1}), on_resume=resumed.append)
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.stages.train.fingerprint", lambda stage: f"other code of {stage}")
-        assert train(files, params).result.resumed_after == 0
-    assert train(files, params).result.resumed_after == 2
+        train(files, params, on_resume=resumed.append)
+    assert resumed == []
+    train(files, params, on_resume=resumed.append)
+    assert resumed == [2]
 
 
 def test_the_best_model_is_kept_when_the_loss_is_not_finite(files, params):
@@ -110,7 +113,7 @@ def test_the_model_records_what_it_was_trained_on(files, params):
     }
     assert model.trained_on["images"] == report.images == 12
     assert model.trained_on["captions"] == report.captions == 24
-    assert model.trained_on["best_epoch"] == report.result.best.epoch
+    assert model.trained_on["best_epoch"] == report.best.epoch
     assert model.reranker is not None
     assert model.familiarity is None  # of too few images
 
@@ -156,7 +159,7 @@ def test_a_missing_or_truncated_vocabulary_is_refused_with_the_remedy(files, par
 @pytest.mark.parametrize("kind", DECODERS)
 def test_every_decoder_trains(files, kind):
     params = small_params(decoder={"kind": kind}, train={"epochs": 1})
-    assert train(files, params).result.epochs == 1
+    assert train(files, params).epochs == 1
     assert TrainedModel.load(files.model).decoder_params["kind"] == kind
 
 

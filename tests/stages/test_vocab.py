@@ -19,13 +19,12 @@ UNKNOWN_LETTERS = [("a.jpg", "\U0001e900\U0001e901", "train")]
 """Of which the word tokenizer keeps none."""
 
 
-def build(folder, captions=CAPTIONS, min_length=0, **params):
+def build(folder, captions=CAPTIONS, **params):
     """The report of the stage and the content of vocab.json."""
     files = VocabFiles(folder / "captions.csv", folder / "vocab.json")
     with files.captions.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("image", "caption", "split"), *captions])
-    score = {"rerank": {"neighbors": 0, "weight": 4.0}, "min_length": min_length}
-    report = vocab(files, small_params(vocab=params, score=score))
+    report = vocab(files, small_params(vocab=params, score={"rerank": {"neighbors": 0, "weight": 4.0}}))
     return report, json.loads(files.vocabulary.read_text(encoding="utf-8"))
 
 
@@ -42,22 +41,17 @@ def test_the_tokens_are_those_of_the_train_captions(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("captions", "min_count", "highest"),
-    [(CAPTIONS, 1000, "2 times"), (CAPTIONS[:1], 2, "1 time"), (UNKNOWN_LETTERS, 1, "0 times")],
+    ("captions", "min_count", "tokens"),
+    [(CAPTIONS, 1000, "5 words"), (CAPTIONS[:1], 2, "3 words"), (UNKNOWN_LETTERS, 1, "0 words")],
 )
-def test_an_empty_vocabulary_is_refused(tmp_path, captions, min_count, highest):
+def test_an_empty_vocabulary_is_refused(tmp_path, captions, min_count, tokens):
     message = (
-        rf"params.vocab: the vocabulary is empty, because no word reaches min_count = {min_count} in the training "
-        rf"captions; the most frequent one occurs {highest}; lower min_count, or set unit to character"
+        rf"params.vocab: the vocabulary is empty, because no word reaches min_count = {min_count} in the {tokens} of "
+        "the training captions; lower min_count, or set unit to character"
     )
     with pytest.raises(ParamsError, match=message):
         build(tmp_path, captions, min_count=min_count)
     assert not (tmp_path / "vocab.json").exists()
-
-
-def test_a_min_length_above_the_limit_is_refused_before_training(tmp_path):
-    with pytest.raises(ParamsError, match=r"score\.min_length 5 is greater than 3"):
-        build(tmp_path, min_length=5)
 
 
 def test_characters_drop_no_letters(tmp_path):

@@ -6,7 +6,6 @@ from pipeline.errors import ArtefactError
 from pipeline.text import character_tokenizer, ptb_tokenizer
 from pipeline.text.tokenizers import get_tokenizer, join_tokens
 from pipeline.text.vocabulary import Vocabulary
-from pipeline.text.writing_systems import share_without_spaces
 
 
 @pytest.mark.parametrize(
@@ -44,20 +43,3 @@ def test_tokenizers_by_name():
     assert get_tokenizer(ptb_tokenizer.NAME, "vocab.json") is ptb_tokenizer.tokenize
     with pytest.raises(ArtefactError, match=r"vocab.json: made with the unknown tokenizer 'words-2'"):
         get_tokenizer("words-2", "vocab.json")
-
-
-def test_writing_systems_without_spaces_are_recognized():
-    without = [
-        "\u4e00\u53ea\u72d7\u5728\u8dd1",
-        "\u72ac\u304c\u8d70\u308b",
-        "\u0e2a\u0e38\u0e19\u0e31\u0e02\u0e27\u0e34\u0e48\u0e07",
-    ]
-    with_spaces = [
-        "a dog",
-        "\u0441\u043e\u0431\u0430\u043a\u0430 \u0431\u0435\u0436\u0438\u0442",
-        "\uac1c\uac00 \ub2ec\ub9b0\ub2e4",
-        "\u0643\u0644\u0628 \u064a\u062c\u0631\u064a",
-        "a sign: \u4e00\u53ea",
-    ]
-    assert [share_without_spaces([text]) for text in without] == [1.0] * 3
-    assert [share_without_spaces([text]) for text in with_spaces] == [0.0] * 5

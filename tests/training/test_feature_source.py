@@ -27,7 +27,7 @@ from pipeline.training.feature_source import (
     open_features,
     with_features,
 )
-from pipeline.training.trainer import TrainingData, train_decoder
+from pipeline.training.trainer import Trainer, TrainingData
 from pipeline.training.validation import Validation
 
 CPU = torch.device("cpu")
@@ -181,7 +181,7 @@ def memory_growth(folder, kind):
             device=CPU,
         )
         with deterministic(1):
-            train_decoder(decoder, TrainingData(features, batches), validation, params.train, seed=1)
+            Trainer(decoder, TrainingData(features, batches), validation, params.train, seed=1).run()
 
     train_on(few)  # loads what a first training needs
     growth = -peak_memory(lambda: train_on(few)) + peak_memory(lambda: train_on(many))

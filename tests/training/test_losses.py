@@ -132,8 +132,7 @@ def test_samples_are_drawn_without_dropout():
         return torch.ones(len(captions))
 
     self_critical_batch(tokens, images, reward)
-    options, generator = SamplingOptions(max_length=MAX_LENGTH), torch.Generator().manual_seed(7)
-    expected = sample(without_dropout, FEATURES[:3], options, captions=20, generator=generator)
+    expected = sample(without_dropout, FEATURES[:3], SamplingOptions(max_length=MAX_LENGTH, seed=7), captions=20)
     assert sampled == [hypothesis.tokens for of_image in expected for hypothesis in of_image]
 
 

@@ -55,6 +55,16 @@ def run(trainer, epochs):
     return history
 
 
+def assert_same_bits(trainer, other):
+    """Equal metrics and equal weights."""
+    metrics, others = (
+        [(one.train_loss, one.val_cider_d, one.lr) for one in each.history.epochs] for each in (trainer, other)
+    )
+    assert metrics == others
+    for name, tensor in trainer.decoder.state_dict().items():
+        assert torch.equal(tensor, other.decoder.state_dict()[name]), name
+
+
 @pytest.mark.parametrize("before", ["default", "warn", "error"])
 def test_the_settings_before_a_deterministic_block_are_restored(before):
     torch.set_deterministic_debug_mode(before)
@@ -66,33 +76,29 @@ def test_the_settings_before_a_deterministic_block_are_restored(before):
 
 
 def test_training_lowers_the_losses_and_keeps_the_best_epoch():
-    result, history, _ = train()
-    assert history[-1].train_loss < history[0].train_loss
-    assert history[-1].val_loss < 0.5 * history[0].val_loss
-    assert result.best.val_loss == min(metrics.val_loss for metrics in history), "six val images are few"
-    assert result.best.val_cider_d > 50
+    history = train().history
+    first, last = history.epochs[0], history.epochs[-1]
+    assert last.train_loss < first.train_loss
+    assert last.val_loss < 0.5 * first.val_loss
+    assert history.best.val_loss == min(metrics.val_loss for metrics in history.epochs), "six val images are few"
+    assert history.best.val_cider_d > 50
 
 
 def test_bfloat16_training_learns_too():
-    result, _, _ = train(precision="auto")
-    assert result.best.val_cider_d > 50
+    assert train(precision="auto").history.best.val_cider_d > 50
 
 
 def test_the_val_loss_is_the_cross_entropy_of_the_averaged_weights_that_are_kept():
-    result, _, decoder = train(label_smoothing=0.1, ema=0.9)
+    trainer = train(label_smoothing=0.1, ema=0.9)
     tokens = torch.tensor(TOKENS[:VAL_IMAGES])
     with torch.no_grad():
-        logits = decoder.eval()(FEATURES[:VAL_IMAGES], tokens[:, :-1])
+        logits = trainer.decoder.eval()(FEATURES[:VAL_IMAGES], tokens[:, :-1])
     expected = functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
-    assert result.best.val_loss == pytest.approx(float(expected), rel=1e-4)
+    assert trainer.history.best.val_loss == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_training_computes_the_same_bits_each_time():
-    _, first_history, first = train(epochs=4)
-    _, second_history, second = train(epochs=4)
-    assert [metrics.train_loss for metrics in first_history] == [metrics.train_loss for metrics in second_history]
-    for name, tensor in first.state_dict().items():
-        assert torch.equal(tensor, second.state_dict()[name]), name
+    assert_same_bits(train(epochs=4), train(epochs=4))
 
 
 def test_of_equal_scores_the_lower_val_loss_is_selected():
@@ -206,9 +212,10 @@ def test_the_self_critical_loss_includes_a_share_of_the_cross_entropy(share):
 
 
 def test_self_critical_training_raises_the_reward():
-    _, history, _ = train(reward=color_reward, epochs=2, batch_size=30, patience=40, scst=scst(epochs=20, lr=2e-2))
-    assert history[1].reward == 0
-    assert history[-1].reward > history[2].reward + 20
+    trainer = train(reward=color_reward, epochs=2, batch_size=30, patience=40, scst=scst(epochs=20, lr=2e-2))
+    rewards = [metrics.reward for metrics in trainer.history.epochs]
+    assert rewards[1] == 0
+    assert rewards[-1] > rewards[2] + 20
 
 
 def test_self_critical_training_starts_without_momentum():
@@ -281,7 +288,6 @@ def test_the_step_of_a_loss_that_is_checked_late_is_named():
 
 def test_the_decoder_has_the_best_weights_after_a_loss_that_is_not_finite(monkeypatch):
     trainer = make_trainer(scores=[10.0, 50.0, 20.0])
-    monkeypatch.setattr("pipeline.training.trainer.Trainer", lambda *_, **__: trainer)
     forward, best = CaptionLoss.forward, {}
 
     def breaking(self, features, batch):
@@ -291,7 +297,7 @@ def test_the_decoder_has_the_best_weights_after_a_loss_that_is_not_finite(monkey
 
     monkeypatch.setattr(CaptionLoss, "forward", breaking)
     with pytest.raises(NumericError, match="the loss is nan in epoch 4, step 1"):
-        train()
+        trainer.run()
     assert largest_difference(best, weights_of(trainer.decoder)) == 0
 
 
@@ -315,17 +321,11 @@ def uninterrupted():
 
 @pytest.mark.parametrize("kill_after", [1, 3, 4, 5])
 def test_a_resumed_training_ends_with_the_same_bits(tmp_path, uninterrupted, kill_after):
-    _, expected_history, expected = uninterrupted
     checkpoint = Checkpoint(tmp_path, {})
     with pytest.raises(Killed):
         train(checkpoint=checkpoint, kill_after=kill_after, reward=color_reward, **EVERYTHING)
-    result, history, decoder = train(checkpoint=checkpoint, reward=color_reward, **EVERYTHING)
-    assert result.resumed_after == kill_after
-    assert [(metrics.train_loss, metrics.val_cider_d, metrics.lr) for metrics in history] == [
-        (metrics.train_loss, metrics.val_cider_d, metrics.lr) for metrics in expected_history
-    ]
-    for name, tensor in expected.state_dict().items():
-        assert torch.equal(tensor, decoder.state_dict()[name]), name
+    assert len(checkpoint.load()["history"]["epochs"]) == kill_after
+    assert_same_bits(train(checkpoint=checkpoint, reward=color_reward, **EVERYTHING), uninterrupted)
 
 
 def test_the_best_weights_of_a_resumed_run_are_on_its_device():

@@ -9,7 +9,7 @@ from pipeline.training.batches import Batches
 from pipeline.training.determinism import deterministic
 from pipeline.training.distributed import ProcessGroup
 from pipeline.training.feature_source import ResidentFeatures
-from pipeline.training.trainer import Trainer, TrainingData, train_decoder
+from pipeline.training.trainer import Trainer, TrainingData
 from pipeline.training.validation import Validation
 
 SEED = 1
@@ -88,27 +88,17 @@ class Killed(BaseException):
 
 
 def train(*, checkpoint=None, kill_after=None, reward=None, **changes):
-    """Train to the end: the result, the metrics of all epochs, and the decoder."""
+    """Train to the end; return the trainer."""
     params = make_params(**changes)
-    decoder = make_decoder_of(params)
-    history = []
+    trainer = Trainer(make_decoder_of(params), make_data(params, reward), make_validation(), params.train, seed=SEED)
 
     def on_epoch(metrics):
-        history.append(metrics)
         if metrics.epoch == kill_after:
             raise Killed
 
     with deterministic(1):
-        result = train_decoder(
-            decoder,
-            make_data(params, reward),
-            make_validation(),
-            params.train,
-            seed=SEED,
-            checkpoint=checkpoint,
-            on_epoch=on_epoch,
-        )
-    return result, history, decoder
+        trainer.run(checkpoint, on_epoch=on_epoch)
+    return trainer
 
 
 def weights_of(network):

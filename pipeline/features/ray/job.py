@@ -16,18 +16,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from pipeline.encoders.spec import EncoderSpec
 from pipeline.errors import ArtefactError, CaptionerError, DataError, DiskError
 from pipeline.features.feature_file import Features, write_feature_file
 from pipeline.features.ray.manifest import ListedImage, digest_of
 from pipeline.features.ray.sources import NO_ANSWER
 from pipeline.features.shards import open_shard, shard_path
-from pipeline.files import read_csv, read_json, write_csv, write_json
+from pipeline.files import locked_folder, read_csv, read_json, write_csv, write_json
 
 SKIPPED_COLUMNS = ("image", "path", "reason")
-LOCK_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -107,23 +104,13 @@ class Job:
 
 
 @contextmanager
-def locked_folder(folder: Path) -> Iterator[None]:
+def locked_shards(folder: Path) -> Iterator[None]:
     """Create a folder of shards and lock it: one run at a time may fill it. Raises `DataError`, `DiskError`."""
     if folder.is_file():
         raise DataError(f"{folder}: a features file of the local engine; delete it, or name a folder with --out")
     try:
         shard_path(folder, 0).parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock", timeout=LOCK_SECONDS):
-            _remove_leftovers(folder)
-            yield
-            _remove_leftovers(folder)
-    except Timeout as error:
-        raise DiskError(f"{folder}: another run is filling this folder; wait until it ends") from error
     except OSError as error:
         raise DiskError(f"{folder}: cannot be written: {error.strerror or error}") from error
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove what processes left that were killed while writing."""
-    for leftover in (*folder.glob(".*.*"), *folder.glob("shards/.*")):
-        leftover.unlink(missing_ok=True)
+    with locked_folder(folder):
+        yield

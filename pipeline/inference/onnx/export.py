@@ -10,7 +10,6 @@ import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,15 +43,6 @@ if TYPE_CHECKING:
     from pipeline.inference.captioner import Captioner
 
 OPSET = 18
-
-
-@dataclass(frozen=True)
-class ExportReport:
-    """What was exported."""
-
-    folder: Path
-    megabytes: float
-    """Of the three networks."""
 
 
 class ExportedEncoder(nn.Module):
@@ -126,12 +116,13 @@ class ExportedStep(nn.Module):
         return log_probs, *attention, *following.beam
 
 
-def export_onnx(captioner: "Captioner", folder: Path, *, model_sha256: str | None = None) -> ExportReport:
+def export_onnx(captioner: "Captioner", folder: Path, *, model_sha256: str | None = None) -> float:
     """Write the networks, captioner.json, a README and an example into `folder`, and the training captions and the
     familiarity if the model stores them. `model_sha256` of the model file lets a reader notice that the model has
     changed since.
 
-    The folder is replaced as a whole. Raises as `check_export`, and `DiskError`.
+    Returns the size of the networks in MB. The folder is replaced as a whole. Raises as `check_export`, and
+    `DiskError`.
     """
     check_export(folder)
     decoder = deepcopy(captioner.model.decoder).float().cpu().eval()
@@ -172,7 +163,7 @@ def export_onnx(captioner: "Captioner", folder: Path, *, model_sha256: str | Non
         EXAMPLE: _template("caption.py.txt"),
     }
     write_folder(folder, {**parts, **{name: text.encode() for name, text in texts.items()}})
-    return ExportReport(folder, megabytes)
+    return megabytes
 
 
 def _state_of(decoder: Decoder, regions: int, channels: int) -> tuple[dict[str, Tensor], list[str], bool]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.decoders.search import NEVER_GENERATED, Hypothesis, SearchOptions, require_hypotheses
+from pipeline.decoders.search import NEVER_GENERATED, Hypothesis, SearchOptions, not_finite
 from pipeline.tokens import BOS, EOS
 
 Array = NDArray[Any]
@@ -34,8 +34,9 @@ def beam_search(
         beams.extend(log_probs, following, weights if attention else None)
         if not len(beams.image):
             break
-    found = require_hypotheses(beams.finished)
-    return [sorted(of_image, key=lambda one: -one.score)[:captions] for of_image in found]
+    if not all(beams.finished):
+        raise not_finite()
+    return [sorted(of_image, key=lambda one: -one.score)[:captions] for of_image in beams.finished]
 
 
 class _Beams:
@@ -111,20 +112,14 @@ class _Beams:
 def _forbid(log_probs: Array, captions: Array, options: SearchOptions) -> None:
     """Set log-probabilities (B K, V) to -inf where a token must not follow the captions (B K, t)."""
     log_probs[:, NEVER_GENERATED] = -np.inf
-    length, end = captions.shape[1], log_probs[:, EOS].copy()
-    if length < options.min_length:
-        log_probs[:, EOS] = -np.inf
-    size = options.no_repeat_ngram
-    if size and length >= size:
+    length, size = captions.shape[1], options.no_repeat_ngram
+    if length == options.max_length:  # only EOS may follow
+        log_probs[:, :EOS] = log_probs[:, EOS + 1 :] = -np.inf
+    elif size and length >= size:
         ngrams = np.lib.stride_tricks.sliding_window_view(captions, size, axis=1)  # (B K, t - size + 1, size)
         repeated = (ngrams[:, :, :-1] == captions[:, None, length - size + 1 :]).all(-1)
         row, place = repeated.nonzero()
         log_probs[row, ngrams[row, place, -1]] = -np.inf
-    if length == options.max_length:  # only EOS may follow
-        log_probs.fill(-np.inf)
-        log_probs[:, EOS] = end
-    elif length < options.min_length:  # EOS is allowed after all where no other token is left
-        log_probs[:, EOS] = np.where(np.isfinite(log_probs).any(1), -np.inf, end)
 
 
 def _top(candidates: Array, count: int) -> tuple[Array, Array]:

@@ -1,8 +1,8 @@
-"""Captions whose letters the word tokenizer drops."""
+"""Captions that the word tokenizer does not suit."""
 
 import pytest
 
-from pipeline.text.dropped_letters import share_with_dropped_letters
+from pipeline.text.writing_systems import share_with_dropped_letters, share_without_spaces
 
 DROPPED = [
     "\u0ca8\u0cbe\u0caf\u0cbf",  # Kannada, with vowel signs
@@ -35,3 +35,20 @@ def test_other_captions_keep_all_letters(caption):
 def test_the_share_is_of_all_captions():
     assert share_with_dropped_letters(["a dog", "a cat", "a cow", DROPPED[0]]) == 0.25
     assert share_with_dropped_letters([]) == 0.0
+
+
+def test_writing_systems_without_spaces_are_recognized():
+    without = [
+        "\u4e00\u53ea\u72d7\u5728\u8dd1",
+        "\u72ac\u304c\u8d70\u308b",
+        "\u0e2a\u0e38\u0e19\u0e31\u0e02\u0e27\u0e34\u0e48\u0e07",
+    ]
+    with_spaces = [
+        "a dog",
+        "\u0441\u043e\u0431\u0430\u043a\u0430 \u0431\u0435\u0436\u0438\u0442",
+        "\uac1c\uac00 \ub2ec\ub9b0\ub2e4",
+        "\u0643\u0644\u0628 \u064a\u062c\u0631\u064a",
+        "a sign: \u4e00\u53ea",
+    ]
+    assert [share_without_spaces([text]) for text in without] == [1.0] * 3
+    assert [share_without_spaces([text]) for text in with_spaces] == [0.0] * 5
