@@ -30,8 +30,8 @@ from pipeline.encoders.encoder import GPU_BATCH, Encoder, build_encoder
 from pipeline.encoders.images import decode_image
 from pipeline.features.decode_pool import DecodePool
 from pipeline.features.extraction import extract_features
-from pipeline.features.gpu_extraction import MAX_PENDING, Batch, GpuExtractor, encode_on_gpu, registered
-from pipeline.features.image_batches import CHUNK, ImageFile
+from pipeline.features.gpu_extraction import CHUNK, MAX_PENDING, Batch, GpuExtractor, encode_on_gpu, registered
+from pipeline.features.image_batches import ImageFile
 from pipeline.files import sha256_of
 
 WARM = "ours without the store, workers warm"

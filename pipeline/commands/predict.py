@@ -88,7 +88,7 @@ def predict(
     sample: Annotated[bool, typer.Option("--sample", help="Sample captions instead of searching.")] = False,
     temperature: Annotated[
         float | None,
-        typer.Option(min=0.01, help="With --sample: below 1 favors likely tokens.", show_default="1"),
+        typer.Option(min=0.01, max=100, help="With --sample: below 1 favors likely tokens.", show_default="1"),
     ] = None,
     top_k: Annotated[
         int | None, typer.Option(min=0, help="With --sample: only the k likeliest tokens; 0: all.", show_default="0")
@@ -110,12 +110,15 @@ def predict(
         typer.Option(help="Folder for attention maps: NAME.attention.png for each image, a tile per token."),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Images per batch; 1 prints each caption before the next image is read.")
+        int | None,
+        typer.Option(min=1, max=10_000, help="Images per batch; 1 prints each caption before the next image is read."),
     ] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Caption images with a trained model."""
     files, missing, rows = _inputs(images, features, runtime, attention)
+    if attention and attention.exists() and not attention.is_dir():
+        raise ParamsError(f"--attention {attention}: a file; name a folder")
     if csv:
         check_output_table("--csv", csv, ",".join(_COLUMNS), (*files, features, model))
     total = None if STDIN in files else len(files)

@@ -50,6 +50,8 @@ def load_captioner(model: str | None, runtime: Runtime, device: str, *, encoder:
 
     captioner: BaseCaptioner
     if runtime is Runtime.onnx:
+        if device not in ("auto", "cpu"):
+            raise ParamsError(f"--device {device}: the onnx runtime computes on the CPU; leave it out")
         shown, captioner = model or str(ONNX_FOLDER), _load_onnx(model)
     else:
         from pipeline.inference.captioner import Captioner

@@ -42,7 +42,7 @@ class SearchOptions:
 class SamplingOptions:
     """Options of sampling from the decoder's distribution. Raises `ValueError` for impossible values."""
 
-    temperature: Annotated[float, Field(gt=0)] = 1.0
+    temperature: Annotated[float, Field(gt=0, le=100)] = 1.0
     """Logits are divided by it: values below 1 favor likely tokens."""
     top_k: NotNegative = 0
     """Sample from this many most likely tokens only; 0 allows all."""

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.device import single_threaded
 from pipeline.encoders.encoder import Encoder
@@ -22,11 +21,13 @@ from pipeline.encoders.spec import EncoderSpec
 from pipeline.errors import ArtefactError, DiskError
 from pipeline.features.feature_file import Features, write_feature_file
 from pipeline.features.gpu_extraction import encode_on_gpu
-from pipeline.features.image_batches import CHUNK, EncodedBatch, ImageFile, map_ahead
+from pipeline.features.image_batches import EncodedBatch, ImageFile, map_ahead
 from pipeline.features.store import FeatureStore
 from pipeline.files import check_writable, remove_leftovers
 from pipeline.progress import Progress, no_progress
 
+AHEAD = 8
+"""Images per thread that are encoded while an earlier one still is, so that a large image does not stop the others."""
 _ATTEMPTS = 3
 """Times that rows of the store are damaged when they are read back before the disk is blamed."""
 
@@ -128,17 +129,12 @@ def _encode_into_store(
 def encode_on_cpu(images: Sequence[ImageFile], encoder: Encoder, workers: int) -> Generator[EncodedBatch, None, None]:
     """Decode and encode `images` in threads, in order."""
 
-    def encode(start: int) -> EncodedBatch:
-        pixels: dict[str, NDArray[np.uint8]] = {}
-        unreadable: dict[str, str] = {}
-        for image in images[start : start + CHUNK]:
-            try:
-                pixels[image.sha256] = image.pixels(encoder.spec.preprocessing)
-            except ImageError as error:
-                unreadable[image.sha256] = str(error)
-        features = np.empty((0, encoder.regions, encoder.channels), np.float16)
-        if pixels:
-            features = encoder.encode(np.stack(list(pixels.values())))
-        return EncodedBatch(list(pixels), features, unreadable)
+    def encode(image: ImageFile) -> EncodedBatch:
+        try:
+            pixels = np.stack([image.pixels(encoder.spec.preprocessing)])
+        except ImageError as error:
+            nothing = np.empty((0, encoder.regions, encoder.channels), np.float16)
+            return EncodedBatch([], nothing, {image.sha256: str(error)})
+        return EncodedBatch([image.sha256], encoder.encode(pixels), {})
 
-    yield from map_ahead(encode, range(0, len(images), CHUNK), workers)
+    yield from map_ahead(encode, images, workers=workers, ahead=AHEAD * workers)

@@ -27,8 +27,10 @@ from torch import Tensor
 
 from pipeline.encoders.encoder import GPU_BATCH, Encoder
 from pipeline.features.decode_pool import DecodePool, Reasons
-from pipeline.features.image_batches import CHUNK, EncodedBatch, ImageFile, map_ahead
+from pipeline.features.image_batches import EncodedBatch, ImageFile, map_ahead
 
+CHUNK = 16
+"""Images that a worker takes one after another. It finishes them while the others wait, e.g. for the disk."""
 MAX_PENDING = 3
 """Batches on the GPU at a time."""
 
@@ -118,7 +120,7 @@ def encode_on_gpu(images: Sequence[ImageFile], encoder: Encoder, workers: int) -
             return pool.decode(chunk, [(start + place) % len(pool.slots) for place in range(len(chunk))])
 
         extractor = GpuExtractor(encoder)
-        decoded = map_ahead(decode, range(0, len(images), CHUNK), workers)
+        decoded = map_ahead(decode, range(0, len(images), CHUNK), workers=workers, ahead=2 * workers)
         try:
             yield from _overlapped(extractor, pool.slots, images, decoded)
         except BaseException:

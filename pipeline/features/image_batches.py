@@ -19,9 +19,6 @@ from pipeline.features.feature_file import Features
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-CHUNK = 16
-"""Images that a worker takes one after another. It finishes them while the others wait, e.g. for the disk."""
-
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
@@ -49,14 +46,16 @@ class EncodedBatch:
     """Reason by sha256 for each image that cannot be decoded."""
 
 
-def map_ahead(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Generator[Result, None, None]:
-    """Apply `function` to `items` in threads and yield the results in order, at most 2 * `workers` items ahead."""
+def map_ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, ahead: int
+) -> Generator[Result, None, None]:
+    """Apply `function` to `items` in threads and yield the results in order, at most `ahead` items ahead."""
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
             for item in items:
                 pending.append(pool.submit(function, item))
-                if len(pending) > 2 * workers:
+                if len(pending) > ahead:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()

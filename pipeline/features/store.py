@@ -65,8 +65,7 @@ class FeatureStore:
         with locked_folder(self.folder):
             for path in self.folder.glob("*.segment"):  # of earlier versions
                 path.unlink()
-            if not (self.folder / SPEC_FILE).is_file():
-                write_json(self.folder / SPEC_FILE, self._content)
+            write_json(self.folder / SPEC_FILE, self._content)
             self.load()
             yield
 

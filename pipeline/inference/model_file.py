@@ -144,7 +144,8 @@ class TrainedModel:
         undamaged file of this schema.
         """
         if path.is_dir():
-            remedy = "give --runtime onnx as well" if (path / DESCRIPTION).is_file() else "name a model file"
+            exported = "; an export is read by `predict` and `serve` with --runtime onnx"
+            remedy = "name a model file" + exported * (path / DESCRIPTION).is_file()
             raise ParamsError(f"{path}: a folder; {remedy}")
         if not path.is_file():
             raise DataError(f"{path}: no such model file; {_remedy(path)}")

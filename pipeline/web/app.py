@@ -3,6 +3,7 @@
 Images stay in memory, and the file names of clients are not used.
 """
 
+from collections import Counter
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -128,6 +129,7 @@ def _add_captions(app: FastAPI, captioner: BaseCaptioner, batcher: Batcher, limi
     @app.post("/v1/captions", responses=_ERRORS, openapi_extra={"requestBody": _BODY})
     async def captions(request: Request, query: Annotated[CaptionRequest, Query()]) -> ImageOut:
         """Caption the image in the body: its bytes, or a form with the file `image`."""
+        _refuse_repeated_parameters(request)
         size = expected_bytes(request, limits.max_bytes)
         try:
             with load.request(size):
@@ -205,6 +207,14 @@ def _add_error_handlers(app: FastAPI, limits: Limits) -> None:
             for one in error.errors()
         ]
         return JSONResponse(asdict(ErrorOut("; ".join(reasons))), 422)
+
+
+def _refuse_repeated_parameters(request: Request) -> None:
+    """Raise `RequestValidationError` for parameters that are given several times, of which FastAPI takes one value."""
+    counts = Counter(name for name, _ in request.query_params.multi_items())
+    repeated = [name for name, count in counts.items() if count > 1]
+    if repeated:
+        raise RequestValidationError([{"loc": ("query", name), "msg": "given more than once"} for name in repeated])
 
 
 def _image_out(captioner: BaseCaptioner, image: DecodedImage, captions: list[Caption]) -> ImageOut:

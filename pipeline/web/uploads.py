@@ -69,7 +69,8 @@ async def read_image(request: Request, max_bytes: int) -> bytes:
     """The bytes of the image, at most `max_bytes`.
 
     Raises `HTTPException`: 400 for a form that cannot be read or has other fields, 408 for a body that does not
-    arrive in time, 413 for one that is too large, 415 for another content type, 499 for a client that disconnects.
+    arrive in time, 413 for one that is too large, 415 for another content type, 499 for a client that disconnects
+    and when the server stops.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     form = kind == "multipart/form-data"
@@ -85,8 +86,8 @@ async def read_image(request: Request, max_bytes: int) -> bytes:
             return b"".join([chunk async for chunk in chunks])
     except TimeoutError:
         raise HTTPException(408, f"the image did not arrive within {TIMEOUT:.0f} seconds") from None
-    except ClientDisconnect:
-        raise HTTPException(499, "the client has disconnected") from None
+    except (ClientDisconnect, asyncio.CancelledError):
+        raise HTTPException(499, "the upload was interrupted") from None
 
 
 def expected_bytes(request: Request, max_bytes: int) -> int:

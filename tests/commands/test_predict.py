@@ -368,6 +368,10 @@ def test_a_sample_has_an_attention_map(trained_project, tmp_path):
         (["--length-penalty", "inf"], "length_penalty: must be a finite number"),
         (["--csv", "-"], "--csv -: not a file name"),
         (["--model", "data"], "data: a folder; name a model file"),
+        (["--attention", "params.yaml"], "--attention params.yaml: a file; name a folder"),
+        (["--batch-size", "99999999999999999999"], "'--batch-size': Input should be less than or equal to 10000"),
+        (["--sample", "--temperature", "1e39"], "'--temperature': Input should be less than or equal to 100"),
+        (["--runtime", "onnx", "--device", "cuda"], "--device cuda: the onnx runtime computes on the CPU"),
     ],
 )
 def test_options_that_do_not_fit_together_are_refused(trained_project, options, words):

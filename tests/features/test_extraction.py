@@ -6,7 +6,6 @@ from stand_in import extract
 from support import small_encoder
 
 from pipeline.errors import DiskError
-from pipeline.features import extraction
 from pipeline.features import store as stores
 from pipeline.features.extraction import extract_features
 from pipeline.features.feature_file import FeatureFile
@@ -60,9 +59,8 @@ def test_equal_images_are_encoded_once(images, encoder, tmp_path):
     assert first.tobytes() == second.tobytes()
 
 
-def test_features_do_not_depend_on_order_chunks_or_workers(images, encoder, tmp_path, monkeypatch):
+def test_features_do_not_depend_on_order_or_workers(images, encoder, tmp_path):
     contents = {run(images, encoder, tmp_path, "a", 1)[1]}
-    monkeypatch.setattr(extraction, "CHUNK", 1)
     contents |= {run(images[::-1], encoder, tmp_path, "b", 3)[1], run(images, encoder, tmp_path, "c", 2)[1]}
     assert len(contents) == 1
 

@@ -113,6 +113,14 @@ def test_a_folder_begun_with_another_manifest_is_refused(table, tmp_path):
         job.begin(read_manifest(other), 2)
 
 
+@pytest.mark.parametrize("name", ["index.json", "shards/000000.h5"])
+def test_files_of_another_program_are_not_replaced(table, tmp_path, name):
+    (tmp_path / "shards").mkdir()
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ArtefactError, match=r"holds shards or index\.json, but no settings\.json; name another folder"):
+        a_job(tmp_path).begin(read_manifest(table), 2)
+
+
 def test_images_with_a_known_sha256_may_move(table, tmp_path):
     rows = [("b.png", "new/b.png", "B" * 64), *ROWS[1:]]
     moved = write_csv(tmp_path / "moved.csv", ("image", "path", "sha256"), rows)

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import numpy as np
 import pytest
@@ -132,6 +132,7 @@ def test_an_image_of_too_many_pixels_is_refused(server, images, monkeypatch):
         ("beam_size=0", "beam_size: "),
         ("max_length=1000", "max_length: "),
         ("beam=5", "beam: unknown parameter; known: captions, beam_size, max_length, attention"),
+        ("captions=2&captions=3", "captions: given more than once"),
     ],
 )
 def test_a_wrong_parameter_is_named(server, images, query, words):
@@ -413,6 +414,21 @@ def test_the_command_prints_its_address_and_stops_on_ctrl_c(trained_project, ima
         running.send_signal(signal.SIGINT)
         _, rest = running.communicate(timeout=30)
     assert (running.returncode, rest) == (0, "")
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_server_during_an_upload_without_a_traceback(trained_project):
+    running = serve(trained_project, "--port", "0")
+    running.stderr.readline()
+    port = int(running.stderr.readline().split(":")[3].split("/")[0])
+    with closing(socket.create_connection(("127.0.0.1", port))) as client:
+        client.sendall(b"POST /v1/captions HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n")
+        client.sendall(b"Content-Length: 50000\r\n\r\n\xff\xd8\xff")
+        time.sleep(0.5)
+        running.send_signal(signal.SIGINT)
+        _, rest = running.communicate(timeout=30)
+    assert running.returncode == 0
+    assert "Traceback" not in rest
 
 
 def test_a_port_that_is_taken_is_a_usage_error(trained_project, server):

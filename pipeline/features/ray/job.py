@@ -21,7 +21,7 @@ from pipeline.errors import ArtefactError, CaptionerError, DataError, DiskError
 from pipeline.features.feature_file import Features, write_feature_file
 from pipeline.features.ray.manifest import ListedImage, digest_of
 from pipeline.features.ray.sources import NO_ANSWER
-from pipeline.features.shards import open_shard, shard_path
+from pipeline.features.shards import INDEX, open_shard, shard_path
 from pipeline.files import locked_folder, read_csv, read_json, write_csv, write_json
 
 SKIPPED_COLUMNS = ("image", "path", "reason")
@@ -42,7 +42,8 @@ class Job:
     def begin(self, images: Sequence[ListedImage], shard_images: int) -> None:
         """Write what the folder is made for.
 
-        Raises `ArtefactError` when the folder was begun with another manifest, encoder, engine or shard size.
+        Raises `ArtefactError` when the folder was begun with another manifest, encoder, engine or shard size, and when
+        it holds shards or an index without these settings.
         """
         path = self.folder / "settings.json"
         encoder = json.loads(self.spec.to_json())
@@ -56,6 +57,11 @@ class Job:
                     f"{self.folder}: begun with other settings (then, now: {'; '.join(differences)}); "
                     "name another folder with --out, or delete this one"
                 )
+        elif any(shard_path(self.folder, 0).parent.glob("*")) or (self.folder / INDEX).exists():
+            raise ArtefactError(
+                f"{self.folder}: holds shards or {INDEX}, but no settings.json; name another folder with --out, or "
+                "move these away"
+            )
         write_json(path, settings)
 
     def write_shard(

@@ -89,7 +89,7 @@ class OnnxCaptioner(BaseCaptioner):
         """See `BaseCaptioner`. Raises `ParamsError` for what only the torch runtime can do."""
         options = options or self.generation_options()
         if isinstance(options.search, SamplingOptions):
-            raise ParamsError("--sample: the onnx runtime does not sample; use --runtime torch")
+            raise ParamsError("--sample: the onnx runtime does not sample; use --runtime torch with a model file")
         if options.search.precision != "float32":
             raise ParamsError(f"precision {options.search.precision}: the onnx runtime computes in float32")
         # The image vectors (B, H) and the decoder's first state.
