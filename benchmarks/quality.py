@@ -12,7 +12,8 @@ Scores are over all images together; differences are paired by image. Models and
 that an interrupted run resumes; `--table` only prints the results so far.
 
 A params file holds what differs from `base.yaml`; `popular-*` have the settings of published tutorials. Keys
-beside the params: `extends` names the file that this one changes; `mirrored` adds the mirrored training images;
+beside the params: `extends` names the file that this one changes; `layers` lists layers of the encoder whose features
+are joined, region by region; `mirrored` adds the mirrored training images;
 `train_images` and `captions_per_image` limit the training data to the first ones; `members` lists files whose models'
 probabilities are averaged; `against` names the file to compare with. Files that differ only in `score` share one model.
 """
@@ -36,6 +37,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from ruamel.yaml import YAML
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from pipeline.datasets import tables
@@ -43,8 +45,9 @@ from pipeline.datasets.detection import read_dataset
 from pipeline.datasets.entries import CaptionEntry
 from pipeline.decoders.decoder import Decoder, State
 from pipeline.device import single_threaded
-from pipeline.features.feature_file import FeatureFile
-from pipeline.files import read_json, write_csv, write_json
+from pipeline.encoders.spec import imported_spec
+from pipeline.features.feature_file import FeatureFile, Features, write_feature_file
+from pipeline.files import read_json, write_bytes, write_csv, write_json
 from pipeline.inference.model_file import TrainedModel
 from pipeline.inference.reranking import RerankOptions
 from pipeline.metrics.comparison import compare_captions
@@ -117,9 +120,12 @@ class Comparison:
             }
         )
 
-    def features(self, name: str) -> Path:
-        """The folder with the features of a training's encoder."""
-        return self.cache / f"features-{_digest(self.training(name)['encoder'])}"
+    def features(self, name: str, layer: str | None = None) -> Path:
+        """The folder with the features of a training's encoder, or of one of its `layers`."""
+        given = self.training(name)
+        encoder = {**given["encoder"], "layer": layer} if layer else given["encoder"]
+        layers = None if layer else given.get("layers")
+        return self.cache / f"features-{_digest([encoder, layers] if layers else encoder)}"
 
     def model(self, name: str, fold: int) -> Path:
         """The folder of a trained model. It depends on the content of the training, not on its name."""
@@ -184,13 +190,27 @@ def _prepared(of: Comparison) -> PrepareFiles:
         captions=of.cache / "captions.csv",
         images=of.cache / "images.csv",
         skipped=of.cache / "skipped.csv",
-        hash_cache=of.cache / "hashes.csv",
+        hash_cache=of.cache / "image-hashes.json",
     )
 
 
 def make_features(of: Comparison, name: str) -> None:
     """The features of all images by the encoder of a training."""
-    prepared, folder = _prepared(of), of.features(name)
+    params = of.params(name)
+    layers = of.training(name).get("layers")
+    if layers is None:
+        return _extract(of, of.features(name), params)
+    folders = [of.features(name, layer) for layer in layers]
+    for layer, folder in zip(layers, folders, strict=True):
+        encoder = params.encoder.model_copy(update={"layer": layer})
+        _extract(of, folder, params.model_copy(update={"encoder": encoder}))
+    _join_features(folders, of.features(name), f"layers {' '.join(layers)}")
+
+
+def _extract(of: Comparison, folder: Path, params: Params) -> None:
+    if (folder / "features.h5").exists():
+        return
+    prepared = _prepared(of)
     extracted = ExtractFiles(
         images=prepared.images,
         skipped_by_prepare=prepared.skipped,
@@ -198,7 +218,23 @@ def make_features(of: Comparison, name: str) -> None:
         encoder=folder / "encoder.safetensors",
         skipped=folder / "skipped.csv",
     )
-    extract(extracted, of.params(name), store=of.cache / "store")
+    extract(extracted, params, store=of.cache / "store")
+
+
+def _join_features(folders: Sequence[Path], joined: Path, name: str) -> None:
+    """Join the channels of several features files, each scaled to the mean square of the first."""
+    files = [FeatureFile.open(folder / "features.h5") for folder in folders]
+    some = files[0].images[:500]
+    sizes = [float(np.sqrt(np.square(file.load(some).astype(np.float32)).mean())) for file in files]
+
+    def read(images: Sequence[str]) -> Features:
+        parts = [file.load(images) * np.float32(sizes[0] / size) for file, size in zip(files, sizes, strict=True)]
+        return np.concatenate(parts, axis=2).astype(np.float16)
+
+    channels = sum(file.channels for file in files)
+    shape = files[0].regions, channels
+    write_feature_file(joined / "features.h5", imported_spec(name, channels), files[0].images, shape, read)
+    write_bytes(joined / "encoder.safetensors", save({}))
 
 
 def run_model(of: Comparison, names: Sequence[str], fold: int) -> list[tuple[str, int, dict[str, Any]]]:
@@ -268,9 +304,9 @@ def _train(of: Comparison, name: str, fold: int) -> None:
         metrics=folder / "training.csv",
         checkpoints=folder / "checkpoints",
     )
-    result = train(files, params).result
+    report = train(files, params)
     seconds = time.monotonic() - began
-    found = {"epochs": result.epochs, "best": result.best.val_cider_d, "seconds": seconds}
+    found = {"epochs": report.epochs, "best": report.best.val_cider_d, "seconds": seconds}
     write_json(folder / "training.json", found)
 
 
