@@ -91,7 +91,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
     """Context manager: the only run that fills `folder`. Removes the temporary files that killed processes left in it
     and in its subfolders.
 
-    Raises `DiskError` when another run holds the lock for `LOCK_SECONDS`, also one whose parent process was killed.
+    Raises `DiskError` when another run holds the lock for `LOCK_SECONDS`.
     """
     from filelock import FileLock, Timeout
 

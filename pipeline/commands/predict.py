@@ -1,6 +1,7 @@
 """`captioner predict`: captions for files, folders, glob patterns and standard input."""
 
 import csv
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from pipeline.features.feature_file import FeatureFile
     from pipeline.inference.base_captioner import BaseCaptioner, GenerationOptions, Prediction
 
+_STEM_BYTES = 200
+"""Longest name of an attention map without its suffix; file systems allow about 255 bytes in all."""
 _PROGRESS_FROM = 100
 """Images from which progress is shown without a terminal."""
 _COLUMNS = ("image", "caption", "score", "familiarity", "error")
@@ -282,12 +285,14 @@ class _AttentionMaps:
         if prediction.image == STDIN:
             raise DataError("--attention: the image on standard input has no name; give it as a file")
         stem = Path(prediction.image).stem
+        if len(os.fsencode(stem)) > _STEM_BYTES:
+            stem = os.fsencode(stem)[:_STEM_BYTES].decode(errors="ignore") or "image"
         names = chain([stem], (f"{stem}-{number}" for number in count(2)))
         name = next(name for name in names if name not in self._names)  # files of the same name in several folders
         self._names.add(name)
         path = self._folder / f"{name}.attention.png"
-        if name != stem:
-            say(f"note: the attention map of {prediction.image} is {path}; its own name is taken")
+        if name != Path(prediction.image).stem:
+            say(f"note: the attention map of {prediction.image} is {path}; its own name is taken or too long")
         write_bytes(path, draw_attention(prediction.image, prediction.captions[0], self._spec))
         return path
 

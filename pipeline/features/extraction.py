@@ -18,7 +18,7 @@ from pipeline.device import single_threaded
 from pipeline.encoders.encoder import Encoder
 from pipeline.encoders.images import ImageError
 from pipeline.encoders.spec import EncoderSpec
-from pipeline.errors import ArtefactError, DiskError
+from pipeline.errors import ArtefactError, DataError, DiskError
 from pipeline.features.feature_file import Features, write_feature_file
 from pipeline.features.gpu_extraction import encode_on_gpu
 from pipeline.features.image_batches import EncodedBatch, ImageFile, map_ahead
@@ -27,7 +27,7 @@ from pipeline.files import check_writable, remove_leftovers
 from pipeline.progress import Progress, no_progress
 
 AHEAD = 8
-"""Images per thread that are encoded while an earlier one still is, so that a large image does not stop the others."""
+"""Images per thread that may be finished before an earlier one, so that the threads do not wait for a large image."""
 _ATTEMPTS = 3
 """Times that rows of the store are damaged when they are read back before the disk is blamed."""
 
@@ -79,7 +79,7 @@ def extract_features(
             seconds += time.monotonic() - began
             encoded += len(missing)
             damaged = _write_from_store(images, cached, encoder.spec, out)
-            if not damaged:
+            if damaged is None:
                 break
             cached.forget(damaged)
         else:
@@ -93,8 +93,10 @@ def extract_features(
     )
 
 
-def _write_from_store(images: Sequence[ImageFile], cached: FeatureStore, spec: EncoderSpec, out: Path) -> list[str]:
-    """Write the features of `images` to `out`. If the store has damaged rows, return their keys and write nothing."""
+def _write_from_store(
+    images: Sequence[ImageFile], cached: FeatureStore, spec: EncoderSpec, out: Path
+) -> list[str] | None:
+    """Write the features of `images` to `out`. If a row cannot be read, write nothing and return the damaged keys."""
     sha256_of_image = {image.image: image.sha256 for image in images if image.sha256 in cached}
 
     def read(ids: Sequence[str]) -> Features:
@@ -102,9 +104,9 @@ def _write_from_store(images: Sequence[ImageFile], cached: FeatureStore, spec: E
 
     try:
         write_feature_file(out, spec, sha256_of_image, cached.shape, read)
-    except ArtefactError:
+    except (ArtefactError, DataError):
         return cached.damaged(dict.fromkeys(sha256_of_image.values()))
-    return []
+    return None
 
 
 def _encode_into_store(

@@ -30,7 +30,7 @@ from pipeline.features.decode_pool import DecodePool, Reasons
 from pipeline.features.image_batches import EncodedBatch, ImageFile, map_ahead
 
 CHUNK = 16
-"""Images that a worker takes one after another. It finishes them while the others wait, e.g. for the disk."""
+"""Images that a worker process gets at a time."""
 MAX_PENDING = 3
 """Batches on the GPU at a time."""
 

@@ -22,14 +22,15 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.encoders.spec import EncoderSpec
-from pipeline.errors import ArtefactError, CaptionerError, DiskError
+from pipeline.errors import ArtefactError, CaptionerError, DataError, DiskError
 from pipeline.features.feature_file import FeatureFile, Features, write_feature_file
 from pipeline.files import check_room, locked_folder, write_json
 
 BUFFER_BYTES = 1 << 26
 """Largest size of the rows that wait for the next part."""
 FLUSH_SECONDS = (1.0, 10.0)
-"""Bounds of the time between parts, a tenth of the run so far: the work that a killed run can lose."""
+"""Shortest and longest time between two parts; in between it is a tenth of the run so far. A killed run loses this much
+work."""
 OPEN_PARTS = 64
 """Largest number of mapped parts. Each needs a file descriptor."""
 SPEC_FILE = "spec.json"
@@ -65,9 +66,16 @@ class FeatureStore:
         with locked_folder(self.folder):
             for path in self.folder.glob("*.segment"):  # of earlier versions
                 path.unlink()
-            write_json(self.folder / SPEC_FILE, self._content)
+            if not self._has_spec():
+                write_json(self.folder / SPEC_FILE, self._content)
             self.load()
             yield
+
+    def _has_spec(self) -> bool:
+        try:
+            return bool(json.loads((self.folder / SPEC_FILE).read_bytes()) == self._content)
+        except (OSError, ValueError):
+            return False
 
     def load(self) -> None:
         """Find the rows of all parts."""
@@ -112,7 +120,12 @@ class FeatureStore:
         if self._waiting:
             number = max((int(path.stem) for path in parts_of(self.folder)), default=0) + 1
             path, rows = self.folder / f"{number:06d}.h5", self._waiting
-            write_feature_file(path, self.spec, rows, self.shape, lambda keys: np.stack([rows[key] for key in keys]))
+            try:
+                write_feature_file(
+                    path, self.spec, rows, self.shape, lambda keys: np.stack([rows[key] for key in keys])
+                )
+            except DiskError as error:
+                raise DiskError(f"{error}; earlier features are kept: run again to continue") from error
             self._places |= {key: (path, row) for row, key in enumerate(sorted(rows))}
             self._waiting = {}
         self._flushed = time.monotonic()
@@ -132,7 +145,8 @@ class FeatureStore:
     def read(self, keys: Sequence[str]) -> Features:
         """Return the features (n, R, C) of `keys`. Thread-safe.
 
-        Raises `ArtefactError` when a row is damaged, `KeyError` for a key without a row.
+        Raises `ArtefactError` when a row is damaged, `DataError` when its part is gone, `KeyError` for a key without a
+        row.
         """
         features = np.empty((len(keys), *self.shape), np.float16)
         for place, key in enumerate(keys):
@@ -147,7 +161,7 @@ class FeatureStore:
     def _is_intact(self, key: str) -> bool:
         try:
             self.read([key])
-        except ArtefactError:
+        except (ArtefactError, DataError):
             return False
         return True
 

@@ -45,7 +45,7 @@ def stored_encoders(root: Path) -> list[StoredEncoder]:
     found = []
     for folder in sorted(path for path in root.glob("*") if path.is_dir()):
         store = _open_store(folder)
-        size = sum(path.stat().st_size for path in folder.iterdir())
+        size = sum(path.stat().st_size for path in folder.iterdir() if not path.name.startswith("."))
         if store:
             found.append(StoredEncoder(folder.name, store.spec, store.engine, len(store.keys()), size))
         else:

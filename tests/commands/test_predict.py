@@ -218,7 +218,7 @@ def test_attention_writes_an_image_per_image_and_distinguishes_equal_names(train
     assert f"note: the attention map of {tmp_path}/000.png is {tmp_path}/maps/000-2.attention.png" in message
 
 
-def test_an_attention_map_beside_its_image_replaces_an_older_map_only(trained_project, tmp_path):
+def test_an_attention_map_beside_its_image_leaves_the_image_alone(trained_project, tmp_path):
     image, drawn = tmp_path / "photo.png", tmp_path / "photo.attention.png"
     image.write_bytes((trained_project / TINY / "000.png").read_bytes())
     drawn.write_bytes(b"old")
@@ -238,6 +238,15 @@ def test_a_pipe_is_not_replaced(trained_project, tmp_path):
     assert (code, out) == (2, "")
     assert "table.csv: a pipe, a socket or a device" in message
     assert pipe.is_fifo()
+
+
+def test_a_long_name_of_an_attention_map_is_cut(trained_project, tmp_path):
+    letter = "\u56fe"  # of three bytes
+    long = tmp_path / (80 * letter + ".png")
+    long.write_bytes((trained_project / TINY / "001.png").read_bytes())
+    code, _, message = predict(trained_project, str(long), "--attention", str(tmp_path / "maps"))
+    assert (code, [path.name for path in (tmp_path / "maps").iterdir()]) == (0, [66 * letter + ".attention.png"])
+    assert "its own name is taken or too long" in message
 
 
 def test_file_names_that_are_not_utf_8_remain_different(trained_project, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from stand_in import SPEC, StandIn, extract
 
 from pipeline.encoders.spec import EncoderSpec
+from pipeline.errors import ArtefactError
 from pipeline.features import store as stores
 from pipeline.features.store import FeatureStore
 from pipeline.features.store_inventory import keep_images, stored_encoders, verify_encoder
@@ -81,7 +82,40 @@ def test_switching_the_encoder_and_back_encodes_nothing_again(images, tmp_path):
 def test_the_folder_describes_its_encoder(images, tmp_path):
     extract(images, tmp_path)
     (path,) = tmp_path.glob("store/*/spec.json")
-    assert json.loads(path.read_text()) == {"engine": "none", "spec": json.loads(SPEC.to_json())}
+    described = {"engine": "none", "spec": json.loads(SPEC.to_json())}
+    assert json.loads(path.read_text()) == described
+    path.write_text('{"engine":')
+    assert encoded(images, tmp_path) == 0
+    assert json.loads(path.read_text()) == described
+
+
+def test_a_part_that_vanishes_while_it_is_read_is_encoded_again(images, tmp_path, monkeypatch):
+    expected = extract(images, tmp_path)[1]
+    read = FeatureStore.read
+
+    def vanishing(store, keys):
+        for part in tmp_path.glob("store/*/*.h5"):
+            part.unlink()
+        monkeypatch.undo()
+        store._open.cache_clear()
+        return read(store, keys)
+
+    monkeypatch.setattr(FeatureStore, "read", vanishing)
+    report, content = extract(images, tmp_path)
+    assert (report.encoded, content) == (11, expected)
+
+
+def test_a_part_that_cannot_be_opened_once_is_read_again(images, tmp_path, monkeypatch):
+    expected = extract(images, tmp_path)[1]
+    (tmp_path / "features.h5").unlink()
+
+    def failing(store, keys):
+        monkeypatch.undo()
+        raise ArtefactError("too many open files")
+
+    monkeypatch.setattr(FeatureStore, "read", failing)
+    report, content = extract(images, tmp_path)
+    assert (report.encoded, content) == (0, expected)
 
 
 def add(store, keys, value):
