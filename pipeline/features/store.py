@@ -117,13 +117,16 @@ class FeatureStore:
 
     def _flush(self) -> None:
         """Write the waiting rows as a new part. Raises `DiskError`."""
-        if self._waiting:
+        rows = self._waiting
+
+        def read(keys: Sequence[str]) -> Features:
+            return np.stack([rows[key] for key in keys])
+
+        if rows:
             number = max((int(path.stem) for path in parts_of(self.folder)), default=0) + 1
-            path, rows = self.folder / f"{number:06d}.h5", self._waiting
+            path = self.folder / f"{number:06d}.h5"
             try:
-                write_feature_file(
-                    path, self.spec, rows, self.shape, lambda keys: np.stack([rows[key] for key in keys])
-                )
+                write_feature_file(path, self.spec, rows, self.shape, read)
             except DiskError as error:
                 raise DiskError(f"{error}; earlier features are kept: run again to continue") from error
             self._places |= {key: (path, row) for row, key in enumerate(sorted(rows))}
