@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.device import single_threaded
 from pipeline.encoders.encoder import Encoder
@@ -26,8 +27,9 @@ from pipeline.features.store import FeatureStore
 from pipeline.files import check_writable, remove_leftovers
 from pipeline.progress import Progress, no_progress
 
-AHEAD = 8
-"""Images per thread that may be finished before an earlier one, so that the threads do not wait for a large image."""
+CHUNK_PIXELS = 800_000
+"""Pixels that a thread decodes before it encodes them, 15 images of 225 x 225: 6% faster than image by image, because
+caches stay warm. A chunk is what an interrupted run waits for and loses."""
 _ATTEMPTS = 3
 """Times that rows of the store are damaged when they are read back before the disk is blamed."""
 
@@ -130,13 +132,19 @@ def _encode_into_store(
 
 def encode_on_cpu(images: Sequence[ImageFile], encoder: Encoder, workers: int) -> Generator[EncodedBatch, None, None]:
     """Decode and encode `images` in threads, in order."""
+    chunk = max(1, CHUNK_PIXELS // encoder.spec.preprocessing.size**2)
 
-    def encode(image: ImageFile) -> EncodedBatch:
-        try:
-            pixels = np.stack([image.pixels(encoder.spec.preprocessing)])
-        except ImageError as error:
-            nothing = np.empty((0, encoder.regions, encoder.channels), np.float16)
-            return EncodedBatch([], nothing, {image.sha256: str(error)})
-        return EncodedBatch([image.sha256], encoder.encode(pixels), {})
+    def encode(start: int) -> EncodedBatch:
+        pixels: dict[str, NDArray[np.uint8]] = {}
+        unreadable: dict[str, str] = {}
+        for image in images[start : start + chunk]:
+            try:
+                pixels[image.sha256] = image.pixels(encoder.spec.preprocessing)
+            except ImageError as error:
+                unreadable[image.sha256] = str(error)
+        features = np.empty((0, encoder.regions, encoder.channels), np.float16)
+        if pixels:
+            features = encoder.encode(np.stack(list(pixels.values())))
+        return EncodedBatch(list(pixels), features, unreadable)
 
-    yield from map_ahead(encode, images, workers=workers, ahead=AHEAD * workers)
+    yield from map_ahead(encode, range(0, len(images), chunk), workers=workers, ahead=2 * workers)

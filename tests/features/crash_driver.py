@@ -13,9 +13,10 @@ from pathlib import Path
 
 from stand_in import StandIn, draw, extract
 
-from pipeline.features import feature_file, store
+from pipeline.features import extraction, feature_file, store
 
 WRITES = ("pwrite", "fsync", "posix_fallocate", "replace")
+extraction.CHUNK_PIXELS = 1
 store.BUFFER_BYTES = 3 * StandIn.regions * StandIn.channels * 2
 store.FLUSH_SECONDS = (1000.0, 1000.0)
 feature_file.SLAB_BYTES = 4 * StandIn.regions * StandIn.channels * 2

@@ -15,7 +15,7 @@ from stand_in import StandIn, extract
 
 from pipeline import files
 from pipeline.errors import DiskError
-from pipeline.features import feature_file, store
+from pipeline.features import extraction, feature_file, store
 
 HERE = Path(__file__).parent
 
@@ -51,6 +51,7 @@ def test_killed_at_any_write_a_run_loses_no_complete_part(tmp_path):
 
 def small_parts(monkeypatch):
     """Let a run write a part for every three images."""
+    monkeypatch.setattr(extraction, "CHUNK_PIXELS", 1)
     monkeypatch.setattr(store, "BUFFER_BYTES", 3 * StandIn.regions * StandIn.channels * 2)
     monkeypatch.setattr(store, "FLUSH_SECONDS", (1000.0, 1000.0))
 
@@ -292,6 +293,7 @@ class Interrupted(BaseException):
 
 
 def test_an_interrupted_run_keeps_all_computed_features(place, images, expected, monkeypatch):
+    monkeypatch.setattr(extraction, "CHUNK_PIXELS", 1)
     monkeypatch.setattr(store, "FLUSH_SECONDS", (1000.0, 1000.0))  # only the interruption itself writes a part
 
     def interrupt(done, total, note):

@@ -6,6 +6,7 @@ from stand_in import extract
 from support import small_encoder
 
 from pipeline.errors import DiskError
+from pipeline.features import extraction
 from pipeline.features import store as stores
 from pipeline.features.extraction import extract_features
 from pipeline.features.feature_file import FeatureFile
@@ -59,8 +60,9 @@ def test_equal_images_are_encoded_once(images, encoder, tmp_path):
     assert first.tobytes() == second.tobytes()
 
 
-def test_features_do_not_depend_on_order_or_workers(images, encoder, tmp_path):
+def test_features_do_not_depend_on_order_chunks_or_workers(images, encoder, tmp_path, monkeypatch):
     contents = {run(images, encoder, tmp_path, "a", 1)[1]}
+    monkeypatch.setattr(extraction, "CHUNK_PIXELS", 1)
     contents |= {run(images[::-1], encoder, tmp_path, "b", 3)[1], run(images, encoder, tmp_path, "c", 2)[1]}
     assert len(contents) == 1
 
