@@ -9,14 +9,17 @@ drawn than encoded, and copies differ by a comment in the file; `--other-images`
 """
 
 import argparse
+import contextlib
 import copy
 import io
 import os
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -28,14 +31,17 @@ from torch import nn
 from pipeline.device import choose_device, single_threaded
 from pipeline.encoders.encoder import GPU_BATCH, Encoder, build_encoder
 from pipeline.encoders.images import decode_image
+from pipeline.encoders.nvimgcodec import nvimgcodec_version
 from pipeline.features.decode_pool import DecodePool
 from pipeline.features.extraction import extract_features
-from pipeline.features.gpu_extraction import CHUNK, MAX_PENDING, Batch, GpuExtractor, encode_on_gpu, registered
-from pipeline.features.image_batches import ImageFile
+from pipeline.features.gpu_decoding import JpegDecoder
+from pipeline.features.gpu_extraction import CHUNK, MAX_PENDING, GpuExtractor, encode_on_gpu, registered
+from pipeline.features.image_batches import DecodedBatch, ImageFile
 from pipeline.files import sha256_of
 
 WARM = "ours without the store, workers warm"
 """On a GPU, what is compared with the others."""
+ON_GPU = "ours without the store, JPEGs decoded on the GPU"
 
 
 def draw(folder: Path, count: int, distinct: int) -> list[Path]:
@@ -63,24 +69,49 @@ def draw(folder: Path, count: int, distinct: int) -> list[Path]:
 
 
 class Clock:
-    """Measures the images per second and per CPU-second of a block."""
+    """Measures a block: images per second and per CPU-second of this process, and the memory that it takes in GiB."""
 
     def __init__(self, images: int) -> None:
         self._images = images
+        self._ended = threading.Event()
 
     def start(self) -> "Clock":
+        self._before = self._peak = memory_in_use()
+        self._sampler = threading.Thread(target=self._sample, daemon=True)
+        self._sampler.start()
         self._wall, self._cpu = time.perf_counter(), time.process_time()
         return self
 
     def stop(self) -> None:
         self.rate = self._images / (time.perf_counter() - self._wall)
         self.per_cpu_second = self._images / (time.process_time() - self._cpu)
+        self._ended.set()
+        self._sampler.join()
+        self.memory = self._peak - self._before
+
+    def _sample(self) -> None:
+        while not self._ended.wait(0.25):
+            self._peak = max(self._peak, memory_in_use())
 
     def __enter__(self) -> "Clock":
         return self.start()
 
     def __exit__(self, *failure: object) -> None:
         self.stop()
+
+
+def memory_in_use() -> float:
+    """GiB of this process and its children, without pages of files; 0 where the system does not tell."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0.0
+    children = [child for task in Path("/proc/self/task").glob("*/children") for child in task.read_text().split()]
+    total = 0
+    for file in [status, *(Path(f"/proc/{child}/status") for child in children)]:
+        kinds = ("RssAnon:", "RssShmem:")[: 1 + (file is status)]  # shared memory is the same for all
+        with contextlib.suppress(OSError):
+            total += sum(int(line.split()[1]) for line in file.read_text().splitlines() if line.startswith(kinds))
+    return total / 2**20
 
 
 def ours(paths: list[Path], encoder: Encoder, folder: Path) -> Clock:
@@ -95,12 +126,16 @@ def encode_only(paths: list[Path], encoder: Encoder, workers: int) -> Clock:
     """Decoding and encoding without the store, once all workers are warm: what the other implementations do."""
     images = [ImageFile(path.name, path, sha256_of(path)) for path in paths]
     warm = min(len(images) // 4, 2 * GPU_BATCH * workers)
-    done, clock = 0, Clock(len(images)).start()
-    for batch in encode_on_gpu(images, encoder, workers):
-        before, done = done, done + len(batch.keys)
-        if before < warm <= done < len(images):
-            clock = Clock(len(images) - done).start()
-    clock.stop()
+    done, whole = 0, Clock(len(images)).start()
+    clock = whole
+    with single_threaded():
+        for batch in encode_on_gpu(images, encoder, workers):
+            before, done = done, done + len(batch.keys)
+            if before < warm <= done < len(images):
+                clock = Clock(len(images) - done).start()
+    for one in {clock, whole}:
+        one.stop()
+    clock.memory = whole.memory
     return clock
 
 
@@ -212,12 +247,13 @@ def on_the_device(encoder: Encoder, paths: list[Path]) -> dict[str, Clock]:
         synchronize()
     extractor = GpuExtractor(encoder)
     decoded = np.zeros((GPU_BATCH, size, size, 3), np.uint8)
-    batch = Batch([ImageFile("", Path(), "")] * GPU_BATCH, [None] * GPU_BATCH)
-    extractor.collect(extractor.submit(batch, decoded))
-    with registered(decoded, encoder.device), Clock(batches * GPU_BATCH) as clocks["copied and through the network"]:
+    batch = DecodedBatch([ImageFile("", Path(), "")] * GPU_BATCH, [None] * GPU_BATCH, torch.from_numpy(decoded))
+    extractor.collect(extractor.submit(batch))
+    clock = clocks["copied and through the network"] = Clock(batches * GPU_BATCH)
+    with registered(decoded, encoder.device), single_threaded(), clock:
         pending = []
         for _ in range(batches):
-            pending.append(extractor.submit(batch, decoded))
+            pending.append(extractor.submit(batch))
             if len(pending) >= MAX_PENDING:
                 extractor.collect(pending.pop(0))
         for one in pending:
@@ -241,6 +277,20 @@ def decode_in_processes(paths: list[Path], encoder: Encoder, workers: int) -> Cl
         list(threads.map(decode, starts[: 4 * workers]))  # warm
         with Clock(len(images)) as clock:
             list(threads.map(decode, starts))
+    return clock
+
+
+def decode_on_the_device(paths: list[Path], encoder: Encoder) -> Clock:
+    """nvImageCodec and resizing alone, in batches, on the bytes of JPEGs."""
+    decoder = JpegDecoder(encoder.spec.preprocessing, encoder.device)
+    contents = [path.read_bytes() for path in paths]
+    batches = [contents[start : start + GPU_BATCH] for start in range(0, len(contents), GPU_BATCH)]
+    decoder.decode(batches[0])
+    torch.cuda.synchronize()
+    with Clock(len(contents)) as clock:
+        for batch in batches:
+            decoder.decode(batch)
+        torch.cuda.synchronize()
     return clock
 
 
@@ -294,6 +344,10 @@ def measure(given: argparse.Namespace, encoder: Encoder, cores: int, folder: Pat
         ways[name] = lambda work: data_loader(paths, encoder, network, batch=64, workers=cores)
         ways[WARM] = lambda work: encode_only(paths, encoder, cores)
         ways[f"decode alone, {cores} processes"] = lambda work: decode_in_processes(paths, encoder, cores)
+        if nvimgcodec_version():
+            preprocessing = replace(encoder.spec.preprocessing, jpeg_decoder="nvimgcodec")
+            on_gpu = Encoder(replace(encoder.spec, preprocessing=preprocessing), encoder.network, encoder.device)
+            ways[ON_GPU] = lambda work: encode_only(paths, on_gpu, cores)
     measured: dict[str, list[Clock]] = {name: [] for name in ways}
     for turn in range(given.repeats):
         work = folder / str(turn)
@@ -303,19 +357,23 @@ def measure(given: argparse.Namespace, encoder: Encoder, cores: int, folder: Pat
     best = {name: max(clocks, key=lambda clock: clock.rate) for name, clocks in measured.items()}
     if encoder.device.type != "cpu":
         best |= on_the_device(encoder, others)
+    if ON_GPU in ways:
+        best["decode and resize alone, on the device"] = decode_on_the_device(others, encoder)
     return best
 
 
 def print_table(best: dict[str, Clock], cores: int) -> None:
-    print("\n| | images/s | per CPU-second | ours is |\n|---|---|---|---|")
+    print("\n| | images/s | per CPU-second | GiB | ours is |\n|---|---|---|---|---|")
     rate = best.get(WARM, best["ours"]).rate
     for name, clock in best.items():
         compared = not any(word in name for word in ("alone", "ours", "copied"))
         ratio = f"{rate / clock.rate:.2f} x" if compared else ""
-        print(f"| {name} | {clock.rate:,.1f} | {clock.per_cpu_second:,.1f} | {ratio} |")
+        if ratio and ON_GPU in best:
+            ratio += f", with the GPU's decoder {best[ON_GPU].rate / clock.rate:.2f} x"
+        print(f"| {name} | {clock.rate:,.1f} | {clock.per_cpu_second:,.1f} | {clock.memory:.1f} | {ratio} |")
     if "forward alone" in best:
         limit = 1 / (1 / best["decode alone"].rate + 1 / best["forward alone"].rate)
-        print(f"| limit of decode and forward on {cores} cores | {limit:,.1f} | | {rate / limit:.2f} of it |")
+        print(f"| limit of decode and forward on {cores} cores | {limit:,.1f} | | | {rate / limit:.2f} of it |")
     stored = best["ours, everything in the store"].rate
     print(f"\nfrom the store: {stored / rate:,.0f} times as fast as encoding, hashing included")
 

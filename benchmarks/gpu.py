@@ -11,9 +11,7 @@ import argparse
 import contextlib
 import dataclasses
 import gc
-import importlib.util
 import os
-import resource
 import runpy
 import shutil
 import subprocess
@@ -34,6 +32,7 @@ import numpy as np
 import search as search_benchmark
 import torch
 import train as train_benchmark
+from PIL import Image
 from torch import Tensor
 
 from pipeline.decoders.decoder import Decoder
@@ -43,8 +42,11 @@ from pipeline.decoders.search import SamplingOptions, SearchOptions
 from pipeline.device import choose_device, engine, supports_bfloat16
 from pipeline.encoders.encoder import Encoder, build_encoder
 from pipeline.encoders.images import decode_image
+from pipeline.encoders.nvimgcodec import check_nvimgcodec, make_nvimgcodec_decoder
+from pipeline.errors import ParamsError
 from pipeline.features.extraction import extract_features
 from pipeline.features.feature_file import FeatureFile
+from pipeline.features.gpu_decoding import JpegDecoder
 from pipeline.features.image_batches import ImageFile
 from pipeline.files import sha256_of
 from pipeline.metrics.cider import CiderD
@@ -93,15 +95,15 @@ class Scale:
 FULL = Scale(
     train=train_benchmark.Sizes(),
     train_batches=(64, 1024),
-    seconds=1.5,
-    extraction=["--images", "16000", "--distinct", "2000", "--other-images", "2000", "--repeats", "1", "--grid", "1"],
+    seconds=0.7,
+    extraction=["--images", "16000", "--distinct", "1000", "--other-images", "1000", "--repeats", "1", "--grid", "1"],
     encoder="resnet50",
     layer="layer4",
     search_images=512,
     vocabulary=3000,
     scenes={"train": 1000, "val": 100, "test": 100},
     params={},
-    epochs=6,
+    epochs=4,
 )
 SMALL = Scale(
     train=train_benchmark.Sizes(hidden=16, embed=16, words=60),
@@ -190,15 +192,15 @@ def loss_curve(
     With `self_critical` it is the negative mean reward of self-critical epochs, which follow one with cross-entropy.
     """
     generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(2, 12, (200,), generator=generator).tolist()
+    lengths = torch.randint(2, 12, (100,), generator=generator).tolist()
     captions = [[1, *torch.randint(4, 40, (length,), generator=generator).tolist(), 2] for length in lengths]
-    features = torch.randn(40, 4, 16, generator=generator)
+    features = torch.randn(20, 4, 16, generator=generator)
     plain = {"feature_dropout": 0.0, "embedding_dropout": 0.0, "output_dropout": 0.0}  # devices draw other numbers
     train = {"epochs": 5, "batch_size": 16, "ema": 0.9, "bag_of_words": 0.1, "precision": "float32"}
     if self_critical:
         train |= {"epochs": 1, "scst": {"epochs": 4, "lr": 5e-3, "samples": 4, "cross_entropy": 0.2}}
     params = check_params({"decoder": {"kind": kind, "embed": 32, "hidden": 64, **plain}, "train": train})
-    batches = Batches(captions, [number // 5 for number in range(200)], batch_size=16, seed=1)
+    batches = Batches(captions, [number // 5 for number in range(100)], batch_size=16, seed=1)
     trainer = make_trainer(params, 40, features, batches, share_of_even_tokens, ProcessGroup(device))
     if not graphs:
         without_graphs(trainer)
@@ -254,16 +256,15 @@ def draw_dataset(run: Run) -> Path:
         params[section].update(changes)
     params["run"]["device"] = str(run.device)
     yaml.dump(params, project / "params.yaml")
-    began = time.perf_counter()
     for stage in ("prepare", "extract", "vocab"):
         run_stage(project, stage)
-    print(f"prepare, extract and vocab of the built-in dataset: {time.perf_counter() - began:.1f} s")
     return project
 
 
 def start_stage(project: Path, stage: str, *arguments: str) -> "subprocess.Popen[str]":
     environment = {name: value for name, value in os.environ.items() if name != "DVC_ROOT"}
-    environment |= {"PYTHONPATH": str(ROOT), "CAPTIONER_CACHE": str(project / "cache")}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment |= {"PYTHONPATH": path, "CAPTIONER_CACHE": str(project / "cache")}
     command = [sys.executable, "-m", "pipeline", stage, *arguments]
     return subprocess.Popen(
         command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -272,10 +273,11 @@ def start_stage(project: Path, stage: str, *arguments: str) -> "subprocess.Popen
 
 def run_stage(project: Path, stage: str, *arguments: str) -> str:
     """Run a stage in a new process and return what it prints. Raises `RuntimeError`."""
-    process = start_stage(project, stage, *arguments)
+    began, process = time.perf_counter(), start_stage(project, stage, *arguments)
     printed, _ = process.communicate()
     if process.returncode:
         raise RuntimeError(f"{stage} ended with exit code {process.returncode}:\n{printed}")
+    print(f"stage {stage}: {time.perf_counter() - began:.1f} s", flush=True)
     return printed
 
 
@@ -343,7 +345,7 @@ def time_builtin_dataset(run: Run, project: Path) -> None:
 # --- extraction
 
 
-def make_encoder(run: Run, device: torch.device, precision: str) -> Encoder:
+def make_encoder(run: Run, device: torch.device, precision: str, jpeg_decoder: str = "pillow") -> Encoder:
     return build_encoder(
         name=run.scale.encoder,
         weights="none",
@@ -354,15 +356,32 @@ def make_encoder(run: Run, device: torch.device, precision: str) -> Encoder:
         precision=precision,
         seed=1,
         device=device,
+        jpeg_decoder=jpeg_decoder,  # type: ignore[arg-type]
     )
+
+
+def draw_kinds(folder: Path) -> list[Path]:
+    """JPEGs of several sizes, subsampled in three ways, baseline and progressive."""
+    folder.mkdir()
+    paths = []
+    for number, (width, subsampling, progressive) in enumerate(
+        product((200, 375, 500, 1023), ("4:4:4", "4:2:2", "4:2:0"), (False, True))
+    ):
+        random = np.random.default_rng(number)
+        coarse = Image.fromarray(random.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+        image = coarse.resize((width, 401 + number), Image.Resampling.BICUBIC)
+        paths.append(folder / f"{number}.jpg")
+        image.save(paths[-1], quality=90, subsampling=subsampling, progressive=progressive)
+    return paths
 
 
 def check_extraction(run: Run) -> None:
     """Rows on the device equal those of another run bit for bit, and those of the CPU closely."""
     folder = run.folder / "extraction"
-    (folder / "images").mkdir(parents=True)
-    paths = extract_benchmark.draw(folder / "images", 100, 20)
-    images = [ImageFile(path.name, path, sha256_of(path)) for path in paths]
+    folder.mkdir()
+    (folder / "images").mkdir()
+    paths = extract_benchmark.draw(folder / "images", 100, 20) + draw_kinds(folder / "kinds")
+    images = [ImageFile(str(number), path, sha256_of(path)) for number, path in enumerate(paths)]
 
     def features(encoder: Encoder, name: str, workers: int) -> tuple[bytes, np.ndarray[Any, Any]]:
         out = folder / f"{name}.h5"
@@ -373,14 +392,56 @@ def check_extraction(run: Run) -> None:
         )
 
     _, on_cpu = features(make_encoder(run, torch.device("cpu"), "float32"), "cpu", 2)
-    for precision in ("float32", "bfloat16")[: 1 + supports_bfloat16(run.device)]:
-        encoder = make_encoder(run, run.device, precision)
-        content, rows = features(encoder, f"{precision}-2", 2)
-        again, _ = features(encoder, f"{precision}-3", 3)
-        run.check(f"extraction again, {precision}", content == again, f"{len(content):,} bytes, 2 and 3 workers")
+    kinds = [("float32", "pillow")]
+    if supports_bfloat16(run.device):
+        kinds.append(("bfloat16", "pillow"))
+    if has_nvimgcodec(run):
+        kinds.append(("float32", "nvimgcodec"))
+    for precision, decoder in kinds:
+        name = f"{precision}, {decoder}"
+        encoder = make_encoder(run, run.device, precision, decoder)
+        content, rows = features(encoder, f"{name}, 2", 2)
+        images.reverse()  # other batches
+        again, _ = features(encoder, f"{name}, 3", 3)
+        images.reverse()
+        run.check(f"extraction again, {name}", content == again, f"{len(content):,} bytes, in other batches")
         cosine = np.sum(rows * on_cpu, 1) / (np.linalg.norm(rows, axis=1) * np.linalg.norm(on_cpu, axis=1))
         passed = bool(cosine.min() > (COSINE if precision == "float32" else 1 - 20 * (1 - COSINE)))
-        run.check(f"features in {precision} and on the CPU", passed, f"cosine at least {cosine.min():.7f}")
+        run.check(f"features of {name} and of the CPU", passed, f"cosine at least {cosine.min():.7f}")
+
+
+def has_nvimgcodec(run: Run) -> bool:
+    try:
+        check_nvimgcodec(run.device)
+    except ParamsError as error:
+        print(f"JPEGs are not decoded on the device: {error}")
+        return False
+    return True
+
+
+def check_pixels(run: Run) -> None:
+    """Pixels of nvImageCodec and of Pillow, before and after resizing."""
+    if not has_nvimgcodec(run):
+        return
+    paths = draw_kinds(run.folder / "kinds")
+    contents = [path.read_bytes() for path in paths]
+    pillow = [decode_image(content) for content in contents]
+    encoder = make_encoder(run, run.device, "float32", "nvimgcodec")
+    decoder = JpegDecoder(encoder.spec.preprocessing, run.device)
+    decoded = [np.asarray(image.cpu()) for image in make_nvimgcodec_decoder(run.device).decode(contents)]
+    resized = [image if image is None else image.cpu().numpy() for image in decoder.decode(contents)]
+    refused = sum(image is None for image in resized)
+    run.check("JPEGs decoded on the device", not refused, f"{refused} of {len(paths)} refused")
+    for name, ours, theirs in (
+        ("decoded", decoded, pillow),
+        ("decoded and resized", resized, list(map(encoder.preprocess, pillow))),
+    ):
+        largest = max(
+            int(np.abs(one.astype(int) - np.asarray(two)).max())
+            for one, two in zip(ours, theirs, strict=True)
+            if one is not None
+        )
+        run.check(f"pixels {name} by nvImageCodec and Pillow", largest <= 4, f"differ by at most {largest}")
 
 
 def measure_extraction(run: Run) -> None:
@@ -400,45 +461,6 @@ def measure_extraction(run: Run) -> None:
         extract_benchmark.print_table(best, os.cpu_count() or 1)
 
 
-def measure_device_decoding(run: Run) -> None:
-    """JPEG decoding by nvImageCodec with interpolated chroma: speed, and the difference to Pillow."""
-    if run.device.type != "cuda" or importlib.util.find_spec("nvidia") is None:
-        print("nvImageCodec: not measured (needs a GPU and the package nvidia-nvimgcodec-cu13)")
-        return
-    try:
-        from nvidia import nvimgcodec
-    except ImportError as error:
-        print(f"nvImageCodec: not measured ({error})")
-        return
-    folder = run.folder / "jpeg"
-    folder.mkdir()
-    contents = [path.read_bytes() for path in extract_benchmark.draw(folder, 256, 256)]
-    decoder = nvimgcodec.Decoder(options=":fancy_upsampling=1")
-    decoder.decode(contents)
-    torch.cuda.synchronize()
-    began = time.perf_counter()
-    for _ in range(8):
-        decoded = decoder.decode(contents)
-    torch.cuda.synchronize()
-    rate = 8 * len(contents) / (time.perf_counter() - began)
-    ours = [np.asarray(image.cpu()) for image in decoded[:64]]
-    pillow = [decode_image(content) for content in contents[:64]]
-    largest = max(int(np.abs(one.astype(int) - np.asarray(two)).max()) for one, two in zip(ours, pillow, strict=True))
-    encoder = make_encoder(run, run.device, "float32")
-    from PIL import Image
-
-    rows = [
-        encoder.encode(np.stack([encoder.preprocess(image) for image in images])).astype(np.float64).reshape(64, -1)
-        for images in (map(Image.fromarray, ours), pillow)
-    ]
-    cosine = np.sum(rows[0] * rows[1], 1) / (np.linalg.norm(rows[0], axis=1) * np.linalg.norm(rows[1], axis=1))
-    size = sum(map(len, contents)) / len(contents) / 1000
-    print(
-        f"nvImageCodec: {rate:,.0f} images/s for {size:.0f} kB JPEGs; pixels differ from Pillow's by at most "
-        f"{largest}; cosine of the features at least {cosine.min():.6f}"
-    )
-
-
 # --- speed of training and search
 
 
@@ -449,8 +471,9 @@ def measure_training(run: Run) -> None:
         print(f"\ntraining, hidden {sizes.hidden}, {sizes.words} words, batch {batch}\n")
         train_benchmark.print_table(rates)
         tokens = 30_000 * 11.8  # Flickr8k's training captions, with EOS
-        seconds = tokens / rates["ours, attention, float32"]
-        print(f"\nan epoch of 30,000 captions, attention, float32: {seconds:.1f} s")
+        precision = "tf32" if run.device.type == "cuda" else "float32"
+        seconds = tokens / rates[f"ours, attention, {precision}"]
+        print(f"\nan epoch of 30,000 captions, attention, {precision}: {seconds:.1f} s")
 
 
 def measure_self_critical(run: Run) -> None:
@@ -525,36 +548,32 @@ def part(run: Run, name: str) -> Iterator[None]:
     except Exception:
         traceback.print_exc(file=sys.stdout)
         run.check(name, False, "raised an exception")
-    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    memory, largest = (resource.getrusage(one).ru_maxrss / 2**20 for one in who)
     on_device = ""
     if run.device.type == "cuda":
         on_device = f", {torch.cuda.max_memory_allocated(run.device) / 2**30:.1f} GiB on the device"
-    seconds = time.perf_counter() - began
-    print(
-        f"-- {seconds:.1f} s; peak memory so far {memory:.1f} GiB, of the largest other process {largest:.1f} GiB"
-        f"{on_device}",
-        flush=True,
-    )
+    print(f"-- {time.perf_counter() - began:.1f} s{on_device}", flush=True)
+
+
+def measure_builtin_dataset(run: Run) -> None:
+    project = draw_dataset(run)
+    time_builtin_dataset(run, project)
+    check_bytes(run, project)
 
 
 def measure(run: Run) -> None:
     parts: dict[str, Callable[[Run], None]] = {
-        "loss curves": check_loss_curves,
-        "extraction: parity": check_extraction,
-        "training": measure_training,
+        "training: loss curves": check_loss_curves,
+        "training: the built-in dataset": measure_builtin_dataset,
+        "training: speed": measure_training,
         "self-critical training": measure_self_critical,
+        "extraction: pixels": check_pixels,
+        "extraction: features": check_extraction,
         "extraction: speed": measure_extraction,
-        "extraction: decoding on the device": measure_device_decoding,
         "beam search": measure_search,
     }
     for name, measured in parts.items():
         with part(run, name):
             measured(run)
-    with part(run, "the built-in dataset"):
-        project = draw_dataset(run)
-        time_builtin_dataset(run, project)
-        check_bytes(run, project)
 
 
 def main() -> None:

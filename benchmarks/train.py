@@ -9,6 +9,7 @@ docs/benchmarks.md; compare the ratios within one run.
 import argparse
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import count, product
 
@@ -20,8 +21,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 
 from pipeline.decoders.decoder import Decoder
 from pipeline.decoders.registry import make_decoder
-from pipeline.device import choose_device, supports_bfloat16
+from pipeline.device import choose_device, supports_bfloat16, tensor_float_32
 from pipeline.training.batches import Batch, Batches
+from pipeline.training.determinism import deterministic
 from pipeline.training.feature_source import FeatureSource, ResidentFeatures, with_features
 from pipeline.training.graphed_step import GraphedStep, Term, static_shape
 from pipeline.training.losses import CaptionLoss
@@ -263,20 +265,22 @@ def matmul_roof(dtype: torch.dtype, device: torch.device, words: int, hidden: in
 def measure_training(sizes: Sizes, device: torch.device, seconds: float) -> dict[str, float]:
     """Tokens/s of the other implementations and of the four decoders; each is measured for `seconds`."""
     data = Data(sizes.words, sizes.batch, device)
-    precisions = {"float32": False, "bfloat16": True} if supports_bfloat16(device) else {"float32": False}
+    precisions = ["float32", *["tf32"] * (device.type == "cuda"), *["bfloat16"] * supports_bfloat16(device)]
     options = {"embed": sizes.embed, "hidden": sizes.hidden}
     options |= {"feature_dropout": 0.1, "embedding_dropout": 0.3, "output_dropout": 0.3}
     rates: dict[str, float] = {}
 
     def measure_ours(*kinds: str) -> None:
-        for kind, (precision, bfloat16) in product(kinds, precisions.items()):
+        for kind, precision in product(kinds, precisions):
             params = {"kind": kind, **options} | ({"attention": sizes.hidden} if kind in ATTENTIVE else {})
             decoder = make_decoder(params, vocabulary=sizes.words, regions=REGIONS, channels=CHANNELS)
             decoder = decoder.to(device).train()
-            if device.type == "cuda":
-                rate = graphed_tokens_per_second(decoder, data, bfloat16, seconds)
-            else:
-                rate = tokens_per_second(decoder, ours(decoder, data, bfloat16), seconds)
+            bfloat16 = precision == "bfloat16"
+            with deterministic(0), tensor_float_32() if precision == "tf32" else nullcontext():
+                if device.type == "cuda":
+                    rate = graphed_tokens_per_second(decoder, data, bfloat16, seconds)
+                else:
+                    rate = tokens_per_second(decoder, ours(decoder, data, bfloat16), seconds)
             rates[f"ours, {kind}, {precision}"] = rate
 
     plain = (sizes.words, sizes.hidden, sizes.embed)

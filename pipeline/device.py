@@ -54,6 +54,20 @@ def engine(device: torch.device) -> str:
     return f"torch {torch.__version__}, {processor}"
 
 
+@contextmanager
+def tensor_float_32() -> Iterator[None]:
+    """Context manager: a GPU rounds the factors of float32 matrix products to TF32, which has 10 bits of precision.
+
+    cuDNN's LSTM always does so.
+    """
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+
 def supports_bfloat16(device: torch.device) -> bool:
     """Return whether the hardware computes in bfloat16. Emulation is several times slower than float32."""
     if device.type == "cuda":

@@ -120,6 +120,11 @@ class EncoderParams(Options):
         description="JPEG files that end too early, as after a broken download. skip: leave them out and list them, as "
         "other damaged images; fill: use them, gray where pixels are missing, also in predict",
     )
+    jpeg_decoder: Literal["pillow", "nvimgcodec"] = Field(
+        default="pillow",
+        description="What decodes JPEGs in `extract`. nvimgcodec: an NVIDIA GPU, several times as fast as 16 cores; "
+        "needs `pip install -e '.[gpu]'` in the checkout. predict always uses Pillow, whose pixels differ by at most 1",
+    )
     precision: Literal["float32", "bfloat16", "auto"] = Field(
         default="auto",
         description="Arithmetic of the encoder. auto: bfloat16, about twice as fast, where the processor supports "
@@ -219,7 +224,7 @@ class TrainParams(Options):
     average_best: int = Field(default=1, ge=1, le=1000, description="The model is the average of this many best epochs")
     precision: Literal["float32", "bfloat16", "auto"] = Field(
         default="auto",
-        description="Arithmetic of matrix products. auto: bfloat16 on processors that support it, float32 on GPUs",
+        description="Arithmetic of matrix products. auto: bfloat16 on processors that support it, TF32 on GPUs",
     )
     patience: int = Field(
         default=10,

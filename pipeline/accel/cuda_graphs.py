@@ -40,6 +40,7 @@ class GraphedFunction:
         """`state` returns every tensor that the function changes, always in the same order."""
         self._function, self._state = function, state
         self._graphs: dict[tuple[torch.Size, ...], _Graph] = {}
+        self._stream: torch.cuda.Stream | None = None
         self._pool: Any = None
 
     def __call__(self, *inputs: Tensor) -> Tensor:
@@ -55,12 +56,13 @@ class GraphedFunction:
 
     def _capture_unchanged(self, inputs: Sequence[Tensor]) -> _Graph:
         """Capture, and undo what the warm-up changed: a resumed run captures later and must compute the same bits."""
-        saved = [tensor.clone() for tensor in self._state()]
+        # Detached: else autograd would keep nodes of the parameters, which belong to a stream that is not captured.
+        saved = [tensor.detach().clone() for tensor in self._state()]
         try:
             with _random_state_kept(), uncaptured_steps():
                 return self._capture(inputs)
         except (RuntimeError, AssertionError) as error:  # torch without CUDA raises the latter
-            raise CaptureError(str(error).splitlines()[0]) from error
+            raise CaptureError(str(error).partition("\n")[0]) from error
         finally:
             with torch.no_grad():
                 for tensor, value in zip(self._state(), saved, strict=True):
@@ -68,7 +70,8 @@ class GraphedFunction:
 
     def _capture(self, inputs: Sequence[Tensor]) -> _Graph:
         static = tuple(tensor.clone() for tensor in inputs)
-        stream = torch.cuda.Stream()
+        # One stream for all calls: the workspaces of cuBLAS, one per stream, are then allocated before a capture.
+        stream = self._stream = self._stream or torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARMUP_CALLS):
@@ -77,7 +80,7 @@ class GraphedFunction:
         gc.collect()  # a collection during the capture could free memory of an older graph, which is not allowed
         graph = torch.cuda.CUDAGraph()
         # Other threads go on meanwhile: one pins the memory of the features of later batches.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, self._pool, stream, capture_error_mode="thread_local"):
             output = self._function(*static)
         self._pool = graph.pool()  # one replay at a time, and nothing outlives it: all graphs share their memory
         return _Graph(graph, static, output)

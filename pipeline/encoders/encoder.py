@@ -8,7 +8,7 @@ B images, S input side, R = grid * grid regions, C channels.
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from pipeline.accel.fused_convolution import fuse_convolutions
 from pipeline.device import engine, resolve_precision, single_threaded
 from pipeline.encoders import images
 from pipeline.encoders.model_encoder import find_model_file, load_model_encoder
+from pipeline.encoders.nvimgcodec import check_nvimgcodec, nvimgcodec_version
 from pipeline.encoders.registry import SOURCES, get_source
 from pipeline.encoders.source import EncoderSource, LoadedModel, WeightsNotFetched, run_network
 from pipeline.encoders.spec import EncoderSpec, sha256_of_tensors
@@ -61,7 +62,8 @@ class Encoder:
     @property
     def engine(self) -> str:
         """Libraries and processor. Together with the spec they determine a feature's last bits."""
-        return ", ".join(filter(None, [engine(self.device), images.LIBRARY, self._source.library]))
+        decoder = nvimgcodec_version() if self.spec.preprocessing.jpeg_decoder == "nvimgcodec" else ""
+        return ", ".join(filter(None, [engine(self.device), images.LIBRARY, decoder, self._source.library]))
 
     def tensors_to_embed(self) -> dict[str, Tensor]:
         """Return the tensors that a model file needs to rebuild the encoder: none where the source publishes them."""
@@ -137,12 +139,15 @@ def build_encoder(
     device: torch.device,
     source: str = "torchvision",
     truncated_jpegs: str = "skip",
+    jpeg_decoder: Literal["pillow", "nvimgcodec"] = "pillow",
 ) -> Encoder:
     """Build the encoder that `params.encoder` describes.
 
     Raises `ParamsError` naming the parameter and its choices, `NumericError` for weights that are not finite.
     """
     precision = resolve_precision(precision, device, "params.encoder.precision")
+    if jpeg_decoder == "nvimgcodec":
+        check_nvimgcodec(device)
     library = get_source(source)
     size = image_size if isinstance(image_size, int) else None
     if model_file := find_model_file(weights):
@@ -166,7 +171,13 @@ def build_encoder(
         weights_sha256=sha256_of_tensors(network.state_dict()),
         layer=layer,
         grid=grid,
-        preprocessing=replace(trained, size=size, shorter_side=shorter_side, fill_truncated=truncated_jpegs == "fill"),
+        preprocessing=replace(
+            trained,
+            size=size,
+            shorter_side=shorter_side,
+            fill_truncated=truncated_jpegs == "fill",
+            jpeg_decoder=jpeg_decoder,
+        ),
         precision=precision,
         source=source,
     )

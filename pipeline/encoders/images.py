@@ -69,7 +69,7 @@ def decode_image(content: bytes, *, fill_truncated: bool = False) -> Image.Image
         _load(image)
         if image.format == "PNG" and _may_be_cut(image) and (missing := png.missing_bytes(content)):
             raise ImageError(f"damaged: truncated: {missing:,} bytes of its pixels are missing")
-        if image.format in {"JPEG", "WEBP"} and _has_text_line_ends(content):
+        if image.format in {"JPEG", "WEBP"} and has_text_line_ends(content):
             raise ImageError("damaged: its line feeds were changed as those of a text; copy it again in binary mode")
         if image.format == "JPEG" and not fill_truncated and _lacks_rows(image, content):
             raise ImageError("damaged: truncated: its last rows are missing")
@@ -168,8 +168,11 @@ def _may_be_cut(image: Image.Image) -> bool:
     )
 
 
-def _has_text_line_ends(content: bytes) -> bool:
+def has_text_line_ends(content: bytes) -> bool:
     """Whether every line feed follows a carriage return, as after a transfer as a text; by chance one in 256 does."""
+    first = content.find(b"\n")
+    if content[max(first - 1, 0) : first] != b"\r":  # the usual case, without reading the rest
+        return False
     return (feeds := content.count(b"\n")) >= _MIN_LINE_FEEDS and content.count(b"\r\n") == feeds
 
 
@@ -280,7 +283,7 @@ def to_rgb_image(value: bytes | NDArray[Any] | Image.Image) -> Image.Image:
     return to_rgb_image(Image.fromarray(np.ascontiguousarray(value)))
 
 
-def _crop_box(preprocessing: Preprocessing, width: int, height: int) -> tuple[float, float, float, float]:
+def crop_box(preprocessing: Preprocessing, width: int, height: int) -> tuple[float, float, float, float]:
     """Return left, top, right and bottom of the part of a `width` x `height` image that is scaled to S x S.
 
     It is the whole image for `fit: stretch`. For `fit: crop` it is the center square whose side is S / `shorter_side`
@@ -295,7 +298,7 @@ def _crop_box(preprocessing: Preprocessing, width: int, height: int) -> tuple[fl
 
 def visible_region(preprocessing: Preprocessing, width: int, height: int) -> tuple[float, float, float, float]:
     """Return left, top, right and bottom of what the encoder sees, as shares (0 to 1) of the upright image's sides."""
-    left, top, right, bottom = _crop_box(preprocessing, width, height)
+    left, top, right, bottom = crop_box(preprocessing, width, height)
     return left / width, top / height, right / width, bottom / height
 
 
@@ -307,7 +310,7 @@ def preprocess_image(image: Image.Image, preprocessing: Preprocessing) -> NDArra
     versions return the same pixels.
     """
     size = preprocessing.size
-    left, top, right, bottom = box = _crop_box(preprocessing, *image.size)
+    left, top, right, bottom = box = crop_box(preprocessing, *image.size)
     if preprocessing.interpolation == "nearest":
         return np.asarray(image.resize((size, size), Image.Resampling.NEAREST, box))
     resampling, support = _FILTERS[preprocessing.interpolation]
@@ -320,10 +323,15 @@ def preprocess_image(image: Image.Image, preprocessing: Preprocessing) -> NDArra
 
 
 def read_pixels(read: Callable[[], bytes], sha256: str, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Return the encoder's input (S, S, 3) from an image file.
+    """Return the encoder's input (S, S, 3) from an image file. See `read_file`. Raises `ImageError`."""
+    content = read_file(read, sha256)
+    return preprocess_image(decode_image(content, fill_truncated=preprocessing.fill_truncated), preprocessing)
 
-    `read` returns the file's bytes or raises `OSError`. Raises `ImageError` when it fails, when the bytes do not have
-    this `sha256` (empty for any), and when they cannot be decoded.
+
+def read_file(read: Callable[[], bytes], sha256: str) -> bytes:
+    """Return the bytes of an image file, which `read` returns; it raises `OSError`.
+
+    Raises `ImageError` when it fails, and when the bytes do not have this `sha256` (empty for any).
     """
     try:
         content = read()
@@ -331,7 +339,7 @@ def read_pixels(read: Callable[[], bytes], sha256: str, preprocessing: Preproces
         raise ImageError(f"cannot be read: {error.strerror or error}") from error
     if sha256 and hashlib.sha256(content).hexdigest() != sha256:
         raise ImageError("changed since its sha256 was recorded; run `dvc repro` again, or correct the manifest")
-    return preprocess_image(decode_image(content, fill_truncated=preprocessing.fill_truncated), preprocessing)
+    return content
 
 
 def thumbnail(content: bytes, side: int) -> tuple[str, int, int]:

@@ -6,8 +6,7 @@ Batches overlap: the pixels of one are copied to the GPU while another is encode
 copied back. A batch's memory is filled again once its features have been collected, so memory is bounded, and
 decoding waits for the GPU.
 
-JPEGs are not decoded on the GPU: NVIDIA's decoder upsamples chroma differently from Pillow by default, so that
-`predict` would see other pixels than the decoder was trained on.
+With `encoder.jpeg_decoder: nvimgcodec` the GPU decodes JPEGs as well: see `gpu_decoding`.
 
 The same code runs on a CPU, without overlap; the tests use that.
 
@@ -17,7 +16,7 @@ B images of a batch, S input side, R regions, C channels.
 import warnings
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +26,8 @@ from torch import Tensor
 
 from pipeline.encoders.encoder import GPU_BATCH, Encoder
 from pipeline.features.decode_pool import DecodePool, Reasons
-from pipeline.features.image_batches import EncodedBatch, ImageFile, map_ahead
+from pipeline.features.gpu_decoding import decoded_on_gpu
+from pipeline.features.image_batches import DecodedBatch, EncodedBatch, ImageFile, map_ahead
 
 CHUNK = 16
 """Images that a worker process gets at a time."""
@@ -35,19 +35,11 @@ MAX_PENDING = 3
 """Batches on the GPU at a time."""
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Images whose pixels are in consecutive slots."""
-
-    images: Sequence[ImageFile]
-    reasons: Reasons
-
-
 @dataclass
 class PendingBatch:
     """A batch whose features the GPU is computing."""
 
-    batch: Batch
+    batch: DecodedBatch
     features: Tensor
     """(GPU_BATCH, R, C) in host memory, valid after `finished`."""
     finished: torch.cuda.Event | None
@@ -67,10 +59,10 @@ class GpuExtractor:
             torch.empty(shape, dtype=torch.float16, pin_memory=self._cuda) for _ in range(MAX_PENDING + 1)
         )
 
-    def submit(self, batch: Batch, pixels: NDArray[np.uint8]) -> PendingBatch:
-        """Start encoding `pixels` (GPU_BATCH, S, S, 3), which must not change before the batch is collected."""
+    def submit(self, batch: DecodedBatch) -> PendingBatch:
+        """Start encoding a batch, whose pixels must not change before it is collected."""
         with torch.inference_mode():
-            features = self.encoder.forward(self._upload(torch.from_numpy(pixels)))
+            features = self.encoder.forward(self._upload(batch.pixels))
             output = self._outputs.popleft()
             output.copy_(features, non_blocking=self._cuda)
             finished = torch.cuda.Event() if self._cuda else None
@@ -92,7 +84,7 @@ class GpuExtractor:
 
     def _upload(self, pixels: Tensor) -> Tensor:
         """Copy to the device, on a stream of its own."""
-        if self._copy_stream is None:
+        if self._copy_stream is None or pixels.is_cuda:
             return pixels.to(self.device)
         with torch.cuda.stream(self._copy_stream):
             uploaded = pixels.to(self.device, non_blocking=True)
@@ -105,9 +97,29 @@ class GpuExtractor:
 
 
 def encode_on_gpu(images: Sequence[ImageFile], encoder: Encoder, workers: int) -> Generator[EncodedBatch, None, None]:
-    """Decode `images` in `workers` processes and encode them on the encoder's device, in order.
+    """Encode `images` on the encoder's device, in order, with `workers` processes or threads that read and decode.
 
-    Raises `NumericError`, and `PeerError` when processes cannot be started.
+    Keeps `MAX_PENDING` batches on the device. Raises `NumericError`, and `PeerError` when processes cannot be started.
+    """
+    on_gpu = encoder.spec.preprocessing.jpeg_decoder == "nvimgcodec"
+    decoded = decoded_on_gpu if on_gpu else decoded_in_processes
+    extractor = GpuExtractor(encoder)
+    pending: deque[PendingBatch] = deque()
+    with closing(decoded(images, encoder, workers)) as batches:
+        for batch in batches:
+            pending.append(extractor.submit(batch))
+            if len(pending) >= MAX_PENDING:
+                yield extractor.collect(pending.popleft())
+        while pending:
+            yield extractor.collect(pending.popleft())
+
+
+def decoded_in_processes(
+    images: Sequence[ImageFile], encoder: Encoder, workers: int
+) -> Generator[DecodedBatch, None, None]:
+    """Decode `images` in `workers` processes, in order, into memory that the device copies from without waiting.
+
+    A batch's memory is filled again `MAX_PENDING` batches later. Raises `PeerError`.
     """
     workers = max(1, min(workers, -(-len(images) // CHUNK)))
     ahead = -(-(2 * workers + 1) * CHUNK // GPU_BATCH)  # batches that `map_ahead` has begun to decode
@@ -119,35 +131,20 @@ def encode_on_gpu(images: Sequence[ImageFile], encoder: Encoder, workers: int) -
             chunk = images[start : start + CHUNK]
             return pool.decode(chunk, [(start + place) % len(pool.slots) for place in range(len(chunk))])
 
-        extractor = GpuExtractor(encoder)
+        slots = torch.from_numpy(pool.slots)
         decoded = map_ahead(decode, range(0, len(images), CHUNK), workers=workers, ahead=2 * workers)
         try:
-            yield from _overlapped(extractor, pool.slots, images, decoded)
+            for start in range(0, len(images), GPU_BATCH):
+                some = images[start : start + GPU_BATCH]
+                reasons: Reasons = []
+                while len(reasons) < len(some):
+                    reasons += next(decoded)
+                first = start % len(slots)
+                yield DecodedBatch(some, reasons, slots[first : first + GPU_BATCH])
         except BaseException:
             pool.close()  # `map_ahead` waits for its threads, and these for the workers
             decoded.close()
             raise
-
-
-def _overlapped(
-    extractor: GpuExtractor,
-    slots: NDArray[np.uint8],
-    images: Sequence[ImageFile],
-    decoded: Generator[Reasons, None, None],
-) -> Iterator[EncodedBatch]:
-    """Keep `MAX_PENDING` batches on the device."""
-    pending: deque[PendingBatch] = deque()
-    for start in range(0, len(images), GPU_BATCH):
-        some = images[start : start + GPU_BATCH]
-        reasons: Reasons = []
-        while len(reasons) < len(some):
-            reasons += next(decoded)
-        first = start % len(slots)
-        pending.append(extractor.submit(Batch(some, reasons), slots[first : first + GPU_BATCH]))
-        if len(pending) >= MAX_PENDING:
-            yield extractor.collect(pending.popleft())
-    while pending:
-        yield extractor.collect(pending.popleft())
 
 
 @contextmanager

@@ -120,7 +120,13 @@ def _with_encoder_params(spec: EncoderSpec, params: "Params") -> EncoderSpec:
         name=encoder.name,
         layer=spec.layer if encoder.layer == "auto" else encoder.layer,
         grid=encoder.grid,
-        preprocessing=replace(spec.preprocessing, size=size, shorter_side=shorter_side, fill_truncated=fill),
+        preprocessing=replace(
+            spec.preprocessing,
+            size=size,
+            shorter_side=shorter_side,
+            fill_truncated=fill,
+            jpeg_decoder=encoder.jpeg_decoder,
+        ),
     )
 
 
@@ -143,6 +149,7 @@ def _remedy(spec: EncoderSpec, name: str, own: EncoderSpec | None) -> str:
         "image_size": preprocessing.size,
         "fit": "stretch" if preprocessing.shorter_side is None else "crop",
         "truncated_jpegs": "fill" if preprocessing.fill_truncated else "skip",
+        "jpeg_decoder": preprocessing.jpeg_decoder,
         "precision": spec.precision,
     }
     listed = ", ".join(f"{key}: {value}" for key, value in values.items())

@@ -52,6 +52,8 @@ def extract_on_ray(
     except ImportError as error:
         raise ParamsError(f"--engine ray: {error}; run `pip install -e '.[ray]'` in the checkout") from error
 
+    if params.encoder.jpeg_decoder != "pillow":
+        raise ParamsError("params.encoder.jpeg_decoder: --engine ray decodes images on CPUs; set it to pillow")
     check_writable(files.encoder, files.skipped)
     manifest = read_manifest(files.images)
     run, max_skipped = params.run, params.data.max_skipped

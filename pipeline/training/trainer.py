@@ -7,6 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any, cast
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.accel.cuda_graphs import CaptureError
 from pipeline.decoders.decoder import Decoder
-from pipeline.device import resolve_precision
+from pipeline.device import resolve_precision, tensor_float_32
 from pipeline.errors import NumericError, ParamsError
 from pipeline.training.batches import Batch, Batches, epoch_seed
 from pipeline.training.caption_sampler import CaptionSampler
@@ -80,6 +81,7 @@ class Trainer:
         self.schedule = Schedule(params, len(data.batches))
         self.ema = exponential_moving_average(decoder, params.ema) if params.ema else None
         self.bfloat16 = in_bfloat16(params.precision, self.device)
+        self.tf32 = params.precision == "auto" and self.device.type == "cuda"
         self.sampler = CaptionSampler(
             decoder, samples=params.scst.samples, max_length=validation.max_length, bfloat16=self.bfloat16
         )
@@ -163,7 +165,8 @@ class Trainer:
             self.loss.bag.requires_grad_(self.cross_entropy_epochs is None or self.params.scst.cross_entropy > 0)
         loss = self.processes.parallel(self.loss).train()
         epoch = self._cross_entropy_epoch if self.cross_entropy_epochs is None else self._self_critical_epoch
-        train_loss, reward, tokens = epoch(number, loss)
+        with tensor_float_32() if self.tf32 else nullcontext():
+            train_loss, reward, tokens = epoch(number, loss)
         tokens_per_second = tokens / (time.monotonic() - began)
         decoder = cast(Decoder, self.ema.module) if self.ema else self.decoder
         metrics: EpochMetrics | None = None
@@ -305,7 +308,7 @@ class Trainer:
 def in_bfloat16(precision: str, device: torch.device) -> bool:
     """Whether `train.precision` means bfloat16 on `device`.
 
-    On a GPU `auto` means float32: on an H100 it trained 1.1 to 1.5 times as fast at batches of 64 and 1,024.
+    On a GPU `auto` means TF32, which is as fast or faster at batches of 64 (docs/benchmarks.md).
     """
     if precision == "auto" and device.type == "cuda":
         return False

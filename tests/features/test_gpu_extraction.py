@@ -17,8 +17,8 @@ from pipeline.encoders.encoder import GPU_BATCH, restore_encoder
 from pipeline.encoders.images import decode_image
 from pipeline.features import decode_pool, extraction, gpu_extraction
 from pipeline.features.feature_file import FeatureFile
-from pipeline.features.gpu_extraction import Batch, GpuExtractor, encode_on_gpu
-from pipeline.features.image_batches import ImageFile
+from pipeline.features.gpu_extraction import GpuExtractor, encode_on_gpu
+from pipeline.features.image_batches import DecodedBatch, ImageFile
 
 
 @pytest.fixture(scope="module", params=["stretch", "crop"])
@@ -152,7 +152,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 sys.path.insert(0, "tests")
 from support import small_encoder
 from pipeline.features.gpu_extraction import encode_on_gpu
-from pipeline.features.image_batches import ImageFile
+from pipeline.features.image_batches import DecodedBatch, ImageFile
 path = Path(sys.argv[1])
 image = ImageFile("x", path, hashlib.sha256(path.read_bytes()).hexdigest())
 try:
@@ -215,7 +215,7 @@ def test_cuda_streams_wait_for_each_other(images, encoder, monkeypatch):
     monkeypatch.setattr(extractor, "_copy_stream", Stream("copy stream"))
     pixels = np.zeros((GPU_BATCH, 64, 64, 3), np.uint8)
     pixels[: len(images)] = preprocessed(images, encoder)
-    batch = extractor.collect(extractor.submit(Batch(images, [None] * len(images)), pixels))
+    batch = extractor.collect(extractor.submit(DecodedBatch(images, [None] * len(images), torch.from_numpy(pixels))))
     assert log == [
         "enter copy stream",
         "pixels copied: recorded on copy stream",

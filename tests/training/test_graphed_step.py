@@ -1,5 +1,7 @@
 """The step that CUDA graphs capture, computed without a graph: the same as the plain step. No GPU is needed."""
 
+import contextlib
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -149,6 +151,23 @@ def test_without_capture_self_critical_training_goes_on_with_the_same_samples():
     assert graphed.graphed_step is graphed.sampler.graphs is None
     assert graphed.history.epochs[-1].reward == plain.history.epochs[-1].reward
     assert largest_difference(weights_of(graphed.decoder), weights_of(plain.decoder)) < 1e-5
+
+
+def test_no_node_of_autograd_from_before_a_capture_is_alive_in_it(monkeypatch):
+    """It would belong to the default stream, and the capture would fail."""
+    weight = torch.ones(2, requires_grad=True)
+    alive = []
+
+    def capture(function, inputs):
+        torch.autograd.graph.get_gradient_edge(weight).node.metadata["seen"] = True
+        alive.append("seen" in torch.autograd.graph.get_gradient_edge(weight).node.metadata)
+        raise RuntimeError
+
+    monkeypatch.setattr(GraphedFunction, "_capture", capture)
+    monkeypatch.setattr("pipeline.accel.cuda_graphs._random_state_kept", contextlib.nullcontext)
+    with pytest.raises(CaptureError):
+        GraphedFunction(torch.sum, lambda: [weight])(torch.ones(2))
+    assert alive == [False]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can capture")

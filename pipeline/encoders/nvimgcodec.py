@@ -1,0 +1,45 @@
+"""NVIDIA's nvImageCodec, which decodes JPEGs on a GPU (extra `gpu`)."""
+
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from pipeline.errors import ParamsError
+
+
+def check_nvimgcodec(device: torch.device) -> None:
+    """Raise `ParamsError` unless nvImageCodec can be used on `device`."""
+    problem = ""
+    if device.type != "cuda":
+        problem = f"nvimgcodec needs an NVIDIA GPU, and run.device is {device.type}"
+    else:
+        try:
+            from nvidia import nvimgcodec as _  # noqa: F401
+        except ImportError as error:
+            problem = f"{error}; run `pip install -e '.[gpu]'` in the checkout"
+    if problem:
+        raise ParamsError(f"params.encoder.jpeg_decoder: {problem}, or set it to pillow")
+
+
+def nvimgcodec_version() -> str:
+    """Name and version of the installed package; empty without one."""
+    for package in ("nvidia-nvimgcodec-cu13", "nvidia-nvimgcodec-cu12"):
+        try:
+            return f"nvimgcodec {metadata.version(package)}"
+        except metadata.PackageNotFoundError:
+            pass
+    return ""
+
+
+def make_nvimgcodec_decoder(device: torch.device) -> Any:
+    """A decoder that interpolates chroma as Pillow does.
+
+    Each kind of JPEG always goes to the same part of the GPU, because two parts may round differently.
+    """
+    from nvidia import nvimgcodec
+
+    kinds = nvimgcodec.BackendKind
+    backends = [nvimgcodec.Backend(kind) for kind in (kinds.HW_GPU_ONLY, kinds.HYBRID_CPU_GPU, kinds.GPU_ONLY)]
+    number = torch.cuda.current_device() if device.index is None else device.index
+    return nvimgcodec.Decoder(device_id=number, backends=backends, options=":fancy_upsampling=1")
