@@ -148,20 +148,23 @@ class JpegDecoder:
     def _resize_together(self, images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """The network's inputs (B, S, S, 3) and the last pixels (B, 3) of images (H, W, 3)."""
         count, size = len(images), self._preprocessing.size
-        heights, widths = [image.shape[0] for image in images], [image.shape[1] for image in images]
-        height, width = _padded(max(heights)), _padded(max(widths))
-        canvas = images[0].new_zeros(count, height, width, 3)
-        for place, image in enumerate(images):
-            canvas[place, : image.shape[0], : image.shape[1]] = image
-        boxes = [crop_box(self._preprocessing, *size) for size in zip(widths, heights, strict=True)]
-        horizontal = torch.stack([self._matrix(w, width, box[0], box[2]) for w, box in zip(widths, boxes, strict=True)])
-        vertical = torch.stack([self._matrix(h, height, box[1], box[3]) for h, box in zip(heights, boxes, strict=True)])
+        shapes = [(image.shape[0], image.shape[1]) for image in images]
+        if len(set(shapes)) == 1:  # most photographs have one of two shapes
+            (height, width), canvas = shapes[0], torch.stack(list(images))
+        else:
+            height, width = (_padded(max(sides)) for sides in zip(*shapes, strict=True))
+            canvas = images[0].new_zeros(count, height, width, 3)
+            for place, (image, (h, w)) in enumerate(zip(images, shapes, strict=True)):
+                canvas[place, :h, :w] = image
+        boxes = [crop_box(self._preprocessing, w, h) for h, w in shapes]
+        horizontal = [self._matrix(w, width, box[0], box[2]) for (_, w), box in zip(shapes, boxes, strict=True)]
+        vertical = [self._matrix(h, height, box[1], box[3]) for (h, _), box in zip(shapes, boxes, strict=True)]
         columns = canvas.transpose(1, 2).float().reshape(count, width, height * 3)
-        narrow = _scale_down(horizontal @ columns).view(count, size, height, 3)  # (B, S, H, 3)
+        narrow = _scale_down(torch.stack(horizontal) @ columns).view(count, size, height, 3)  # (B, S, H, 3)
         rows = narrow.transpose(1, 2).reshape(count, height, size * 3)
-        pixels = _scale_down(vertical @ rows).view(count, size, size, 3).to(torch.uint8)
-        last = [torch.tensor(sides, device=self._device) - 1 for sides in (heights, widths)]
-        return pixels, canvas[torch.arange(count, device=self._device), last[0], last[1]]
+        pixels = _scale_down(torch.stack(vertical) @ rows).view(count, size, size, 3).to(torch.uint8)
+        ends = torch.tensor(shapes, device=self._device) - 1
+        return pixels, canvas[torch.arange(count, device=self._device), ends[:, 0], ends[:, 1]]
 
     def _make_matrix(self, length: int, padded: int, start: float, stop: float) -> Tensor:
         """Of shape (S, padded)."""
@@ -173,11 +176,12 @@ class JpegDecoder:
 def _groups(images: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
     """Consecutive images that, padded to the same size, have at most `GROUP_PIXELS` pixels or are one."""
     group: list[Tensor] = []
+    height = width = 0
     for image in images:
-        height, width = (max(one.shape[axis] for one in [*group, image]) for axis in (0, 1))
+        height, width = max(height, image.shape[0]), max(width, image.shape[1])
         if group and (len(group) + 1) * _padded(height) * _padded(width) > GROUP_PIXELS:
             yield group
-            group = []
+            group, height, width = [], image.shape[0], image.shape[1]
         group.append(image)
     if group:
         yield group
@@ -237,8 +241,8 @@ def _decode(
     sources: list[tuple[ImageFile, Source]], decoder: JpegDecoder, preprocessing: Preprocessing, device: torch.device
 ) -> DecodedBatch:
     decoded = iter(decoder.decode([source for _, source in sources if isinstance(source, bytes)]))
-    size = preprocessing.size
-    pixels = torch.zeros(GPU_BATCH, size, size, 3, dtype=torch.uint8, device=device)
+    blank = torch.zeros(preprocessing.size, preprocessing.size, 3, dtype=torch.uint8, device=device)
+    pixels = [blank] * GPU_BATCH
     reasons: Reasons = [None] * len(sources)
     for place, (image, source) in enumerate(sources):
         found: Tensor | Source | None = next(decoded) if isinstance(source, bytes) else source
@@ -248,4 +252,4 @@ def _decode(
             reasons[place] = found
         else:
             pixels[place] = found if isinstance(found, Tensor) else torch.tensor(found, device=device)
-    return DecodedBatch([image for image, _ in sources], reasons, pixels)
+    return DecodedBatch([image for image, _ in sources], reasons, torch.stack(pixels))
