@@ -122,8 +122,8 @@ class EncoderParams(Options):
     )
     jpeg_decoder: Literal["pillow", "nvimgcodec"] = Field(
         default="pillow",
-        description="What decodes JPEGs in `extract`. nvimgcodec: an NVIDIA GPU, several times as fast as 16 cores; "
-        "needs `pip install -e '.[gpu]'` in the checkout. predict always uses Pillow, whose pixels differ by at most 1",
+        description="What decodes JPEGs in `extract`. nvimgcodec: an NVIDIA GPU; needs `pip install -e '.[gpu]'` in "
+        "the checkout. predict always uses Pillow, whose pixels differ by at most 3 of 255. See docs/how-it-works.md",
     )
     precision: Literal["float32", "bfloat16", "auto"] = Field(
         default="auto",

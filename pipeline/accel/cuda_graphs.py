@@ -1,7 +1,8 @@
 """CUDA graphs: replay the GPU kernels of a function without launching them one by one.
 
 A training step on cached features is hundreds of small kernels, and launching them takes longer than computing them.
-The plain twin is the function itself. The gain is not measured yet.
+The plain twin is the function itself. Measured with `benchmarks/gpu.py` on an H200: self-critical epochs take a quarter
+(inject) to an eighth (attention) of the time.
 """
 
 import gc
@@ -77,13 +78,27 @@ class GraphedFunction:
             for _ in range(WARMUP_CALLS):
                 self._function(*static)
         torch.cuda.current_stream().wait_stream(stream)
-        gc.collect()  # a collection during the capture could free memory of an older graph, which is not allowed
         graph = torch.cuda.CUDAGraph()
         # Other threads go on meanwhile: one pins the memory of the features of later batches.
-        with torch.cuda.graph(graph, self._pool, stream, capture_error_mode="thread_local"):
+        with (
+            _no_garbage_collection(),
+            torch.cuda.graph(graph, self._pool, stream, capture_error_mode="thread_local"),
+        ):
             output = self._function(*static)
         self._pool = graph.pool()  # one replay at a time, and nothing outlives it: all graphs share their memory
         return _Graph(graph, static, output)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """A collection during a capture could free memory of an older graph, which is not allowed."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextmanager

@@ -50,7 +50,7 @@ class Preprocessing:
     fill_truncated: bool = False
     """Whether a JPEG that ends too early is used, gray where its pixels are missing."""
     jpeg_decoder: Literal["pillow", "nvimgcodec"] = "pillow"
-    """What decoded the JPEGs of the features. Pixels of nvimgcodec, on a GPU, differ by at most 1 from Pillow's."""
+    """What decoded the JPEGs of the features. Pixels of nvimgcodec, on a GPU, differ by at most 3 from Pillow's."""
 
 
 @dataclass(frozen=True)
