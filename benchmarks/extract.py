@@ -31,7 +31,8 @@ from torch import nn
 from pipeline.device import choose_device, single_threaded
 from pipeline.encoders.encoder import GPU_BATCH, Encoder, build_encoder
 from pipeline.encoders.images import decode_image
-from pipeline.encoders.nvimgcodec import nvimgcodec_version
+from pipeline.encoders.nvimgcodec import check_nvimgcodec
+from pipeline.errors import ParamsError
 from pipeline.features.decode_pool import DecodePool
 from pipeline.features.extraction import extract_features
 from pipeline.features.gpu_decoding import JpegDecoder
@@ -105,7 +106,10 @@ def memory_in_use() -> float:
     status = Path("/proc/self/status")
     if not status.exists():
         return 0.0
-    children = [child for task in Path("/proc/self/task").glob("*/children") for child in task.read_text().split()]
+    children: list[str] = []
+    for task in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # threads end
+            children += task.read_text().split()
     total = 0
     for file in [status, *(Path(f"/proc/{child}/status") for child in children)]:
         kinds = ("RssAnon:", "RssShmem:")[: 1 + (file is status)]  # shared memory is the same for all
@@ -280,6 +284,16 @@ def decode_in_processes(paths: list[Path], encoder: Encoder, workers: int) -> Cl
     return clock
 
 
+def has_nvimgcodec(device: torch.device) -> bool:
+    """Whether JPEGs can be decoded on the device; prints why not."""
+    try:
+        check_nvimgcodec(device)
+    except ParamsError as error:
+        print(f"JPEGs are not decoded on the device: {error}")
+        return False
+    return True
+
+
 def decode_on_the_device(paths: list[Path], encoder: Encoder) -> Clock:
     """nvImageCodec and resizing alone, in batches, on the bytes of JPEGs."""
     decoder = JpegDecoder(encoder.spec.preprocessing, encoder.device)
@@ -344,7 +358,7 @@ def measure(given: argparse.Namespace, encoder: Encoder, cores: int, folder: Pat
         ways[name] = lambda work: data_loader(paths, encoder, network, batch=64, workers=cores)
         ways[WARM] = lambda work: encode_only(paths, encoder, cores)
         ways[f"decode alone, {cores} processes"] = lambda work: decode_in_processes(paths, encoder, cores)
-        if nvimgcodec_version():
+        if has_nvimgcodec(encoder.device):
             preprocessing = replace(encoder.spec.preprocessing, jpeg_decoder="nvimgcodec")
             on_gpu = Encoder(replace(encoder.spec, preprocessing=preprocessing), encoder.network, encoder.device)
             ways[ON_GPU] = lambda work: encode_only(paths, on_gpu, cores)

@@ -329,9 +329,9 @@ def read_pixels(read: Callable[[], bytes], sha256: str, preprocessing: Preproces
 
 
 def read_file(read: Callable[[], bytes], sha256: str) -> bytes:
-    """Return the bytes of an image file, which `read` returns; it raises `OSError`.
+    """Return an image file's bytes. `read` returns them or raises `OSError`.
 
-    Raises `ImageError` when it fails, and when the bytes do not have this `sha256` (empty for any).
+    Raises `ImageError` when it raises, and when the bytes do not have this `sha256` (empty for any).
     """
     try:
         content = read()

@@ -62,7 +62,7 @@ def extract_features(
     """Write the features of `images` to `out`, encoding only those that the feature store in folder `store` lacks.
 
     Images with equal bytes are encoded once. An image that cannot be decoded is left out and listed in the report.
-    `workers` is the number of threads, 0 for one per core; with a GPU, of processes. Raises `DiskError`,
+    `workers` is the number of threads, 0 for one per core; with a GPU, of processes that decode. Raises `DiskError`,
     `NumericError`, `PeerError`.
     """
     check_writable(out)

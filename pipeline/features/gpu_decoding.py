@@ -2,16 +2,17 @@
 
     files → threads: read, check → GPU: decode, resize → network
 
-Decoding is most of the work of extraction on a GPU: 16 cores decode 3,000 photographs per second, where an H200 decodes
-20,000. Pixels differ from Pillow's by at most 3, and features have a cosine above 0.999999 (`benchmarks/gpu.py`).
-What nvImageCodec might decode differently, and what it refuses, is decoded by Pillow: see `is_plain_jpeg`.
+Decoding is most of the work of extraction on a GPU: of JPEGs of 500 x 375 pixels, 16 cores decode 3,000 per second, an
+H200 20,000. In `benchmarks/gpu.py` pixels differ from Pillow's by at most 3, and features have a cosine above 0.999999.
+What nvImageCodec may decode differently, and what it refuses, is decoded by Pillow, in a few threads: see `jpeg_size`.
 
 The same code runs on a CPU, given a decoder; the tests use that.
 
 B images of a batch, S input side, H and W height and width of an image.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+import re
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import lru_cache
 
@@ -21,70 +22,74 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.encoders.encoder import GPU_BATCH, Encoder
-from pipeline.encoders.images import ImageError, crop_box, has_text_line_ends
+from pipeline.encoders.images import ImageError, crop_box, decode_image, has_text_line_ends, preprocess_image
 from pipeline.encoders.nvimgcodec import make_nvimgcodec_decoder
 from pipeline.encoders.spec import Preprocessing
-from pipeline.features.decode_pool import Reasons
 from pipeline.features.image_batches import DecodedBatch, ImageFile, map_ahead
 
 READERS = 4
 """Threads that read and check files."""
+CHUNK = 16
+"""Images that a thread reads at a time."""
 BATCHES_AHEAD = 2
 """Decoded batches that wait for the network."""
-MAX_PIXELS = 16_000_000
-"""Larger images are decoded by Pillow, one at a time, since a whole batch is in the GPU's memory."""
-GROUP_PIXELS = 64_000_000
-"""Images of at most so many pixels are resized together."""
+MAX_PIXELS = 64_000_000
+"""Pixels that are decoded and resized together, about 1.5 GB in the GPU's memory. Pillow decodes larger images."""
 CACHED_MATRICES = 256
 ONE = 1 << 15
 """The sum of a pixel's weights. Sums of weighted pixels stay below 2^24, up to which float32 holds whole numbers."""
-_EXIF, _SOF0, _SOF2, _APP1, _APP14 = b"Exif\0\0", 0xC0, 0xC2, 0xE1, 0xEE
+_SOF0, _SOF2, _DHT, _SOS, _DQT, _DRI, _APP1, _APP14, _COM = 0xC0, 0xC2, 0xC4, 0xDA, 0xDB, 0xDD, 0xE1, 0xEE, 0xFE
+"""Markers of JPEG: frame headers, tables, the start of the data, metadata."""
 _SAMPLING = {0x11, 0x21, 0x22}
 """Luma samples per chroma sample, 4:4:4, 4:2:2 and 4:2:0, as a frame header writes them."""
+_ROTATED = re.compile(
+    rb"\x01\x12(?=\0[\x01-\x0d]\0\0)(?!\0\x03\0\0\0\x01\0[\0\x01])"  # Exif, big-endian: tag, type, count, value
+    rb"|\x12\x01(?=[\x01-\x0d]\0..\0\0)(?!\x03\0\x01\0\0\0[\0\x01]\0)"  # Exif, little-endian
+    rb"|tiff:Orientation(?!=\"1|>1)",  # XMP
+    re.DOTALL,
+)
+"""An orientation other than upright in an APP1 segment."""
 
 
-def is_plain_jpeg(content: bytes) -> bool:
-    """Whether nvImageCodec decodes an image file as Pillow does.
+def jpeg_size(content: bytes) -> tuple[int, int] | None:
+    """Height and width of a JPEG that nvImageCodec decodes as Pillow does; None for every other file.
 
-    It must be a complete upright JPEG of at most `MAX_PIXELS` pixels, baseline or progressive, of 8-bit YCbCr in the
-    usual kinds of subsampling.
+    It has a start and an end, is upright and of at most `MAX_PIXELS` pixels, baseline or progressive, of 8-bit YCbCr in
+    the usual kinds of subsampling. Damage between start and end is not looked for.
     """
     if not (content.startswith(b"\xff\xd8\xff") and content.endswith(b"\xff\xd9")) or has_text_line_ends(content):
-        return False
-    place = 2
+        return None
+    place, size = 2, None
     while content[place : place + 1] == b"\xff":
         marker, length = content[place + 1], int.from_bytes(content[place + 2 : place + 4])
         segment = content[place + 4 : place + 2 + length]
-        if marker in (_SOF0, _SOF2):
-            return _is_plain_frame(segment)
-        is_exif = marker == _APP1 and segment.startswith(_EXIF)
+        if marker == _SOS:
+            return size
+        if marker in (_SOF0, _SOF2) and size is None:
+            size = _frame_size(segment)
+            if size is None:
+                return None
+        elif not (marker in (_DHT, _DQT, _DRI, _COM) or 0xE0 <= marker <= 0xEF):
+            return None
         is_other_color = marker == _APP14 and segment.startswith(b"Adobe") and segment[11:12] != b"\x01"
-        is_header = 0xC0 < marker < 0xC4 or marker in (0xC4, 0xDB, 0xDD, 0xFE) or 0xE0 <= marker <= 0xEF
-        if not is_header or is_other_color or (is_exif and not _is_upright(segment)):
-            return False
+        if is_other_color or (marker == _APP1 and _ROTATED.search(segment)):
+            return None
         place += 2 + length
-    return False
+    return None
 
 
-def _is_plain_frame(segment: bytes) -> bool:
+def _frame_size(segment: bytes) -> tuple[int, int] | None:
     if len(segment) < 15 or segment[0] != 8 or segment[5] != 3:  # bits per sample, components
-        return False
+        return None
     height, width = int.from_bytes(segment[1:3]), int.from_bytes(segment[3:5])
     components, samplings = segment[6:15:3], segment[7:15:3]
-    return (
-        0 < height * width <= MAX_PIXELS
+    is_plain = (
+        0 < _padded(height) * _padded(width) <= MAX_PIXELS
         and components == bytes([1, 2, 3])
         and samplings[0] in _SAMPLING
         and samplings[1:] == bytes([0x11, 0x11])
     )
-
-
-def _is_upright(segment: bytes) -> bool:
-    """Whether no byte pattern in Exif data can be an orientation other than 1: tag 0x0112, type 3, count 1."""
-    order = "little" if segment[6:8] == b"II" else "big"
-    entry = b"".join(number.to_bytes(size, order) for number, size in ((0x0112, 2), (3, 2), (1, 4)))  # type: ignore[arg-type]
-    place = segment.find(entry)
-    return place < 0 or int.from_bytes(segment[place + 8 : place + 10], order) in (0, 1)  # type: ignore[arg-type]
+    return (height, width) if is_plain else None
 
 
 def resampling_matrix(length: int, start: float, stop: float, size: int, interpolation: str) -> NDArray[np.float32]:
@@ -98,18 +103,22 @@ def resampling_matrix(length: int, start: float, stop: float, size: int, interpo
     width = max(scale, 1.0)
     radius = (1.0 if interpolation == "bilinear" else 2.0) * width
     centers = start + (np.arange(size) + 0.5) * scale  # (size,)
-    first = np.trunc(np.maximum(centers - radius + 0.5, 0))
-    last = np.trunc(np.minimum(centers + radius + 0.5, length))
-    pixels = np.arange(length)
-    distance = np.abs(pixels + 0.5 - centers[:, None]) / width  # (size, length)
+    first = np.maximum(centers - radius + 0.5, 0).astype(int)
+    last = np.minimum(centers + radius + 0.5, length).astype(int)
+    pixels = first[:, None] + np.arange((last - first).max())  # (size, pixels that one of the result depends on)
+    distance = np.abs(pixels + 0.5 - centers[:, None]) / width
     if interpolation == "bilinear":
         weights = np.maximum(1 - distance, 0)
     else:
         near = (1.5 * distance - 2.5) * distance**2 + 1
         far = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
         weights = np.where(distance < 1, near, np.where(distance < 2, far, 0))
-    weights *= (pixels >= first[:, None]) & (pixels < last[:, None])
-    return np.asarray((weights / weights.sum(1, keepdims=True) * ONE).round(), np.float32)
+    inside = pixels < last[:, None]
+    weights *= inside
+    rows = np.broadcast_to(np.arange(size)[:, None], pixels.shape)
+    matrix = np.zeros((size, length), np.float32)
+    matrix[rows[inside], pixels[inside]] = (weights / weights.sum(1, keepdims=True) * ONE).round()[inside]
+    return matrix
 
 
 class JpegDecoder:
@@ -122,15 +131,18 @@ class JpegDecoder:
 
     @torch.inference_mode()
     def decode(self, contents: Sequence[bytes]) -> list[Tensor | None]:
-        """The network's input (S, S, 3) of each JPEG; None for one that Pillow has to decode."""
-        if not contents:
-            return []
-        stream = torch.cuda.current_stream(self._device).cuda_stream if self._device.type == "cuda" else 0
-        decoded = self._decoder.decode(list(contents), cuda_stream=stream)
-        images = [None if image is None else torch.utils.dlpack.from_dlpack(image) for image in decoded]
-        usable = [image for image in images if image is not None and image.shape[2:] == (3,)]
-        resized = iter(self.resize(usable))
-        return [next(resized) if image is not None and image.shape[2:] == (3,) else None for image in images]
+        """The network's input (S, S, 3) of each JPEG that has a `jpeg_size`; None for one that Pillow has to decode."""
+        found: list[Tensor | None] = []
+        for group in _groups(contents):
+            stream = torch.cuda.current_stream(self._device).cuda_stream if self._device.type == "cuda" else 0
+            decoded = self._decoder.decode(list(group), cuda_stream=stream)
+            images = [
+                None if image is None else torch.utils.dlpack.from_dlpack(image)
+                for image, _ in zip(decoded, group, strict=True)
+            ]
+            resized = iter(self.resize([image for image in images if image is not None]))
+            found += [None if image is None else next(resized) for image in images]
+        return found
 
     @torch.inference_mode()
     def resize(self, images: Sequence[Tensor]) -> list[Tensor | None]:
@@ -138,12 +150,11 @@ class JpegDecoder:
 
         None for an image whose last pixel is gray, as where pixels are missing from a file.
         """
-        found: list[Tensor | None] = []
-        for group in _groups(images):
-            pixels, last = self._resize_together(group)
-            gray = ((last - 127) < 2).all(1).tolist()
-            found += [None if is_gray else image for is_gray, image in zip(gray, pixels.unbind(), strict=True)]
-        return found
+        if not images:
+            return []
+        pixels, last = self._resize_together(images)
+        gray = ((last - 127) < 2).all(1).tolist()
+        return [None if is_gray else image for is_gray, image in zip(gray, pixels.unbind(), strict=True)]
 
     def _resize_together(self, images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """The network's inputs (B, S, S, 3) and the last pixels (B, 3) of images (H, W, 3)."""
@@ -173,16 +184,17 @@ class JpegDecoder:
         return torch.from_numpy(np.pad(matrix, ((0, 0), (0, padded - length)))).to(self._device)
 
 
-def _groups(images: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
-    """Consecutive images that, padded to the same size, have at most `GROUP_PIXELS` pixels or are one."""
-    group: list[Tensor] = []
+def _groups(contents: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """Consecutive JPEGs that, padded to the same size, have at most `MAX_PIXELS` pixels."""
+    group: list[bytes] = []
     height = width = 0
-    for image in images:
-        height, width = max(height, image.shape[0]), max(width, image.shape[1])
-        if group and (len(group) + 1) * _padded(height) * _padded(width) > GROUP_PIXELS:
+    for content in contents:
+        own_height, own_width = jpeg_size(content) or (0, 0)
+        height, width = max(height, own_height), max(width, own_width)
+        if group and (len(group) + 1) * _padded(height) * _padded(width) > MAX_PIXELS:
             yield group
-            group, height, width = [], image.shape[0], image.shape[1]
-        group.append(image)
+            group, height, width = [], own_height, own_width
+        group.append(content)
     if group:
         yield group
 
@@ -201,15 +213,14 @@ Source = bytes | NDArray[np.uint8] | str
 
 
 def decoded_on_gpu(images: Sequence[ImageFile], encoder: Encoder, workers: int) -> Generator[DecodedBatch, None, None]:
-    """Decode `images` on the encoder's device, in order."""
+    """Decode `images` on the encoder's device, in order; at most `workers` threads read files."""
     preprocessing, device = encoder.spec.preprocessing, encoder.device
     decoder = JpegDecoder(preprocessing, device)
     # Of high priority: its small kernels would else wait for those of the network, one after the other.
     stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
-    can_resize = preprocessing.interpolation in ("bilinear", "bicubic")
 
     def read(start: int) -> list[tuple[ImageFile, Source]]:
-        return [(image, _source(image, preprocessing, can_resize)) for image in images[start : start + GPU_BATCH]]
+        return [(image, _source(image, preprocessing)) for image in images[start : start + CHUNK]]
 
     def decode(sources: list[tuple[ImageFile, Source]]) -> tuple[DecodedBatch, torch.cuda.Event | None]:
         with torch.inference_mode(), torch.cuda.stream(stream):
@@ -220,8 +231,8 @@ def decoded_on_gpu(images: Sequence[ImageFile], encoder: Encoder, workers: int) 
         return batch, finished
 
     threads = min(READERS, workers)
-    sources = map_ahead(read, range(0, len(images), GPU_BATCH), workers=threads, ahead=threads)
-    with closing(sources), closing(map_ahead(decode, sources, workers=1, ahead=BATCHES_AHEAD)) as batches:
+    chunks = map_ahead(read, range(0, len(images), CHUNK), workers=threads, ahead=4 * threads)
+    with closing(chunks), closing(map_ahead(decode, _batches(chunks), workers=1, ahead=BATCHES_AHEAD)) as batches:
         for batch, finished in batches:
             if finished:
                 compute_stream = torch.cuda.current_stream(device)
@@ -230,10 +241,32 @@ def decoded_on_gpu(images: Sequence[ImageFile], encoder: Encoder, workers: int) 
             yield batch
 
 
-def _source(image: ImageFile, preprocessing: Preprocessing, can_resize: bool) -> Source:
+def _batches(chunks: Iterable[list[tuple[ImageFile, Source]]]) -> Iterator[list[tuple[ImageFile, Source]]]:
+    """Join chunks to batches of `GPU_BATCH` images; the last one may be smaller."""
+    batch: list[tuple[ImageFile, Source]] = []
+    for chunk in chunks:
+        batch += chunk
+        if len(batch) >= GPU_BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _source(image: ImageFile, preprocessing: Preprocessing) -> Source:
     try:
         content = image.content()
-        return content if can_resize and is_plain_jpeg(content) else image.pixels(preprocessing)
+    except ImageError as error:
+        return str(error)
+    if preprocessing.interpolation in ("bilinear", "bicubic") and jpeg_size(content):
+        return content
+    return _decode_with_pillow(content, preprocessing)
+
+
+def _decode_with_pillow(content: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8] | str:
+    try:
+        image = decode_image(content, fill_truncated=preprocessing.fill_truncated)
+        return preprocess_image(image, preprocessing)
     except ImageError as error:
         return str(error)
 
@@ -244,11 +277,15 @@ def _decode(
     decoded = iter(decoder.decode([source for _, source in sources if isinstance(source, bytes)]))
     blank = torch.zeros(preprocessing.size, preprocessing.size, 3, dtype=torch.uint8, device=device)
     pixels = [blank] * GPU_BATCH
-    reasons: Reasons = [None] * len(sources)
-    for place, (image, source) in enumerate(sources):
-        found: Tensor | Source | None = next(decoded) if isinstance(source, bytes) else source
-        if found is None:
-            found = _source(image, preprocessing, can_resize=False)
+    reasons: list[str | None] = [None] * len(sources)
+    for place, (_, source) in enumerate(sources):
+        found: Tensor | NDArray[np.uint8] | str | None
+        if isinstance(source, bytes):
+            found = next(decoded)
+            if found is None:
+                found = _decode_with_pillow(source, preprocessing)
+        else:
+            found = source
         if isinstance(found, str):
             reasons[place] = found
         else:

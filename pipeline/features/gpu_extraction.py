@@ -97,7 +97,7 @@ class GpuExtractor:
 
 
 def encode_on_gpu(images: Sequence[ImageFile], encoder: Encoder, workers: int) -> Generator[EncodedBatch, None, None]:
-    """Encode `images` on the encoder's device, in order, with `workers` processes or threads that read and decode.
+    """Encode `images` on the encoder's device, in order; at most `workers` processes or threads read and decode.
 
     Keeps `MAX_PENDING` batches on the device. Raises `NumericError`, and `PeerError` when processes cannot be started.
     """

@@ -308,7 +308,7 @@ class Trainer:
 def in_bfloat16(precision: str, device: torch.device) -> bool:
     """Whether `train.precision` means bfloat16 on `device`.
 
-    On a GPU `auto` means TF32, which is as fast or faster at batches of 64 (docs/benchmarks.md).
+    On a GPU `auto` means TF32: at batches of 64 bfloat16 is slower, or at most 2% faster (docs/benchmarks.md).
     """
     if precision == "auto" and device.type == "cuda":
         return False

@@ -152,7 +152,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 sys.path.insert(0, "tests")
 from support import small_encoder
 from pipeline.features.gpu_extraction import encode_on_gpu
-from pipeline.features.image_batches import DecodedBatch, ImageFile
+from pipeline.features.image_batches import ImageFile
 path = Path(sys.argv[1])
 image = ImageFile("x", path, hashlib.sha256(path.read_bytes()).hexdigest())
 try:
