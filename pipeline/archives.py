@@ -65,20 +65,20 @@ class Archive:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        kind = path.suffix.lower().removeprefix(".")
         self._file = path.open("rb")
         self._reading = threading.Lock()
         weakref.finalize(self, self._file.close)
         try:
-            if _kind(path) == "zip":
+            if kind == "zip":
                 # Given a path, ZipFile counts its readers without a lock and may close the file while a thread reads.
                 self._zip = zipfile.ZipFile(self._file)
                 self.members, self.repeated = _newest(_zip_members(self._zip))
             else:
                 self.members, self.repeated = _newest(_tar_members(path))
         except _DAMAGED as error:
-            raise OSError(
-                errno.EIO, f"not a complete {_kind(path)} archive: {error}; copy or download it again", str(path)
-            ) from error
+            reason = f"not a complete {kind} archive: {error}; copy or download it again"
+            raise OSError(errno.EIO, reason, str(path)) from error
 
     def read(self, name: str) -> bytes:
         """Return the content of a member. Raises `OSError` with the reason."""
@@ -148,10 +148,6 @@ _OPENING = threading.Lock()
 @functools.lru_cache(maxsize=256)
 def _opened(path: str, size: int, modified: int, inode: int) -> Archive:
     return Archive(Path(path))
-
-
-def _kind(path: Path) -> str:
-    return path.suffix.lower().removeprefix(".")
 
 
 def _newest(members: Iterable[tuple[str, Member]]) -> tuple[dict[str, Member], list[str]]:

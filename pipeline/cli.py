@@ -28,7 +28,6 @@ from pipeline.commands import (
     predict,
     prepare,
     report,
-    schema,
     score,
     serve,
     stats,
@@ -62,7 +61,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     compare.compare,
     stats.stats,
     params.params,
-    schema.schema,
+    params.schema,
 )
 for stage in STAGES:
     app.command(rich_help_panel="Stages of dvc.yaml")(stage)

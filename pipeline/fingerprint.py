@@ -14,6 +14,7 @@ import ast
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 from pipeline.errors import ParamsError
@@ -58,9 +59,9 @@ class Sources:
 
     def __init__(self, package: Path = PACKAGE) -> None:
         self.package = package
-        self._trees: dict[str, ast.Module] = {}
-        self._imports: dict[str, set[str]] = {}
-        self._digests: dict[str, str] = {}
+        self.tree = cache(self._tree)
+        self.imports = cache(self._imports)
+        self.digest = cache(self._digest)
 
     def path(self, module: str) -> Path | None:
         """The file of a dotted name; None if it is not a module of this package."""
@@ -68,24 +69,21 @@ class Sources:
         if root != _ROOT:
             return None
         base = self.package.joinpath(*parts)
-        files = (base / "__init__.py", base.with_suffix(".py")) if parts else (base / "__init__.py",)
-        return next((file for file in files if file.is_file()), None)
+        return next((file for file in (base / "__init__.py", base.with_suffix(".py")) if file.is_file()), None)
 
-    def tree(self, module: str) -> ast.Module:
+    def _tree(self, module: str) -> ast.Module:
         """The syntax tree of a module. Raises `ParamsError` if it does not parse."""
-        if module not in self._trees:
-            path = self.path(module)
-            assert path is not None, module
-            try:
-                self._trees[module] = ast.parse(path.read_bytes(), filename=str(path))
-            except SyntaxError as error:
-                raise ParamsError(f"{path}, line {error.lineno}: {error.msg}; correct the module") from error
-        return self._trees[module]
+        path = self.path(module)
+        assert path is not None, module
+        try:
+            return ast.parse(path.read_bytes(), filename=str(path))
+        except SyntaxError as error:
+            raise ParamsError(f"{path}, line {error.lineno}: {error.msg}; correct the module") from error
 
-    def imports(self, module: str, *, at_import: bool = False) -> set[str]:
-        """The dotted names that a module imports at run time; `at_import` leaves out imports inside functions."""
+    def _imports(self, module: str) -> set[str]:
+        """The dotted names that a module imports at run time."""
         found: set[str] = set()
-        for node in _runtime_nodes(self.tree(module), into_functions=not at_import):
+        for node in _runtime_nodes(self.tree(module)):
             if isinstance(node, ast.Import):
                 found.update(alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom):
@@ -96,7 +94,7 @@ class Sources:
                     found.add(name if self.path(name) else node.module)
             elif isinstance(node, ast.Constant) and isinstance(node.value, str) and module.endswith(".registry"):
                 reference = _REFERENCE.fullmatch(node.value)
-                if reference and not at_import and self.path(reference[1]):
+                if reference and self.path(reference[1]):
                     found.add(reference[1])
         return found
 
@@ -109,17 +107,13 @@ class Sources:
             if current in seen or current in _EXCLUDED or self.path(current) is None:
                 continue
             seen.add(current)
-            if current not in self._imports:
-                self._imports[current] = self.imports(current)
-            waiting += self._imports[current]
+            waiting += self.imports(current)
             waiting.append(current.rpartition(".")[0])  # its package's __init__.py
         return seen
 
-    def digest(self, module: str) -> str:
+    def _digest(self, module: str) -> str:
         """The sha256 of a module's syntax tree without docstrings."""
-        if module not in self._digests:
-            self._digests[module] = _sha256("\n".join(_meaning(self.tree(module))))
-        return self._digests[module]
+        return _sha256("\n".join(_meaning(self.tree(module))))
 
     def data_files(self, modules: set[str]) -> list[Path]:
         """The files beside `modules` that are not Python, also in folders below that are no packages."""
@@ -127,18 +121,16 @@ class Sources:
         return sorted(file for folder in folders for file in _data_files(folder))
 
 
-def _runtime_nodes(node: ast.AST, *, into_functions: bool) -> Iterator[ast.AST]:
+def _runtime_nodes(node: ast.AST) -> Iterator[ast.AST]:
     """All nodes below `node` but those under `if TYPE_CHECKING:`."""
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) and not into_functions:
-            continue
         if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
             for branch in child.orelse:
                 yield branch
-                yield from _runtime_nodes(branch, into_functions=into_functions)
+                yield from _runtime_nodes(branch)
             continue
         yield child
-        yield from _runtime_nodes(child, into_functions=into_functions)
+        yield from _runtime_nodes(child)
 
 
 def _meaning(node: ast.AST) -> Iterator[str]:

@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.errors import ParamsError
 from pipeline.fingerprint import STAGE_PARAMS, Sources, combined, fingerprint, stage_parts
-from pipeline.stages.code import CodeFiles, code
+from pipeline.stages.code import code
 
 TREE = {
     "__init__.py": "from pipeline.stages import other\n",
@@ -139,6 +139,6 @@ def test_a_module_that_does_not_parse_is_named(package):
 
 
 def test_the_stage_writes_one_file_per_stage(tmp_path):
-    report = code(CodeFiles(tmp_path))
-    assert {path.stem for path in tmp_path.iterdir()} == set(STAGE_PARAMS) == set(report.parts)
+    report = code(tmp_path)
+    assert {path.stem for path in tmp_path.iterdir()} == set(STAGE_PARAMS) == set(report)
     assert (tmp_path / "train.txt").read_text().startswith(f"{fingerprint('train')}  train\n")

@@ -8,6 +8,6 @@ def code() -> None:
     """Write a fingerprint of the code of each stage, so that DVC re-runs the stages that a change can affect."""
     from pipeline.stages.code import code as run
 
-    report = run()
-    modules = {name for parts in report.parts.values() for name in parts}
-    say(f"code: {counted(len(report.parts), 'fingerprint')} of {len(modules)} modules and data files")
+    found = run()
+    modules = {name for parts in found.values() for name in parts}
+    say(f"code: {counted(len(found), 'fingerprint')} of {len(modules)} modules and data files")

@@ -9,7 +9,7 @@ import typer
 from pipeline import paths
 from pipeline.commands.score import SEED, Meteor, Seed, UnitOption, reference_file, tokenizer_of, warnings
 from pipeline.commands.terminal import aligned, say, show, show_json
-from pipeline.errors import DataError
+from pipeline.errors import DataError, ParamsError
 from pipeline.wording import counted
 
 if TYPE_CHECKING:
@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from pipeline.metrics.comparison import Comparison
 
 _SIGNIFICANT = 0.05
-_HELP = "A file of captions, or a revision: a commit, a branch, an experiment's name, `workspace`."
+_WORKSPACE = "workspace"
+"""DVC's name for the files in the working folder."""
+_HELP = f"A file of captions, or a revision: a commit, a branch, an experiment's name, `{_WORKSPACE}`."
 
 
 def compare(
     first: Annotated[str, typer.Argument(metavar="A", help=_HELP)],
-    second: Annotated[str, typer.Argument(metavar="B", help=_HELP)] = "workspace",
+    second: Annotated[str, typer.Argument(metavar="B", help=_HELP)] = _WORKSPACE,
     references: Annotated[
         Path | None, typer.Option(help="References, where the files hold none (see `captioner score`).")
     ] = None,
@@ -65,14 +67,43 @@ def compare(
 
 def _caption_file(name: str) -> "CaptionFile":
     """The captions of a file, or those that a revision holds."""
-    from pipeline.commands.revisions import read_output
     from pipeline.datasets.caption_files import parse_captions, read_caption_file
 
     if Path(name).is_file():
         return read_caption_file(Path(name))
     if Path(name).suffix in {".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt"}:
         raise DataError(f"{name}: no such file")
-    return parse_captions(read_output(name, paths.SCORED_CAPTIONS), f"{paths.SCORED_CAPTIONS} of {name}")
+    return parse_captions(_read_revision(name, paths.SCORED_CAPTIONS), f"{paths.SCORED_CAPTIONS} of {name}")
+
+
+def _read_revision(revision: str, path: Path) -> str:
+    """The text of `path` in `revision` of the repository that holds the working folder.
+
+    Raises `ParamsError` when there is no such revision, `DataError` when the revision has no such file.
+    """
+    if revision == _WORKSPACE:
+        try:
+            return path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error.strerror}; run `dvc repro` first") from error
+    import dvc.api
+    from dvc.exceptions import DvcException, PathMissingError
+    from dvc.scm import RevError, SCMError
+    from scmrepo.exceptions import SCMError as GitError
+
+    try:
+        return str(dvc.api.read(path.as_posix(), rev=revision, encoding="utf-8"))
+    except RevError as error:
+        raise ParamsError(
+            f"{revision}: neither a file nor a revision; give a file, a commit, a branch, `{_WORKSPACE}` or an "
+            "experiment that `dvc exp show` lists"
+        ) from error
+    except (SCMError, GitError) as error:
+        raise ParamsError(f"{revision}: no such file, and no git repository with commits: {error}") from error
+    except (PathMissingError, FileNotFoundError) as error:
+        raise DataError(f"{path}: not in revision {revision}; run `dvc repro score` there and commit it") from error
+    except DvcException as error:
+        raise DataError(f"{path} of revision {revision}: cannot be read: {error}") from error
 
 
 def _refuse_other_references(

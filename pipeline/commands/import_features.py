@@ -32,14 +32,14 @@ def import_features(
     params: ParamsFile = paths.PARAMS,
 ) -> None:
     """Import features that another program computed, instead of the stage `extract`. Run `prepare` first."""
-    from pipeline.stages.import_features import ImportFiles, ImportOptions
+    from pipeline.stages.import_features import ImportOptions
     from pipeline.stages.import_features import import_features as run
 
     if not name.strip():
         raise ParamsError("--name: is empty; name the program or the network that computed the features")
     options = ImportOptions(source, name, ids, key, regions)
     with progress_bar("import-features") as progress:
-        report = run(ImportFiles(), read_params_file(params), options, progress=progress)
+        report = run(read_params_file(params), options, progress=progress)
     for image, reason in list(report.skipped.items())[:_SHOWN]:
         say(f"skipped: {image}: {reason}")
     if report.skipped:

@@ -1,4 +1,4 @@
-"""`captioner params`: a complete params.yaml from one that holds differences only."""
+"""`captioner params` completes a params.yaml that holds differences only; `captioner schema` prints its JSON schema."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline import paths
-from pipeline.commands.terminal import show
+from pipeline.commands.terminal import show, show_json
 
 
 def params(
@@ -16,3 +16,10 @@ def params(
     from pipeline.params_file import read_params, to_yaml
 
     show(*to_yaml(read_params(file)).rstrip("\n").split("\n"))
+
+
+def schema() -> None:
+    """Print the JSON schema of params.yaml, with which editors complete and check the file."""
+    from pipeline.params import schema as make
+
+    show_json(make(), indent=2)

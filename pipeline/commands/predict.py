@@ -244,9 +244,14 @@ class _Output:
             raise DataError(errors[0] if self._total == 1 else summary)
 
     def _write_one(self, one: "Prediction", row: WriteRow | None, attention: "_AttentionMaps | None") -> None:
+        from pipeline.inference.familiarity import describe_unfamiliar
+
         if one.captions and not one.captions[0].text:
             say(f"warning: {one.image}: the caption is empty")
-        self._warn_if_unfamiliar(one)
+        if warning := describe_unfamiliar(one.familiarity):
+            self._unfamiliar += 1
+            if not (self._csv or self._as_json):  # which have the number, and one line at the end
+                say(f"warning: {one.image}: {warning}")
         attention_map = attention.draw(one) if attention and not one.error else None
         if row:
             for cells in _rows(one):
@@ -258,15 +263,6 @@ class _Output:
                 score = f"{caption.score:.3f}  " if self._scores else ""
                 show(f"{one.image}: {score}{caption.text}")
         sys.stdout.flush()
-
-    def _warn_if_unfamiliar(self, one: "Prediction") -> None:
-        """Print the warning beside a caption; a table and JSON have the number, and one line at the end."""
-        from pipeline.inference.familiarity import describe_unfamiliar
-
-        if warning := describe_unfamiliar(one.familiarity):
-            self._unfamiliar += 1
-            if not (self._csv or self._as_json):
-                say(f"warning: {one.image}: {warning}")
 
 
 class _AttentionMaps:
@@ -347,17 +343,12 @@ def _to_json(prediction: "Prediction", attention_map: Path | None) -> dict[str, 
         | ({} if caption.agreement is None else {"agreement": round(caption.agreement, 4)})
         for caption in prediction.captions
     ]
-    error = prediction.error and _utf8(prediction.error)
-    familiarity = None if prediction.familiarity is None else round(prediction.familiarity, 4)
-    content: dict[str, Any] = {
+    return {
         "image": _utf8(prediction.image),
         "captions": captions,
-        "familiarity": familiarity,
-        "error": error,
-    }
-    if attention_map:
-        content["attention"] = _utf8(str(attention_map))
-    return content
+        "familiarity": None if prediction.familiarity is None else round(prediction.familiarity, 4),
+        "error": prediction.error and _utf8(prediction.error),
+    } | ({"attention": _utf8(str(attention_map))} if attention_map else {})
 
 
 def _utf8(text: str) -> str:

@@ -86,6 +86,7 @@ def score(
         return
     from pipeline.datasets.caption_files import read_caption_file, read_reference_file
     from pipeline.datasets.caption_matching import match_captions
+    from pipeline.datasets.tables import write_scored_captions
     from pipeline.metrics.evaluation import evaluate
 
     if per_image:
@@ -101,7 +102,7 @@ def score(
     evaluation = evaluate(matched.captions, matched.references, seed=seed, meteor=meteor, tokenize=tokenize)
     say(*warnings(evaluation))
     if per_image:
-        _write_per_image(per_image, evaluation)
+        write_scored_captions(per_image, evaluation.captions, evaluation.references, evaluation.scores.per_image)
     if as_json:
         show_json(evaluation.metrics(), indent=2)
     else:
@@ -181,28 +182,14 @@ def _score_split(path: Path) -> None:
 
 
 def _print_scores(evaluation: "Evaluation") -> None:
+    from pipeline.metrics.diversity import diversity_rows
+
     images, texts = evaluation.scores.images, evaluation.reference_lengths.total()
     show(f"{counted(images, 'caption')}, {counted(texts, 'reference')}", "")
     show(*_scores_table(evaluation), "")
-    show(*_diversity_table(evaluation), "")
+    rows = [("", "captions", "references"), *diversity_rows(evaluation.diversity, evaluation.reference_diversity)]
+    show(*aligned(rows, right={1, 2}), "")
     show(f"BLEU: {evaluation.scores.signatures['bleu']}")
-
-
-def _write_per_image(path: Path, evaluation: "Evaluation") -> None:
-    from pipeline.datasets.tables import join_references
-    from pipeline.files import write_csv
-
-    scores = evaluation.scores.per_image
-    rows = (
-        (
-            image,
-            evaluation.captions[image],
-            *(f"{values[index]:.4f}" for values in scores.values()),
-            join_references(texts),
-        )
-        for index, (image, texts) in enumerate(evaluation.references.items())
-    )
-    write_csv(path, ("image", "caption", *scores, "references"), rows)
 
 
 def _scores_table(evaluation: "Evaluation") -> list[str]:
@@ -214,11 +201,3 @@ def _scores_table(evaluation: "Evaluation") -> list[str]:
     for name, value in evaluation.scores.corpus.items():
         rows.append((TITLES[name], f"{value:.1f}", intervals.get(name, "none")))
     return aligned(rows, right={1, 2})
-
-
-def _diversity_table(evaluation: "Evaluation") -> list[str]:
-    """The diversity statistics of the captions and of the references."""
-    from pipeline.metrics.diversity import diversity_rows
-
-    rows = diversity_rows(evaluation.diversity, evaluation.reference_diversity)
-    return aligned([("", "captions", "references"), *rows], right={1, 2})

@@ -77,11 +77,10 @@ def _listen(host: str, port: int) -> socket.socket:
     advice = "give an address of this computer, such as 127.0.0.1, or 0.0.0.0 for all networks"
     try:
         host.encode("idna")
-    except UnicodeError as error:
-        raise ParamsError(f"--host {host}: cannot listen: not a host name; {advice}") from error
-    try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
+    except UnicodeError as error:
+        raise ParamsError(f"--host {host}: cannot listen: not a host name; {advice}") from error
     except OSError as error:
         if error.errno in {errno.EADDRINUSE, errno.EACCES}:
             raise ParamsError(f"--host {host} --port {port}: cannot listen: {error.strerror}; try --port 0") from error

@@ -1,5 +1,6 @@
 """`captioner train`: runs the train stage, in one process or in the processes that `torchrun` started."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import typer
@@ -24,7 +25,7 @@ def train(params: ParamsFile = paths.PARAMS) -> None:
     from pipeline.training.distributed import process_group
 
     given = read_params_file(params)
-    planned = _planned_epochs(given.train)
+    planned = given.train.epochs + given.train.scst.epochs
 
     def show_epoch(metrics: "EpochMetrics") -> None:
         learned = f"reward {metrics.reward:5.1f}" if metrics.reward else f"loss {metrics.train_loss:.3f}"
@@ -53,43 +54,37 @@ def train(params: ParamsFile = paths.PARAMS) -> None:
             on_missing=lambda split, images: say(without_features_warning(split, images)),
             processes=processes,
         )
-    say(*_summary(report, given.train))
+    say(*_summary(report, given.train, planned))
 
 
-def _planned_epochs(params: "TrainParams") -> int:
-    return params.epochs + params.scst.epochs
-
-
-def _summary(report: "TrainReport", params: "TrainParams") -> list[str]:
+def _summary(report: "TrainReport", params: "TrainParams", planned: int) -> Iterator[str]:
+    """What happened; `planned` is the number of epochs without early stopping."""
     from pipeline.inference.familiarity import MIN_IMAGES as MIN_FAMILIARITY
     from pipeline.training.validation import MIN_IMAGES
 
-    planned = _planned_epochs(params)
     criterion = "val CIDEr-D" if report.by_score else "val loss"
-    lines = []
     if report.known_tokens is not None:
-        lines.append(
+        yield (
             f"train: started from {params.init_from}, which has {report.known_tokens:,} of the {report.tokens:,} tokens"
         )
     if report.epochs < planned:
-        lines.append(
+        yield (
             f"train: early stopping after {report.epochs} of {planned} epochs: no better {criterion} for "
             f"{counted(params.patience, 'epoch')} (params.train.patience)"
         )
     if not report.by_score:
-        lines.append(
+        yield (
             f"note: val loss chose the epoch, because the val split has {counted(report.val_images, 'image')}: the "
             f"CIDEr-D of fewer than {MIN_IMAGES} depends on chance"
             + ("; val loss rises in self-critical epochs, so it may choose none of them" if params.scst.epochs else "")
         )
     if min(report.images, report.val_images) < MIN_FAMILIARITY:
-        lines.append(f"note: fewer than {MIN_FAMILIARITY} train or val images: captions will have no familiarity")
+        yield f"note: fewer than {MIN_FAMILIARITY} train or val images: captions will have no familiarity"
     if report.cut:
         cut = counted(report.cut, "training caption was", "training captions were")
-        lines.append(f"train: {cut} cut to {counted(report.max_length, 'token')} (params.vocab.max_length)")
-    return [
-        *lines,
+        yield f"train: {cut} cut to {counted(report.max_length, 'token')} (params.vocab.max_length)"
+    yield (
         f"train: {counted(report.captions, 'caption')} of {counted(report.images, 'image')}, "
         f"{report.parameters:,} parameters; best of {counted(report.epochs, 'epoch')} by {criterion}: "
-        f"{report.best.epoch}, val CIDEr-D {report.best.val_cider_d:.1f}, val loss {report.best.val_loss:.3f}",
-    ]
+        f"{report.best.epoch}, val CIDEr-D {report.best.val_cider_d:.1f}, val loss {report.best.val_loss:.3f}"
+    )

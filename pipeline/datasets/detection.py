@@ -135,5 +135,4 @@ def _detect(path: Path, options: ReadOptions) -> tuple[list[Candidate], list[str
 
 
 def _function(verb: str, format: str) -> Any:
-    module, _, name = FORMATS[format].path.partition(":")
-    return getattr(import_module(module), f"{verb}_{name}")
+    return getattr(import_module(FORMATS[format].module), f"{verb}_{format}")

@@ -30,43 +30,37 @@ class ReadOptions:
     split_column: str = AUTO
 
 
-def place_in(file: str, line: int) -> str:
-    """A place in a file, in words: a line, or an entry of JSON; the file alone for 0."""
-    return f"{file}, {'entry' if file.lower().endswith('.json') else 'line'} {line}" if line else file
+@dataclass(frozen=True, slots=True)
+class _PlacedEntry:
+    """Something that stands in a file."""
+
+    file: str
+    line: int
+    """For JSON, the element's number from 1; 0 for a whole file."""
+    image: str
+    """The image's path below the image folder, with forward slashes."""
+
+    @property
+    def place(self) -> str:
+        """Where the entry stands, in words."""
+        word = "entry" if self.file.lower().endswith(".json") else "line"
+        return f"{self.file}, {word} {self.line}" if self.line else self.file
 
 
 @dataclass(frozen=True, slots=True)
-class CaptionEntry:
+class CaptionEntry(_PlacedEntry):
     """One caption of one image."""
 
-    image: str
-    """The image's path below the image folder, with forward slashes."""
     caption: str
     split: str | None
     """One of `SPLITS`; None where the dataset does not assign one."""
-    file: str
-    line: int
-    """Where the entry stands. For JSON, the element's number from 1; 0 for a whole file."""
-
-    @property
-    def place(self) -> str:
-        """Where the entry stands, in words."""
-        return place_in(self.file, self.line)
 
 
 @dataclass(frozen=True, slots=True)
-class SkippedEntry:
+class SkippedEntry(_PlacedEntry):
     """A row or an image that cannot be used."""
 
-    file: str
-    line: int
-    image: str
     reason: str
-
-    @property
-    def place(self) -> str:
-        """Where the entry stands, in words."""
-        return place_in(self.file, self.line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +119,7 @@ def make_entry(
     if problem:
         return skip_entry(image, problem, file, line)
     image, caption = (unicodedata.normalize("NFC", text) for text in (clean_name(image), " ".join(caption.split())))
-    return CaptionEntry(image, caption, SPLIT_NAMES.get(split.lower()), str(file), line)
+    return CaptionEntry(str(file), line, image, caption, SPLIT_NAMES.get(split.lower()))
 
 
 def skip_entry(image: str, reason: str, file: Path | str, line: int) -> SkippedEntry:

@@ -33,7 +33,8 @@ _SPACES = re.compile(r"(\S+#\d+) +(.+)")
 """A line whose tab an editor has replaced."""
 _NUMBERED = re.compile(r"(.+\.jpe?g)\.\d+", re.IGNORECASE)
 _HEADER = re.compile(r"\s*\"?image_name\"?\s*\|", re.IGNORECASE)
-_NUMBER_AND_CAPTION = re.compile(r"\s*\d+\s+(.*)", re.DOTALL)
+_ROW = re.compile(r"([^|]*)\|(?:[^|]*\||\s*\d+\s+)(.*)", re.DOTALL)
+"""An image name, a number and a caption; the second delimiter may be missing."""
 
 
 def detect_flickr8k(path: Path, options: ReadOptions) -> Iterator[Candidate]:
@@ -114,14 +115,11 @@ def read_flickr30k(path: Path, options: ReadOptions) -> Iterator[Entry]:
         for number, text in numbered_lines(file):
             if not text.strip() or _HEADER.match(text):
                 continue
-            name, *rest = text.split("|", 2)
-            merged = _NUMBER_AND_CAPTION.fullmatch(rest[0]) if len(rest) == 1 else None
-            if len(rest) == 2:
-                yield make_entry(name, rest[1], None, path, number)
-            elif merged:
-                yield make_entry(name, merged[1], None, path, number)
+            if row := _ROW.fullmatch(text):
+                yield make_entry(row[1], row[2], None, path, number)
             else:
-                yield skip_entry(name.strip(), "expected image_name | comment_number | comment", path, number)
+                name = text.partition("|")[0].strip()
+                yield skip_entry(name, "expected image_name | comment_number | comment", path, number)
 
 
 def _is_token_file(path: Path, encoding: str) -> bool:

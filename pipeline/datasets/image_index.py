@@ -104,14 +104,6 @@ class ImageIndex:
         return {name: path for name, path in self._walked if suffix_of(name) in _LISTED and name not in broken}
 
     @cached_property
-    def _has_loose_images(self) -> bool:
-        return any(suffix_of(name) in IMAGE_SUFFIXES for name in self._loose)
-
-    @cached_property
-    def _packed(self) -> dict[str, str]:
-        return {name: path for _, _, name, path in self._members}
-
-    @cached_property
     def _unpacked(self) -> set[str]:
         """Archives beside image files that hold no others: all their images have a file's name, the first its bytes."""
         files: dict[str, list[str]] = defaultdict(list)
@@ -141,7 +133,7 @@ class ImageIndex:
             try:
                 members = open_archive(path).members
             except OSError as error:
-                if self._has_loose_images:
+                if any(suffix_of(name) in IMAGE_SUFFIXES for name in self._loose):
                     continue  # an archive of something else, beside the images
                 raise DataError(f"params.data.images: {path}: {error.strerror}") from error
             for member in members:
@@ -165,7 +157,7 @@ class ImageIndex:
     def _by_name(self) -> dict[str, tuple[str, ...]]:
         """Paths by name and by folded name."""
         variants = ((variant, path) for name, path in self._names() for variant in (name, _fold(name)))
-        return _first_two(variants) | {name: (path,) for name, path in self._packed.items()}
+        return _first_two(variants) | {name: (path,) for _, _, name, path in self._members}
 
     @cached_property
     def _by_stem(self) -> dict[str, tuple[str, ...]]:

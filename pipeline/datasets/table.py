@@ -71,11 +71,11 @@ def _first_download(file: Path) -> Path | None:
 
 def _candidate(path: Path, options: ReadOptions, *, needs_image: bool = False) -> Candidate:
     """A file as a table."""
-    return Candidate(path, f"{path.name}, a table", problem=_problem(path, options, needs_image=needs_image) or "")
+    return Candidate(path, f"{path.name}, a table", problem=_problem(path, options, needs_image=needs_image))
 
 
-def _problem(path: Path, options: ReadOptions, *, needs_image: bool = False) -> str | None:
-    """Why a file is not a table of captions; None when its first entries can be read.
+def _problem(path: Path, options: ReadOptions, *, needs_image: bool = False) -> str:
+    """Why a file is not a table of captions; empty when its first entries can be read.
 
     With `needs_image`, the keys of a JSON object are captioned images only if one is named like an image or is nearby.
     """
@@ -97,7 +97,7 @@ def _problem(path: Path, options: ReadOptions, *, needs_image: bool = False) -> 
     by_name = is_object and not _OBJECTS.search(start) and not any(map(is_image_name, images))
     if needs_image and by_name and not find_image_root(likely_image_roots(path, path.parent, images), images):
         return f"{path}: no image is named like a key of this JSON; if it holds captions, name this file"
-    return None
+    return ""
 
 
 def read_table(path: Path, options: ReadOptions) -> Iterator[Entry]:

@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +66,20 @@ def read_curves(path: Path) -> dict[str, list[float]]:
 def join_references(captions: Sequence[str]) -> str:
     """Several captions in one field of a table, as in metrics/captions.csv."""
     return _SEPARATOR.join(caption.replace("\\", "\\\\").replace("|", "\\|") for caption in captions)
+
+
+def write_scored_captions(
+    path: Path,
+    captions: Mapping[str, str],
+    references: Mapping[str, Sequence[str]],
+    scores: Mapping[str, Iterable[float]],
+) -> None:
+    """Write a row for each image: its caption, its scores by name, and its references. All have the same order."""
+    rows = (
+        (image, captions[image], *(f"{value:.4f}" for value in values), join_references(texts))
+        for (image, texts), *values in zip(references.items(), *scores.values(), strict=True)
+    )
+    write_csv(path, ("image", "caption", *scores, "references"), rows)
 
 
 def split_references(text: str) -> tuple[str, ...]:

@@ -17,13 +17,18 @@ from pipeline.file_signatures import other_content
 
 _SNIFFED = 1 << 18
 _START = 32
+_TABLES = {
+    b"PK\x03\x04": "a zip archive or an Excel file; save the captions as CSV",
+    b"PAR1": "a Parquet file; save the captions as CSV",
+}
+"""What a file is that starts like this, and the remedy."""
 
 
 @contextmanager
 def open_text(path: Path, encoding: str = AUTO) -> Iterator[TextIO]:
     """Open a file, keeping its line ends. Raises `DataError`, also for errors of reading inside the block."""
     try:
-        codec = _codec(read_start(path), encoding)
+        codec = _codec(_read_start(path), encoding)
         with path.open(newline="", encoding=codec, errors="surrogateescape") as file:
             yield file
     except UnicodeError as error:
@@ -116,7 +121,7 @@ def sniff_json(path: Path) -> str:
     return content.replace(b"\0", b"").decode("ascii", errors="ignore").lstrip("\ufeff \t\r\n")
 
 
-def read_start(path: Path) -> bytes:
+def _read_start(path: Path) -> bytes:
     """The first bytes. Raises `DataError` for an empty file, for one that is no text, and for a pipe or a device."""
     if path.exists() and not path.is_file() and not path.is_dir():
         raise DataError(f"{path}: not a regular file; save the captions in one")
@@ -124,13 +129,6 @@ def read_start(path: Path) -> bytes:
         start = file.read(_START)
     if not start:
         raise DataError(f"{path}: the file is empty")
-    if words := not_text(start):
+    if words := _TABLES.get(start[:4]) or other_content(start):
         raise DataError(f"{path}: {words}")
     return start
-
-
-def not_text(start: bytes) -> str | None:
-    """What a file is that starts like this and is no text, with a remedy; None for a text."""
-    tables = {b"PK\x03\x04": "a zip archive or an Excel file", b"PAR1": "a Parquet file"}
-    known = next((words for magic, words in tables.items() if start.startswith(magic)), None)
-    return f"{known}; save the captions as CSV" if known else other_content(start)

@@ -47,7 +47,6 @@ class ShardedRows:
         """(N,) number of each row's shard."""
         self._place = place
         """(N,) position of each row in its shard."""
-        self._folder = folder
         self._mapped = lru_cache(OPEN_SHARDS)(lambda number: open_shard(shard_path(folder, number)).features)
 
     def __getitem__(self, row: int) -> Features:
@@ -58,10 +57,6 @@ class ShardedRows:
         """Start to read rows from the disk. Returns at once."""
         for row in rows:
             self._mapped(int(self.shard[row])).prefetch([int(self._place[row])])
-
-    def path(self, row: int) -> Path:
-        """Return the path of a row's shard."""
-        return shard_path(self._folder, int(self.shard[row]))
 
 
 @dataclass(frozen=True)
@@ -75,7 +70,7 @@ class ShardedFeatureFile(FeatureFile):
         return [int(place) for place in np.argsort(self.features.shard[list(rows)], kind="stable")]
 
     def _file(self, row: int) -> Path:
-        return self.features.path(row)
+        return shard_path(self.path, int(self.features.shard[row]))
 
     def _remedy(self, row: int) -> str:
         return f"delete this shard and {REMEDY}"

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor
 
 from pipeline.decoders.decoder import Decoder
 from pipeline.encoders.spec import EncoderSpec
@@ -73,17 +72,13 @@ class InitialModel:
         pairs = [(index, known[token]) for index, token in enumerate(vocabulary.tokens) if token in known]
         ours, theirs = torch.tensor(pairs).T
         for name, tensor in decoder.state_dict().items():  # shares the decoder's memory
+            source = trained[name]
             if name in _BY_TOKEN:
-                tensor[ours] = trained[name][theirs]
-            else:
-                _copy(tensor, trained[name], name, self.name)
-
-
-def _copy(tensor: Tensor, trained: Tensor, name: str, model: str) -> None:
-    """Raises `ArtefactError` when the shapes differ, as they do for another number of imported channels."""
-    if tensor.shape != trained.shape:
-        raise ArtefactError(
-            f"params.train.init_from: {model} has the tensor {name} of shape {tuple(trained.shape)}, the features "
-            f"here need {tuple(tensor.shape)}; set init_from to none"
-        )
-    tensor.copy_(trained)
+                tensor[ours] = source[theirs]
+            elif tensor.shape == source.shape:
+                tensor.copy_(source)
+            else:  # another number of imported channels
+                raise ArtefactError(
+                    f"params.train.init_from: {self.name} has the tensor {name} of shape {tuple(source.shape)}, the "
+                    f"features here need {tuple(tensor.shape)}; set init_from to none"
+                )

@@ -150,11 +150,7 @@ class Reranker:
         """The nearest training images by cosine (B, k), nearest first, and their softmax weights (B, k)."""
         queries = _unit_length((np.asarray(vectors, np.float32) - self.mean) * self.scale)
         cosine = queries @ self._float_vectors.T  # (B, N)
-        count = min(count, cosine.shape[1])
-        nearest = np.sort(np.argpartition(-cosine, count - 1, axis=1)[:, :count], axis=1)
-        cosine = np.take_along_axis(cosine, nearest, 1)
-        order = np.argsort(-cosine, axis=1, kind="stable")
-        nearest, cosine = np.take_along_axis(nearest, order, 1), np.take_along_axis(cosine, order, 1)
+        cosine, nearest = largest(cosine, min(count, cosine.shape[1]))
         weights = np.exp((cosine - cosine[:, :1]) / TEMPERATURE)
         return nearest, weights / weights.sum(1, keepdims=True)
 
@@ -222,6 +218,14 @@ def search_and_rerank(
         )
     ranked = reranker.rerank(image_vectors(), search(options, options.beam_size), rerank)
     return [best[:captions] for best in ranked]
+
+
+def largest(values: Array, count: int) -> tuple[Array, Array]:
+    """The `count` largest values of each row and their indices; of equal values the one of lower index comes first."""
+    indices = np.sort(np.argpartition(-values, count - 1, axis=1)[:, :count], axis=1)
+    values = np.take_along_axis(values, indices, 1)
+    order = np.argsort(-values, axis=1, kind="stable")
+    return np.take_along_axis(values, order, 1), np.take_along_axis(indices, order, 1)
 
 
 @dataclass(frozen=True)

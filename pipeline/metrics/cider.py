@@ -78,8 +78,8 @@ class CiderD:
         if len(hypotheses) != len(images):
             raise ValueError(f"expected one hypothesis per image, got {len(hypotheses)} for {len(images)} images")
         tokens = [caption.split() for caption in hypotheses]
-        unknown: dict[str, int] = {}
-        words = np.array([self._number(word, unknown) for caption in tokens for word in caption], np.int64)
+        numbers = self._words.copy()  # unknown words are numbered after the known ones
+        words = np.array([numbers.setdefault(w, len(numbers)) for c in tokens for w in c], np.int64)
         lengths = np.array([len(caption) for caption in tokens], np.int64)  # (H,)
         caption = np.repeat(np.arange(len(tokens)), lengths)
         start, ngram = np.arange(len(words)), np.zeros(len(words), np.int64)
@@ -102,10 +102,6 @@ class CiderD:
         order = np.argsort(posting, kind="stable")
         reference, weight = reference[order], weight[order]
         return _ReferenceNgrams(keys, idf, posting[order], reference, weight, weight / norm[reference])
-
-    def _number(self, word: str, unknown: dict[str, int]) -> int:
-        known = self._words.get(word)
-        return unknown.setdefault(word, len(self._words) + len(unknown)) if known is None else known
 
     def _similarity(
         self,

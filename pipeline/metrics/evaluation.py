@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.errors import DataError
 from pipeline.metrics.diversity import diversity
 from pipeline.metrics.scores import Scores, score
 from pipeline.text import ptb_tokenizer
@@ -53,13 +52,10 @@ def evaluate(
     meteor: bool = False,
     tokenize: Callable[[str], list[str]] = ptb_tokenizer.tokenize,
 ) -> Evaluation:
-    """Evaluate captions by image; `references` has the same images.
+    """Evaluate captions by image; `references` has the same images, each with at least one.
 
-    Raises `DataError` when an image has no reference, `ParamsError` when METEOR is requested and not installed.
+    Raises `ParamsError` when METEOR is requested and not installed.
     """
-    without = [image for image, texts in references.items() if not texts]
-    if without or not references:
-        raise DataError(f"no references to score against: {', '.join(without[:5]) or 'no images'}")
     captions = {image: captions[image] for image in sorted(captions)}
     references = {image: references[image] for image in captions}
     hypotheses = [join_tokens(tokenize(text)) for text in captions.values()]

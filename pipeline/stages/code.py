@@ -4,8 +4,6 @@ It runs after every change below pipeline/ and takes a second. A changed comment
 nothing else runs; a changed meaning runs the stages that it can affect.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import paths
@@ -13,26 +11,14 @@ from pipeline.files import write_text
 from pipeline.fingerprint import STAGE_PARAMS, Sources, combined, stage_parts
 
 
-@dataclass(frozen=True)
-class CodeFiles:
-    """Output of the stage."""
+def code(folder: Path = paths.CODE) -> dict[str, dict[str, str]]:
+    """Write each stage's fingerprint to `<stage>.txt`, and below it those of its parts, to show what a change touched.
 
-    folder: Path = paths.CODE
-    """Receives one `<stage>.txt` per stage."""
-
-
-@dataclass(frozen=True)
-class CodeReport:
-    """The sha256 of each part of the code, by stage and by the part's name."""
-
-    parts: Mapping[str, Mapping[str, str]]
-
-
-def code(files: CodeFiles = CodeFiles()) -> CodeReport:
-    """Write each stage's fingerprint, and below it those of its parts, which show what a change has touched."""
+    Returns the sha256 of each part, by stage and by the part's name.
+    """
     sources = Sources()
     found = {stage: stage_parts(stage, sources) for stage in STAGE_PARAMS}
     for stage, parts in found.items():
         lines = [f"{combined(parts)}  {stage}", *(f"{digest}  {name}" for name, digest in sorted(parts.items()))]
-        write_text(files.folder / f"{stage}.txt", "\n".join(lines) + "\n")
-    return CodeReport(found)
+        write_text(folder / f"{stage}.txt", "\n".join(lines) + "\n")
+    return found

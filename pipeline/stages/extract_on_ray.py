@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.datasets.tables import add_skipped_images, check_share
-from pipeline.errors import ParamsError
+from pipeline.errors import DataError, ParamsError
 from pipeline.features.extraction import ExtractReport
 from pipeline.features.shards import write_index
-from pipeline.files import check_writable, write_bytes
+from pipeline.files import check_writable, locked_folder, write_bytes
 from pipeline.inference.initial_metadata import check_initial_model
 from pipeline.progress import Progress, no_progress
 from pipeline.stages.extract import ExtractFiles
@@ -47,7 +47,6 @@ def extract_on_ray(
     try:
         from pipeline.features.ray.cluster import connect
         from pipeline.features.ray.encoding import encode_shards, prepare_job
-        from pipeline.features.ray.job import locked_shards
         from pipeline.features.ray.manifest import read_manifest
     except ImportError as error:
         raise ParamsError(f"--engine ray: {error}; run `pip install -e '.[ray]'` in the checkout") from error
@@ -56,9 +55,15 @@ def extract_on_ray(
         raise ParamsError("params.encoder.jpeg_decoder: --engine ray decodes images on CPUs; set it to pillow")
     check_writable(files.encoder, files.skipped)
     manifest = read_manifest(files.images)
+    if files.features.is_file():
+        raise DataError(
+            f"{files.features}: a features file of the local engine; delete it, or name a folder with --out"
+        )
     run, max_skipped = params.run, params.data.max_skipped
-    with locked_shards(files.features), connect(address, device=run.device, workers=run.workers) as cluster:
-        encoder_params = _with_absolute_weights(params.encoder.model_dump())
+    with locked_folder(files.features), connect(address, device=run.device, workers=run.workers) as cluster:
+        encoder_params = params.encoder.model_dump()
+        if Path(params.encoder.weights).is_file():  # workers run in other folders
+            encoder_params["weights"] = str(Path(params.encoder.weights).absolute())
         job, weights, embedded = prepare_job(cluster, files.features.absolute(), encoder_params, params.seed)
         check_initial_model(params, job.spec)
         row_bytes = job.shape[0] * job.shape[1] * 2
@@ -98,9 +103,3 @@ def extract_on_ray(
         unreadable=unreadable,
         lost_splits=tuple(sorted({one.split for one in manifest} - kept - {""})),
     )
-
-
-def _with_absolute_weights(params: dict[str, object]) -> dict[str, object]:
-    """Encoder params whose weights file, if they name one, is found from any working folder."""
-    weights = Path(str(params["weights"]))
-    return params | {"weights": str(weights.absolute())} if weights.is_file() else params

@@ -29,17 +29,6 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ImportFiles:
-    """Inputs and outputs, beside the features to import."""
-
-    images: Path = paths.IMAGES
-    skipped_by_prepare: Path = paths.SKIPPED_ROWS
-    features: Path = paths.FEATURES
-    encoder: Path = paths.ENCODER
-    skipped: Path = paths.SKIPPED
-
-
-@dataclass(frozen=True)
 class ImportOptions:
     """Where the features are, and how they are stored."""
 
@@ -68,30 +57,28 @@ class ImportReport:
     """Images with more than `regions` regions, of which the first ones were kept."""
 
 
-def import_features(
-    files: ImportFiles, params: "Params", options: ImportOptions, *, progress: Progress = no_progress
-) -> ImportReport:
+def import_features(params: "Params", options: ImportOptions, *, progress: Progress = no_progress) -> ImportReport:
     """Write features.h5 from the features of another program. Reads the section `data` of `params`.
 
     Raises `DataError` when the features cannot be read or have their channels first, and when more than
     `data.max_skipped` of the images have none; `DiskError`.
     """
-    check_writable(files.features, files.encoder, files.skipped)
-    if not files.images.exists():
-        raise DataError(f"{files.images}: no such file; run `dvc repro prepare vocab` first")
+    check_writable(paths.FEATURES, paths.ENCODER, paths.SKIPPED)
+    if not paths.IMAGES.exists():
+        raise DataError(f"{paths.IMAGES}: no such file; run `dvc repro prepare vocab` first")
     source = open_source(options.source, ids=options.ids, key=options.key)
-    paths_of = {row.image: str(row.path) for row in read_images(files.images)}
+    paths_of = {row.image: str(row.path) for row in read_images(paths.IMAGES)}
     match = match_ids(sorted(paths_of), source.ids())
     if not match.found:
         example = f"{match.extra[0]!r} is no name, path or number of one" if match.extra else "there is no id"
         raise DataError(
             f"{options.ids or options.source}: no id belongs to an image: {example}; the images are named as "
-            f"{next(iter(paths_of))!r} in {files.images}"
+            f"{next(iter(paths_of))!r} in {paths.IMAGES}"
         )
     skipped = dict.fromkeys(match.missing, f"no features of it in {options.source}")
     counts, channels = _check(source, match.found, skipped, progress)
     add_skipped_images(
-        files.skipped, files.skipped_by_prepare, ((image, paths_of[image], reason) for image, reason in skipped.items())
+        paths.SKIPPED, paths.SKIPPED_ROWS, ((image, paths_of[image], reason) for image, reason in skipped.items())
     )
     check_share(
         [f"{image}: {reason}" for image, reason in sorted(skipped.items())],
@@ -99,7 +86,7 @@ def import_features(
         params.data.max_skipped,
         problem="images have no usable features",
         remedy="add their features",
-        listed=files.skipped,
+        listed=paths.SKIPPED,
     )
     regions = options.regions or max(counts.values())
 
@@ -110,8 +97,8 @@ def import_features(
             features[row, : len(values)] = values
         return features
 
-    write_feature_file(files.features, imported_spec(options.name, channels), counts, (regions, channels), read)
-    write_bytes(files.encoder, save({}))
+    write_feature_file(paths.FEATURES, imported_spec(options.name, channels), counts, (regions, channels), read)
+    write_bytes(paths.ENCODER, save({}))
     cut = sum(count > regions for count in counts.values())
     return ImportReport(len(counts), regions, channels, min(counts.values()), skipped, match.extra, cut)
 

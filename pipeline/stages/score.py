@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pipeline import paths
-from pipeline.datasets.tables import join_references, read_captions
+from pipeline.datasets.tables import read_captions, write_scored_captions
 from pipeline.decoders.search import Hypothesis, SearchOptions
 from pipeline.device import choose_device, resolve_precision
 from pipeline.errors import DataError
@@ -106,7 +106,8 @@ def score(files: ScoreFiles, params: "Params", *, progress: Progress = no_progre
         longer_references=sum(count for length, count in evaluation.reference_lengths.items() if length > limit),
     )
     write_json(files.scores, {**evaluation.metrics(), "without_features": len(report.without_features)})
-    _write_captions(files.scored_captions, evaluation)
+    cider_d = {"cider_d": evaluation.scores.per_image["cider_d"]}
+    write_scored_captions(files.scored_captions, evaluation.captions, evaluation.references, cider_d)
     _write_bleu(files.bleu, evaluation)
     _write_lengths(files.lengths, evaluation)
     _evaluation_file(report, model, hypotheses, search, rerank, params).write(files.evaluation)
@@ -143,18 +144,6 @@ def _generate(
         best |= {image: hypotheses[0] for image, hypotheses in zip(batch, found, strict=True)}
         progress(len(best), len(images), "images captioned")
     return best
-
-
-def _write_captions(path: Path, evaluation: Evaluation) -> None:
-    scores = evaluation.scores.per_image["cider_d"].tolist()
-    write_csv(
-        path,
-        ("image", "caption", "cider_d", "references"),
-        (
-            (image, evaluation.captions[image], f"{score:.4f}", join_references(texts))
-            for (image, texts), score in zip(evaluation.references.items(), scores, strict=True)
-        ),
-    )
 
 
 def _write_bleu(path: Path, evaluation: Evaluation) -> None:

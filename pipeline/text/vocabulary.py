@@ -86,13 +86,8 @@ class Vocabulary:
         return sum(token in known for token in tokens) / len(tokens) if tokens else 1.0
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "tokenizer": self.tokenizer,
-            "no_repeat_ngram": self.no_repeat_ngram,
-            "max_length": self.max_length,
-            "tokens": list(self.tokens),
-            "counts": list(self.counts),
-        }
+        names = ("tokenizer", "no_repeat_ngram", "max_length", "tokens", "counts")
+        return {name: getattr(self, name) for name in names}
 
     @classmethod
     def from_json(cls, content: Any, place: str) -> Self:

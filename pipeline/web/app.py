@@ -4,10 +4,9 @@ Images stay in memory, and the file names of clients are not used.
 """
 
 from collections import Counter
-from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
-from importlib import resources
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -25,8 +24,8 @@ from pipeline.web.batching import Batcher, CaptionRequest, DecodedImage
 from pipeline.web.security import Guard
 from pipeline.web.uploads import FIELD, Limits, Load, discard, expected_bytes, read_image
 
-_TYPES = {"html": "text/html; charset=utf-8", "css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
-_STATIC = ("page.css", "page.js", "attention.js", "captions.js", "files.js", "table.js")
+_STATIC = Path(__file__).parent / "static"
+_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 
 
 @dataclass(frozen=True)
@@ -99,21 +98,14 @@ _BODY = {
 def make_app(captioner: BaseCaptioner, *, limits: Limits = Limits(), hosts: Collection[str] | None = None) -> FastAPI:
     """The application. It accepts requests whose Host header is one of `hosts`; None accepts any."""
     batcher = Batcher(captioner)
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with batcher.running():
-            yield
-
     app = FastAPI(
         title="Captioner",
         version=__version__,
         description="Captions for images. Send one image per request; concurrent requests are batched.",
-        lifespan=lifespan,
+        lifespan=batcher.lifespan,
         docs_url=None,  # FastAPI's documentation pages load scripts from other hosts
         redoc_url=None,
     )
-    app.state.batcher = batcher
     app.add_middleware(Guard, hosts=hosts)
     _add_page(app)
     _add_captions(app, captioner, batcher, limits)
@@ -166,14 +158,10 @@ def _add_facts(app: FastAPI, captioner: BaseCaptioner, limits: Limits) -> None:
 
 def _add_page(app: FastAPI) -> None:
     """The page and its files, read once: nothing else is served from the disk."""
-    folder = resources.files("pipeline.web") / "static"
     files = {
-        name: Response(
-            (folder / name).read_bytes(),
-            media_type=_TYPES[name.rpartition(".")[2]],
-            headers={"cache-control": "no-cache"},
-        )
-        for name in ("page.html", *_STATIC)
+        path.name: Response(path.read_bytes(), media_type=kind, headers={"cache-control": "no-cache"})
+        for path in _STATIC.iterdir()
+        if (kind := _TYPES.get(path.suffix))
     }
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
@@ -196,7 +184,7 @@ def _add_error_handlers(app: FastAPI, limits: Limits) -> None:
         if error.status_code in {408, 413, 415, 503}:
             await discard(request, 2 * limits.max_bytes)
             headers["Connection"] = "close"  # ends an endless body
-        return JSONResponse(asdict(ErrorOut(str(error.detail))), error.status_code, headers=headers)
+        return JSONResponse({"error": str(error.detail)}, error.status_code, headers=headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
@@ -206,7 +194,7 @@ def _add_error_handlers(app: FastAPI, limits: Limits) -> None:
             f"{one['loc'][-1]}: {unknown if one.get('type') == 'extra_forbidden' else one['msg']}"
             for one in error.errors()
         ]
-        return JSONResponse(asdict(ErrorOut("; ".join(reasons))), 422)
+        return JSONResponse({"error": "; ".join(reasons)}, 422)
 
 
 def _refuse_repeated_parameters(request: Request) -> None:

@@ -60,15 +60,13 @@ class Batcher:
         self._decoding = ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="decode")
         self._decoding_large = ThreadPoolExecutor(1, thread_name_prefix="decode-large")
         self._computing = ThreadPoolExecutor(1, thread_name_prefix="caption")
-        self.batch_sizes: list[int] = []
-        """The sizes of the latest 100 batches."""
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator["Batcher"]:
-        """Within this context, images are captioned."""
+    async def lifespan(self, app: object) -> AsyncIterator[None]:
+        """Within this context, which is the lifespan of an application, images are captioned."""
         worker = asyncio.create_task(self._work())
         try:
-            yield self
+            yield
         finally:
             worker.cancel()
             for one in self._waiting:
@@ -103,7 +101,6 @@ class Batcher:
             batch = self._next_batch()
             if not self._waiting:
                 self._arrived.clear()
-            self.batch_sizes = [*self.batch_sizes[-99:], len(batch)]
             try:
                 loop = asyncio.get_running_loop()
                 results = await loop.run_in_executor(self._computing, self._caption, batch)

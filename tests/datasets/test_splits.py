@@ -11,7 +11,7 @@ from pipeline.errors import DataError
 
 def rows(**splits):
     return [
-        CaptionEntry(image, caption, split, "f", 1) for image, split in splits.items() for caption in ("one", "two")
+        CaptionEntry("f", 1, image, caption, split) for image, split in splits.items() for caption in ("one", "two")
     ]
 
 
@@ -73,7 +73,7 @@ def test_a_copy_without_a_split_follows_the_one_with_a_split():
 
 
 def test_an_image_in_two_splits_is_refused():
-    found = [CaptionEntry("a", "x", "train", "f.csv", 2), CaptionEntry("a", "y", "test", "f.csv", 9)]
+    found = [CaptionEntry("f.csv", 2, "a", "x", "train"), CaptionEntry("f.csv", 9, "a", "y", "test")]
     with pytest.raises(DataError, match=r"f.csv, line 9: a is in test and also in train"):
         assign_splits(found, {"a": "1"}, 1)
 

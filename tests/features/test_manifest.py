@@ -12,9 +12,12 @@ from pipeline.errors import ArtefactError, DataError, DiskError, ParamsError
 pa = pytest.importorskip("pyarrow", reason="manifests need the extra `ray`")
 pq = pytest.importorskip("pyarrow.parquet", reason="manifests need the extra `ray`")
 
-from pipeline.features.ray.job import Job, locked_shards  # noqa: E402
+from pipeline.features.ray.job import Job  # noqa: E402
 from pipeline.features.ray.manifest import digest_of, read_manifest  # noqa: E402
 from pipeline.features.shards import shard_path  # noqa: E402
+from pipeline.params import Params  # noqa: E402
+from pipeline.stages.extract import ExtractFiles  # noqa: E402
+from pipeline.stages.extract_on_ray import extract_on_ray  # noqa: E402
 
 ROWS = [("b.png", "photos/b.png", "B" * 64), ("a.png", "s3://bucket/a b.png", ""), ("c/é.png", "x.tar::é.png", "")]
 
@@ -131,31 +134,29 @@ def test_a_folder_is_filled_by_one_run_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "LOCK_SECONDS", 0.05)
     folder = tmp_path / "features.h5"
     with (
-        locked_shards(folder),
+        files.locked_folder(folder),
         pytest.raises(DiskError, match="another run is filling this folder"),
-        locked_shards(folder),
+        files.locked_folder(folder),
     ):
         pass
 
 
 def test_files_of_killed_processes_are_removed(tmp_path):
-    folder = tmp_path / "features.h5"
     leftovers = [
-        folder / ".index.json.0123456789abcdef",
-        shard_path(folder, 3).with_name(".000003.h5.0123456789abcdef"),
+        tmp_path / ".index.json.0123456789abcdef",
+        shard_path(tmp_path, 3).with_name(".000003.h5.0123456789abcdef"),
     ]
-    leftovers[1].parent.mkdir(parents=True)
+    leftovers[1].parent.mkdir()
     for path in leftovers:
         path.touch()
-    with locked_shards(folder):
+    with files.locked_folder(tmp_path):
         assert not any(path.exists() for path in leftovers)
 
 
-def test_a_features_file_in_place_of_the_folder_is_refused(tmp_path):
+def test_a_features_file_in_place_of_the_folder_is_refused(table, tmp_path):
+    pytest.importorskip("ray", reason="extraction on a cluster needs the extra `ray`")
+    outputs = {name: tmp_path / name for name in ("encoder", "skipped")}
     (tmp_path / "features.h5").write_bytes(b"of the local engine")
-    with (
-        pytest.raises(DataError, match=r"features\.h5: a features file of the local engine"),
-        locked_shards(tmp_path / "features.h5"),
-    ):
-        pass
+    with pytest.raises(DataError, match=r"features\.h5: a features file of the local engine"):
+        extract_on_ray(ExtractFiles(images=table, features=tmp_path / "features.h5", **outputs), Params())
     assert (tmp_path / "features.h5").read_bytes() == b"of the local engine"

@@ -11,7 +11,6 @@ from pipeline.errors import ParamsError
 from pipeline.features.ray import sources
 from pipeline.features.ray.sources import check_schemes, read_source
 
-pytest.importorskip("fsspec", reason="URLs need the extra `remote`")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:.*(botocore|moto|aiobotocore|werkzeug).*")
 
 
@@ -132,10 +131,11 @@ def test_local_files_and_archives_are_read(tmp_path):
     assert read_source(f"{tmp_path}/x.tar::a.png") == b"inside"
 
 
-def test_without_fsspec_the_extra_is_named(monkeypatch):
-    import sys
+def test_without_the_library_of_a_url_the_extra_is_named(monkeypatch):
+    def fail(scheme):
+        raise ImportError(f"Install {scheme}fs")
 
-    monkeypatch.setitem(sys.modules, "fsspec", None)
+    monkeypatch.setattr("fsspec.get_filesystem_class", fail)
     check_schemes(["photos/a.png"])
-    with pytest.raises(ParamsError, match=r"pip install -e '\.\[remote\]'"):
+    with pytest.raises(ParamsError, match=r"Install s3fs; `pip install -e '\.\[remote\]'"):
         check_schemes(["s3://bucket/a.png"])

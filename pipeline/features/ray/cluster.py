@@ -4,7 +4,6 @@ import logging
 import os
 import signal
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,8 +71,7 @@ def _initialize(address: str | None) -> None:
                 f"--address {address}: cannot connect to a Ray cluster: {str(error).splitlines()[0]}; check that it "
                 "runs, that this machine reaches it, and that RAY_AUTH_MODE and RAY_AUTH_TOKEN are the same on both"
             ) from error
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)  # Ray replaces that of the command line
+    signal.signal(signal.SIGTERM, handler)  # Ray replaces that of the command line
 
 
 def _check_port(address: str) -> None:

@@ -11,18 +11,17 @@ n images of a shard, R regions, C channels.
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.encoders.spec import EncoderSpec
-from pipeline.errors import ArtefactError, CaptionerError, DataError, DiskError
+from pipeline.errors import ArtefactError, CaptionerError
 from pipeline.features.feature_file import Features, write_feature_file
 from pipeline.features.ray.manifest import ListedImage, digest_of
 from pipeline.features.ray.sources import NO_ANSWER
 from pipeline.features.shards import INDEX, open_shard, shard_path
-from pipeline.files import locked_folder, read_csv, read_json, write_csv, write_json
+from pipeline.files import read_csv, read_json, write_csv, write_json
 
 SKIPPED_COLUMNS = ("image", "path", "reason")
 
@@ -107,16 +106,3 @@ class Job:
 
     def _skipped_path(self, number: int) -> Path:
         return shard_path(self.folder, number).with_suffix(".skipped.csv")
-
-
-@contextmanager
-def locked_shards(folder: Path) -> Iterator[None]:
-    """Create a folder of shards and lock it: one run at a time may fill it. Raises `DataError`, `DiskError`."""
-    if folder.is_file():
-        raise DataError(f"{folder}: a features file of the local engine; delete it, or name a folder with --out")
-    try:
-        shard_path(folder, 0).parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DiskError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    with locked_folder(folder):
-        yield

@@ -16,6 +16,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
 
+import fsspec
+
 from pipeline.archives import INSIDE, Archive, read_image_bytes
 from pipeline.errors import ParamsError
 
@@ -43,8 +45,6 @@ def check_schemes(paths: Iterable[str]) -> None:
     urls = {found["scheme"]: path for path in paths if (found := _URL.fullmatch(path))}
     for scheme, url in sorted(urls.items()):
         try:
-            import fsspec
-
             fsspec.get_filesystem_class(scheme)
         except (ImportError, ValueError) as error:
             raise ParamsError(
@@ -83,8 +83,6 @@ def _attempt(url: str, read: Callable[[Any, str], Result]) -> Result:
 
     s3fs and gcsfs repeat requests by themselves; https:// and archives have this loop only.
     """
-    import fsspec
-
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(FIRST_PAUSE * 2 ** (attempt - 1))

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.decoders.search import NEVER_GENERATED, Hypothesis, SearchOptions, not_finite
+from pipeline.inference.reranking import largest
 from pipeline.tokens import BOS, EOS
 
 Array = NDArray[Any]
@@ -61,7 +62,7 @@ class _Beams:
         _forbid(log_probs, self.captions.reshape(batch * beams, -1), self.options)
         candidates = self.log_probs[..., None] + log_probs.reshape(batch, beams, vocabulary)
         flat = candidates.reshape(batch, -1)
-        total, index = _top(flat, min(self.options.beam_size, flat.shape[1]))  # (B, K)
+        total, index = largest(flat, min(self.options.beam_size, flat.shape[1]))  # (B, K)
         parent, token = index // vocabulary, index % vocabulary
         room = np.array([self.options.beam_size - len(self.finished[image]) for image in self.image])
         total[np.arange(total.shape[1]) >= room[:, None]] = -np.inf
@@ -120,11 +121,3 @@ def _forbid(log_probs: Array, captions: Array, options: SearchOptions) -> None:
         repeated = (ngrams[:, :, :-1] == captions[:, None, length - size + 1 :]).all(-1)
         row, place = repeated.nonzero()
         log_probs[row, ngrams[row, place, -1]] = -np.inf
-
-
-def _top(candidates: Array, count: int) -> tuple[Array, Array]:
-    """The `count` largest values of each row and their indices; of equal values the one of lower index comes first."""
-    indices = np.sort(np.argpartition(-candidates, count - 1, axis=1)[:, :count], axis=1)
-    values = np.take_along_axis(candidates, indices, 1)
-    order = np.argsort(-values, axis=1, kind="stable")
-    return np.take_along_axis(values, order, 1), np.take_along_axis(indices, order, 1)
