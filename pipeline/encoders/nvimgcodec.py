@@ -10,16 +10,14 @@ from pipeline.errors import ParamsError
 
 def check_nvimgcodec(device: torch.device) -> None:
     """Raise `ParamsError` unless nvImageCodec can be used on `device`."""
-    problem = ""
     if device.type != "cuda":
-        problem = f"nvimgcodec needs an NVIDIA GPU, and run.device is {device.type}"
-    else:
-        try:
-            from nvidia import nvimgcodec as _  # noqa: F401
-        except ImportError as error:
-            problem = f"{error}; run `pip install -e '.[gpu]'` in the checkout"
-    if problem:
-        raise ParamsError(f"params.encoder.jpeg_decoder: {problem}, or set it to pillow")
+        raise ParamsError("params.encoder.jpeg_decoder: nvimgcodec needs an NVIDIA GPU; set it to pillow")
+    try:
+        from nvidia import nvimgcodec as _  # noqa: F401
+    except ImportError as error:
+        raise ParamsError(
+            f"params.encoder.jpeg_decoder: {error}; run `pip install -e '.[gpu]'` in the checkout, or set it to pillow"
+        ) from error
 
 
 def nvimgcodec_version() -> str:

@@ -234,7 +234,7 @@ def test_predict_decodes_with_pillow(nvimgcodec):
 
 
 def test_without_a_gpu_or_the_package_the_error_names_the_remedy(monkeypatch):
-    with pytest.raises(ParamsError, match=r"jpeg_decoder: nvimgcodec needs an NVIDIA GPU.*set it to pillow"):
+    with pytest.raises(ParamsError, match="jpeg_decoder: nvimgcodec needs an NVIDIA GPU; set it to pillow"):
         small_encoder(jpeg_decoder="nvimgcodec")
     monkeypatch.setitem(sys.modules, "nvidia", types.ModuleType("nvidia"))
     with pytest.raises(ParamsError, match=r"jpeg_decoder: .*\[gpu\]"):
