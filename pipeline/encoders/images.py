@@ -324,7 +324,11 @@ def preprocess_image(image: Image.Image, preprocessing: Preprocessing) -> NDArra
 
 def read_pixels(read: Callable[[], bytes], sha256: str, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """Return the encoder's input (S, S, 3) from an image file. See `read_file`. Raises `ImageError`."""
-    content = read_file(read, sha256)
+    return decode_pixels(read_file(read, sha256), preprocessing)
+
+
+def decode_pixels(content: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Return the encoder's input (S, S, 3) from an image file's bytes. Raises `ImageError`."""
     return preprocess_image(decode_image(content, fill_truncated=preprocessing.fill_truncated), preprocessing)
 
 

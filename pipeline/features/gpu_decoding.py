@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.encoders.encoder import GPU_BATCH, Encoder
-from pipeline.encoders.images import ImageError, crop_box, decode_image, has_text_line_ends, preprocess_image
+from pipeline.encoders.images import ImageError, crop_box, decode_pixels, has_text_line_ends
 from pipeline.encoders.nvimgcodec import make_nvimgcodec_decoder
 from pipeline.encoders.spec import Preprocessing
 from pipeline.features.image_batches import DecodedBatch, ImageFile, map_ahead
@@ -170,7 +170,7 @@ class JpegDecoder:
         boxes = [crop_box(self._preprocessing, w, h) for h, w in shapes]
         horizontal = [self._matrix(w, width, box[0], box[2]) for (_, w), box in zip(shapes, boxes, strict=True)]
         vertical = [self._matrix(h, height, box[1], box[3]) for (h, _), box in zip(shapes, boxes, strict=True)]
-        columns = canvas.transpose(1, 2).float().reshape(count, width, height * 3)
+        columns = canvas.transpose(1, 2).reshape(count, width, height * 3).float()
         narrow = _scale_down(torch.stack(horizontal) @ columns).view(count, size, height, 3)  # (B, S, H, 3)
         rows = narrow.transpose(1, 2).reshape(count, height, size * 3)
         pixels = _scale_down(torch.stack(vertical) @ rows).view(count, size, size, 3).to(torch.uint8)
@@ -265,8 +265,7 @@ def _source(image: ImageFile, preprocessing: Preprocessing) -> Source:
 
 def _decode_with_pillow(content: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8] | str:
     try:
-        image = decode_image(content, fill_truncated=preprocessing.fill_truncated)
-        return preprocess_image(image, preprocessing)
+        return decode_pixels(content, preprocessing)
     except ImageError as error:
         return str(error)
 

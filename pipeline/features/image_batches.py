@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.archives import read_image_bytes
-from pipeline.encoders.images import read_file, read_pixels
+from pipeline.encoders.images import decode_pixels, read_file
 from pipeline.encoders.spec import Preprocessing
 from pipeline.features.feature_file import Features
 
@@ -38,7 +38,7 @@ class ImageFile:
 
     def pixels(self, preprocessing: Preprocessing) -> NDArray[np.uint8]:
         """Return the encoder's input (S, S, 3). Raises `ImageError`."""
-        return read_pixels(partial(read_image_bytes, self.path), self.sha256, preprocessing)
+        return decode_pixels(self.content(), preprocessing)
 
 
 @dataclass(frozen=True)

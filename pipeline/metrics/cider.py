@@ -7,8 +7,10 @@ single image scores 0.
     P postings: pairs of a reference and an n-gram in it
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,8 +80,8 @@ class CiderD:
         if len(hypotheses) != len(images):
             raise ValueError(f"expected one hypothesis per image, got {len(hypotheses)} for {len(images)} images")
         tokens = [caption.split() for caption in hypotheses]
-        numbers = self._words.copy()  # unknown words are numbered after the known ones
-        words = np.array([numbers.setdefault(w, len(numbers)) for c in tokens for w in c], np.int64)
+        unknown: dict[str, int] = defaultdict(count(len(self._words)).__next__)
+        words = np.array([self._words[w] if w in self._words else unknown[w] for c in tokens for w in c], np.int64)
         lengths = np.array([len(caption) for caption in tokens], np.int64)  # (H,)
         caption = np.repeat(np.arange(len(tokens)), lengths)
         start, ngram = np.arange(len(words)), np.zeros(len(words), np.int64)
