@@ -31,12 +31,20 @@ from torch import nn
 from pipeline.device import choose_device, single_threaded
 from pipeline.encoders.encoder import GPU_BATCH, Encoder, build_encoder
 from pipeline.encoders.images import decode_image
+from pipeline.encoders.jpeg import jpeg_size
 from pipeline.encoders.nvimgcodec import check_nvimgcodec
 from pipeline.errors import ParamsError
 from pipeline.features.decode_pool import DecodePool
 from pipeline.features.extraction import extract_features
-from pipeline.features.gpu_decoding import JpegDecoder
-from pipeline.features.gpu_extraction import CHUNK, MAX_PENDING, GpuExtractor, encode_on_gpu, registered
+from pipeline.features.gpu_decoding import Jpeg, JpegDecoder
+from pipeline.features.gpu_extraction import (
+    CHUNK,
+    GPU_DECODED,
+    MAX_PENDING,
+    GpuExtractor,
+    encode_on_gpu,
+    registered,
+)
 from pipeline.features.image_batches import DecodedBatch, ImageFile
 from pipeline.files import sha256_of
 
@@ -294,14 +302,21 @@ def has_nvimgcodec(device: torch.device) -> bool:
     return True
 
 
+def in_memory(content: bytes) -> Jpeg:
+    """A JPEG as the GPU decodes it."""
+    size = jpeg_size(content)
+    assert size
+    return Jpeg(np.frombuffer(content, np.uint8), *size)
+
+
 def decode_on_the_device(paths: list[Path], encoder: Encoder) -> Clock:
     """nvImageCodec and resizing alone, in batches, on the bytes of JPEGs."""
     decoder = JpegDecoder(encoder.spec.preprocessing, encoder.device)
-    contents = [path.read_bytes() for path in paths]
-    batches = [contents[start : start + GPU_BATCH] for start in range(0, len(contents), GPU_BATCH)]
+    jpegs = [in_memory(path.read_bytes()) for path in paths]
+    batches = [jpegs[start : start + GPU_DECODED] for start in range(0, len(jpegs), GPU_DECODED)]
     decoder.decode(batches[0])
     torch.cuda.synchronize()
-    with Clock(len(contents)) as clock:
+    with Clock(len(jpegs)) as clock:
         for batch in batches:
             decoder.decode(batch)
         torch.cuda.synchronize()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.decoders.additive_attention import AdditiveAttention, RegionEmbedding
 from pipeline.decoders.decoder import Decoder, Sizes, State, mean_over_regions
-from pipeline.decoders.lstm import gate_layer, lstm_cell
+from pipeline.decoders.lstm import LSTMCell, gate_layer
 from pipeline.decoders.registry import AttentionOptions
 
 
@@ -33,6 +33,7 @@ class Attention(Decoder):
         self.gate = nn.Linear(hidden, hidden)
         self.word_gates = gate_layer(embed, hidden)
         self.recurrent_gates = gate_layer(2 * hidden, hidden, bias=False)
+        self.cell = LSTMCell()
         self.deep = nn.Linear(2 * hidden + embed, embed)
 
     def start(self, features: Tensor) -> State:
@@ -66,7 +67,7 @@ class Attention(Decoder):
         (values, keys, *real), (h, c, _) = state
         context, weights = self.attend(values, keys, h, *real)  # (B K, H), (B K, R)
         context = torch.sigmoid(self.gate(h)) * context
-        h, c = lstm_cell(word_gates + self.recurrent_gates(torch.cat([context, h], -1)), c)
+        h, c = self.cell(word_gates + self.recurrent_gates(torch.cat([context, h], -1)), c)
         return torch.cat([h, context], -1), State(state.image, (h, c, weights))
 
     def _deep_output(self, output: Tensor, words: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The LSTM cell of the attention decoders, split so that what is known in advance is computed for all steps at once.
+"""The LSTM of the attention decoders, split so that what is known in advance is computed for all steps at once.
 
 S. Hochreiter and J. Schmidhuber, "Long Short-Term Memory", Neural Computation 1997, with forget gates (F. Gers et al.,
 2000). `nn.LSTMCell` computes the same, but takes its whole input at each step.
@@ -16,14 +16,17 @@ def gate_layer(inputs: int, hidden: int, *, bias: bool = True) -> nn.Linear:
     return layer
 
 
-def lstm_cell(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """The next h and c (B, H) from the gates before their nonlinearities (B, 4 H), in the order i, f, g, o:
+class LSTMCell(nn.Module):
+    """The part of an LSTM after the matrix products."""
 
-    c' = sigmoid(f) c + sigmoid(i) tanh(g); h' = sigmoid(o) tanh(c').
-    """
-    i, f, g, o = gates.chunk(4, -1)
-    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-    return o.sigmoid() * c.tanh(), c
+    def forward(self, gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """The next h and c (B, H) from the gates before their nonlinearities (B, 4 H), in the order i, f, g, o:
+
+        c' = sigmoid(f) c + sigmoid(i) tanh(g); h' = sigmoid(o) tanh(c').
+        """
+        i, f, g, o = gates.chunk(4, -1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        return o.sigmoid() * c.tanh(), c
 
 
 class LSTM(nn.LSTM):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipeline.decoders.additive_attention import AdditiveAttention, RegionEmbedding
 from pipeline.decoders.decoder import Decoder, Sizes, State, mean_over_regions
-from pipeline.decoders.lstm import gate_layer, lstm_cell
+from pipeline.decoders.lstm import LSTMCell, gate_layer
 from pipeline.decoders.registry import AttentionOptions
 
 
@@ -33,6 +33,7 @@ class UpDown(Decoder):
         self.image_gates = gate_layer(hidden, hidden, bias=False)
         self.attention_gates = gate_layer(2 * hidden, hidden, bias=False)
         self.language_gates = gate_layer(3 * hidden, hidden)
+        self.cell = LSTMCell()
 
     def start(self, features: Tensor) -> State:
         real = self.real_regions(features)  # (B, R)
@@ -69,7 +70,7 @@ class UpDown(Decoder):
     def _recur(self, state: State, input_gates: Tensor) -> tuple[Tensor, State]:
         """h2 (B K, H) and the next state, given the tokens' and the image's summand of LSTM1's gates (B K, 4 H)."""
         (values, keys, _, *real), (h1, c1, h2, c2, _) = state
-        h1, c1 = lstm_cell(input_gates + self.attention_gates(torch.cat([h2, h1], -1)), c1)  # equation 2
+        h1, c1 = self.cell(input_gates + self.attention_gates(torch.cat([h2, h1], -1)), c1)  # equation 2
         context, weights = self.attend(values, keys, h1, *real)  # (B K, H), (B K, R); equations 3-5
-        h2, c2 = lstm_cell(self.language_gates(torch.cat([context, h1, h2], -1)), c2)  # equation 6
+        h2, c2 = self.cell(self.language_gates(torch.cat([context, h1, h2], -1)), c2)  # equation 6
         return h2, State(state.image, (h1, c1, h2, c2, weights))

@@ -8,9 +8,11 @@ A worker is this module, run as a program:
 
     python -m pipeline.features.decode_pool FD IMAGES PREPROCESSING
 
-FD is the file behind the shared memory, which holds IMAGES network inputs; PREPROCESSING is JSON. A line on standard
-input is a request, `[slot, path, sha256]`; its answer on standard output is `null`, or the reason why the image cannot
-be used. The process imports neither torch nor h5py and ends with its standard input.
+FD is the file behind the shared memory, which has IMAGES slots; PREPROCESSING is JSON. A line on standard input is a
+request, `[slot, path, sha256, with_pillow]`. Its answer on standard output is `null` (the slot holds the network's
+input), the reason why the image cannot be used, or `[bytes, height, width]`: the slot holds a JPEG that the GPU is to
+decode (`encoder.jpeg_decoder: nvimgcodec`). The process imports neither torch nor h5py and ends with its standard
+input.
 
 S side of the network's input.
 """
@@ -36,7 +38,8 @@ from numpy.typing import NDArray
 
 import pipeline
 from pipeline.archives import read_image_bytes
-from pipeline.encoders.images import ImageError, read_pixels
+from pipeline.encoders.images import ImageError, decode_pixels, read_file
+from pipeline.encoders.jpeg import jpeg_size
 from pipeline.encoders.spec import Preprocessing
 from pipeline.errors import PeerError
 
@@ -46,22 +49,26 @@ if TYPE_CHECKING:
 READY = "ready"
 """The first line that a worker writes."""
 _REMEDY = "`run.device: cpu` needs none"
-Reasons = list[str | None]
-"""For each image None, or the reason why it cannot be used."""
+Answer = str | tuple[int, int, int] | None
+"""None: the slot holds the network's input. Bytes, height and width of a JPEG in the slot. Or the reason why the image
+cannot be used."""
+MAX_JPEG = 1 << 19
+"""Bytes of the largest JPEG that a GPU gets; Pillow decodes larger ones."""
 
 
 class DecodePool:
-    """A context manager: `workers` processes and memory for `images` network inputs."""
+    """A context manager: `workers` processes and memory for `images` images."""
 
     def __init__(self, preprocessing: Preprocessing, images: int, workers: int) -> None:
         """Raises `PeerError` when processes cannot be started on this machine."""
-        side = preprocessing.size
         try:
-            self._fd = _anonymous_file(images * side * side * 3)
-            self.slots = _map_slots(self._fd, images, side)
+            self._fd = _anonymous_file(images * _slot_size(preprocessing))
+            self.slots = _map_slots(self._fd, images, preprocessing)
         except OSError as error:
             raise PeerError(f"no shared memory for processes that decode images: {error}; {_REMEDY}") from error
-        """The network inputs (images, S, S, 3)."""
+        """The memory (images, bytes of a slot)."""
+        self.pixels = _pixels(self.slots, preprocessing)
+        """The network inputs (images, S, S, 3) in it."""
         self._arguments = [str(self._fd), str(images), json.dumps(asdict(preprocessing))]
         self._closed = False
         self._workers: set[_Worker] = set()
@@ -74,30 +81,32 @@ class DecodePool:
             self.close()
             raise
 
-    def decode(self, images: "Sequence[ImageFile]", slots: Sequence[int]) -> Reasons:
-        """Decode each image into its slot. Thread-safe; at most `workers` threads decode at a time.
+    def decode(self, images: "Sequence[ImageFile]", slots: Sequence[int], *, with_pillow: bool = False) -> list[Answer]:
+        """Read each image into its slot. Thread-safe; a thread waits until a worker is idle.
 
-        Raises `PeerError` when a crashed worker cannot be restarted, or after `close`.
+        With `with_pillow` no JPEG is left to the GPU. Raises `PeerError` when a crashed worker cannot be restarted, or
+        after `close`.
         """
         worker = self._idle.get()
-        reasons: Reasons = []
+        answers: list[Answer] = []
         crashed_at: int | None = None
         try:
-            while len(reasons) < len(images):
+            while len(answers) < len(images):
                 try:
-                    worker.request(images[len(reasons) :], slots[len(reasons) :])
-                    while len(reasons) < len(images):
-                        reasons.append(json.loads(worker.answer()))
+                    worker.request(images[len(answers) :], slots[len(answers) :], with_pillow)
+                    while len(answers) < len(images):
+                        answer = json.loads(worker.answer())
+                        answers.append(tuple(answer) if isinstance(answer, list) else answer)
                 except _Crashed as error:
                     worker = self._restart(worker)
-                    if len(reasons) == crashed_at:
-                        reasons.append(f"the process that decodes it ended twice ({error})")
+                    if len(answers) == crashed_at:
+                        answers.append(f"the process that decodes it ended twice ({error})")
                         crashed_at = None
                     else:
-                        crashed_at = len(reasons)
+                        crashed_at = len(answers)
         finally:
             self._idle.put(worker)
-        return reasons
+        return answers
 
     def close(self) -> None:
         """End all workers at once; running calls of `decode` fail. The memory is freed with its last user."""
@@ -163,11 +172,12 @@ class _Worker:
         if answer != READY:
             raise PeerError(f"a process that decodes images sent {answer[:80]!r} first, not {READY!r}; {_REMEDY}")
 
-    def request(self, images: "Sequence[ImageFile]", slots: Sequence[int]) -> None:
+    def request(self, images: "Sequence[ImageFile]", slots: Sequence[int], with_pillow: bool) -> None:
         """Ask for images at once, so that the process does not wait between them. Raises `_Crashed`."""
         assert self._process.stdin
         lines = (
-            json.dumps([slot, str(image.path), image.sha256]) + "\n" for image, slot in zip(images, slots, strict=True)
+            json.dumps([slot, str(image.path), image.sha256, with_pillow]) + "\n"
+            for image, slot in zip(images, slots, strict=True)
         )
         try:
             self._process.stdin.write("".join(lines))
@@ -212,27 +222,54 @@ def _anonymous_file(size: int) -> int:
     return fd
 
 
-def _map_slots(fd: int, images: int, side: int) -> NDArray[np.uint8]:
-    """The shared memory: network inputs (images, S, S, 3)."""
-    return np.frombuffer(mmap.mmap(fd, images * side * side * 3), np.uint8).reshape(images, side, side, 3)
+def _slot_size(preprocessing: Preprocessing) -> int:
+    """Bytes of a slot."""
+    pixels = preprocessing.size * preprocessing.size * 3
+    return max(pixels, MAX_JPEG) if preprocessing.jpeg_decoder == "nvimgcodec" else pixels
+
+
+def _map_slots(fd: int, images: int, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """The shared memory (images, bytes of a slot)."""
+    size = _slot_size(preprocessing)
+    return np.frombuffer(mmap.mmap(fd, images * size), np.uint8).reshape(images, size)
+
+
+def _pixels(slots: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """The network inputs (images, S, S, 3) in the slots (images, bytes)."""
+    side = preprocessing.size
+    return slots[:, : side * side * 3].reshape(len(slots), side, side, 3)
 
 
 def _work() -> None:
-    """Decode images until standard input ends."""
+    """Read images until standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends this one
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints is no answer
     fd, images, preprocessing = int(sys.argv[1]), int(sys.argv[2]), Preprocessing(**json.loads(sys.argv[3]))
-    slots = _map_slots(fd, images, preprocessing.size)
+    slots = _map_slots(fd, images, preprocessing)
+    pixels = _pixels(slots, preprocessing)
     print(READY, file=answers, flush=True)
     for line in sys.stdin:
-        slot, path, sha256 = json.loads(line)
-        reason = None
+        slot, path, sha256, with_pillow = json.loads(line)
+        answer: Answer = None
         try:
-            slots[slot] = read_pixels(partial(read_image_bytes, path), sha256, preprocessing)
+            content = read_file(partial(read_image_bytes, path), sha256)
+            size = None if with_pillow else _size_for_gpu(content, preprocessing)
+            if size:
+                slots[slot, : len(content)] = np.frombuffer(content, np.uint8)
+                answer = (len(content), *size)
+            else:
+                pixels[slot] = decode_pixels(content, preprocessing)
         except ImageError as error:
-            reason = str(error)
-        print(json.dumps(reason), file=answers, flush=True)
+            answer = str(error)
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def _size_for_gpu(content: bytes, preprocessing: Preprocessing) -> tuple[int, int] | None:
+    """Height and width of a JPEG that the GPU is to decode."""
+    is_resized_there = preprocessing.interpolation in ("bilinear", "bicubic")
+    on_gpu = preprocessing.jpeg_decoder == "nvimgcodec" and is_resized_there and len(content) <= MAX_JPEG
+    return jpeg_size(content) if on_gpu else None
 
 
 if __name__ == "__main__":

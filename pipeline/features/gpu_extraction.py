@@ -6,7 +6,7 @@ Batches overlap: the pixels of one are copied to the GPU while another is encode
 copied back. A batch's memory is filled again once its features have been collected, so memory is bounded, and
 decoding waits for the GPU.
 
-With `encoder.jpeg_decoder: nvimgcodec` the GPU decodes JPEGs as well: see `gpu_decoding`.
+With `encoder.jpeg_decoder: nvimgcodec` the GPU decodes and resizes JPEGs as well: see `gpu_decoding`.
 
 The same code runs on a CPU, without overlap; the tests use that.
 
@@ -15,9 +15,10 @@ B images of a batch, S input side, R regions, C channels.
 
 import warnings
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,14 +26,27 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.encoders.encoder import GPU_BATCH, Encoder
-from pipeline.features.decode_pool import DecodePool, Reasons
-from pipeline.features.gpu_decoding import decoded_on_gpu
+from pipeline.features.decode_pool import Answer, DecodePool
+from pipeline.features.gpu_decoding import Jpeg, JpegDecoder
 from pipeline.features.image_batches import DecodedBatch, EncodedBatch, ImageFile, map_ahead
 
 CHUNK = 16
 """Images that a worker process gets at a time."""
 MAX_PENDING = 3
 """Batches on the GPU at a time."""
+GPU_DECODED = 4 * GPU_BATCH
+"""Images that the GPU decodes at a time, if it does; one such group is decoded before the network needs it."""
+
+
+@dataclass(frozen=True)
+class ReadBatch:
+    """Images in the memory of a `DecodePool`."""
+
+    images: Sequence[ImageFile]
+    answers: Sequence[Answer]
+    """Those of the pool, for each image."""
+    first: int
+    """The slot of the first image; those of the others follow."""
 
 
 @dataclass
@@ -101,50 +115,118 @@ def encode_on_gpu(images: Sequence[ImageFile], encoder: Encoder, workers: int) -
 
     Keeps `MAX_PENDING` batches on the device. Raises `NumericError`, and `PeerError` when processes cannot be started.
     """
-    on_gpu = encoder.spec.preprocessing.jpeg_decoder == "nvimgcodec"
-    decoded = decoded_on_gpu if on_gpu else decoded_in_processes
+    workers = max(1, min(workers, -(-len(images) // CHUNK)))
+    preprocessing = encoder.spec.preprocessing
+    on_gpu = preprocessing.jpeg_decoder == "nvimgcodec"
+    size, decoded, in_use = (
+        (GPU_DECODED, _decoded_on_gpu, 3) if on_gpu else (GPU_BATCH, _decoded_by_pillow, MAX_PENDING)
+    )
+    ahead = -(-(2 * workers + 1) * CHUNK // size)  # batches that `map_ahead` has begun to read
     extractor = GpuExtractor(encoder)
     pending: deque[PendingBatch] = deque()
-    with closing(decoded(images, encoder, workers)) as batches:
-        for batch in batches:
-            pending.append(extractor.submit(batch))
-            if len(pending) >= MAX_PENDING:
-                yield extractor.collect(pending.popleft())
-        while pending:
-            yield extractor.collect(pending.popleft())
-
-
-def decoded_in_processes(
-    images: Sequence[ImageFile], encoder: Encoder, workers: int
-) -> Generator[DecodedBatch, None, None]:
-    """Decode `images` in `workers` processes, in order, into memory that the device copies from without waiting.
-
-    A batch's memory is filled again `MAX_PENDING` batches later. Raises `PeerError`.
-    """
-    workers = max(1, min(workers, -(-len(images) // CHUNK)))
-    ahead = -(-(2 * workers + 1) * CHUNK // GPU_BATCH)  # batches that `map_ahead` has begun to decode
-    buffers = MAX_PENDING + ahead + 2
-    pool = DecodePool(encoder.spec.preprocessing, buffers * GPU_BATCH, workers)
-    with pool, registered(pool.slots, encoder.device):
-
-        def decode(start: int) -> Reasons:
-            chunk = images[start : start + CHUNK]
-            return pool.decode(chunk, [(start + place) % len(pool.slots) for place in range(len(chunk))])
-
-        slots = torch.from_numpy(pool.slots)
-        decoded = map_ahead(decode, range(0, len(images), CHUNK), workers=workers, ahead=2 * workers)
+    with (
+        DecodePool(preprocessing, (in_use + ahead + 2) * size, workers) as pool,
+        closing(_read(images, pool, workers, size)) as read,
+        closing(decoded(read, pool, encoder, workers)) as batches,
+    ):
         try:
-            for start in range(0, len(images), GPU_BATCH):
-                some = images[start : start + GPU_BATCH]
-                reasons: Reasons = []
-                while len(reasons) < len(some):
-                    reasons += next(decoded)
-                first = start % len(slots)
-                yield DecodedBatch(some, reasons, slots[first : first + GPU_BATCH])
+            for batch in batches:
+                pending.append(extractor.submit(batch))
+                if len(pending) >= MAX_PENDING:
+                    yield extractor.collect(pending.popleft())
+            while pending:
+                yield extractor.collect(pending.popleft())
         except BaseException:
-            pool.close()  # `map_ahead` waits for its threads, and these for the workers
-            decoded.close()
+            pool.close()  # the threads of `batches` and `read` wait for the processes
             raise
+
+
+def _read(images: Sequence[ImageFile], pool: DecodePool, workers: int, size: int) -> Generator[ReadBatch, None, None]:
+    """Read `images` into the memory of `pool`, in order, in batches of `size`; slots are used again in their order."""
+
+    def read(start: int) -> list[Answer]:
+        chunk = images[start : start + CHUNK]
+        return pool.decode(chunk, [(start + place) % len(pool.slots) for place in range(len(chunk))])
+
+    with closing(map_ahead(read, range(0, len(images), CHUNK), workers=workers, ahead=2 * workers)) as chunks:
+        for start in range(0, len(images), size):
+            some = images[start : start + size]
+            answers: list[Answer] = []
+            while len(answers) < len(some):
+                answers += next(chunks)
+            yield ReadBatch(some, answers, start % len(pool.slots))
+
+
+def _decoded_by_pillow(
+    read: Iterable[ReadBatch], pool: DecodePool, encoder: Encoder, workers: int
+) -> Generator[DecodedBatch, None, None]:
+    """The images that the processes decoded, in memory that the device copies from without waiting."""
+    pixels = torch.from_numpy(pool.pixels)
+    with registered(pool.slots, encoder.device):
+        for batch in read:
+            reasons = [answer if isinstance(answer, str) else None for answer in batch.answers]
+            yield DecodedBatch(batch.images, reasons, pixels[batch.first : batch.first + GPU_BATCH])
+
+
+def _decoded_on_gpu(
+    read: Iterable[ReadBatch], pool: DecodePool, encoder: Encoder, workers: int
+) -> Generator[DecodedBatch, None, None]:
+    """The images that the processes read, decoded and resized on the device."""
+    device = encoder.device
+    decoder = JpegDecoder(encoder.spec.preprocessing, device)
+    # Of high priority: its small kernels would else wait for those of the network, one after the other.
+    stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
+
+    def decode(batch: ReadBatch) -> tuple[ReadBatch, Tensor, torch.cuda.Event | None]:
+        with torch.inference_mode(), torch.cuda.stream(stream):
+            batch, pixels = _decode(batch, pool, decoder, others, device)
+            finished = torch.cuda.Event() if stream else None
+            if finished:
+                finished.record(stream)
+        return batch, pixels, finished
+
+    with ThreadPoolExecutor(workers) as others, closing(map_ahead(decode, read, workers=1, ahead=1)) as batches:
+        for batch, pixels, finished in batches:
+            if finished:
+                compute_stream = torch.cuda.current_stream(device)
+                compute_stream.wait_event(finished)
+                pixels.record_stream(compute_stream)
+            reasons = [answer if isinstance(answer, str) else None for answer in batch.answers]
+            for start in range(0, len(reasons), GPU_BATCH):
+                some = slice(start, start + GPU_BATCH)
+                yield DecodedBatch(batch.images[some], reasons[some], pixels[some])
+
+
+def _decode(
+    batch: ReadBatch, pool: DecodePool, decoder: JpegDecoder, others: ThreadPoolExecutor, device: torch.device
+) -> tuple[ReadBatch, Tensor]:
+    """Decode the JPEGs of a batch on the device; those that Pillow has to decode after all, in the processes.
+
+    Returns the batch with the final answers, and pixels (`GPU_DECODED`, S, S, 3).
+    """
+    answers = list(batch.answers)
+    jpegs = {
+        place: Jpeg(pool.slots[batch.first + place, : answer[0]], *answer[1:])
+        for place, answer in enumerate(answers)
+        if isinstance(answer, tuple)
+    }
+    decoded = dict(zip(jpegs, decoder.decode(list(jpegs.values())), strict=True))
+    refused = [place for place, one in decoded.items() if one is None]
+
+    def decode_again(place: int) -> Answer:
+        return pool.decode([batch.images[place]], [batch.first + place], with_pillow=True)[0]
+
+    for place, answer in zip(refused, others.map(decode_again, refused), strict=True):
+        answers[place] = answer
+    by_pillow = torch.from_numpy(pool.pixels[batch.first : batch.first + GPU_DECODED])
+    pixels = torch.zeros(by_pillow.shape, dtype=torch.uint8, device=device)
+    on_host = [place for place, answer in enumerate(answers) if answer is None]
+    if on_host:
+        pixels[torch.tensor(on_host, device=device)] = by_pillow[on_host].to(device)
+    on_device = {place: one for place, one in decoded.items() if one is not None}
+    if on_device:
+        pixels[torch.tensor(list(on_device), device=device)] = torch.stack(list(on_device.values()))
+    return replace(batch, answers=answers), pixels
 
 
 @contextmanager

@@ -44,6 +44,8 @@ from pipeline.training.validation import Validation
 if TYPE_CHECKING:
     from pipeline.params import Params
 
+VAL_BATCH = 256
+"""Captions of the val split whose loss is computed at a time, unless training has larger batches."""
 NOT_IN_TABLE = {"seconds", "tokens_per_second"}
 """Metrics that differ between equal runs; outputs must not."""
 
@@ -224,19 +226,22 @@ class _Inputs:
     def prepare(self, decoder: Decoder, params: "Params", processes: ProcessGroup) -> tuple[TrainingData, Validation]:
         """The train and the val split as the trainer needs them."""
 
-        def batches(split: _Split) -> Batches:
+        size = params.train.batch_size
+
+        def batches(split: _Split, size: int) -> Batches:
             captions = [caption for of_image in split.encoded for caption in of_image]
             images = [index for index, of_image in enumerate(split.encoded) for _ in of_image]
-            return Batches(captions, images, batch_size=params.train.batch_size, seed=params.seed)
+            return Batches(captions, images, batch_size=size, seed=params.seed)
 
         def features(split: _Split) -> FeatureSource:
             return open_features(self.features, split.images, decoder.pool, processes.device)
 
         reward = self.reward() if params.train.scst.epochs else None
+        val_batches = batches(self.val, max(size, VAL_BATCH))
         validation = Validation(
-            features(self.val), batches(self.val), self.val.references, self.vocabulary, device=processes.device
+            features(self.val), val_batches, self.val.references, self.vocabulary, device=processes.device
         )
-        return TrainingData(features(self.train), batches(self.train), reward), validation
+        return TrainingData(features(self.train), batches(self.train, size), reward), validation
 
     def stream(self, split: _Split) -> Iterator[Tensor]:
         """The features of a split in chunks (n, R, C) float16."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.accel.cuda_graphs import CaptureError
+from pipeline.accel.decoders import accelerate
 from pipeline.decoders.decoder import Decoder
 from pipeline.device import resolve_precision, tensor_float_32
 from pipeline.errors import NumericError, ParamsError
@@ -65,7 +66,7 @@ class Trainer:
     ) -> None:
         self.device = processes.device
         self.data, self.validation, self.params, self.seed, self.processes = data, validation, params, seed, processes
-        self.decoder = decoder
+        self.decoder = accelerate(decoder, self.device) if self.device.type == "cuda" else decoder
         bag = None
         if params.bag_of_words:
             vocabulary = decoder.embedding.num_embeddings

@@ -1,11 +1,12 @@
 """An accelerated decoder computes what the plain one does."""
 
 import copy
+import warnings
 
 import pytest
 import torch
 
-from pipeline.accel import linear
+from pipeline.accel import decoders, linear
 from pipeline.accel.attention import FastAdditiveAttention
 from pipeline.accel.decoders import accelerate
 from pipeline.accel.linear import PackedLinear
@@ -87,8 +88,24 @@ def test_parameters_keep_their_names(kind):
 
 
 def test_other_devices_keep_the_plain_modules():
-    decoder = accelerate(make_decoder({"kind": "attention"}, vocabulary=V, regions=R, channels=C), torch.device("cuda"))
-    assert not any(isinstance(module, PackedLinear | FastAdditiveAttention) for module in decoder.modules())
+    decoder = make_decoder({"kind": "attention"}, vocabulary=V, regions=R, channels=C)
+    modules = list(decoder.modules())
+    assert list(accelerate(decoder, torch.device("mps")).modules()) == modules
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_kernels_that_do_not_run_are_left_out_with_a_warning(kind, monkeypatch):
+    def fail(decoder, device):
+        raise OSError("no C compiler")
+
+    monkeypatch.setattr(decoders, "_use_kernels", fail)
+    decoder = make_decoder({"kind": kind}, vocabulary=V, regions=R, channels=C)
+    modules = list(decoder.modules())
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        assert list(accelerate(decoder, torch.device("cuda")).modules()) == modules
+    expected = "the decoder runs without its own GPU kernels, which is slower: no C compiler"
+    assert [str(one.message) for one in found] == [expected] * (kind in {"attention", "updown"})
 
 
 def test_large_keys_and_queries_do_not_overflow():

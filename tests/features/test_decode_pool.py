@@ -40,7 +40,7 @@ def test_images_are_preprocessed_into_their_slots(images):
     with DecodePool(HOW, 10, 2) as pool:
         assert pool.decode(images, [7, 1, 2, 5]) == [None] * 4
         for image, slot in zip(images, [7, 1, 2, 5], strict=True):
-            assert np.array_equal(pool.slots[slot], preprocessed(image))
+            assert np.array_equal(pool.pixels[slot], preprocessed(image))
         assert not pool.slots[[0, 3, 4, 6, 8, 9]].any()
 
 
@@ -98,7 +98,7 @@ def test_a_crash_costs_an_image_only_when_it_repeats(images, crashing, names):
                 assert reason == "the process that decodes it ended twice (SIGSEGV)"
             else:
                 assert reason is None
-                assert np.array_equal(pool.slots[slot], preprocessed(image))
+                assert np.array_equal(pool.pixels[slot], preprocessed(image))
         assert pool.decode(images[:1], [3]) == [None]
 
 
@@ -178,4 +178,4 @@ def test_memory_may_be_a_file_without_a_name(images, monkeypatch):
     monkeypatch.delattr(os, "memfd_create", raising=False)
     with DecodePool(HOW, 4, 1) as pool:
         assert pool.decode(images[:1], [2]) == [None]
-        assert np.array_equal(pool.slots[2], preprocessed(images[0]))
+        assert np.array_equal(pool.pixels[2], preprocessed(images[0]))

@@ -12,13 +12,15 @@ from PIL import Image
 from stand_in import draw
 from support import small_encoder
 
+from pipeline.encoders import jpeg as jpeg_headers
 from pipeline.encoders.encoder import GPU_BATCH
 from pipeline.encoders.images import decode_image, preprocess_image
+from pipeline.encoders.jpeg import jpeg_size
 from pipeline.encoders.nvimgcodec import check_nvimgcodec
 from pipeline.encoders.spec import Preprocessing
 from pipeline.errors import ParamsError
 from pipeline.features import gpu_decoding
-from pipeline.features.gpu_decoding import ONE, JpegDecoder, jpeg_size, resampling_matrix
+from pipeline.features.gpu_decoding import ONE, Jpeg, JpegDecoder, resampling_matrix
 from pipeline.features.gpu_extraction import encode_on_gpu
 from pipeline.features.image_batches import ImageFile
 from pipeline.files import sha256_of
@@ -34,11 +36,18 @@ class PillowAsNvimgcodec:
 
     def decode(self, contents, cuda_stream):
         self.decoded += len(contents)
-        return [None if b"refused" in content else self._image(content) for content in contents]
+        return [None if b"refused" in bytes(content) else DecodedImage(content) for content in contents]
 
-    def _image(self, content):
-        with Image.open(io.BytesIO(content)) as image:
-            return torch.from_numpy(np.array(image.convert("RGB")))
+
+class DecodedImage:
+    """What nvImageCodec returns."""
+
+    def __init__(self, content):
+        with Image.open(io.BytesIO(bytes(content))) as image:
+            self.pixels = torch.from_numpy(np.array(image.convert("RGB")))
+
+    def to_dlpack(self, cuda_stream):
+        return torch.utils.dlpack.to_dlpack(self.pixels)
 
 
 @pytest.fixture
@@ -130,7 +139,7 @@ def test_other_files_are_for_pillow(content):
 
 
 def test_an_image_of_many_pixels_is_for_pillow(monkeypatch):
-    monkeypatch.setattr(gpu_decoding, "MAX_PIXELS", 2 * 128 * 128)
+    monkeypatch.setattr(jpeg_headers, "MAX_PIXELS", 2 * 128 * 128)
     assert jpeg_size(jpeg(129, 40)) == (40, 129)
     assert jpeg_size(jpeg(257, 40)) is None
 
@@ -160,14 +169,14 @@ def test_resizing_equals_pillow(nvimgcodec, interpolation, shorter_side, width, 
 
 def test_an_image_is_resized_to_the_same_pixels_in_any_batch(nvimgcodec, monkeypatch):
     sizes = [(90, 120), (120, 90), (333, 500), (90, 120), (30, 700)]
-    contents = [jpeg(*size) for size in sizes]
+    jpegs = [Jpeg(np.frombuffer(jpeg(*size), np.uint8), size[1], size[0]) for size in sizes]
     decoder = JpegDecoder(preprocessing(interpolation="bicubic"), CPU)
-    together = decoder.decode(contents)
+    together = decoder.decode(jpegs)
     monkeypatch.setattr(gpu_decoding, "MAX_PIXELS", 200_000)
-    assert 1 < len(list(gpu_decoding._groups(contents))) < len(contents)
-    for one, two, content in zip(together, decoder.decode(contents), contents, strict=True):
+    assert 1 < len(list(gpu_decoding._groups(jpegs))) < len(jpegs)
+    for one, two, alone in zip(together, decoder.decode(jpegs), jpegs, strict=True):
         assert torch.equal(one, two)
-        assert torch.equal(one, decoder.decode([content])[0])
+        assert torch.equal(one, decoder.decode([alone])[0])
 
 
 def test_weights_are_whole_numbers_whose_sums_float32_holds():

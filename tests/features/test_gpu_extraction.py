@@ -92,11 +92,11 @@ def test_decoding_waits_until_features_are_collected(images, encoder, monkeypatc
     decode = decode_pool.DecodePool.decode
     many = [ImageFile(str(number), images[0].path, images[0].sha256) for number in range(30 * GPU_BATCH)]
 
-    def checked(pool, images, slots):
+    def checked(pool, images, slots, **how):
         first = int(images[0].image)
         if first - len(pool.slots) >= collected * GPU_BATCH:
             too_early.append(first)
-        return decode(pool, images, slots)
+        return decode(pool, images, slots, **how)
 
     monkeypatch.setattr(decode_pool.DecodePool, "decode", checked)
     monkeypatch.setattr(encoder, "forward", lambda pixels: torch.zeros(GPU_BATCH, encoder.regions, encoder.channels))
