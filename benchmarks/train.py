@@ -250,14 +250,20 @@ def seconds_per_image(device: torch.device) -> float:
     return (now(device) - began) / len(images)
 
 
-def matmul_roof(dtype: torch.dtype, device: torch.device, words: int, hidden: int, embed: int) -> float:
+def precisions(device: torch.device) -> list[str]:
+    """Those that `train.precision: auto` chooses from."""
+    return ["tf32" if device.type == "cuda" else "float32", *["bfloat16"] * supports_bfloat16(device)]
+
+
+def matmul_roof(precision: str, device: torch.device, words: int, hidden: int, embed: int) -> float:
     """Tokens/s if a step were only the matrix products of LSTM and output layer, at the speed of a large product."""
-    left = torch.randn(2048, 2048, device=device).to(dtype)
-    left @ left
-    began = now(device)
-    for _ in range(4):
+    left = torch.randn(2048, 2048, device=device, dtype=torch.bfloat16 if precision == "bfloat16" else torch.float32)
+    with tensor_float_32() if precision == "tf32" else nullcontext():
         left @ left
-    rate = 4 * 2 * 2048**3 / (now(device) - began)
+        began = now(device)
+        for _ in range(4):
+            left @ left
+        rate = 4 * 2 * 2048**3 / (now(device) - began)
     per_token = 3 * 2 * (4 * hidden * (embed + hidden) + hidden * words)  # forward, and twice as much backward
     return rate / per_token
 
@@ -265,13 +271,12 @@ def matmul_roof(dtype: torch.dtype, device: torch.device, words: int, hidden: in
 def measure_training(sizes: Sizes, device: torch.device, seconds: float) -> dict[str, float]:
     """Tokens/s of the other implementations and of the four decoders; each is measured for `seconds`."""
     data = Data(sizes.words, sizes.batch, device)
-    precisions = ["float32", *["tf32"] * (device.type == "cuda"), *["bfloat16"] * supports_bfloat16(device)]
     options = {"embed": sizes.embed, "hidden": sizes.hidden}
     options |= {"feature_dropout": 0.1, "embedding_dropout": 0.3, "output_dropout": 0.3}
     rates: dict[str, float] = {}
 
     def measure_ours(*kinds: str) -> None:
-        for kind, precision in product(kinds, precisions):
+        for kind, precision in product(kinds, precisions(device)):
             params = {"kind": kind, **options} | ({"attention": sizes.hidden} if kind in ATTENTIVE else {})
             decoder = make_decoder(params, vocabulary=sizes.words, regions=REGIONS, channels=CHANNELS)
             decoder = decoder.to(device).train()
@@ -320,11 +325,10 @@ def main() -> None:
     sizes = f"hidden {given.hidden}, embed {given.embed}, {given.words} words, batch {given.batch}"
     print(f"{sizes}, {given.threads} threads, {device}\n")
     print_table(rates)
-    for dtype in (torch.float32, torch.bfloat16)[: 1 + supports_bfloat16(device)]:
-        roof = matmul_roof(dtype, device, given.words, given.hidden, given.embed)
-        name = str(dtype).removeprefix("torch.")
-        share = rates[f"ours, inject, {name}"] / roof
-        print(f"\nmatrix products alone, {name}: {roof:,.0f} tokens/s; inject reaches {share:.2f} of it")
+    for precision in precisions(device):
+        roof = matmul_roof(precision, device, given.words, given.hidden, given.embed)
+        share = rates[f"ours, inject, {precision}"] / roof
+        print(f"\nmatrix products alone, {precision}: {roof:,.0f} tokens/s; inject reaches {share:.2f} of it")
 
 
 if __name__ == "__main__":

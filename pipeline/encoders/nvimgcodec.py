@@ -33,11 +33,11 @@ def nvimgcodec_version() -> str:
 def make_nvimgcodec_decoder(device: torch.device) -> Any:
     """A decoder that interpolates chroma as Pillow does.
 
-    Each kind of JPEG always goes to the same part of the GPU, because two parts may round differently.
+    It leaves out the GPU's own JPEG engine, which does not write the pixels whose data are missing: what was in memory
+    before would remain in their place.
     """
     from nvidia import nvimgcodec
 
-    kinds = nvimgcodec.BackendKind
-    backends = [nvimgcodec.Backend(kind) for kind in (kinds.HW_GPU_ONLY, kinds.HYBRID_CPU_GPU, kinds.GPU_ONLY)]
     number = torch.cuda.current_device() if device.index is None else device.index
+    backends = [nvimgcodec.Backend(nvimgcodec.BackendKind.HYBRID_CPU_GPU)]
     return nvimgcodec.Decoder(device_id=number, backends=backends, options=":fancy_upsampling=1")
