@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 
+from pipeline.accel.decoders import accelerate
 from pipeline.decoders.decoder import Decoder
 from pipeline.decoders.registry import make_decoder
 from pipeline.device import choose_device, supports_bfloat16, tensor_float_32
@@ -283,6 +284,7 @@ def measure_training(sizes: Sizes, device: torch.device, seconds: float) -> dict
             bfloat16 = precision == "bfloat16"
             with deterministic(0), tensor_float_32() if precision == "tf32" else nullcontext():
                 if device.type == "cuda":
+                    accelerate(decoder, device)
                     rate = graphed_tokens_per_second(decoder, data, bfloat16, seconds)
                 else:
                     rate = tokens_per_second(decoder, ours(decoder, data, bfloat16), seconds)

@@ -39,14 +39,15 @@ def _use_kernels(decoder: Decoder, device: torch.device) -> None:
     from pipeline.accel.fused_attention import FusedAdditiveAttention
     from pipeline.accel.fused_lstm import FusedLSTMCell
 
-    attention = FusedAdditiveAttention(AdditiveAttention(hidden=4, attention=4)).to(device)
-    values, h = (torch.ones(*shape, device=device, requires_grad=True) for shape in ((1, 2, 4), (1, 4)))
-    with torch.enable_grad():
-        context, _ = attention(values, attention.project_keys(values), h)
-        h, _ = FusedLSTMCell()(context.repeat(1, 4), context)
-        h.sum().backward()
-    for name, module in list(decoder.named_modules()):
-        if type(module) is AdditiveAttention:
-            decoder.set_submodule(name, FusedAdditiveAttention(module))
-        elif type(module) is LSTMCell:
-            decoder.set_submodule(name, FusedLSTMCell())
+    modules = list(decoder.named_modules())
+    cells: dict[str, nn.Module] = {name: FusedLSTMCell() for name, module in modules if type(module) is LSTMCell}
+    attention = {name: FusedAdditiveAttention(module) for name, module in modules if type(module) is AdditiveAttention}
+    for one in attention.values():  # a first use that changes neither gradients nor the state of random numbers
+        hidden = one.key.in_features
+        with torch.enable_grad():
+            values = torch.ones(1, 2, hidden, device=device, requires_grad=True)
+            context, _ = one(values, one.project_keys(values), torch.ones(1, hidden, device=device))
+            h, _ = FusedLSTMCell()(context.repeat(1, 4), context)
+            torch.autograd.grad(h.sum(), values)
+    for name, module in (cells | attention).items():
+        decoder.set_submodule(name, module)

@@ -33,11 +33,12 @@ def nvimgcodec_version() -> str:
 def make_nvimgcodec_decoder(device: torch.device) -> Any:
     """A decoder that interpolates chroma as Pillow does.
 
-    It leaves out the GPU's own JPEG engine, which does not write the pixels whose data are missing: what was in memory
-    before would remain in their place.
+    The GPU's cores do the whole work. Its JPEG engine, as fast, leaves out pixels whose data are missing, so that what
+    was in memory before remains there; Huffman decoding on the CPU fills them with noise. Here they are of one color.
     """
     from nvidia import nvimgcodec
 
     number = torch.cuda.current_device() if device.index is None else device.index
     backends = [nvimgcodec.Backend(nvimgcodec.BackendKind.HYBRID_CPU_GPU)]
-    return nvimgcodec.Decoder(device_id=number, backends=backends, options=":fancy_upsampling=1")
+    options = ":fancy_upsampling=1 nvjpeg_cuda_decoder:hybrid_huffman_threshold=0"
+    return nvimgcodec.Decoder(device_id=number, backends=backends, options=options)

@@ -139,6 +139,14 @@ def test_beams_with_gradients_and_more_regions_than_fit_are_computed_in_the_plai
         assert torch.equal(one, two)
 
 
+def test_a_first_use_changes_neither_random_numbers_nor_gradients():
+    plain, _ = pair("attention")
+    before = torch.get_rng_state()
+    _use_kernels(plain, DEVICE)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(parameter.grad is None for parameter in plain.parameters())
+
+
 def test_copies_and_names():
     plain, fused = pair("updown")
     assert list(fused.state_dict()) == list(plain.state_dict())
