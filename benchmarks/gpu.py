@@ -35,6 +35,7 @@ import train as train_benchmark
 from PIL import Image
 from torch import Tensor
 
+from pipeline.accel.decoders import accelerate
 from pipeline.decoders.decoder import Decoder
 from pipeline.decoders.registry import DECODERS, make_decoder
 from pipeline.decoders.sampling import sampling_noise
@@ -516,6 +517,8 @@ def measure_search(run: Run) -> None:
             lambda decoder=decoder: search_benchmark.one_at_a_time(decoder, few, options), run.device, repeats=1
         )
         print(f"| {kind}, one image at a time | {alone:,.1f} | 1.0 | |")
+        if run.device.type == "cuda":
+            accelerate(decoder, run.device)
         for batch in (64, 256)[: 1 + (run.scale is FULL)]:
 
             def search(decoder: Any = decoder, batch: int = batch) -> list[tuple[int, ...]]:

@@ -20,6 +20,7 @@ from pipeline.encoders.nvimgcodec import check_nvimgcodec
 from pipeline.encoders.spec import Preprocessing
 from pipeline.errors import ParamsError
 from pipeline.features import gpu_decoding
+from pipeline.features.decode_pool import MAX_JPEG
 from pipeline.features.gpu_decoding import ONE, Jpeg, JpegDecoder, resampling_matrix
 from pipeline.features.gpu_extraction import encode_on_gpu
 from pipeline.features.image_batches import ImageFile
@@ -208,6 +209,18 @@ def test_pixels_and_order_are_those_of_extraction_with_pillow(nvimgcodec, tmp_pa
     assert all(not batch.unreadable for batch in found)
     for one, two in zip(found, expected, strict=True):
         assert np.allclose(one.features, two.features, atol=2e-3)
+
+
+def test_a_large_jpeg_is_decoded_by_pillow(nvimgcodec, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (700, 700, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "large.jpg", quality=95)
+    assert (tmp_path / "large.jpg").stat().st_size > MAX_JPEG
+    image = ImageFile("large.jpg", tmp_path / "large.jpg", sha256_of(tmp_path / "large.jpg"))
+    (found,), (expected,) = (
+        encode_on_gpu([image], small_encoder(jpeg_decoder=name), workers=1) for name in ("nvimgcodec", "pillow")
+    )
+    assert nvimgcodec.decoded == 0
+    assert np.array_equal(found.features, expected.features)
 
 
 def test_unreadable_images_are_listed(nvimgcodec, tmp_path):
