@@ -18,14 +18,17 @@ from torch import Tensor
 from pipeline.decoders.additive_attention import PADDING_SCORE, AdditiveAttention
 
 
-class FastAdditiveAttention(AdditiveAttention):
-    """`AdditiveAttention` with the same parameters and results (up to rounding), faster in evaluation mode on a CPU."""
+class SharedAttention(AdditiveAttention):
+    """`AdditiveAttention` with the parameters of another one."""
 
     def __init__(self, plain: AdditiveAttention) -> None:
-        """Share the parameters of `plain`."""
         torch.nn.Module.__init__(self)
         self.key, self.query, self.score = plain.key, plain.query, plain.score
         self.train(plain.training)
+
+
+class FastAdditiveAttention(SharedAttention):
+    """`AdditiveAttention` with the same results (up to rounding), faster in evaluation mode on a CPU."""
 
     def project_keys(self, values: Tensor) -> Tensor:
         """exp(-2 key) of each region (B, R, A); in training mode the keys themselves."""

@@ -21,7 +21,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pipeline.decoders.additive_attention import PADDING_SCORE, AdditiveAttention
+from pipeline.accel.attention import SharedAttention
+from pipeline.decoders.additive_attention import PADDING_SCORE
 
 MAX_WIDTH = 4096
 MAX_REGIONS = 1024
@@ -30,14 +31,8 @@ TILE_VALUES = 4096
 _PADDING_SCORE = tl.constexpr(PADDING_SCORE)
 
 
-class FusedAdditiveAttention(AdditiveAttention):
-    """`AdditiveAttention` with the same parameters and, up to rounding, the same results and gradients on a GPU."""
-
-    def __init__(self, plain: AdditiveAttention) -> None:
-        """Share the parameters of `plain`."""
-        torch.nn.Module.__init__(self)
-        self.key, self.query, self.score = plain.key, plain.query, plain.score
-        self.train(plain.training)
+class FusedAdditiveAttention(SharedAttention):
+    """`AdditiveAttention` with the same results and gradients, up to rounding, on a GPU."""
 
     def project_keys(self, values: Tensor) -> Tensor:
         keys = super().project_keys(values)
