@@ -3,6 +3,7 @@
 Images stay in memory, and the file names of clients are not used.
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from pipeline.inference.familiarity import describe_unfamiliar
 from pipeline.tokens import SPECIAL_TOKENS
 from pipeline.web.batching import Batcher, CaptionRequest, DecodedImage
 from pipeline.web.security import Guard
-from pipeline.web.uploads import FIELD, Limits, Load, discard, expected_bytes, read_image
+from pipeline.web.uploads import FIELD, Limits, discard, read_image
 
 _STATIC = Path(__file__).parent / "static"
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
@@ -116,17 +117,17 @@ def make_app(captioner: BaseCaptioner, *, limits: Limits = Limits(), hosts: Coll
 
 def _add_captions(app: FastAPI, captioner: BaseCaptioner, batcher: Batcher, limits: Limits) -> None:
     """The route that captions an image."""
-    load = Load(limits)
+    free = asyncio.Semaphore(limits.max_requests)
 
     @app.post("/v1/captions", responses=_ERRORS, openapi_extra={"requestBody": _BODY})
     async def captions(request: Request, query: Annotated[CaptionRequest, Query()]) -> ImageOut:
         """Caption the image in the body: its bytes, or a form with the file `image`."""
         _refuse_repeated_parameters(request)
-        size = expected_bytes(request, limits.max_bytes)
+        if free.locked():
+            raise HTTPException(503, "too many concurrent requests; try again", headers={"Retry-After": "1"})
         try:
-            with load.request(size):
-                with load.file(size):
-                    image = await batcher.decode(await read_image(request, limits.max_bytes))
+            async with free:
+                image = await batcher.decode(await read_image(request, limits.max_bytes))
                 generated = await batcher.caption(image, query)
         except ImageError as error:
             raise HTTPException(422, f"the image cannot be used: {error}") from error

@@ -1,24 +1,19 @@
 """Dynamic batching: requests that arrive while a batch is captioned form the next batch.
 
-An idle server answers a single request at once; a busy one gains the throughput of batches. One thread computes.
+An idle server answers a single request at once; a busy one gains the throughput of batches. One thread computes, and
+one decodes images: a large one may take a gigabyte.
 """
 
 import asyncio
-import ctypes
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.encoders.images import ImageError, describe_image
 from pipeline.inference.base_captioner import BaseCaptioner, Caption, Pixels, open_image
-
-DECODING_THREADS = 2
-"""Images of up to `LARGE_PIXELS` that are decoded at a time. Of larger ones, which may take a gigabyte, it is one."""
-LARGE_PIXELS = 10_000_000
 
 
 class CaptionRequest(BaseModel):
@@ -57,8 +52,7 @@ class Batcher:
         self._captioner = captioner
         self._waiting: list[_Waiting] = []
         self._arrived = asyncio.Event()
-        self._decoding = ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="decode")
-        self._decoding_large = ThreadPoolExecutor(1, thread_name_prefix="decode-large")
+        self._decoding = ThreadPoolExecutor(1, thread_name_prefix="decode")
         self._computing = ThreadPoolExecutor(1, thread_name_prefix="caption")
 
     @asynccontextmanager
@@ -71,18 +65,12 @@ class Batcher:
             worker.cancel()
             for one in self._waiting:
                 one.result.cancel()
-            for pool in (self._decoding, self._decoding_large, self._computing):
+            for pool in (self._decoding, self._computing):
                 pool.shutdown(cancel_futures=True)
 
     async def decode(self, content: bytes) -> DecodedImage:
         """Decode an image in a thread. Raises `ImageError` with the reason."""
-        loop = asyncio.get_running_loop()
-        large = await loop.run_in_executor(self._decoding, _is_large, content)
-        try:
-            return await loop.run_in_executor(self._decoding_large if large else self._decoding, self._decode, content)
-        finally:
-            if large:
-                _release_memory()
+        return await asyncio.get_running_loop().run_in_executor(self._decoding, self._decode, content)
 
     async def caption(self, image: DecodedImage, request: CaptionRequest) -> list[Caption]:
         """The captions of an image, once a batch with it is done."""
@@ -127,18 +115,3 @@ class Batcher:
         options = self._captioner.generation_options(**given)
         pixels = np.stack([one.pixels for one in batch])
         return self._captioner.caption_pixels(pixels, options, captions=request.captions, attention=request.attention)
-
-
-def _is_large(content: bytes) -> bool:
-    """Whether the header of an image announces many pixels."""
-    try:
-        described = describe_image(content, header_only=True)
-    except ImageError:  # decoding finds the reason
-        return False
-    return described.width * described.height > LARGE_PIXELS
-
-
-def _release_memory() -> None:
-    """Return freed memory to the system. glibc would keep it, up to a gigabyte per large image."""
-    with suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)

@@ -1,11 +1,8 @@
-"""The image in a request's body: raw bytes or the only file of a form, counted while they arrive, kept in memory.
-
-`Load` limits the requests and the bytes of images at a time.
-"""
+"""The image in a request's body: raw bytes or the only file of a form, counted while they arrive, kept in memory."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from fastapi import HTTPException, Request
@@ -28,41 +25,6 @@ class Limits:
     """Largest image file."""
     max_requests: int = 64
     """Concurrent requests; more get HTTP 503."""
-    max_waiting_bytes: int = 256_000_000
-    """Image files in memory, together; more get HTTP 503."""
-
-
-class Load:
-    """Counts the concurrent requests and the bytes of their image files. All calls come from one event loop."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._requests = 0
-        self._bytes = 0
-
-    @contextmanager
-    def request(self, size: int) -> Iterator[None]:
-        """Within the block, a request with an image file of `size` bytes counts.
-
-        Raises `HTTPException` 503 for more than the limits allow. A single file may always be in memory.
-        """
-        too_many_bytes = self._bytes > 0 and self._bytes + size > self._limits.max_waiting_bytes
-        if self._requests >= self._limits.max_requests or too_many_bytes:
-            raise HTTPException(503, "too many concurrent requests; try again", headers={"Retry-After": "1"})
-        self._requests += 1
-        try:
-            yield
-        finally:
-            self._requests -= 1
-
-    @contextmanager
-    def file(self, size: int) -> Iterator[None]:
-        """Within the block, an image file of `size` bytes is in memory."""
-        self._bytes += size
-        try:
-            yield
-        finally:
-            self._bytes -= size
 
 
 async def read_image(request: Request, max_bytes: int) -> bytes:
@@ -88,12 +50,6 @@ async def read_image(request: Request, max_bytes: int) -> bytes:
         raise HTTPException(408, f"the image did not arrive within {TIMEOUT:.0f} seconds") from None
     except (ClientDisconnect, asyncio.CancelledError):
         raise HTTPException(499, "the upload was interrupted") from None
-
-
-def expected_bytes(request: Request, max_bytes: int) -> int:
-    """The bytes of a body that are kept in memory: its stated length, at most `max_bytes`."""
-    declared = request.headers.get("content-length", "")
-    return min(int(declared), max_bytes) if declared.isdigit() else max_bytes
 
 
 async def discard(request: Request, limit: int) -> None:

@@ -273,50 +273,6 @@ def test_a_body_that_takes_too_long_is_answered_and_ends_the_connection(server, 
     assert received.startswith(b"HTTP/1.1 408 ")
 
 
-def test_image_files_that_wait_have_a_limit_together(start, captioner, images):
-    from pipeline.web.uploads import Limits
-
-    content = images[0].read_bytes()
-    own = start(captioner, limits=Limits(max_waiting_bytes=1_000_000))
-    with connect(own) as waiting:
-        waiting.sendall(
-            b"POST /v1/captions HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: 999999\r\n\r\n"
-        )
-        wait_for_status(own, content, 503)  # the headers of the large image have arrived
-    wait_for_status(own, content, 200)  # its client has left
-
-
-def wait_for_status(server, content, expected):
-    """Send an image until the response has the expected status."""
-    status, deadline = None, time.monotonic() + 20
-    while status != expected and time.monotonic() < deadline:
-        status = send(server, body=content, content_type="image/png")[0]
-    assert status == expected
-
-
-def test_large_images_are_decoded_one_at_a_time(start, captioner, images, monkeypatch):
-    from pipeline.web import batching
-
-    monkeypatch.setattr(batching, "LARGE_PIXELS", 100)
-    active, most = 0, 0
-
-    def decode(self, content):
-        nonlocal active, most
-        active += 1
-        most = max(most, active)
-        time.sleep(0.05)
-        active -= 1
-        return original(self, content)
-
-    original = batching.Batcher._decode
-    monkeypatch.setattr(batching.Batcher, "_decode", decode)
-    own, content = start(captioner), images[0].read_bytes()
-    with ThreadPoolExecutor(8) as pool:
-        found = pool.map(lambda _: send(own, body=content, content_type="image/png")[0], range(8))
-        assert list(found) == [200] * 8
-    assert most == 1
-
-
 def test_fifty_concurrent_clients_get_correct_captions_in_batches(server, captioner, images, monkeypatch):
     contents = [path.read_bytes() for path in images]
     expected = [captioner(content) for content in contents]
