@@ -7,7 +7,7 @@ from torch import nn
 
 from pipeline.accel.attention import FastAdditiveAttention
 from pipeline.accel.linear import PackedLinear, can_pack
-from pipeline.decoders.additive_attention import AdditiveAttention
+from pipeline.decoders.additive_attention import AdditiveAttention, RegionEmbedding
 from pipeline.decoders.decoder import Decoder
 from pipeline.decoders.lstm import LSTMCell
 
@@ -30,7 +30,8 @@ def accelerate(decoder: Decoder, device: torch.device) -> Decoder:
         try:
             _use_kernels(decoder, device)
         except Exception as error:  # Triton and the compilers that it calls raise many kinds
-            warnings.warn(f"the decoder runs without its own GPU kernels, which is slower: {error}", stacklevel=2)
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            warnings.warn(f"the decoder runs without its own GPU kernels, which is slower: {reason}", stacklevel=2)
     return decoder
 
 
@@ -42,12 +43,20 @@ def _use_kernels(decoder: Decoder, device: torch.device) -> None:
     modules = list(decoder.named_modules())
     cells: dict[str, nn.Module] = {name: FusedLSTMCell() for name, module in modules if type(module) is LSTMCell}
     attention = {name: FusedAdditiveAttention(module) for name, module in modules if type(module) is AdditiveAttention}
-    for one in attention.values():  # a first use that changes neither gradients nor the state of random numbers
-        hidden = one.key.in_features
-        with torch.enable_grad():
-            values = torch.ones(1, 2, hidden, device=device, requires_grad=True)
-            context, _ = one(values, one.project_keys(values), torch.ones(1, hidden, device=device))
-            h, _ = FusedLSTMCell()(context.repeat(1, 4), context)
-            torch.autograd.grad(h.sum(), values)
+    regions = [len(module.position) for _, module in modules if isinstance(module, RegionEmbedding)]
+    for one, count in zip(attention.values(), regions, strict=True):
+        _try(one, FusedLSTMCell(), count, device, padded=decoder.padded)
     for name, module in (cells | attention).items():
         decoder.set_submodule(name, module)
+
+
+def _try(attention: AdditiveAttention, cell: LSTMCell, regions: int, device: torch.device, *, padded: bool) -> None:
+    """Compile and run the kernels for a decoder's sizes. Changes neither gradients nor random numbers."""
+    hidden = attention.key.in_features
+    with torch.enable_grad():
+        values = torch.ones(1, regions, hidden, device=device, requires_grad=True)
+        real = torch.ones(1, regions, dtype=torch.bool, device=device) if padded else None
+        keys = attention.project_keys(values)
+        context, _ = attention(values, keys, torch.ones(1, hidden, device=device), real)
+        h, _ = cell(context.repeat(1, 4), context)
+        torch.autograd.grad(h.sum(), values)

@@ -12,7 +12,7 @@ Shapes: B images, K beams per image (1 where gradients are computed), R regions,
 layer, H hidden state, T steps.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,17 +22,23 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pipeline.accel.attention import SharedAttention
+from pipeline.accel.kernels import launch
 from pipeline.decoders.additive_attention import PADDING_SCORE
 
 MAX_WIDTH = 4096
 MAX_REGIONS = 1024
 TILE_VALUES = 4096
 """Values of keys or region vectors that a program holds at a time."""
+MAX_PLACES = 1 << 14
+"""Regions of a tile times all regions: the size of the table that puts a tile's scores in their places."""
 _PADDING_SCORE = tl.constexpr(PADDING_SCORE)
 
 
 class FusedAdditiveAttention(SharedAttention):
-    """`AdditiveAttention` with the same results and gradients, up to rounding, on a GPU."""
+    """`AdditiveAttention` with the same results and gradients, up to rounding, on a GPU.
+
+    The attention weights have no gradient of their own: no loss uses them.
+    """
 
     def project_keys(self, values: Tensor) -> Tensor:
         keys = super().project_keys(values)
@@ -42,10 +48,10 @@ class FusedAdditiveAttention(SharedAttention):
         return shared
 
     def forward(self, values: Tensor, keys: Tensor, h: Tensor, real: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        if not _fits(values, keys) or torch.compiler.is_compiling():
+        if max(values.shape[2], keys.shape[2]) > MAX_WIDTH or keys.shape[1] > MAX_REGIONS:
             return super().forward(values, keys, h, real)
         if not torch.is_grad_enabled():
-            return _attend(values, keys, self.query(h), self.score.weight, real)
+            return _attend(*map(_contiguous, (values, keys, self.query(h), self.score.weight, real)))
         gradients = getattr(keys.grad_fn, "gradients", None)
         if not isinstance(gradients, _Gradients) or values.shape[0] != h.shape[0]:
             return super().forward(values, keys, h, real)
@@ -70,9 +76,19 @@ class _Gradients:
     contexts: list[Tensor] = field(default_factory=list)
     """T times (B, H)"""
 
+    def take(self) -> "_Gradients":
+        """What was collected, which is then forgotten."""
+        taken = replace(self)
+        self.keys = self.score = None
+        self.weights, self.contexts = [], []
+        return taken
+
 
 class _SharedByAllSteps(torch.autograd.Function):
-    """Returns the keys. Its gradients are those that the steps collected: it is computed after all of them."""
+    """Returns the keys. Its gradients are those that the steps collected.
+
+    Autograd computes them after those of all steps, which use the keys, although the steps return none for them.
+    """
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, keys: Tensor, score: Tensor) -> Tensor:
@@ -84,14 +100,15 @@ class _SharedByAllSteps(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_keys: Tensor | None) -> tuple[Tensor | None, ...]:
-        found, ctx.gradients = ctx.gradients, _Gradients()
+        found = ctx.gradients.take()
         if found.keys is None:
             return None, of_keys, None
-        of_values, keys, score = ctx.types
-        weights = torch.stack(found.weights, 2).to(of_values)  # (B, R, T)
-        values = torch.bmm(weights, torch.stack(found.contexts, 1).to(of_values))  # (B, R, H)
-        of_steps = found.keys.to(keys)
-        return values, of_steps if of_keys is None else of_steps + of_keys, found.score.sum(0, keepdim=True).to(score)
+        values_type, keys_type, score_type = ctx.types
+        weights = torch.stack(found.weights, 2).to(values_type)  # (B, R, T)
+        of_values = torch.bmm(weights, torch.stack(found.contexts, 1).to(values_type))  # (B, R, H)
+        of_steps = found.keys.to(keys_type)
+        of_score = found.score.sum(0, keepdim=True).to(score_type)
+        return of_values, of_steps if of_keys is None else of_steps + of_keys, of_score
 
 
 class _Attend(torch.autograd.Function):
@@ -101,8 +118,9 @@ class _Attend(torch.autograd.Function):
     def forward(
         ctx: Any, values: Tensor, keys: Tensor, query: Tensor, score: Tensor, real: Tensor | None, gradients: _Gradients
     ) -> tuple[Tensor, Tensor]:
-        context, weights = _attend(values, keys, query, score, real)
-        ctx.save_for_backward(values, keys, query, score, real, weights)
+        inputs = tuple(map(_contiguous, (values, keys, query, score, real)))
+        context, weights = _attend(*inputs)
+        ctx.save_for_backward(*inputs, weights)
         ctx.gradients = gradients
         ctx.mark_non_differentiable(weights)
         return context, weights
@@ -113,12 +131,14 @@ class _Attend(torch.autograd.Function):
         values, keys, query, score, real, weights = ctx.saved_tensors
         gradients: _Gradients = ctx.gradients
         batch, _, attention = keys.shape
-        if gradients.keys is None:
+        if gradients.keys is None or gradients.score is None:
             gradients.keys = torch.zeros(keys.shape, dtype=torch.float32, device=keys.device)
             gradients.score = torch.zeros(batch, attention, dtype=torch.float32, device=keys.device)
         of_context = of_context.contiguous()
         of_query = torch.empty_like(query)
-        _attend_backward[(batch,)](
+        launch(
+            _attend_backward,
+            (batch,),
             values,
             keys,
             query,
@@ -136,37 +156,37 @@ class _Attend(torch.autograd.Function):
         return None, None, of_query, None, None, None
 
 
-def _fits(values: Tensor, keys: Tensor) -> bool:
-    return max(values.shape[2], keys.shape[2]) <= MAX_WIDTH and keys.shape[1] <= MAX_REGIONS
+def _contiguous(tensor: Any) -> Any:
+    return None if tensor is None else tensor.contiguous()
 
 
 def _blocks(values: Tensor, keys: Tensor, real: Tensor | None) -> dict[str, Any]:
     """Constants of the kernels."""
-    hidden, attention = values.shape[2], keys.shape[2]
-    hidden_block, attention_block = triton.next_power_of_2(hidden), triton.next_power_of_2(attention)
+    regions, hidden, attention = keys.shape[1], values.shape[2], keys.shape[2]
+    regions_block, hidden_block, attention_block = map(triton.next_power_of_2, (regions, hidden, attention))
+    tile = max(1, min(regions_block, MAX_PLACES // regions_block))
     return {
-        "R": keys.shape[1],
+        "R": regions,
         "H": hidden,
         "A": attention,
+        "R_BLOCK": regions_block,
         "H_BLOCK": hidden_block,
         "A_BLOCK": attention_block,
-        "R_BLOCK": triton.next_power_of_2(keys.shape[1]),
-        "H_TILE": max(1, TILE_VALUES // hidden_block),
-        "A_TILE": max(1, TILE_VALUES // attention_block),
+        "H_TILE": max(1, min(tile, TILE_VALUES // hidden_block)),
+        "A_TILE": max(1, min(tile, TILE_VALUES // attention_block)),
         "PADDED": real is not None,
     }
 
 
 def _attend(values: Tensor, keys: Tensor, query: Tensor, score: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The context (B K, H) and the weights (B K, R), for queries (B K, A)."""
-    values, keys, query = values.contiguous(), keys.contiguous(), query.contiguous()
+    """The context (B K, H) and the weights (B K, R), for queries (B K, A). All tensors are contiguous."""
     batch, regions, hidden = values.shape
     rows = query.shape[0]
     context = torch.empty(rows, hidden, dtype=values.dtype, device=values.device)
     weights = torch.empty(rows, regions, dtype=torch.float32, device=values.device)
+    mask = values if real is None else real
     blocks = _blocks(values, keys, real)
-    masked = values if real is None else real
-    _attend_forward[(rows,)](values, keys, query, score, masked, context, weights, rows // batch, **blocks)
+    launch(_attend_forward, (rows,), values, keys, query, score, mask, context, weights, rows // batch, **blocks)
     return context, weights
 
 

@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from pipeline.accel.kernels import launch
 from pipeline.decoders.lstm import LSTMCell
 
 BLOCK = 256
@@ -34,7 +35,7 @@ class _Cell(torch.autograd.Function):
         dtype = torch.promote_types(gates.dtype, c.dtype)
         next_h, next_c = (torch.empty(c.shape, dtype=dtype, device=c.device) for _ in range(2))
         rows, hidden = c.shape
-        _forward[rows, triton.cdiv(hidden, BLOCK)](gates, c, next_h, next_c, hidden, BLOCK)
+        launch(_forward, (rows, triton.cdiv(hidden, BLOCK)), gates, c, next_h, next_c, hidden, BLOCK=BLOCK)
         ctx.save_for_backward(gates, c)
         return next_h, next_c
 
@@ -44,8 +45,17 @@ class _Cell(torch.autograd.Function):
         gates, c = ctx.saved_tensors
         of_gates, of_c = torch.empty_like(gates), torch.empty_like(c)
         rows, hidden = c.shape
-        _backward[rows, triton.cdiv(hidden, BLOCK)](
-            gates, c, of_h.contiguous(), of_next_c.contiguous(), of_gates, of_c, hidden, BLOCK
+        gradients = of_h.contiguous(), of_next_c.contiguous()
+        launch(
+            _backward,
+            (rows, triton.cdiv(hidden, BLOCK)),
+            gates,
+            c,
+            *gradients,
+            of_gates,
+            of_c,
+            hidden,
+            BLOCK=BLOCK,
         )
         return of_gates, of_c
 

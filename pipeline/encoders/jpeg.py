@@ -6,6 +6,8 @@ from pipeline.encoders.images import has_text_line_ends
 
 MAX_PIXELS = 64_000_000
 """Pixels that a GPU decodes and resizes together, about 1.5 GB in its memory. Pillow decodes larger images."""
+MIN_SIDE = 4
+"""Pixels of the corner in which missing data show (`features/gpu_decoding.py`)."""
 _SOF0, _SOF2, _DHT, _SOS, _DQT, _DRI, _APP1, _APP14, _COM = 0xC0, 0xC2, 0xC4, 0xDA, 0xDB, 0xDD, 0xE1, 0xEE, 0xFE
 """Markers of JPEG: frame headers, tables, the start of the data, metadata."""
 _SAMPLING = {0x11, 0x21, 0x22}
@@ -57,7 +59,8 @@ def _frame_size(segment: bytes) -> tuple[int, int] | None:
     height, width = int.from_bytes(segment[1:3]), int.from_bytes(segment[3:5])
     components, samplings = segment[6:15:3], segment[7:15:3]
     is_plain = (
-        0 < padded(height) * padded(width) <= MAX_PIXELS
+        min(height, width) >= MIN_SIDE
+        and padded(height) * padded(width) <= MAX_PIXELS
         and components == bytes([1, 2, 3])
         and samplings[0] in _SAMPLING
         and samplings[1:] == bytes([0x11, 0x11])

@@ -63,9 +63,10 @@ class DecodePool:
         """Raises `PeerError` when processes cannot be started on this machine."""
         try:
             self._fd = _anonymous_file(images * _slot_size(preprocessing))
-            self.slots = _map_slots(self._fd, images, preprocessing)
+            slots = _map_slots(self._fd, images, preprocessing)
         except OSError as error:
             raise PeerError(f"no shared memory for processes that decode images: {error}; {_REMEDY}") from error
+        self.slots = slots
         """The memory (images, bytes of a slot)."""
         self.pixels = _pixels(self.slots, preprocessing)
         """The network inputs (images, S, S, 3) in it."""

@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.encoders.images import crop_box
-from pipeline.encoders.jpeg import MAX_PIXELS, padded
+from pipeline.encoders.jpeg import MAX_PIXELS, MIN_SIDE, padded
 from pipeline.encoders.nvimgcodec import make_nvimgcodec_decoder
 from pipeline.encoders.spec import Preprocessing
 
 CACHED_MATRICES = 256
 ONE = 1 << 15
 """The sum of a pixel's weights. Sums of weighted pixels stay below 2^24, up to which float32 holds whole numbers."""
-CORNER = 4
+CORNER = MIN_SIDE
 """Pixels per side of the corner in which missing data show, less than a block of a JPEG."""
 
 

@@ -179,13 +179,13 @@ def _decoded_on_gpu(
 
     def decode(batch: ReadBatch) -> tuple[ReadBatch, Tensor, torch.cuda.Event | None]:
         with torch.inference_mode(), torch.cuda.stream(stream):
-            batch, pixels = _decode(batch, pool, decoder, others, device)
+            batch, pixels = _decode(batch, pool, decoder, pillow_threads, device)
             finished = torch.cuda.Event() if stream else None
             if finished:
                 finished.record(stream)
         return batch, pixels, finished
 
-    with ThreadPoolExecutor(workers) as others, closing(map_ahead(decode, read, workers=1, ahead=1)) as batches:
+    with ThreadPoolExecutor(workers) as pillow_threads, closing(map_ahead(decode, read, workers=1, ahead=1)) as batches:
         for batch, pixels, finished in batches:
             if finished:
                 compute_stream = torch.cuda.current_stream(device)
@@ -198,7 +198,7 @@ def _decoded_on_gpu(
 
 
 def _decode(
-    batch: ReadBatch, pool: DecodePool, decoder: JpegDecoder, others: ThreadPoolExecutor, device: torch.device
+    batch: ReadBatch, pool: DecodePool, decoder: JpegDecoder, pillow_threads: ThreadPoolExecutor, device: torch.device
 ) -> tuple[ReadBatch, Tensor]:
     """Decode the JPEGs of a batch on the device; those that Pillow has to decode after all, in the processes.
 
@@ -216,7 +216,7 @@ def _decode(
     def decode_again(place: int) -> Answer:
         return pool.decode([batch.images[place]], [batch.first + place], with_pillow=True)[0]
 
-    for place, answer in zip(refused, others.map(decode_again, refused), strict=True):
+    for place, answer in zip(refused, pillow_threads.map(decode_again, refused), strict=True):
         answers[place] = answer
     by_pillow = torch.from_numpy(pool.pixels[batch.first : batch.first + GPU_DECODED])
     pixels = torch.zeros(by_pillow.shape, dtype=torch.uint8, device=device)

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from pipeline.params import Params
 
 VAL_BATCH = 256
-"""Captions of the val split whose loss is computed at a time, unless training has larger batches."""
+"""Captions of the val split whose loss is computed at a time, unless training has larger or far smaller batches."""
 NOT_IN_TABLE = {"seconds", "tokens_per_second"}
 """Metrics that differ between equal runs; outputs must not."""
 
@@ -115,16 +115,17 @@ def train(
         initial.check(inputs.features.spec, params.decoder.model_dump(), inputs.vocabulary)
         hashes.append(initial.sha256)
     processes.expect_equal([sections, hashes])
-    computed_by = [engine(processes.device), params.run.threads or torch.get_num_threads(), processes.count]
-    checkpoint = Checkpoint(
-        files.checkpoints,
-        {"params": sections, "inputs": hashes, "engine": computed_by, "code": fingerprint("train")},
-    )
     with deterministic(params.run.threads):
         decoder = _new_decoder(params, inputs, initial).to(processes.device)
         data, validation = inputs.prepare(decoder, params, processes)
         trainer = Trainer(decoder, data, validation, params.train, seed=params.seed, processes=processes)
         history = trainer.history
+        modules = sorted({type(module).__name__ for module in decoder.modules()})  # some only where kernels run
+        computed_by = [engine(processes.device), torch.get_num_threads(), processes.count, modules]
+        checkpoint = Checkpoint(
+            files.checkpoints,
+            {"params": sections, "inputs": hashes, "engine": computed_by, "code": fingerprint("train")},
+        )
 
         def record(metrics: EpochMetrics) -> None:
             if processes.rank == 0:
@@ -237,7 +238,7 @@ class _Inputs:
             return open_features(self.features, split.images, decoder.pool, processes.device)
 
         reward = self.reward() if params.train.scst.epochs else None
-        val_batches = batches(self.val, max(size, VAL_BATCH))
+        val_batches = batches(self.val, max(size, min(VAL_BATCH, 4 * size)))
         validation = Validation(
             features(self.val), val_batches, self.val.references, self.vocabulary, device=processes.device
         )

@@ -66,6 +66,7 @@ class Trainer:
     ) -> None:
         self.device = processes.device
         self.data, self.validation, self.params, self.seed, self.processes = data, validation, params, seed, processes
+        # On a CPU training computes the plain form.
         self.decoder = accelerate(decoder, self.device) if self.device.type == "cuda" else decoder
         bag = None
         if params.bag_of_words:

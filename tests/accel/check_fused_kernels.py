@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.accel.decoders import _use_kernels
-from pipeline.accel.fused_attention import FusedAdditiveAttention
+from pipeline.accel.fused_attention import MAX_PLACES, TILE_VALUES, FusedAdditiveAttention, _blocks
 from pipeline.accel.fused_lstm import FusedLSTMCell
 from pipeline.decoders.additive_attention import AdditiveAttention
 from pipeline.decoders.beam_search import beam_search
@@ -85,6 +85,38 @@ def test_gradients_of_two_passes_add_up():
         sum(decoder.eval()(*batch).square().mean() for batch in batches).backward()
     for one, two in zip(fused.parameters(), plain.parameters(), strict=True):
         close(one.grad, two.grad)
+
+
+def test_a_second_backward_pass_has_the_same_gradients():
+    _, decoder = pair("attention")
+    loss = decoder.eval()(*inputs()).square().mean()
+    parameters = list(decoder.parameters())
+    first, second = (torch.autograd.grad(loss, parameters, retain_graph=True) for _ in range(2))
+    assert all(torch.equal(one, two) for one, two in zip(first, second, strict=True))
+
+
+def test_inputs_need_not_be_contiguous():
+    plain = AdditiveAttention(hidden=8, attention=6).to(DEVICE)
+    values, h = torch.randn(2, 8, 5).to(DEVICE), torch.randn(8, 2).to(DEVICE)
+    real = torch.tensor([[True, True], [True, False], [True, True], [False, True], [True, True]]).to(DEVICE)
+    found = []
+    for attention in (FusedAdditiveAttention(plain), plain):
+        of_values, of_h = (tensor.clone().requires_grad_() for tensor in (values, h))
+        regions = of_values.transpose(1, 2)
+        context, _ = attention(regions, attention.project_keys(regions), of_h.t(), real.t())
+        context.square().sum().backward()
+        found.append([context.detach(), of_values.grad, of_h.grad])
+    for one, two in zip(*found, strict=True):
+        close(one, two)
+
+
+@pytest.mark.parametrize(("regions", "hidden", "attention"), [(1024, 2, 2), (1024, 64, 64), (49, 512, 512), (1, 4, 4)])
+def test_tables_of_a_kernel_have_a_limit(regions, hidden, attention):
+    blocks = _blocks(torch.empty(1, regions, hidden), torch.empty(1, regions, attention), None)
+    for tile, width in ((blocks["H_TILE"], blocks["H_BLOCK"]), (blocks["A_TILE"], blocks["A_BLOCK"])):
+        assert 1 <= tile <= blocks["R_BLOCK"]
+        assert tile * blocks["R_BLOCK"] <= MAX_PLACES
+        assert tile * width <= TILE_VALUES
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,6 +2,7 @@
 
 import io
 import sys
+import time
 import types
 from itertools import product
 
@@ -19,7 +20,7 @@ from pipeline.encoders.jpeg import jpeg_size
 from pipeline.encoders.nvimgcodec import check_nvimgcodec
 from pipeline.encoders.spec import Preprocessing
 from pipeline.errors import ParamsError
-from pipeline.features import gpu_decoding
+from pipeline.features import decode_pool, gpu_decoding, gpu_extraction
 from pipeline.features.decode_pool import MAX_JPEG
 from pipeline.features.gpu_decoding import ONE, Jpeg, JpegDecoder, resampling_matrix
 from pipeline.features.gpu_extraction import encode_on_gpu
@@ -65,6 +66,11 @@ def jpeg(width=60, height=40, mode="RGB", **options):
     file = io.BytesIO()
     Image.fromarray(pixels).convert(mode).save(file, "JPEG", quality=90, **options)
     return file.getvalue()
+
+
+def jpeg_file(folder):
+    (folder / "one.jpg").write_bytes(jpeg())
+    return ImageFile("one.jpg", folder / "one.jpg", sha256_of(folder / "one.jpg"))
 
 
 def with_segment(marker, data, before=0xDB):
@@ -122,6 +128,7 @@ def test_usual_jpegs_are_for_the_gpu(content):
         jpeg(mode="CMYK"),
         jpeg().replace(b"\x03\x01\x22\x00", b"\x03\x01\x41\x00"),
         jpeg(keep_rgb=True),
+        jpeg(60, 3),
         jpeg(exif=exif(6)),
         jpeg(exif=exif(3)),
         with_segment(0xE1, b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\4\0\0\0\1\0\0\0\6\0\0\0\0"),
@@ -131,7 +138,19 @@ def test_usual_jpegs_are_for_the_gpu(content):
         b"\x89PNG\r\n\x1a\n",
     ],
     ids=[
-        *("empty", "no frame", "truncated", "cut header", "gray", "CMYK", "4:1:1", "RGB", "rotated", "upside down"),
+        *(
+            "empty",
+            "no frame",
+            "truncated",
+            "cut header",
+            "gray",
+            "CMYK",
+            "4:1:1",
+            "RGB",
+            "tiny",
+            "rotated",
+            "upside down",
+        ),
         *("rotated, LONG", "rotated, XMP", "RGB by a late segment", "text", "PNG"),
     ],
 )
@@ -189,8 +208,9 @@ def test_weights_are_whole_numbers_whose_sums_float32_holds():
         assert 255 * np.abs(matrix).sum(1).max() + ONE < 2**24
 
 
-def test_pixels_and_order_are_those_of_extraction_with_pillow(nvimgcodec, tmp_path):
-    """JPEGs, other formats, a JPEG that is refused and one that may be cut, in several batches."""
+def test_pixels_and_order_are_those_of_extraction_with_pillow(nvimgcodec, tmp_path, monkeypatch):
+    """JPEGs, other formats, one that is refused and one that may be cut, in more batches than there is memory for."""
+    monkeypatch.setattr(gpu_extraction, "GPU_DECODED", GPU_BATCH)
     encoder, with_pillow = small_encoder(jpeg_decoder="nvimgcodec"), small_encoder()
     images = draw(tmp_path / "images", 2)
     for width in range(60, 71):
@@ -201,14 +221,60 @@ def test_pixels_and_order_are_those_of_extraction_with_pillow(nvimgcodec, tmp_pa
     Image.new("RGB", (50, 50), (200, 10, 10)).save(tmp_path / "red.png")
     for name in sorted(path.name for path in tmp_path.glob("*.*")):
         images.append(ImageFile(name, tmp_path / name, sha256_of(tmp_path / name)))
-    many = [*images] * 15
-    assert len(many) > 3 * GPU_BATCH
+    many = [*images] * 30
+    assert len(many) > 7 * GPU_BATCH
     found, expected = (list(encode_on_gpu(many, one, workers=3)) for one in (encoder, with_pillow))
     assert nvimgcodec.decoded > 2 * GPU_BATCH
     assert [batch.keys for batch in found] == [batch.keys for batch in expected]
     assert all(not batch.unreadable for batch in found)
     for one, two in zip(found, expected, strict=True):
         assert np.allclose(one.features, two.features, atol=2e-3)
+
+
+def test_files_are_read_into_memory_that_was_decoded(nvimgcodec, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_extraction, "GPU_DECODED", GPU_BATCH)
+    encoder, image = small_encoder(jpeg_decoder="nvimgcodec"), jpeg_file(tmp_path)
+    many = [ImageFile(str(number), image.path, image.sha256) for number in range(20 * GPU_BATCH)]
+    decoded, too_early = 0, []
+    read, decode = decode_pool.DecodePool.decode, JpegDecoder.decode
+
+    def checked(pool, images, slots, **how):
+        first = int(images[0].image)
+        if first - len(pool.slots) >= decoded:
+            too_early.append(first)
+        return read(pool, images, slots, **how)
+
+    def slow(decoder, jpegs):
+        nonlocal decoded
+        time.sleep(0.02)
+        found = decode(decoder, jpegs)
+        decoded += len(jpegs)
+        return found
+
+    monkeypatch.setattr(decode_pool.DecodePool, "decode", checked)
+    monkeypatch.setattr(JpegDecoder, "decode", slow)
+    monkeypatch.setattr(encoder, "forward", lambda pixels: torch.zeros(GPU_BATCH, encoder.regions, encoder.channels))
+    assert sum(len(batch.keys) for batch in encode_on_gpu(many, encoder, workers=2)) == len(many)
+    assert decoded == len(many)
+    assert not too_early
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_an_interrupted_run_leaves_no_process(nvimgcodec, tmp_path, monkeypatch, failing):
+    monkeypatch.setattr(gpu_extraction, "GPU_DECODED", GPU_BATCH)
+    encoder, image = small_encoder(jpeg_decoder="nvimgcodec"), jpeg_file(tmp_path)
+    workers, start = [], decode_pool.DecodePool._start
+    monkeypatch.setattr(decode_pool.DecodePool, "_start", lambda pool: workers.append(start(pool)) or workers[-1])
+    batches = encode_on_gpu([image] * 20 * GPU_BATCH, encoder, workers=2)
+    next(batches)
+    if failing:
+        monkeypatch.setattr(JpegDecoder, "decode", lambda decoder, jpegs: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            list(batches)
+    else:
+        batches.close()
+    assert workers
+    assert all(worker._process.poll() is not None for worker in workers)
 
 
 def test_a_large_jpeg_is_decoded_by_pillow(nvimgcodec, tmp_path):
