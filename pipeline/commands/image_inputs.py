@@ -16,6 +16,8 @@ from pipeline.commands.terminal import say
 from pipeline.file_signatures import IMAGE_START
 
 STDIN = "-"
+ATTENTION_MAP = ".attention.png"
+"""The end of the names of files that `--attention` writes. In a folder they are no input."""
 NOT_A_LIST = "standard input: neither an image in a known format nor a list of paths in UTF-8, one per line"
 _NOT_A_PATH = re.compile(rb'.*[\x00-\x08\x0e-\x1f]|\s*(%pdf-|%!ps|<!|<\?xml|<html|<svg|\[?\{")', re.IGNORECASE)
 """Binary data, and how text of other kinds begins, such as the error page of a download."""
@@ -38,6 +40,9 @@ def find_images(pattern: str) -> list[str]:
         return [STDIN]
     if path.is_dir():
         names = list(walk_files(path, hidden_folders=True))
+        if maps := [name for name in names if name.endswith(ATTENTION_MAP)]:
+            say(f"note: {pattern}: attention maps that are not captioned: {len(maps):,}")
+            names = [name for name in names if not name.endswith(ATTENTION_MAP)]
         if others := [name for name in names if not is_usual(name)]:
             say(passed_over_note(pattern, others))
         return sorted(str(path / name) for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.commands.feature_inputs import caption_rows, find_rows
-from pipeline.commands.image_inputs import STDIN, find_images, problem_of, read_inputs
+from pipeline.commands.image_inputs import ATTENTION_MAP, STDIN, find_images, problem_of, read_inputs
 from pipeline.commands.output_table import check_output_table
 from pipeline.commands.runtime import DeviceOption, ModelOption, Runtime, RuntimeOption, load_captioner
 from pipeline.commands.terminal import progress_bar, say, show, show_json
@@ -286,7 +286,7 @@ class _AttentionMaps:
         names = chain([stem], (f"{stem}-{number}" for number in count(2)))
         name = next(name for name in names if name not in self._names)  # files of the same name in several folders
         self._names.add(name)
-        path = self._folder / f"{name}.attention.png"
+        path = self._folder / f"{name}{ATTENTION_MAP}"
         if name != Path(prediction.image).stem:
             say(f"note: the attention map of {prediction.image} is {path}; its own name is taken or too long")
         write_bytes(path, draw_attention(prediction.image, prediction.captions[0], self._spec))

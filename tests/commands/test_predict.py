@@ -218,6 +218,16 @@ def test_attention_writes_an_image_per_image_and_distinguishes_equal_names(train
     assert f"note: the attention map of {tmp_path}/000.png is {tmp_path}/maps/000-2.attention.png" in message
 
 
+def test_attention_maps_in_a_folder_of_images_are_not_captioned(trained_project, tmp_path):
+    (tmp_path / "photo.png").write_bytes((trained_project / TINY / "001.png").read_bytes())
+    arguments = (str(tmp_path), "--attention", str(tmp_path))
+    code, first, message = predict(trained_project, *arguments)
+    assert (code, "attention maps" in message) == (0, False)
+    code, again, message = predict(trained_project, *arguments)
+    assert (code, again) == (0, first)
+    assert f"note: {tmp_path}: attention maps that are not captioned: 1" in message
+
+
 def test_an_attention_map_beside_its_image_leaves_the_image_alone(trained_project, tmp_path):
     image, drawn = tmp_path / "photo.png", tmp_path / "photo.attention.png"
     image.write_bytes((trained_project / TINY / "000.png").read_bytes())
