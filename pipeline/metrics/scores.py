@@ -1,26 +1,14 @@
 """All scores of one set of captions with their confidence intervals, and the comparison of two such sets.
 
-Intervals and p-values come from the bootstrap over images, which is paired for two systems (Koehn 2004). A score is a
-function of statistics that are summed over images. Each resample draws N of the N images with replacement and scores
-the sums. The draws depend only on the seed and on N, so all scores of a set and both systems of a pair use the same
-resamples.
-
-    N images, K statistics, B resamples, M scores
+N images, K statistics, M scores
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
+from pipeline.metrics.bootstrap import FromSums, intervals, paired_differences
 from pipeline.metrics.metric import Floats, Metric
 from pipeline.metrics.registry import METRICS
-
-RESAMPLES = 1000
-LEVEL = 0.95
-
-FromSums = Callable[[Floats], Floats]
-"""Scores from sums: (..., K) to (..., M)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,46 +79,3 @@ def compare(first: Scores, second: Scores, *, seed: int) -> dict[str, Difference
 def _in_percent(metric: Metric, images: int) -> FromSums:
     """The metric's scores, times 100, from its statistics summed over a number of images."""
     return lambda sums: 100 * metric.scores(sums, images)
-
-
-def intervals(statistics: Floats, from_sums: FromSums, *, seed: int) -> Floats:
-    """The 95% percentile interval of each score, (M, 2): low and high.
-
-    `statistics` is (N, K).
-    """
-    return _percentiles(from_sums(resampled_sums(statistics, seed=seed)))
-
-
-def paired_differences(first: Floats, second: Floats, from_sums: FromSums, *, seed: int) -> Floats:
-    """The scores of `second` minus those of `first`, two systems on the same images, both (N, K).
-
-    Returns (M, 4): the difference, the low and the high end of its 95% interval, and its two-sided p-value. For the
-    p-value the resampled differences are centered on zero, and the observed one is added to them. It is the share
-    of these that are at least as far from zero as the observed one. Raises `ValueError` when the shapes differ.
-    """
-    if first.shape != second.shape:
-        raise ValueError(f"both systems must have the same images, got {first.shape} and {second.shape}")
-    observed = from_sums(second.sum(axis=0)) - from_sums(first.sum(axis=0))  # (M,)
-    first_scores, second_scores = (from_sums(resampled_sums(one, seed=seed)) for one in (first, second))
-    resampled = second_scores - first_scores  # (B, M)
-    at_least_as_far = np.abs(resampled - observed) >= np.abs(observed)
-    p_values = (at_least_as_far.sum(axis=0) + 1) / (RESAMPLES + 1)
-    return np.column_stack([observed, _percentiles(resampled), p_values])
-
-
-def resampled_sums(statistics: Floats, *, seed: int) -> Floats:
-    """Column sums of `statistics` (N, K) over each resample of images, (B, K)."""
-    images = len(statistics)
-    generator = np.random.default_rng(seed)
-    sums = np.empty((RESAMPLES, statistics.shape[1]))
-    for resample in sums:
-        times_drawn = np.bincount(generator.integers(images, size=images), minlength=images)
-        # einsum and not @: BLAS adds in another order with another number of threads.
-        resample[:] = np.einsum("n,nk->k", times_drawn, statistics)
-    return sums
-
-
-def _percentiles(resampled: Floats) -> Floats:
-    """(B, M) to (M, 2)."""
-    tail = (1 - LEVEL) / 2
-    return np.quantile(resampled, [tail, 1 - tail], axis=0).T

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.metrics.scores import intervals, paired_differences, resampled_sums
+from pipeline.metrics.bootstrap import intervals, paired_differences, resampled_sums
 
 
 def per_image(images: int, mean: float = 0.5, seed: int = 3) -> np.ndarray:
@@ -45,7 +45,7 @@ def test_swapping_the_systems_swaps_the_sign_and_keeps_the_p_value():
 
 def test_p_values_are_uniform_when_there_is_no_difference(monkeypatch):
     """One in ten is below 0.1."""
-    monkeypatch.setattr("pipeline.metrics.scores.RESAMPLES", 200)
+    monkeypatch.setattr("pipeline.metrics.bootstrap.RESAMPLES", 200)
     generator = np.random.default_rng(0)
     pairs = generator.normal(0, 1, (400, 2, 40, 1))
     p_values = [
