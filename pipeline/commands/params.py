@@ -8,6 +8,9 @@ import typer
 from pipeline import paths
 from pipeline.commands.terminal import show, show_json
 
+EDITORS = "# yaml-language-server: $schema=params.schema.json"
+"""The line by which editors find the schema."""
+
 
 def params(
     file: Annotated[Path, typer.Argument(help="A params file, e.g. a recipe of docs/recipes.")] = paths.PARAMS,
@@ -15,7 +18,7 @@ def params(
     """Print all parameters of a file with the defaults filled in, as a params.yaml."""
     from pipeline.params_file import read_params, to_yaml
 
-    show(*to_yaml(read_params(file)).rstrip("\n").split("\n"))
+    show(EDITORS, *to_yaml(read_params(file)).rstrip("\n").split("\n"))
 
 
 def schema() -> None:

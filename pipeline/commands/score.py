@@ -31,7 +31,8 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")]
 Meteor = Annotated[bool, typer.Option("--meteor", help="Add METEOR (needs Java and the extra `meteor`).")]
 SEED = 17
 _COMMON = 0.5
-"""The stage warns when more of the images than this have the same caption."""
+"""The stage warns when more of the images than this have the same caption, if there are at least `_FEW`."""
+_FEW = 5
 _UNSPACED = 0.1
 """The unit must be chosen when more of the references than this are in a script without spaces between words."""
 
@@ -177,7 +178,7 @@ def _score_split(path: Path) -> None:
         )
     say(*warnings(evaluation))
     common = evaluation.diversity["most_common_caption"]
-    if common > _COMMON:
+    if common > _COMMON and evaluation.scores.images >= _FEW:
         say(f"warning: {common:.0%} of the images have the same caption: the decoder does not describe its images yet")
 
 

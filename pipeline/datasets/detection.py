@@ -62,8 +62,7 @@ def read_dataset(format: str, path: Path, options: ReadOptions = ReadOptions()) 
 
     Raises `DataError` when a file cannot be read at all, with the format that is detected where it is another one.
     """
-    if not path.exists():
-        raise DataError(f"{path}: no such file or folder; check params.data.captions")
+    _check_exists(path)
     try:
         yield from _function("read", format)(path, options)
     except DataError as error:
@@ -78,8 +77,7 @@ def detect_format(path: Path, options: ReadOptions = ReadOptions()) -> Candidate
 
     Raises `DataError` with what was found instead.
     """
-    if not path.exists():
-        raise DataError(f"{path}: no such file or folder; check params.data.captions")
+    _check_exists(path)
     found, problems = _detect(path, options)
     if not found and path.is_dir():
         below = (one for one in sorted(path.iterdir()) if one.is_dir() and not one.name.startswith("."))
@@ -100,6 +98,16 @@ def detect_format(path: Path, options: ReadOptions = ReadOptions()) -> Candidate
         if one.captions != best.captions
     )
     return replace(best, evidence=best.evidence + (f"; not used: {', '.join(unused)}" if unused else ""))
+
+
+def _check_exists(path: Path) -> None:
+    """Raise `DataError` if there is no such file, with the command that makes it if DVC knows it."""
+    if path.exists():
+        return
+    remedy = "check params.data.captions"
+    if (path.parent / "dvc.yaml").is_file() or path.with_name(f"{path.name}.dvc").is_file():
+        remedy += ", or make it with `dvc repro` or `dvc pull`"
+    raise DataError(f"{path}: no such file or folder; {remedy}")
 
 
 def files_named(path: Path, names: tuple[str, ...]) -> list[Path]:

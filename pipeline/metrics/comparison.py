@@ -56,7 +56,10 @@ def compare_captions(
     """
     shared = sorted(image for image in first if image in second)
     if not shared:
-        raise DataError("the two files have no image in common, so there is nothing to compare")
+        raise DataError(
+            "the two files have no image in common, so there is nothing to compare; for a revision, commit the results "
+            "of `dvc repro` on this dataset first"
+        )
     texts = {image: references[image] for image in shared}
     one, other = (
         evaluate({image: captions[image] for image in shared}, texts, seed=seed, meteor=meteor, tokenize=tokenize)

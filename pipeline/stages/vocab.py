@@ -72,8 +72,8 @@ def vocab(files: VocabFiles, params: "Params") -> VocabReport:
     if len(vocabulary) == len(SPECIAL_TOKENS):
         raise ParamsError(
             f"params.vocab: the vocabulary is empty, because no {unit} reaches min_count = {min_count} in the "
-            f"{counted(vocabulary.counts[UNK], unit)} of the training captions; lower min_count, or set unit to "
-            "character and params.score.rerank.neighbors to 0"
+            f"{counted(vocabulary.counts[UNK], unit)} of the training captions; lower min_count"
+            + (", or set unit to character and params.score.rerank.neighbors to 0" if unit != "character" else "")
         )
     write_json(files.vocabulary, vocabulary.to_json())
     coverage = {split: vocabulary.coverage(tokens(split)) for split in ("val", "test") if captions[split]}
