@@ -6,7 +6,7 @@ import pytest
 from reading import detect, kept, read, write
 from support import ROOT
 
-from pipeline.datasets.detection import collect_entries
+from pipeline.datasets.detection import collect_entries, detect_format
 from pipeline.datasets.entries import ReadOptions
 from pipeline.datasets.registry import FORMATS
 from pipeline.errors import DataError
@@ -193,3 +193,13 @@ def test_json_of_something_else_is_not_a_table(tmp_path):
         detect(tmp_path)
     write(tmp_path, "image,caption\na.jpg,x\n", "words.csv")
     assert detect(tmp_path).evidence == "words.csv, a table"
+
+
+@pytest.mark.parametrize("beside", ["dvc.yaml", "captions.csv.dvc", None])
+def test_a_missing_file_that_dvc_makes_names_the_command(tmp_path, beside):
+    if beside:
+        (tmp_path / beside).write_text("")
+    remedy = ", or make it with `dvc repro` or `dvc pull`" if beside else ""
+    with pytest.raises(DataError) as raised:
+        detect_format(tmp_path / "captions.csv")
+    assert str(raised.value).endswith(f"captions.csv: no such file or folder; check params.data.captions{remedy}")
