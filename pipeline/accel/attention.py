@@ -9,13 +9,13 @@ image at a time, so that its intermediate results stay in the processor's cache.
 Measured on one Zen 5 core with `benchmarks/search.py` (beam 5, batches of 64 images, hidden 512), images/s beside the
 plain form: attention 2.0 times (float32) and 1.45 times (bfloat16), updown 1.75 and 1.37 times.
 
-Shapes: see decoders/decoder.py and decoders/additive_attention.py.
+Shapes: see decoders/decoder.py and decoders/soft_attention.py.
 """
 
 import torch
 from torch import Tensor
 
-from pipeline.decoders.additive_attention import PADDING_SCORE, AdditiveAttention
+from pipeline.decoders.soft_attention import PADDING_SCORE, AdditiveAttention
 
 
 class SharedAttention(AdditiveAttention):

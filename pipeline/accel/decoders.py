@@ -7,9 +7,9 @@ from torch import nn
 
 from pipeline.accel.attention import FastAdditiveAttention
 from pipeline.accel.linear import PackedLinear, can_pack
-from pipeline.decoders.additive_attention import AdditiveAttention, RegionEmbedding
 from pipeline.decoders.decoder import Decoder
 from pipeline.decoders.lstm import LSTMCell
+from pipeline.decoders.soft_attention import AdditiveAttention, RegionEmbedding
 
 
 def accelerate(decoder: Decoder, device: torch.device) -> Decoder:

@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 
 from pipeline.accel.attention import SharedAttention
 from pipeline.accel.kernels import launch
-from pipeline.decoders.additive_attention import PADDING_SCORE
+from pipeline.decoders.soft_attention import PADDING_SCORE
 
 MAX_WIDTH = 4096
 MAX_REGIONS = 1024

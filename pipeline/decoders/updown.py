@@ -15,10 +15,10 @@ Shapes: see decoder.py.
 import torch
 from torch import Tensor
 
-from pipeline.decoders.additive_attention import AdditiveAttention, RegionEmbedding
 from pipeline.decoders.decoder import Decoder, Sizes, State, mean_over_regions
 from pipeline.decoders.lstm import LSTMCell, gate_layer
 from pipeline.decoders.registry import AttentionOptions
+from pipeline.decoders.soft_attention import AdditiveAttention, RegionEmbedding
 
 
 class UpDown(Decoder):

@@ -11,11 +11,11 @@ import torch
 from pipeline.accel.decoders import _use_kernels
 from pipeline.accel.fused_attention import MAX_PLACES, TILE_VALUES, FusedAdditiveAttention, _blocks
 from pipeline.accel.fused_lstm import FusedLSTMCell
-from pipeline.decoders.additive_attention import AdditiveAttention
 from pipeline.decoders.beam_search import beam_search
 from pipeline.decoders.lstm import LSTMCell
 from pipeline.decoders.registry import make_decoder
 from pipeline.decoders.search import SearchOptions
+from pipeline.decoders.soft_attention import AdditiveAttention
 from pipeline.training.weight_averaging import exponential_moving_average
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -10,10 +10,10 @@ from pipeline.accel import decoders, linear
 from pipeline.accel.attention import FastAdditiveAttention
 from pipeline.accel.decoders import accelerate
 from pipeline.accel.linear import PackedLinear
-from pipeline.decoders.additive_attention import AdditiveAttention
 from pipeline.decoders.beam_search import beam_search
 from pipeline.decoders.registry import DECODERS, make_decoder
 from pipeline.decoders.search import SearchOptions
+from pipeline.decoders.soft_attention import AdditiveAttention
 
 CPU = torch.device("cpu")
 V, R, C = 60, 9, 40

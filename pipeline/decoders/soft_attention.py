@@ -1,4 +1,4 @@
-"""Additive attention over the regions of an image, shared by the attention decoders.
+"""Soft attention over the regions of an image, in its additive form, shared by the attention decoders.
 
 Shapes: see decoder.py; A width of the attention's hidden layer.
 """
