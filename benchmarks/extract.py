@@ -31,7 +31,7 @@ from torch import nn
 from pipeline.device import choose_device, single_threaded
 from pipeline.encoders.encoder import GPU_BATCH, Encoder, build_encoder
 from pipeline.encoders.images import decode_image
-from pipeline.encoders.jpeg import jpeg_size
+from pipeline.encoders.jpeg_headers import jpeg_size
 from pipeline.encoders.nvimgcodec import check_nvimgcodec
 from pipeline.errors import ParamsError
 from pipeline.features.decode_pool import DecodePool

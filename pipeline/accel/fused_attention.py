@@ -27,6 +27,7 @@ from pipeline.decoders.soft_attention import PADDING_SCORE
 
 MAX_WIDTH = 4096
 MAX_REGIONS = 1024
+"""Sizes up to which the kernels are used; larger decoders compute the plain form."""
 TILE_VALUES = 4096
 """Values of keys or region vectors that a program holds at a time."""
 MAX_PLACES = 1 << 14

@@ -33,8 +33,9 @@ def nvimgcodec_version() -> str:
 def make_nvimgcodec_decoder(device: torch.device) -> Any:
     """A decoder that interpolates chroma as Pillow does.
 
-    The GPU's cores do the whole work. Its JPEG engine, as fast, leaves out pixels whose data are missing, so that what
-    was in memory before remains there; Huffman decoding on the CPU fills them with noise. Here they are of one color.
+    The GPU's cores do the whole work, because they give one color to pixels whose data are missing, by which damage is
+    found. The GPU's JPEG engine, which is as fast, leaves what was in memory before; with Huffman decoding on the CPU
+    the pixels are noise.
     """
     from nvidia import nvimgcodec
 

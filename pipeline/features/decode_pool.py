@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 import pipeline
 from pipeline.archives import read_image_bytes
 from pipeline.encoders.images import ImageError, decode_pixels, read_file
-from pipeline.encoders.jpeg import jpeg_size
+from pipeline.encoders.jpeg_headers import jpeg_size
 from pipeline.encoders.spec import Preprocessing
 from pipeline.errors import PeerError
 

@@ -3,8 +3,9 @@
     files → processes: read, check → shared memory → GPU: decode, resize → network
 
 Decoding is most of the work of extraction on a GPU. In `benchmarks/gpu.py` pixels differ from Pillow's by at most 3,
-and features have a cosine above 0.999999. The processes that decode images otherwise read the files here, and decode
-with Pillow what nvImageCodec may decode differently (`encoders/jpeg.py`), what it refuses, and what may be damaged.
+and features have a cosine above 0.999999. The processes that decode images otherwise read the files here. They decode
+with Pillow what nvImageCodec may decode differently (`encoders/jpeg_headers.py`), what it refuses, and what may be
+damaged.
 
 The same code runs on a CPU, given a decoder; the tests use that.
 
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.encoders.images import crop_box
-from pipeline.encoders.jpeg import MAX_PIXELS, MIN_SIDE, padded
+from pipeline.encoders.jpeg_headers import MAX_PIXELS, MIN_SIDE, padded
 from pipeline.encoders.nvimgcodec import make_nvimgcodec_decoder
 from pipeline.encoders.spec import Preprocessing
 

@@ -13,10 +13,10 @@ from PIL import Image
 from stand_in import draw
 from support import small_encoder
 
-from pipeline.encoders import jpeg as jpeg_headers
+from pipeline.encoders import jpeg_headers
 from pipeline.encoders.encoder import GPU_BATCH
 from pipeline.encoders.images import decode_image, preprocess_image
-from pipeline.encoders.jpeg import jpeg_size
+from pipeline.encoders.jpeg_headers import jpeg_size
 from pipeline.encoders.nvimgcodec import check_nvimgcodec
 from pipeline.encoders.spec import Preprocessing
 from pipeline.errors import ParamsError
