@@ -117,10 +117,9 @@ def encode_on_gpu(images: Sequence[ImageFile], encoder: Encoder, workers: int) -
     """
     workers = max(1, min(workers, -(-len(images) // CHUNK)))
     preprocessing = encoder.spec.preprocessing
-    on_gpu = preprocessing.jpeg_decoder == "nvimgcodec"
-    size, decoded, in_use = (
-        (GPU_DECODED, _decoded_on_gpu, 3) if on_gpu else (GPU_BATCH, _decoded_by_pillow, MAX_PENDING)
-    )
+    size, decoded, in_use = GPU_BATCH, _decoded_by_pillow, MAX_PENDING  # in_use: batches whose memory the device reads
+    if preprocessing.jpeg_decoder == "nvimgcodec":
+        size, decoded, in_use = GPU_DECODED, _decoded_on_gpu, 1
     ahead = -(-(2 * workers + 1) * CHUNK // size)  # batches that `map_ahead` has begun to read
     extractor = GpuExtractor(encoder)
     pending: deque[PendingBatch] = deque()
