@@ -19,6 +19,7 @@ BOTTOM = {
     "archives",
     "file_signatures",
     "starter",
+    "weight_rounding",
     "wording",
 }
 MIDDLE = {"text", "datasets", "encoders", "features", "decoders", "metrics"}

@@ -1,23 +1,33 @@
 """The starter: made from a trained model, used without a project, and named on standard error."""
 
+import contextlib
 import importlib.util
-import json
 
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from support import ROOT, run_command, small_params
+from support import ROOT, run_command
 
 import pipeline
 from pipeline import Captioner, paths
+from pipeline.datasets.tables import IMAGE_COLUMNS, read_captions, read_images
 from pipeline.errors import DataError, ParamsError
+from pipeline.files import write_csv
 from pipeline.inference.model_file import TrainedModel
-from pipeline.metrics.evaluation_file import EvaluationFile
-from pipeline.stages.score import ScoreFiles, score
+from pipeline.metrics.evaluation import evaluate
 from pipeline.starter import STARTER_FILE
+from pipeline.weight_rounding import in_float32, round_weights
 
 IMAGE = "data/tiny/images/001.png"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_is_large():
+    """Some matrices of the small trained model become int8."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.weight_rounding._LARGE", 100)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -31,21 +41,11 @@ def script():
 
 
 @pytest.fixture(scope="module")
-def evaluation(trained_project, tmp_path_factory):
-    """The results of the small trained model without re-ranking."""
-    names = ("scores", "scored_captions", "bleu", "lengths", "evaluation")
-    outputs = {name: tmp_path_factory.getbasetemp() / f"starter-{name}" for name in names}
-    inputs = {"captions": paths.CAPTIONS, "features": paths.FEATURES, "model": paths.MODEL}
-    files = ScoreFiles(**{name: trained_project / path for name, path in inputs.items()}, **outputs)
-    score(files, small_params(score={"rerank": {"neighbors": 0}}))
-    return files.evaluation
-
-
-@pytest.fixture(scope="module")
-def starter(script, trained_project, evaluation, tmp_path_factory):
+def starter(script, trained_project, tmp_path_factory):
     """A starter made from the small trained model."""
     folder = tmp_path_factory.mktemp("starter")
-    script.make_starter(trained_project / paths.MODEL, evaluation, output=folder / "starter.safetensors")
+    with contextlib.chdir(trained_project):
+        script.make_starter(output=folder / "starter.safetensors")
     return folder / "starter.safetensors"
 
 
@@ -68,12 +68,14 @@ def photo(trained_project, tmp_path):
     return tmp_path / "photo.png"
 
 
-def test_the_starter_holds_matrices_in_float16_and_no_captions(starter):
+def test_the_starter_holds_rounded_weights_and_no_captions(starter):
     with safe_open(starter, framework="pt") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         types = {name: (one.get_dtype(), len(one.get_shape())) for name, one in slices.items()}
-    assert {types["decoder.output.weight"], types["decoder.output.bias"]} == {("F16", 2), ("F32", 1)}
-    assert {kind for name, kind in types.items() if name.startswith("encoder.")} == {("F16", 4), ("F32", 1)}
+    assert {types["decoder.output.weight"], types["decoder.output.bias"]} == {("I8", 2), ("F32", 1)}
+    encoder = {kind for name, kind in types.items() if name.startswith("encoder.")}
+    assert encoder == {("I8", 4), ("F32", 1)}
+    assert ("F16", 2) in types.values()
     assert not any(name.startswith("reranker.") for name in types)
 
 
@@ -87,69 +89,58 @@ def test_the_starter_gives_the_captions_of_the_model(starter, trained_project):
 
 def test_the_starter_encodes_with_its_rounded_weights_in_float32(starter, trained_project):
     original = Captioner.load(trained_project / paths.MODEL, device="cpu").encoder.network.state_dict()
+    expected = in_float32(round_weights(original))
     for name, tensor in Captioner.load(starter, device="cpu").encoder.network.state_dict().items():
-        expected = original[name].half().float() if tensor.dim() > 1 else original[name]
-        assert torch.equal(tensor, expected)
+        assert torch.equal(tensor, expected[name])
         assert tensor.dtype == torch.float32
 
 
-def test_the_card_has_the_data_the_scores_the_limits_and_the_licenses(starter, evaluation):
-    cider = EvaluationFile.read(evaluation).scores["cider_d"]
+def test_the_card_has_the_data_the_scores_the_limits_and_the_licenses(starter, trained_project):
+    images = {image.image: image.path for image in read_images(trained_project / paths.IMAGES) if image.split == "test"}
+    texts = Captioner.load(starter)([trained_project / path for path in images.values()])
+    captions = dict(zip(images, texts, strict=True))
+    scores = evaluate(captions, read_captions(trained_project / paths.CAPTIONS, "test"), seed=17).scores
+    low, high = scores.intervals["cider_d"]
     card = " ".join(starter.with_suffix(".md").read_text().split())
     for words in (
         "Trained on 12 images of Flickr8k with 24 captions",
-        "On 3 images of the test split, with a beam of 10,",
-        f"| CIDEr-D | {cider.value:.1f} | {cider.low:.1f} to {cider.high:.1f} |",
+        "Of the starter on 3 images of the test split, with a beam of 5,",
+        f"| CIDEr-D | {scores.corpus['cider_d']:.1f} | {low:.1f} to {high:.1f} |",
         "For research and education",
         "EfficientNet-Lite2 by Google, trained on ImageNet, Apache-2.0",
     ):
         assert words in card
 
 
-def test_a_starter_that_is_too_large_is_not_written(script, trained_project, evaluation, tmp_path, monkeypatch):
+@pytest.fixture
+def in_project(trained_project, monkeypatch):
+    monkeypatch.chdir(trained_project)
+
+
+@pytest.mark.usefixtures("in_project")
+def test_a_starter_that_is_too_large_is_not_written(script, tmp_path, monkeypatch):
     monkeypatch.setattr(script, "MAX_BYTES", 10_000)
     with pytest.raises(ParamsError, match=r"the starter would have 0\.\d MB, at most 0 are allowed"):
-        script.make_starter(trained_project / paths.MODEL, evaluation, output=tmp_path / "starter.safetensors")
+        script.make_starter(output=tmp_path / "starter.safetensors")
     assert not list(tmp_path.glob("starter*"))
 
 
-def test_an_encoder_whose_license_the_card_does_not_state_is_refused(
-    script, trained_project, evaluation, starter, monkeypatch
-):
+@pytest.mark.usefixtures("in_project")
+def test_an_encoder_whose_license_the_card_does_not_state_is_refused(script, starter, monkeypatch):
     monkeypatch.setattr(script, "ENCODER", "tf_efficientnet_lite2")
     with pytest.raises(ParamsError, match="has the encoder alexnet, but the card states the license of tf_"):
-        script.make_starter(trained_project / paths.MODEL, evaluation, output=starter)
-
-
-def test_weights_beyond_the_range_of_float16_are_refused(script, trained_project):
-    captioner = Captioner.load(trained_project / paths.MODEL, device="cpu")
-    with torch.no_grad():
-        captioner.model.decoder.output.weight[0, 0] = 1e6
-    with pytest.raises(DataError, match=r"output\.weight: has values beyond float16's range"):
-        script.rounded(captioner)
+        script.make_starter(output=starter)
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (
-            {"search": {"beam_size": 10, "rerank.neighbors": 60}},
-            "re-ranking, but the starter stores no captions for it",
-        ),
-        ({"split": "val"}, "the results of 3 images of val; score test"),
-        ({"images": ()}, "the results of 0 images of test; score test"),
-        ({"model": {"trained_on": {"best_epoch": 99}}}, "the results of another model"),
-    ],
+    ("split", "words"), [("train", "0 images of the test split"), ("test", "absent.png: cannot be read")]
 )
-def test_results_that_are_not_the_starters_are_refused(script, trained_project, evaluation, tmp_path, change, words):
-    content = json.loads(evaluation.read_text())
-    content |= {key: content[key] | value if isinstance(value, dict) else value for key, value in change.items()}
-    (tmp_path / "evaluation.json").write_text(json.dumps(content))
+def test_test_images_that_are_missing_are_an_error(script, starter, tmp_path, monkeypatch, split, words):
+    monkeypatch.chdir(tmp_path)
+    rows = [(f"{number}", "absent.png", f"{number:064x}", split) for number in range(3)]
+    write_csv(paths.IMAGES, IMAGE_COLUMNS, rows)
     with pytest.raises(DataError, match=words):
-        script.make_starter(
-            trained_project / paths.MODEL, tmp_path / "evaluation.json", output=tmp_path / "starter.safetensors"
-        )
-    assert not list(tmp_path.glob("starter*"))
+        script.evaluate_test_split(Captioner.load(starter))
 
 
 def test_a_photo_is_captioned_without_a_project(installed, photo):

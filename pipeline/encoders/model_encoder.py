@@ -5,18 +5,17 @@
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pipeline.encoders.source import EncoderSource, LoadedModel
 from pipeline.encoders.spec import METADATA_KEY, EncoderSpec, sha256_of_tensors
 from pipeline.errors import ArtefactError, ParamsError
 from pipeline.starter import STARTER, model_path
+from pipeline.weight_rounding import in_float32
 
 _PREFIX = "encoder."
 
@@ -64,11 +63,6 @@ def load_model_encoder(
     # A model trained on stretched images does not know the margin of a crop: it has none.
     preprocessing = replace(trained, shorter_side=trained.shorter_side or trained.size)
     return LoadedModel(network.eval(), "file", preprocessing, size or trained.size), spec.layer
-
-
-def in_float32(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors, those in float16 as float32: model files store either."""
-    return {name: tensor.float() if tensor.dtype == torch.float16 else tensor for name, tensor in tensors.items()}
 
 
 def _read(path: Path, weights: str) -> tuple[EncoderSpec, dict[str, Tensor]]:

@@ -3,7 +3,7 @@
 Tensors are `decoder.*`; `encoder.*` where the encoder's weights cannot be downloaded by name; `reranker.*` where
 the model stores its training captions; and `familiarity.*` with the distribution of the training features, if there
 were enough images. The metadata is described in `model_metadata`. Loading a file runs no code
-from it. Tensors of the decoder and the encoder may be stored as F16; they are loaded as float32.
+from it. Tensors of the decoder and the encoder may be rounded (`weight_rounding`); they are loaded as float32.
 
 B images, R regions, C channels, H hidden size of the decoder.
 """
@@ -27,7 +27,6 @@ from pipeline.decoders.beam_search import beam_search
 from pipeline.decoders.decoder import Decoder
 from pipeline.decoders.registry import make_decoder
 from pipeline.decoders.search import Hypothesis, SearchOptions
-from pipeline.encoders.model_encoder import in_float32
 from pipeline.encoders.spec import EncoderSpec, sha256_of_tensors
 from pipeline.errors import ArtefactError, DataError, ParamsError
 from pipeline.features.feature_file import FeatureFile
@@ -39,6 +38,7 @@ from pipeline.inference.reranking import NO_RERANKING, Reranker, search_and_rera
 from pipeline.options import RerankOptions
 from pipeline.starter import STARTER
 from pipeline.text.vocabulary import Vocabulary
+from pipeline.weight_rounding import SCALE, in_float32, round_weights
 
 
 @dataclass(frozen=True)
@@ -115,11 +115,16 @@ class TrainedModel:
                 f"--regions {self.regions}"
             )
 
-    def save(self, path: Path) -> None:
-        """Write the model file. Raises `DiskError`."""
+    def save(self, path: Path, *, rounded: bool = False) -> None:
+        """Write the model file, the decoder's weights in fewer bits if `rounded` is true.
+
+        Raises `DiskError`, and `DataError` for weights that cannot be rounded.
+        """
         from safetensors.torch import save
 
         tensors = {f"decoder.{name}": tensor.cpu().contiguous() for name, tensor in self.decoder.state_dict().items()}
+        if rounded:
+            tensors = round_weights(tensors)
         tensors |= {f"encoder.{name}": tensor for name, tensor in (self.encoder_tensors or {}).items()}
         for prefix, part in (("reranker", self.reranker), ("familiarity", self.familiarity)):
             arrays = part.arrays() if part else {}
@@ -218,6 +223,8 @@ def _check_sizes(file: Any, decoder: Decoder, path: Path) -> None:
     """Compare the header of the file with the decoder's tensors. Raises `ArtefactError`."""
     expected = {f"decoder.{name}": tuple(tensor.shape) for name, tensor in decoder.state_dict().items()}
     names = set(file.keys())
+    dtypes = {name: file.get_slice(name).get_dtype() for name in names}
+    expected |= {name + SCALE: shape[:1] for name, shape in expected.items() if dtypes.get(name) == "I8"}
     missing = sorted(expected.keys() - names)
     others = names - expected.keys()
     unknown = sorted(name for name in others if not name.startswith(("encoder.", "reranker.", "familiarity.")))
@@ -225,11 +232,10 @@ def _check_sizes(file: Any, decoder: Decoder, path: Path) -> None:
         if which:
             raise ArtefactError(f"{path}: {problem} tensor {which[0][:80]}; train again")
     for name, shape in expected.items():
-        tensor = file.get_slice(name)
-        found = tuple(tensor.get_shape())
-        if found != shape or tensor.get_dtype() not in {"F32", "F16"}:
+        found = tuple(file.get_slice(name).get_shape())
+        if found != shape or dtypes[name] not in {"F32", "F16", "I8"}:
             raise ArtefactError(
-                f"{path}: tensor {name} is {tensor.get_dtype()} {found}, the metadata describe F32 {shape}; train again"
+                f"{path}: tensor {name} is {dtypes[name]} {found}, the metadata describe F32 {shape}; train again"
             )
 
 

@@ -22,6 +22,7 @@ from pipeline.inference.model_file import TrainedModel
 from pipeline.inference.model_metadata import KEY
 from pipeline.text.vocabulary import Vocabulary
 from pipeline.tokens import SPECIAL_TOKENS
+from pipeline.weight_rounding import in_float32, round_weights
 
 
 @pytest.fixture(scope="module")
@@ -241,6 +242,41 @@ def test_tensors_in_float16_are_loaded_as_float32(content, tmp_path):
     assert all(torch.equal(weights[name], expected.encoder_tensors[name].half().float()) for name in weights)
     with pytest.raises(ArtefactError, match="the features were made with"):  # by weights that were not rounded
         Captioner.load(path, device="cpu")
+
+
+@pytest.fixture
+def rounded(content, tmp_path, monkeypatch):
+    """A model file with the decoder's matrices in int8."""
+    monkeypatch.setattr("pipeline.weight_rounding._LARGE", 100)
+    path = tmp_path / "rounded.safetensors"
+    path.write_bytes(content)
+    TrainedModel.load(path).save(path, rounded=True)
+    return path
+
+
+def test_rounded_tensors_are_loaded_as_float32(content, rounded, tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    expected = in_float32(round_weights(TrainedModel.load(path).decoder.state_dict()))
+    assert rounded.stat().st_size < path.stat().st_size
+    decoder = TrainedModel.load(rounded).decoder.state_dict()
+    assert all(torch.equal(decoder[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda tensors: tensors.pop("decoder.output.weight.scale"), "missing tensor decoder.output.weight.scale"),
+        (
+            lambda tensors: tensors.update({"decoder.output.weight.scale": torch.ones(3)}),
+            r"tensor decoder.output.weight.scale is F32 \(3,\)",
+        ),
+    ],
+)
+def test_rounded_tensors_without_their_scales_are_refused(rounded, change, words):
+    changed_tensors(rounded, change)
+    with pytest.raises(ArtefactError, match=words):
+        TrainedModel.load(rounded)
 
 
 def test_a_file_without_the_permission_to_read_it_is_refused_as_such(content, tmp_path, monkeypatch):
