@@ -35,7 +35,7 @@ from pipeline.commands import (
     vocab,
 )
 from pipeline.commands.terminal import say, show
-from pipeline.errors import CaptionerError, DiskError, ParamsError
+from pipeline.errors import CaptionerError, DataError, DiskError, ParamsError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -97,6 +97,10 @@ _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 """Of errors that name no file, as that of standard output; writing a file raises `DiskError`."""
 
 
+_INACCESSIBLE = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP}
+"""Of paths that this user cannot look at, and that no file can have."""
+
+
 class Stopped(BaseException):
     """The process received SIGINT (Ctrl-C) or SIGTERM."""
 
@@ -134,6 +138,8 @@ def _run(*, debug: bool) -> int:
         _discard_output()
         return 0
     except OSError as error:
+        if error.errno in _INACCESSIBLE and error.filename is not None:
+            return _end(f"error: {error.filename}: {error.strerror}; check the path", DataError.exit_code, debug)
         if error.filename is not None or error.errno not in _CANNOT_WRITE:
             raise
         _discard_output()

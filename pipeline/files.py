@@ -41,8 +41,8 @@ def _check_replaceable(path: Path) -> None:
 def check_writable(*paths: Path) -> None:
     """Raise as `replacing` when one of the files cannot be written, before the long work that makes its content."""
     for path in paths:
-        _check_replaceable(path)
         with _disk_errors(path):
+            _check_replaceable(path)
             existing = next(folder for folder in path.absolute().parents if folder.exists())
             tempfile.TemporaryFile(dir=existing).close()
 

@@ -53,7 +53,7 @@ class DataParams(Options):
     )
     encoding: Text = Field(
         default="auto",
-        description="Text encoding of the captions, e.g. latin-1 or cp1252. auto: UTF-8, or UTF-16 with a BOM",
+        description="Text encoding of the captions, e.g. latin-1 or cp1252. auto: UTF-8, UTF-16 or UTF-32",
     )
     image_column: Text = Field(
         default="auto", description="Table column with the image name. auto: the first of image, file_name, ..."
@@ -283,7 +283,7 @@ class ScoreParams(Options):
 
 
 class RunParams(Options):
-    """Where and how fast a stage runs. No result depends on this section, and no stage lists it."""
+    """Where and how fast a stage runs; a change re-runs no stage. `device` and `threads` may change last bits."""
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,4})?)$")] = Field(
         default="auto",
@@ -293,8 +293,8 @@ class RunParams(Options):
         default=1,
         ge=0,
         le=1024,
-        description="Training threads; 0: one per core. Small decoders are fastest with one, and its result does not "
-        "depend on the number of cores",
+        description="Training threads; 0: one per core. Small decoders train fastest with one, and the result is then "
+        "the same for any number of cores",
     )
     workers: int = Field(
         default=0,

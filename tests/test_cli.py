@@ -85,6 +85,29 @@ def test_every_mistake_in_params_is_one_error_line(project):
     ]
 
 
+LONG = "photo.jpg " * 30
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("predict", LONG),
+        ("predict", "data/tiny/images/001.png", "--csv", LONG),
+        ("predict", "data/tiny/images/001.png", "--model", LONG),
+        ("predict", "data/tiny/images/001.png", "--attention", LONG),
+        ("init", LONG),
+        ("score", LONG),
+    ],
+)
+def test_a_name_that_is_too_long_is_one_error_line(trained_project, arguments):
+    code, _, err = run_command(*arguments, cwd=trained_project)
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert code in {3, 5}
+    assert len(errors) == 1
+    assert LONG in errors[0]
+    assert "File name too long" in errors[0]
+
+
 def test_debug_shows_the_traceback(project):
     set_param(project, "train.epoch", 3)
     code, _, err = run_command("--debug", "train")

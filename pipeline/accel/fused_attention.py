@@ -100,16 +100,16 @@ class _SharedByAllSteps(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_keys: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_keys: Tensor | None) -> tuple[Tensor | None, ...]:
         found = ctx.gradients.take()
         if found.keys is None:
-            return None, of_keys, None
+            return None, grad_keys, None
         values_type, keys_type, score_type = ctx.types
         weights = torch.stack(found.weights, 2).to(values_type)  # (B, R, T)
-        of_values = torch.bmm(weights, torch.stack(found.contexts, 1).to(values_type))  # (B, R, H)
-        of_steps = found.keys.to(keys_type)
-        of_score = found.score.sum(0, keepdim=True).to(score_type)
-        return of_values, of_steps if of_keys is None else of_steps + of_keys, of_score
+        grad_values = torch.bmm(weights, torch.stack(found.contexts, 1).to(values_type))  # (B, R, H)
+        grad_steps = found.keys.to(keys_type)
+        grad_score = found.score.sum(0, keepdim=True).to(score_type)
+        return grad_values, grad_steps if grad_keys is None else grad_steps + grad_keys, grad_score
 
 
 class _Attend(torch.autograd.Function):
@@ -128,15 +128,15 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_context: Tensor, of_weights: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_context: Tensor, grad_weights: Tensor) -> tuple[Tensor | None, ...]:
         values, keys, query, score, real, weights = ctx.saved_tensors
         gradients: _Gradients = ctx.gradients
         batch, _, attention = keys.shape
         if gradients.keys is None or gradients.score is None:
             gradients.keys = torch.zeros(keys.shape, dtype=torch.float32, device=keys.device)
             gradients.score = torch.zeros(batch, attention, dtype=torch.float32, device=keys.device)
-        of_context = of_context.contiguous()
-        of_query = torch.empty_like(query)
+        grad_context = grad_context.contiguous()
+        grad_query = torch.empty_like(query)
         launch(
             _attend_backward,
             (batch,),
@@ -146,15 +146,15 @@ class _Attend(torch.autograd.Function):
             score,
             values if real is None else real,
             weights,
-            of_context,
-            of_query,
+            grad_context,
+            grad_query,
             gradients.keys,
             gradients.score,
             **_blocks(values, keys, real),
         )
         gradients.weights.append(weights)
-        gradients.contexts.append(of_context)
-        return None, None, of_query, None, None, None
+        gradients.contexts.append(grad_context)
+        return None, None, grad_query, None, None, None
 
 
 def _contiguous(tensor: Any) -> Any:
@@ -257,10 +257,10 @@ def _attend_backward(
     score,
     real,
     weights,
-    of_context,
-    of_query,
-    of_keys,
-    of_score,
+    grad_context,
+    grad_query,
+    grad_keys,
+    grad_score,
     R: tl.constexpr,
     H: tl.constexpr,
     A: tl.constexpr,
@@ -275,34 +275,34 @@ def _attend_backward(
     units = tl.arange(0, A_BLOCK)
     channels = tl.arange(0, H_BLOCK)
     places = tl.arange(0, R_BLOCK)
-    gradient = tl.load(of_context + image * H + channels, channels < H, 0.0).to(tl.float32)
+    gradient = tl.load(grad_context + image * H + channels, channels < H, 0.0).to(tl.float32)
     of_regions = tl.load(weights + image * R + places, places < R, 0.0)
 
-    of_weights = tl.zeros((R_BLOCK,), tl.float32)
+    grad_weights = tl.zeros((R_BLOCK,), tl.float32)
     for start in range(0, R, H_TILE):
         region = start + tl.arange(0, H_TILE)
         inside = (region < R)[:, None] & (channels < H)[None, :]
         value = tl.load(values + (image * R + region)[:, None] * H + channels[None, :], inside, 0.0)
         of_tile = tl.sum(value.to(tl.float32) * gradient[None, :], 1)
-        of_weights += tl.sum(tl.where(region[:, None] == places[None, :], of_tile[:, None], 0.0), 0)
-    of_scores = of_regions * (of_weights - tl.sum(of_regions * of_weights, 0))
+        grad_weights += tl.sum(tl.where(region[:, None] == places[None, :], of_tile[:, None], 0.0), 0)
+    grad_scores = of_regions * (grad_weights - tl.sum(of_regions * grad_weights, 0))
     if PADDED:
         is_real = tl.load(real + image * R + places, places < R, 0) != 0
-        of_scores = tl.where(is_real, of_scores, 0.0)
+        grad_scores = tl.where(is_real, grad_scores, 0.0)
 
     query = tl.load(queries + image * A + units, units < A, 0.0).to(tl.float32)
     score_weight = tl.load(score + units, units < A, 0.0).to(tl.float32)
     total_query = tl.zeros((A_BLOCK,), tl.float32)
-    total_score = tl.load(of_score + image * A + units, units < A, 0.0)
+    total_score = tl.load(grad_score + image * A + units, units < A, 0.0)
     for start in range(0, R, A_TILE):
         region = start + tl.arange(0, A_TILE)
         inside = (region < R)[:, None] & (units < A)[None, :]
         place = (image * R + region)[:, None] * A + units[None, :]
         hidden = _tanh(tl.load(keys + place, inside, 0.0).to(tl.float32) + query[None, :])
-        of_tile = tl.sum(tl.where(region[:, None] == places[None, :], of_scores[None, :], 0.0), 1)
-        of_key = of_tile[:, None] * score_weight[None, :] * (1 - hidden * hidden)
-        tl.store(of_keys + place, tl.load(of_keys + place, inside, 0.0) + of_key, inside)
-        total_query += tl.sum(of_key, 0)
+        of_tile = tl.sum(tl.where(region[:, None] == places[None, :], grad_scores[None, :], 0.0), 1)
+        grad_key = of_tile[:, None] * score_weight[None, :] * (1 - hidden * hidden)
+        tl.store(grad_keys + place, tl.load(grad_keys + place, inside, 0.0) + grad_key, inside)
+        total_query += tl.sum(grad_key, 0)
         total_score += tl.sum(of_tile[:, None] * hidden, 0)
-    tl.store(of_query + image * A + units, total_query.to(of_query.dtype.element_ty), units < A)
-    tl.store(of_score + image * A + units, total_score, units < A)
+    tl.store(grad_query + image * A + units, total_query.to(grad_query.dtype.element_ty), units < A)
+    tl.store(grad_score + image * A + units, total_score, units < A)

@@ -41,23 +41,23 @@ class _Cell(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_h: Tensor, of_next_c: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad_h: Tensor, grad_next_c: Tensor) -> tuple[Tensor, Tensor]:
         gates, c = ctx.saved_tensors
-        of_gates, of_c = torch.empty_like(gates), torch.empty_like(c)
+        grad_gates, grad_c = torch.empty_like(gates), torch.empty_like(c)
         rows, hidden = c.shape
-        gradients = of_h.contiguous(), of_next_c.contiguous()
+        gradients = grad_h.contiguous(), grad_next_c.contiguous()
         launch(
             _backward,
             (rows, triton.cdiv(hidden, BLOCK)),
             gates,
             c,
             *gradients,
-            of_gates,
-            of_c,
+            grad_gates,
+            grad_c,
             hidden,
             BLOCK=BLOCK,
         )
-        return of_gates, of_c
+        return grad_gates, grad_c
 
 
 @triton.jit
@@ -77,7 +77,7 @@ def _forward(gates, c, next_h, next_c, hidden, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _backward(gates, c, of_h, of_next_c, of_gates, of_c, hidden, BLOCK: tl.constexpr):
+def _backward(gates, c, grad_h, grad_next_c, grad_gates, grad_c, hidden, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     unit = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = unit < hidden
@@ -89,11 +89,11 @@ def _backward(gates, c, of_h, of_next_c, of_gates, of_c, hidden, BLOCK: tl.const
     o = tl.sigmoid(tl.load(first + 3 * hidden, inside, 0.0).to(tl.float32))
     before = tl.load(c + place, inside, 0.0).to(tl.float32)
     squashed = 2 * tl.sigmoid(2 * (f * before + i * g)) - 1
-    h_gradient = tl.load(of_h + place, inside, 0.0).to(tl.float32)
-    c_gradient = tl.load(of_next_c + place, inside, 0.0).to(tl.float32) + h_gradient * o * (1 - squashed * squashed)
-    tl.store(of_c + place, (c_gradient * f).to(of_c.dtype.element_ty), inside)
-    target = of_gates + 4 * row * hidden + unit
-    element = of_gates.dtype.element_ty
+    h_gradient = tl.load(grad_h + place, inside, 0.0).to(tl.float32)
+    c_gradient = tl.load(grad_next_c + place, inside, 0.0).to(tl.float32) + h_gradient * o * (1 - squashed * squashed)
+    tl.store(grad_c + place, (c_gradient * f).to(grad_c.dtype.element_ty), inside)
+    target = grad_gates + 4 * row * hidden + unit
+    element = grad_gates.dtype.element_ty
     tl.store(target, (c_gradient * g * i * (1 - i)).to(element), inside)
     tl.store(target + hidden, (c_gradient * before * f * (1 - f)).to(element), inside)
     tl.store(target + 2 * hidden, (c_gradient * i * (1 - g * g)).to(element), inside)

@@ -26,7 +26,7 @@ def compare(
     first: Annotated[str, typer.Argument(metavar="A", help=_HELP)],
     second: Annotated[str, typer.Argument(metavar="B", help=_HELP)] = _WORKSPACE,
     references: Annotated[
-        Path | None, typer.Option(help="References, where the files hold none (see `captioner score`).")
+        Path | None, typer.Option(help="References, if the files contain none (see `captioner score`).")
     ] = None,
     top: Annotated[int, typer.Option(min=0, help="Number of changed captions to show.")] = 10,
     meteor: Meteor = False,

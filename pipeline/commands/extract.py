@@ -26,7 +26,8 @@ class Engine(StrEnum):
 def extract(
     params: ParamsFile = paths.PARAMS,
     engine: Annotated[
-        Engine, typer.Option("--engine", help="local: this machine and its feature store. ray: a folder of shards.")
+        Engine,
+        typer.Option("--engine", help="local: this machine, writes features.h5. ray: a Ray cluster, writes shards."),
     ] = Engine.LOCAL,
     address: Annotated[
         str | None,
@@ -35,7 +36,9 @@ def extract(
     manifest: Annotated[
         Path | None,
         typer.Option(
-            "--manifest", help="Ray: a .csv or .parquet with image, path[, sha256].", show_default=str(paths.IMAGES)
+            "--manifest",
+            help="Ray: a .csv or .parquet with columns image, path and optionally sha256.",
+            show_default=str(paths.IMAGES),
         ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Ray: the folder of shards.")] = paths.FEATURES,

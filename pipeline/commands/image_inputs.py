@@ -1,6 +1,7 @@
 """The images that a command line names: files, folders, glob patterns, and standard input."""
 
 import codecs
+import errno
 import os
 import re
 import shlex
@@ -11,7 +12,7 @@ from io import BufferedReader, BytesIO
 from itertools import chain
 from pathlib import Path
 
-from pipeline.commands.notes import passed_over_note
+from pipeline.commands.notes import ignored_files_note
 from pipeline.commands.terminal import say
 from pipeline.file_signatures import IMAGE_START
 
@@ -38,13 +39,18 @@ def find_images(pattern: str) -> list[str]:
     path = Path(pattern)
     if pattern == STDIN:
         return [STDIN]
+    try:
+        os.stat(path)
+    except OSError as error:
+        if error.errno in {errno.EACCES, errno.ENAMETOOLONG}:
+            return [pattern]  # opening it gives the same error, among those of the other images
     if path.is_dir():
         names = list(walk_files(path, hidden_folders=True))
         if maps := [name for name in names if name.endswith(ATTENTION_MAP)]:
             say(f"note: {pattern}: attention maps that are not captioned: {len(maps):,}")
             names = [name for name in names if not name.endswith(ATTENTION_MAP)]
         if others := [name for name in names if not is_usual(name)]:
-            say(passed_over_note(pattern, others))
+            say(ignored_files_note(pattern, others))
         return sorted(str(path / name) for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES)
     if is_archive(path):
         return []
@@ -63,7 +69,7 @@ def problem_of(name: str) -> str | None:
         return None
     file = shlex.quote(re.split("[?#]", name)[0].rpartition("/")[2] or "image")
     address = shlex.quote(name.replace(" ", "%20"))
-    return f"{name}: an address, not a file; download it first: curl -gfL -o {file} {address}"
+    return f"{name}: a URL, not a file; download it first: curl -gfL -o {file} {address}"
 
 
 def read_inputs(files: Iterable[str], problems: dict[str, str]) -> Iterator[str | tuple[str, bytes]]:

@@ -18,7 +18,12 @@ def import_features(
         Path,
         typer.Argument(help="Folder of .npz or .npy files, one per image; HDF5 file; or one .npy array with --ids."),
     ],
-    name: Annotated[str, typer.Option("--name", help="What computed the features; models are bound to this name.")],
+    name: Annotated[
+        str,
+        typer.Option(
+            "--name", help="Name of the encoder; a model accepts only features with the name that it was trained on."
+        ),
+    ],
     ids: Annotated[
         Path | None, typer.Option("--ids", help="Image ids of an array's rows: .txt with one per line, .json or .npy.")
     ] = None,

@@ -114,8 +114,8 @@ def _find_images(images: Path | None, found: "Candidate", dataset: Path, names: 
     partly = "" if root.found == root.sampled else f" (only {root.found} of a sample of {root.sampled} are there)"
     say(f"images: {root.index.root}{partly}")
     if broken := root.index.broken_links:
-        links = counted(len(broken), "image is a symbolic link", "images are symbolic links")
-        say(f"warning: {links} to no file: {shown_names(broken)}; repair or remove them, or `dvc repro` will fail")
+        links = counted(len(broken), "image is a broken symbolic link", "images are broken symbolic links")
+        say(f"warning: {links}: {shown_names(broken)}; repair or remove them, or `dvc repro` will fail")
     return root.index.root
 
 

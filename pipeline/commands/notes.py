@@ -25,13 +25,13 @@ def without_features_warning(split: str, images: Sequence[str]) -> str:
     )
 
 
-def passed_over_note(place: str, names: Sequence[str]) -> str:
+def ignored_files_note(place: str, names: Sequence[str]) -> str:
     """Return the note on the files of a folder that are in no supported image format: their number by suffix.
 
-    Those named like an image are symbolic links to no file.
+    Those named like an image are broken symbolic links.
     """
     counts = Counter(Path(name).suffix.lower() or "without a suffix" for name in names)
-    links = dict.fromkeys(IMAGE_SUFFIXES, " (links to no file)")
+    links = dict.fromkeys(IMAGE_SUFFIXES, " (broken links)")
     shown = shown_names([f"{count:,} {suffix}{links.get(suffix, '')}" for suffix, count in counts.most_common()])
     return f"note: {place}: files that are not images: {shown}"
 

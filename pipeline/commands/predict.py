@@ -50,7 +50,10 @@ def predict(
         Path | None, typer.Option(help="Write a table with the columns image, caption, score, familiarity, error.")
     ] = None,
     captions: Annotated[
-        int, typer.Option("--num-captions", min=1, max=MAX_BEAM_SIZE, help="Different captions per image.")
+        int,
+        typer.Option(
+            "--num-captions", min=1, max=MAX_BEAM_SIZE, help="Different captions per image; with --sample, samples."
+        ),
     ] = 1,
     beam: Annotated[
         int | None,
@@ -94,14 +97,15 @@ def predict(
         typer.Option(min=0.01, max=100, help="With --sample: below 1 favors likely tokens.", show_default="1"),
     ] = None,
     top_k: Annotated[
-        int | None, typer.Option(min=0, help="With --sample: only the k likeliest tokens; 0: all.", show_default="0")
+        int | None,
+        typer.Option(min=0, help="With --sample: only the k most probable tokens; 0: all.", show_default="0"),
     ] = None,
     top_p: Annotated[
         float | None,
         typer.Option(
             min=0.01,
             max=1,
-            help="With --sample: only the likeliest tokens of this total probability.",
+            help="With --sample: only the most probable tokens, up to this total probability.",
             show_default="1",
         ),
     ] = None,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import paths
 from pipeline.commands.folders import hash_cache_file
-from pipeline.commands.notes import passed_over_note, word_warnings
+from pipeline.commands.notes import ignored_files_note, word_warnings
 from pipeline.commands.terminal import ParamsFile, progress_bar, read_params_file, say
 from pipeline.wording import counted
 
@@ -41,8 +41,8 @@ def _describe(report: "PrepareReport", params: "Params") -> Iterator[str]:
     if report.evidence:
         yield f"format: {report.format}: {report.evidence}"
     yield from (f"note: {note}" for note in report.notes)
-    if report.passed_over:
-        yield passed_over_note(str(report.image_root), report.passed_over)
+    if report.ignored_files:
+        yield ignored_files_note(str(report.image_root), report.ignored_files)
     if params.vocab.unit == "word":
         yield from word_warnings(report.share_without_spaces, report.share_with_dropped_letters)
     if not report.images[params.score.split]:

@@ -23,7 +23,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all networks.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     allow_host: Annotated[
-        list[str] | None, typer.Option(help="Further host name to accept requests for, for example a proxy's.")
+        list[str] | None, typer.Option(help="Additional host name to accept requests for, for example a proxy's.")
     ] = None,
     max_megabytes: Annotated[
         int, typer.Option(min=1, help="Largest image file, in MB; larger ones get HTTP 413.")

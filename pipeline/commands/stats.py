@@ -10,7 +10,7 @@ import typer
 
 from pipeline import paths
 from pipeline.commands.folders import hash_cache_file
-from pipeline.commands.notes import passed_over_note
+from pipeline.commands.notes import ignored_files_note
 from pipeline.commands.terminal import ParamsFile, aligned, progress_bar, read_params_file, say, show, show_json
 
 if TYPE_CHECKING:
@@ -19,17 +19,19 @@ if TYPE_CHECKING:
     from pipeline.params import Params
 
 _BAR = 40
+_LENGTHS = 60
+"""Lengths that have a line of their own."""
 _SHOWN = 5
 
 
 def stats(
-    format: Annotated[str | None, typer.Option(help="Replaces params.data.format.")] = None,
-    captions: Annotated[str | None, typer.Option(help="Replaces params.data.captions.")] = None,
-    images: Annotated[str | None, typer.Option(help="Replaces params.data.images.")] = None,
+    format: Annotated[str | None, typer.Option(help="Dataset format; overrides data.format.")] = None,
+    captions: Annotated[str | None, typer.Option(help="Overrides data.captions.")] = None,
+    images: Annotated[str | None, typer.Option(help="Overrides data.images.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     params: ParamsFile = paths.PARAMS,
 ) -> None:
-    """Print a dataset's statistics: captions, vocabulary, image sizes, duplicates, unusable files. Writes nothing."""
+    """Print a dataset's statistics: captions, vocabulary, image sizes, duplicates, unusable files."""
     from pipeline.datasets.statistics import dataset_statistics
     from pipeline.datasets.tables import read_captions, read_images
     from pipeline.stages.prepare import PrepareFiles, prepare
@@ -49,11 +51,11 @@ def stats(
         )
     if report.image_root != Path(given.data.images):
         say(f"warning: the images are not in {given.data.images} but in {report.image_root}")
-    if report.passed_over:
-        say(passed_over_note(str(report.image_root), report.passed_over))
+    if report.ignored_files:
+        say(ignored_files_note(str(report.image_root), report.ignored_files))
     if as_json:
         skipped = [asdict(entry) for entry in report.skipped]
-        show_json({**asdict(found), "skipped": skipped, "passed_over": report.passed_over}, indent=2)
+        show_json({**asdict(found), "skipped": skipped, "ignored_files": report.ignored_files}, indent=2)
         return
     show(*_lines(found, report.skipped))
 
@@ -103,13 +105,16 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _lengths(lengths: Mapping[int, int]) -> list[str]:
-    """A histogram of the captions by their length."""
+    """A histogram of the captions by their length; the longest are one line."""
     mean = sum(length * count for length, count in lengths.items()) / sum(lengths.values())
     highest = max(lengths.values())
     lines = [f"words per caption: mean {mean:.1f}, longest {max(lengths)}"]
-    for length in range(min(lengths), max(lengths) + 1):
+    end = min(lengths) + _LENGTHS
+    for length in range(min(lengths), min(end, max(lengths) + 1)):
         count = lengths.get(length, 0)
         lines.append(f"{length:4d}  {'█' * round(_BAR * count / highest) or ('▏' if count else '')} {count:,}".rstrip())
+    if longer := sum(count for length, count in lengths.items() if length >= end):
+        lines.append(f"more  {longer:,}")
     return lines
 
 

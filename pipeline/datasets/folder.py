@@ -127,7 +127,7 @@ def _read_texts(path: Path, encoding: str) -> Iterator[Entry]:
     if unread:
         shown = ", ".join(f"{count:,} {suffix}" for suffix, count in unread.items())
         yield Note(f"{path}: not read, because another text is beside the same image: {shown}")
-    others = {stem_of(name): name for name in index.passed_over()}
+    others = {stem_of(name): name for name in index.ignored_files()}
     for name in texts.values():
         if name in used or suffix_of(name) == ".json":  # JSON files serve many other purposes
             continue

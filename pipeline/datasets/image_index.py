@@ -53,7 +53,7 @@ class ImageIndex:
         path = self.root / name
         if os.path.exists(path):
             return "not a file"
-        return "a symbolic link to no file" if os.path.islink(path) else "the image does not exist"
+        return "a broken symbolic link" if os.path.islink(path) else "the image does not exist"
 
     def _fitting(self, name: str) -> tuple[str, ...]:
         path = f"{self._base}/{name}" if self._base != "." else name
@@ -78,7 +78,7 @@ class ImageIndex:
         """The names of all images."""
         return (name for name in self.files() if suffix_of(name) in IMAGE_SUFFIXES)
 
-    def passed_over(self) -> list[str]:
+    def ignored_files(self) -> list[str]:
         """The names of broken links, and of files that are neither usual in a dataset nor archives of such files."""
         archives = {archive for archive, *_ in self._members}
         others = [name for name, _ in self._walked if name not in archives and not is_usual(name)]
@@ -86,7 +86,7 @@ class ImageIndex:
 
     @cached_property
     def broken_links(self) -> list[str]:
-        """The names of images that are symbolic links to no file."""
+        """The names of images that are broken symbolic links."""
         images = ((name, path) for name, path in self._walked if suffix_of(name) in IMAGE_SUFFIXES)
         return [name for name, path in images if not os.path.exists(path) and os.path.islink(path)]
 

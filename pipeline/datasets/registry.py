@@ -23,7 +23,9 @@ FORMATS = {
     "coco": DatasetFormat("pipeline.datasets.coco", "captions_*.json or other files in COCO's layout"),
     "flickr30k": DatasetFormat("pipeline.datasets.flickr", "results.csv or results_20130124.token"),
     "flickr8k": DatasetFormat("pipeline.datasets.flickr", "captions.txt or Flickr8k.token.txt with split lists"),
-    "table": DatasetFormat("pipeline.datasets.table", "CSV, TSV or JSON lines with columns image,caption[,split]"),
+    "table": DatasetFormat(
+        "pipeline.datasets.table", "CSV, TSV, JSON or JSON lines with columns image,caption[,split]"
+    ),
     "folder": DatasetFormat("pipeline.datasets.folder", "a .txt beside each image, or metadata.csv or metadata.jsonl"),
 }
 """By name, in the order in which they are detected."""

@@ -64,7 +64,7 @@ def decode_image(content: bytes, *, fill_truncated: bool = False) -> Image.Image
     With `fill_truncated`, a JPEG that ends too early is gray where its pixels are missing, and no error.
     """
     if fill_truncated and content.startswith(_JPEG):
-        content += _END_OF_JPEG  # of a complete file nothing after its end is read
+        content += _END_OF_JPEG  # ignored behind the end of a complete file
     with _open(content) as image:
         _load(image)
         if image.format == "PNG" and _may_be_cut(image) and (missing := png.missing_bytes(content)):

@@ -33,9 +33,8 @@ def nvimgcodec_version() -> str:
 def make_nvimgcodec_decoder(device: torch.device) -> Any:
     """A decoder that interpolates chroma as Pillow does.
 
-    The GPU's cores do the whole work, because they give one color to pixels whose data are missing, by which damage is
-    found. The GPU's JPEG engine, which is as fast, leaves what was in memory before; with Huffman decoding on the CPU
-    the pixels are noise.
+    Decoding runs on the CUDA cores: they fill pixels without data with one color, which reveals damage. The JPEG engine
+    is as fast but leaves old memory there; Huffman decoding on the CPU leaves noise.
     """
     from nvidia import nvimgcodec
 

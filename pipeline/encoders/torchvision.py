@@ -173,7 +173,7 @@ def _map_side(output: object) -> int:
     if not isinstance(output, Tensor):
         return 0
     if output.dim() == 4:
-        return output.shape[1] if output.shape[1] == output.shape[2] else output.shape[2]
+        return output.shape[2]
     if output.dim() == 3:
         side = int((output.shape[1] - 1) ** 0.5)
         return side if side * side + 1 == output.shape[1] else 0

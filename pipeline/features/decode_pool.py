@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 READY = "ready"
 """The first line that a worker writes."""
-_REMEDY = "`run.device: cpu` needs none"
+_REMEDY = "set params.run.device to cpu, which needs no such process"
 Answer = str | tuple[int, int, int] | None
 """None: the slot holds the network's input. Bytes, height and width of a JPEG in the slot. Or the reason why the image
 cannot be used."""

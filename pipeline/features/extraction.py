@@ -31,7 +31,7 @@ CHUNK_PIXELS = 800_000
 """Pixels that a thread decodes before it encodes them, 15 images of 225 x 225: 6% faster than image by image, because
 caches stay warm. A chunk is what an interrupted run waits for and loses."""
 _ATTEMPTS = 3
-"""Times that rows of the store are damaged when they are read back before the disk is blamed."""
+"""Attempts to write rows and read them back before `DiskError` is raised."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@
     HDF5     the rest     see `feature_file`
 
 The header is HDF5's user block, which other programs skip. This program reads the header and never HDF5's structures:
-a damaged one can keep the library busy forever, and it would ignore signals.
+on a damaged one the library can loop forever without reacting to signals.
 
 N images, R regions, C channels.
 """

@@ -173,7 +173,7 @@ def _decoded_on_gpu(
     """The images that the processes read, decoded and resized on the device."""
     device = encoder.device
     decoder = JpegDecoder(encoder.spec.preprocessing, device)
-    # Of high priority: its small kernels would else wait for those of the network, one after the other.
+    # High priority: otherwise its small kernels queue behind those of the network.
     stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
 
     def decode(batch: ReadBatch) -> tuple[ReadBatch, Tensor, torch.cuda.Event | None]:

@@ -31,7 +31,7 @@ NPZ_KEYS = (*FEATURE_NAMES, "x", "att", "arr_0")
 """Names under which programs store an image's features in an .npz file, the preferred one first."""
 ID_DATASETS = ("ids", "image_ids", "image_id", "image", "images")
 ID_SUFFIX = "_features"
-"""Of a dataset's name behind the image id; datasets with other suffixes, such as `_boxes`, are passed over."""
+"""Suffix of the datasets `<image id>_features`; those with other suffixes, such as `_boxes`, are ignored."""
 LARGEST, SMALLEST = float(np.finfo(np.float16).max), float(np.finfo(np.float16).tiny)
 
 

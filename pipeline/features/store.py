@@ -5,8 +5,8 @@
     DIGEST/000001.h5    a part: a features.h5 whose image ids are the sha256 of image files
 
 A run writes the rows that are missing as further parts. A part gets its name when it is complete, so the next run after
-a killed one computes only what no part contains, and again what is damaged. Of several rows of an image, that of the
-newest part counts.
+a killed one computes only what no part contains, and again what is damaged. If several parts have a row of an image,
+the newest part wins.
 
 R regions, C channels.
 """

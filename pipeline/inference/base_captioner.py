@@ -160,15 +160,16 @@ class BaseCaptioner(ABC):
         captions: int = 1,
         attention: bool = False,
     ) -> list[list[Caption]]:
-        """The best `captions` different captions of each image, best first.
+        """The best `captions` different captions of each image, best first; sampled ones may be equal, in any order.
 
         With `attention`, captions of decoders with attention include attention weights. Raises `DataError` for an
         image that cannot be used, `ParamsError` for more than 100 captions, the largest beam.
         """
-        if not images:
-            return []
-        pixels = np.stack([self._pixels(image) for image in images])
-        return self.caption_pixels(pixels, options, captions=captions, attention=attention)
+        found = []
+        for start in range(0, len(images), self.batch_size):
+            pixels = np.stack([self._pixels(image) for image in images[start : start + self.batch_size]])
+            found += self.caption_pixels(pixels, options, captions=captions, attention=attention)
+        return found
 
     def preprocess(self, image: "Image.Image") -> Pixels:
         """The encoder's input (S, S, 3) from an upright RGB image."""

@@ -19,6 +19,7 @@ from pipeline.encoders.encoder import Encoder, restore_encoder
 from pipeline.errors import ArtefactError, ParamsError
 from pipeline.inference.base_captioner import BaseCaptioner, Caption, Features, GenerationOptions, Pixels
 from pipeline.inference.model_file import TrainedModel
+from pipeline.inference.reranking import check_caption_count
 from pipeline.starter import STARTER, model_path
 
 CPU_BATCH, ACCELERATOR_BATCH = 16, 64
@@ -117,7 +118,11 @@ class Captioner(BaseCaptioner):
     def _sample(
         self, features: Tensor, options: SamplingOptions, captions: int, attention: bool
     ) -> list[list[Hypothesis]]:
-        """Sampled captions. Each image has its own seed, so that its captions do not depend on the batch."""
+        """Sampled captions. Each image has its own seed, so that its captions do not depend on the batch.
+
+        Raises `ParamsError` for a number of captions out of range.
+        """
+        check_caption_count(captions)
         decoder = self._search_model.decoder.eval()
         hypotheses = []
         for one in features.split(1):

@@ -109,7 +109,7 @@ def unusable(error: ArtefactError) -> ArtefactError:
 
 
 def _with_encoder_params(spec: EncoderSpec, params: "Params") -> EncoderSpec:
-    """The spec with the values that params determine without the encoder: neither `auto` nor those of the weights."""
+    """The spec with the fields that `params.encoder` sets; `auto` values and those that come with the weights stay."""
     encoder = params.encoder
     size = spec.preprocessing.size if encoder.image_size == "auto" else encoder.image_size
     shorter_side = None if encoder.fit == "stretch" else spec.preprocessing.shorter_side

@@ -206,8 +206,7 @@ def search_and_rerank(
     `image_vectors` computes the decoder's vectors (B, H). Raises `ParamsError` when no beam can hold as many captions,
     and when re-ranking is asked for and the model does not store its training captions.
     """
-    if not 1 <= captions <= MAX_BEAM_SIZE:
-        raise ParamsError(f"captions: {captions} per image; must be 1 to {MAX_BEAM_SIZE}, the largest beam size")
+    check_caption_count(captions)
     options = replace(options, beam_size=max(options.beam_size, captions))
     if not rerank.neighbors:
         return search(options, captions)
@@ -218,6 +217,12 @@ def search_and_rerank(
         )
     ranked = reranker.rerank(image_vectors(), search(options, options.beam_size), rerank)
     return [best[:captions] for best in ranked]
+
+
+def check_caption_count(captions: int) -> None:
+    """Raise `ParamsError` when no beam can hold as many captions per image."""
+    if not 1 <= captions <= MAX_BEAM_SIZE:
+        raise ParamsError(f"captions: {captions} per image; must be 1 to {MAX_BEAM_SIZE}, the largest beam size")
 
 
 def largest(values: Array, count: int) -> tuple[Array, Array]:

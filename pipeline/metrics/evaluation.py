@@ -58,8 +58,10 @@ def evaluate(
     """
     captions = {image: captions[image] for image in sorted(captions)}
     references = {image: references[image] for image in captions}
-    hypotheses = [join_tokens(tokenize(text)) for text in captions.values()]
-    tokenized = [[join_tokens(tokenize(text)) for text in texts] for texts in references.values()]
+    tokens = [tokenize(text) for text in captions.values()]
+    reference_tokens = [[tokenize(text) for text in texts] for texts in references.values()]
+    hypotheses = [join_tokens(one) for one in tokens]
+    tokenized = [[join_tokens(one) for one in of_image] for of_image in reference_tokens]
     return Evaluation(
         captions=captions,
         references=references,
@@ -67,6 +69,6 @@ def evaluate(
         scores=score(hypotheses, tokenized, seed=seed, meteor=meteor),
         diversity=diversity(hypotheses, vocabulary_size),
         reference_diversity=diversity([texts[0] for texts in tokenized]),
-        lengths=Counter(len(text.split()) for text in hypotheses),
-        reference_lengths=Counter(len(text.split()) for texts in tokenized for text in texts),
+        lengths=Counter(map(len, tokens)),
+        reference_lengths=Counter(len(one) for of_image in reference_tokens for one in of_image),
     )

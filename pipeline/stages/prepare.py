@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING
 from pipeline import paths
 from pipeline.archives import is_archive, open_archive
 from pipeline.datasets.detection import Candidate, collect_entries, detect_format
-from pipeline.datasets.entries import AUTO, SPLITS, CaptionEntry, ReadOptions, SkippedEntry, skip_entry
+from pipeline.datasets.entries import (
+    AUTO,
+    SPLITS,
+    CaptionEntry,
+    ReadOptions,
+    SkippedEntry,
+    check_encodable,
+    skip_entry,
+)
 from pipeline.datasets.image_hashes import ImageHashes, hash_images
 from pipeline.datasets.image_index import ImageIndex, number_of
 from pipeline.datasets.image_root import describe_ambiguity, find_image_root, likely_image_roots
@@ -62,7 +70,7 @@ class PrepareReport:
     """Images that were read, because the hash cache did not have them."""
     notes: tuple[str, ...]
     """Assumptions about the dataset, and what of it is not used or is there twice."""
-    passed_over: tuple[str, ...]
+    ignored_files: tuple[str, ...]
     """Files in `image_root` that are in no image format that is read."""
     share_without_spaces: float
     """The share of captions in a writing system without spaces between words."""
@@ -128,7 +136,7 @@ def prepare(files: PrepareFiles, params: "Params", *, progress: Progress = no_pr
             *_describe_duplicates(sha256, leaks, files.skipped),
             *_describe_repetition(captions, splits),
         ),
-        passed_over=tuple(index.passed_over()),
+        ignored_files=tuple(index.ignored_files()),
         share_without_spaces=share_without_spaces(entry.caption for entry in captions),
         share_with_dropped_letters=share_with_dropped_letters(entry.caption for entry in captions),
     )
@@ -165,8 +173,9 @@ def _locate_images(
     missing = []
     for number, image in enumerate(sorted(first, key=str.encode), start=1):
         path = index.find(image)
-        if path is None:
-            missing.append(skip_entry(image, index.problem(image), first[image].file, first[image].line))
+        problem = index.problem(image) if path is None else _undecodable(path)
+        if path is None or problem:
+            missing.append(skip_entry(image, problem or "", first[image].file, first[image].line))
         else:
             names[image] = by_path.setdefault(path, image)
         if number % 1000 == 0:
@@ -177,6 +186,11 @@ def _locate_images(
         if entry.image in names
     ]
     return {image: path for path, image in by_path.items()}, located, missing
+
+
+def _undecodable(path: str) -> str | None:
+    """Why a path cannot be written to images.csv; None when it can."""
+    return f"its path {path!a} is not UTF-8; rename the file or folder" if check_encodable(path) else None
 
 
 def _describe_linked_folders(root: Path, image_paths: Iterable[str]) -> Iterator[str]:

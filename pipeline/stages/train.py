@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from pipeline.params import Params
 
 VAL_BATCH = 256
-"""Captions of the val split whose loss is computed at a time, unless training has larger or far smaller batches."""
+"""Batch size of the val loss, but at least `train.batch_size` and at most four times it."""
 NOT_IN_TABLE = {"seconds", "tokens_per_second"}
 """Metrics that differ between equal runs; outputs must not."""
 

@@ -38,7 +38,7 @@ class CaptionSampler:
             self._decoder.train(was_training)
 
     def compute(self, features: Tensor, noise: Iterable[Tensor]) -> Tensor:
-        """What is captured; the noise (T, M S, V) is drawn outside, so that a graph samples the same captions."""
+        """Sample with the given noise (T, M S, V): the function that is captured."""
         captured, device = self.graphs is not None, features.device.type
         # The cache of autocast would keep casts of the weights from one call to the next.
         with torch.autocast(device, torch.bfloat16, enabled=self._bfloat16, cache_enabled=not captured):

@@ -96,7 +96,7 @@ class GraphedStep:
         return loss
 
     def compute(self, numbers: Tensor, *tensors: Tensor) -> Tensor:
-        """What is captured.
+        """One optimizer step, the function that is captured.
 
         `numbers` are the learning rate, the decay of the average and the factor of each term. Of each term follow
         features, images, inputs, targets, and weights, which are empty if the batch has none.

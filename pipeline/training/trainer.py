@@ -66,7 +66,7 @@ class Trainer:
     ) -> None:
         self.device = processes.device
         self.data, self.validation, self.params, self.seed, self.processes = data, validation, params, seed, processes
-        # On a CPU training computes the plain form.
+        # On a CPU, training uses the plain modules; the accelerated ones are for inference.
         self.decoder = accelerate(decoder, self.device) if self.device.type == "cuda" else decoder
         bag = None
         if params.bag_of_words:
@@ -196,7 +196,7 @@ class Trainer:
                     batch = scheduled_sampling(self.decoder, features, batch, sampling_probability)
             self.lr = self.params.lr * self.schedule.factor((number - 1) * len(self.data.batches) + step)
             batch_losses.append(self._step(loss, [Term(features, batch)]))
-            if self.device.type == "cpu":  # to read a value from a GPU is to wait for it: there it is done at the end
+            if self.device.type == "cpu":  # reading a loss waits for a GPU: there all are checked at the end
                 check_finite(batch_losses[-1:], number, step)
             total += batch_losses[-1] * batch.tokens
             tokens += batch.tokens
@@ -214,7 +214,7 @@ class Trainer:
         references = chain.from_iterable(self._batches(number + again * _PASS_OFFSET) for again in count())
         total, rewards, sampled_tokens = 0.0, 0.0, 0
         for step, features in enumerate(self.data.features.batches(shares)):
-            sampled = self._sample(features, self._process_seed(number) + step)
+            sampled = self._sample(features, self._step_seed(number, step))
             samples, reward = self_critical_batch(sampled, shares[step], self.data.reward)
             idle = self.processes.rank >= len(images[step])
             own = [0.0, 0.0] if idle else [samples.tokens, reward * len(shares[step])]
@@ -282,6 +282,10 @@ class Trainer:
     def _process_seed(self, number: int) -> int:
         """The seed of an epoch; each process has its own."""
         return epoch_seed(self.seed, number) + _RANK_OFFSET * self.processes.rank
+
+    def _step_seed(self, number: int, step: int) -> int:
+        """The seed of the sampling in one step; no two steps of any epochs share it."""
+        return epoch_seed(self._process_seed(number), step) % 2**63  # torch takes 64 bits
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)

@@ -27,7 +27,7 @@ def exponential_moving_average(network: nn.Module, decay: float) -> AveragedMode
     average = AveragedModel(network, multi_avg_fn=update)
     for module in average.modules():
         if isinstance(module, nn.RNNBase):
-            module.flatten_parameters()  # cuDNN wants an LSTM's weights in one piece of memory, which a copy has not
+            module.flatten_parameters()  # cuDNN needs an LSTM's weights in one piece of memory; the copy has them apart
     return average
 
 

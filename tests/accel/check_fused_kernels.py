@@ -101,11 +101,11 @@ def test_inputs_need_not_be_contiguous():
     real = torch.tensor([[True, True], [True, False], [True, True], [False, True], [True, True]]).to(DEVICE)
     found = []
     for attention in (FusedAdditiveAttention(plain), plain):
-        of_values, of_h = (tensor.clone().requires_grad_() for tensor in (values, h))
-        regions = of_values.transpose(1, 2)
-        context, _ = attention(regions, attention.project_keys(regions), of_h.t(), real.t())
+        grad_values, grad_h = (tensor.clone().requires_grad_() for tensor in (values, h))
+        regions = grad_values.transpose(1, 2)
+        context, _ = attention(regions, attention.project_keys(regions), grad_h.t(), real.t())
         context.square().sum().backward()
-        found.append([context.detach(), of_values.grad, of_h.grad])
+        found.append([context.detach(), grad_values.grad, grad_h.grad])
     for one, two in zip(*found, strict=True):
         close(one, two)
 
@@ -148,10 +148,10 @@ def test_sizes_that_fill_no_block_and_several():
     values, h = torch.randn(2, 70, 130).to(DEVICE), torch.randn(2, 130).to(DEVICE)
     found = []
     for attention in (fused, plain):
-        of_values, of_h = (tensor.clone().requires_grad_() for tensor in (values, h))
-        context, weights = attention(of_values, attention.project_keys(of_values), of_h)
+        grad_values, grad_h = (tensor.clone().requires_grad_() for tensor in (values, h))
+        context, weights = attention(grad_values, attention.project_keys(grad_values), grad_h)
         context.square().sum().backward()
-        found.append([context.detach(), weights.detach(), of_values.grad, of_h.grad])
+        found.append([context.detach(), weights.detach(), grad_values.grad, grad_h.grad])
     for one, two in zip(*found, strict=True):
         close(one, two)
     cells = torch.randn(3, 4 * 300).to(DEVICE), torch.randn(3, 300).to(DEVICE)

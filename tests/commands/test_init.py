@@ -78,7 +78,7 @@ def test_two_images_are_too_few_for_three_splits(project):
 def test_broken_links_among_the_images_cause_a_warning(project):
     (project / "data/tiny/images/gone.png").symlink_to("nowhere.png")
     err = run_command("init", "data/tiny", cwd=project)[2]
-    assert "warning: 1 image is a symbolic link to no file: gone.png; repair or remove them, or `dvc repro` will" in err
+    assert "warning: 1 image is a broken symbolic link: gone.png; repair or remove them, or `dvc repro` will" in err
 
 
 def test_images_in_an_archive_are_found(project):

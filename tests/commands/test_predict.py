@@ -99,7 +99,7 @@ def test_a_second_image_on_standard_input_is_not_dropped(trained_project):
 def test_an_address_gets_the_command_that_downloads_it(trained_project):
     address = "https://example.org/a b/photo[1].jpg?width=500&x=1"
     command = f"curl -gfL -o 'photo[1].jpg' '{address.replace(' ', '%20')}'"
-    hint = f"{address}: an address, not a file; download it first: {command}"
+    hint = f"{address}: a URL, not a file; download it first: {command}"
     assert predict(trained_project, address) == (3, "", f"error: {hint}\n")
     _, _, message = predict(trained_project, "-", stdin=f"{TINY}/000.png\n{address}\n".encode())
     assert message.splitlines()[0] == f"error: {hint}"

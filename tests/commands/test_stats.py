@@ -53,11 +53,20 @@ def test_truncated_jpegs_can_be_used_if_extract_fills_them(project):
 def test_files_that_are_no_images_are_counted(project):
     (project / "data/tiny/images/a.mov").write_bytes(b"x")
     (project / "data/tiny/images/b.jpg").symlink_to("gone.jpg")
-    note = "note: data/tiny/images: files that are not images: 1 .jpg (links to no file), 1 .mov\n"
+    note = "note: data/tiny/images: files that are not images: 1 .jpg (broken links), 1 .mov\n"
     assert run_command("stats", cwd=project)[2] == note
     code, out, err = run_command("stats", "--json", cwd=project)
-    assert (code, err, json.loads(out)["passed_over"]) == (0, note, ["b.jpg", "a.mov"])
+    assert (code, err, json.loads(out)["ignored_files"]) == (0, note, ["b.jpg", "a.mov"])
     assert note in run_command("prepare", cwd=project)[2]
+
+
+def test_the_longest_captions_share_a_line(project):
+    with (project / "data/tiny/captions.csv").open("a") as file:
+        file.write(f"004.png,{'a dog ' * 5000},train\n")
+    lines = run_command("stats", cwd=project)[1].splitlines()
+    assert any(line.startswith("words per caption: mean ") and line.endswith(", longest 10000") for line in lines)
+    assert "more  1" in lines
+    assert len(lines) < 150
 
 
 def test_options_select_another_dataset(project):

@@ -118,9 +118,9 @@ def test_broken_links_are_no_images_and_are_listed(tmp_path):
     (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
     index = ImageIndex(tmp_path)
     assert list(index.names()) == ["a.jpg"]
-    assert index.passed_over() == index.broken_links == ["gone.jpg", "loop.jpg"]
+    assert index.ignored_files() == index.broken_links == ["gone.jpg", "loop.jpg"]
     assert index.find("gone.jpg") is None
-    assert index.problem("gone.jpg") == index.problem("loop.jpg") == "a symbolic link to no file"
+    assert index.problem("gone.jpg") == index.problem("loop.jpg") == "a broken symbolic link"
 
 
 @pytest.mark.parametrize("name", ["7", "07", "7.jpg", "000007", "7.0"])
@@ -142,14 +142,14 @@ def test_a_number_that_could_be_two_images_is_none(tmp_path):
 def test_files_that_are_no_images_are_listed(tmp_path):
     for name in ("a.jpg", "a.txt", "captions.csv", "sub/b.JP2", "c.mov", ".hidden"):
         write(tmp_path, b"x", name)
-    assert ImageIndex(tmp_path).passed_over() == ["c.mov", "sub/b.JP2"]
+    assert ImageIndex(tmp_path).ignored_files() == ["c.mov", "sub/b.JP2"]
     placeholder = write(tmp_path, b"x", ".d.HEIC.icloud")
-    assert ImageIndex(tmp_path).passed_over() == [placeholder.name, "c.mov", "sub/b.JP2"]
+    assert ImageIndex(tmp_path).ignored_files() == [placeholder.name, "c.mov", "sub/b.JP2"]
     placeholder.unlink()
     pack(tmp_path / "code.zip", {"a.py": b""})
     pack(tmp_path / "images.zip", {"a.jpg": b""})
     write(tmp_path, b"damaged", "sub/images.tar")
-    assert ImageIndex(tmp_path).passed_over() == ["c.mov", "code.zip", "sub/b.JP2", "sub/images.tar"]
+    assert ImageIndex(tmp_path).ignored_files() == ["c.mov", "code.zip", "sub/b.JP2", "sub/images.tar"]
 
 
 def test_links_in_archives_are_not_images(tmp_path):

@@ -26,6 +26,21 @@ def test_a_list_of_images_gives_a_list_of_captions(captioner, images):
     assert captioner([]) == []
 
 
+def test_a_long_list_is_captioned_in_batches(captioner, images, monkeypatch):
+    expected = captioner(images)
+    sizes, caption_pixels = [], captioner.caption_pixels
+
+    def record(pixels, *options, **more):
+        sizes.append(len(pixels))
+        return caption_pixels(pixels, *options, **more)
+
+    monkeypatch.setattr(captioner, "caption_pixels", record)
+    monkeypatch.setattr(captioner, "batch_size", 4)
+    assert captioner(images) == expected
+    assert max(sizes) == 4
+    assert sum(sizes) == len(images)
+
+
 def test_several_captions_are_different_and_best_first(captioner, images):
     (reranked,) = captioner.captions(images[:1], captions=4)
     assert len({caption.text for caption in reranked}) == 4
@@ -141,7 +156,7 @@ def test_an_unknown_or_impossible_option_is_named(captioner, option):
 
 @pytest.mark.parametrize("count", [0, 150])
 def test_more_captions_than_a_beam_holds_are_refused(captioner, images, count):
-    for options in (None, captioner.generation_options(neighbors=0)):
+    for options in (None, captioner.generation_options(neighbors=0), captioner.sampling_options()):
         with pytest.raises(ParamsError, match=f"captions: {count} per image; must be 1 to 100"):
             captioner.captions(images[:1], options, captions=count)
 

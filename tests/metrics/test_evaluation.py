@@ -23,6 +23,12 @@ def test_the_references_have_diversity_statistics_too():
     assert found.reference_diversity["mean_length"] == pytest.approx(25 / 3)
 
 
+def test_lengths_count_the_spaces_between_characters():
+    found = evaluate({"1": "a cat"}, {"1": ["the cat"]}, seed=0, tokenize=list)
+    assert (found.lengths, found.reference_lengths) == ({5: 1}, {7: 1})
+    assert found.hypotheses == ("a c a t",)
+
+
 def test_metrics_are_rounded_numbers():
     found = evaluate(CAPTIONS, REFERENCES, seed=0).metrics()
     assert found["bleu_4"] == 62.9483

@@ -103,7 +103,7 @@ def test_links_to_elsewhere_are_images_and_names_that_climb_out_are_not(dataset)
     assert out["images"][-1]["image"] == "k.jpg"
     assert [(one.image, one.reason) for one in found.skipped] == [
         ("../elsewhere.jpg", "the image path leads outside the image folder"),
-        ("l.jpg", "a symbolic link to no file"),
+        ("l.jpg", "a broken symbolic link"),
     ]
 
 
@@ -128,6 +128,20 @@ def test_names_that_are_numbers_mean_numbered_images_and_are_noted(dataset):
     report, out = run(dataset)
     assert out["images"][0]["path"].endswith("0.zip::7.jpg")
     assert report.notes == (f"{dataset}/images: 1 image without a caption is not used",)
+
+
+def test_an_image_whose_path_is_not_utf8_is_skipped(dataset):
+    folder = os.fsencode(dataset / "images") + b"/gr\xfcn"
+    os.mkdir(folder)
+    with open(folder + b"/IMG_0007.jpg", "wb") as file:
+        file.write(b"image 7")
+    save(dataset, [("7", "a dog", "train"), *rows_of(dataset)])
+    report, out = run(dataset, max_skipped=0.2)
+    assert len(out["images"]) == 10
+    ((image, reason),) = [(one.image, one.reason) for one in report.skipped]
+    assert image == "7"
+    assert reason.startswith("its path ")
+    assert reason.endswith("gr\\udcfcn/IMG_0007.jpg' is not UTF-8; rename the file or folder")
 
 
 def test_too_many_unusable_captions_stop_the_run(dataset):

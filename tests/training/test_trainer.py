@@ -202,13 +202,29 @@ def test_the_self_critical_loss_includes_a_share_of_the_cross_entropy(share):
     decoder = copy.deepcopy(trainer.decoder).train()
     (images,) = trainer.data.batches.image_epoch(2, 30)
     sampler = CaptionSampler(decoder, samples=5, max_length=MAX_LENGTH, bfloat16=False)
-    samples, _ = self_critical_batch(sampler(FEATURES[images], epoch_seed(SEED, 2)), images, by_length)
+    samples, _ = self_critical_batch(sampler(FEATURES[images], epoch_seed(epoch_seed(SEED, 2), 0)), images, by_length)
     sample_loss = CaptionLoss(decoder)(FEATURES[images].repeat_interleave(5, 0), samples) / samples.tokens
     (batch,) = trainer.data.batches.epoch(2)
     logits = decoder(FEATURES[batch.images], batch.inputs)
     cross_entropy = functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
     expected = (1 - share) * sample_loss.item() + share * cross_entropy.item()
     assert trainer.run_epoch().train_loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_each_step_of_each_self_critical_epoch_draws_its_own_random_numbers(monkeypatch):
+    trainer = self_critical_trainer(50.0, reward=equal_reward, batch_size=30, patience=40, scst=scst(epochs=4))
+    seeds, sample = [], trainer._sample
+
+    def record(features, seed):
+        seeds.append(seed)
+        return sample(features, seed)
+
+    monkeypatch.setattr(trainer, "_sample", record)
+    trainer.run_epoch()
+    steps = len(seeds)
+    run(trainer, 3)
+    assert steps > 1
+    assert len(set(seeds)) == len(seeds) > steps
 
 
 def test_self_critical_training_raises_the_reward():

@@ -14,7 +14,7 @@ from pipeline.errors import CaptionerError, DataError, ParamsError
 from pipeline.wording import counted
 
 RETRIES = 3
-"""Of a task whose process died, perhaps because an image crashes its decoder."""
+"""Times that Ray restarts a task whose process died, for instance because an image crashes the decoder."""
 
 
 @dataclass(frozen=True)
