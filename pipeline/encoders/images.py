@@ -322,11 +322,6 @@ def preprocess_image(image: Image.Image, preprocessing: Preprocessing) -> NDArra
     return np.asarray(narrow.resize((size, size), resampling, box=(0, top - first, size, bottom - first)))
 
 
-def read_pixels(read: Callable[[], bytes], sha256: str, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Return the encoder's input (S, S, 3) from an image file. See `read_file`. Raises `ImageError`."""
-    return decode_pixels(read_file(read, sha256), preprocessing)
-
-
 def decode_pixels(content: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """Return the encoder's input (S, S, 3) from an image file's bytes. Raises `ImageError`."""
     return preprocess_image(decode_image(content, fill_truncated=preprocessing.fill_truncated), preprocessing)

@@ -32,13 +32,9 @@ class ImageFile:
     path: Path
     sha256: str
 
-    def content(self) -> bytes:
-        """Return the file's bytes. Raises `ImageError`."""
-        return read_file(partial(read_image_bytes, self.path), self.sha256)
-
     def pixels(self, preprocessing: Preprocessing) -> NDArray[np.uint8]:
         """Return the encoder's input (S, S, 3). Raises `ImageError`."""
-        return decode_pixels(self.content(), preprocessing)
+        return decode_pixels(read_file(partial(read_image_bytes, self.path), self.sha256), preprocessing)
 
 
 @dataclass(frozen=True)

@@ -128,12 +128,7 @@ class CiderD:
         return np.divide(products, norm, out=np.zeros(len(images)), where=norm > 0)
 
 
-def cider_d(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Floats:
-    """CIDEr-D of each image, (N,). Raises `ValueError` as `CiderD` does."""
-    return CiderD(references).score(hypotheses)
-
-
-CIDER_D = mean_metric(cider_d)
+CIDER_D = mean_metric(lambda hypotheses, references: CiderD(references).score(hypotheses))
 
 
 def extend_ngrams(start: Ints, ngram: Ints, order: int, caption: Ints, words: Ints) -> tuple[Ints, Ints]:

@@ -20,7 +20,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from pipeline.encoders.images import ImageError, read_pixels
+from pipeline.encoders.images import ImageError, decode_pixels, read_file
 from pipeline.encoders.spec import Preprocessing
 from pipeline.errors import ArtefactError
 from pipeline.features.feature_file import Features
@@ -97,7 +97,7 @@ def decode_shard(images: Sequence[ListedImage], preprocessing: Preprocessing) ->
         for image in images:
             read = contents.popleft().result  # popped, so that the bytes are freed
             try:
-                pixels[reasons.count("")] = read_pixels(read, image.sha256, preprocessing)
+                pixels[reasons.count("")] = decode_pixels(read_file(read, image.sha256), preprocessing)
                 reasons.append("")
             except ImageError as error:
                 reasons.append(str(error))
