@@ -170,8 +170,9 @@ def _zip_members(archive: zipfile.ZipFile) -> Iterator[tuple[str, zipfile.ZipInf
 
 
 def _tar_members(path: Path) -> Iterator[tuple[str, TarMember]]:
-    """Yield regular files by normalized name, as `_zip_members` does."""
+    """Yield regular files by normalized name, as `_zip_members` does; a hard link is the file that it leads to."""
     size = path.stat().st_size
+    files: dict[str | None, TarMember] = {}
     with tarfile.open(path, "r:", errors="surrogateescape") as tar:
         for entry in tar:
             tar.members = []  # type: ignore[attr-defined]  # tarfile would keep all entries in memory
@@ -179,7 +180,10 @@ def _tar_members(path: Path) -> Iterator[tuple[str, TarMember]]:
             if name and entry.isreg() and not entry.issparse():
                 if entry.offset_data + entry.size > size:
                     raise tarfile.ReadError("unexpected end of data")
-                yield name, TarMember(entry.offset_data, entry.size)
+                files[name] = TarMember(entry.offset_data, entry.size)
+                yield name, files[name]
+            elif name and entry.islnk() and (linked := files.get(_clean(entry.linkname))):
+                yield name, linked
         end = tar.offset  # tarfile stops at a damaged header as if it were the end
     with path.open("rb") as file:
         file.seek(end)

@@ -5,6 +5,7 @@ the commands, so that `captioner --help` answers at once.
 """
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -117,6 +118,10 @@ def main() -> None:
     """Run the command line and exit. An expected failure prints one `error:` line per mistake and has its exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
+    # A closed stream would be None, and `print` would then write errors among the captions.
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a caption may have letters that a terminal lacks
     # Waiting OpenMP threads sleep instead of spinning, which slows down everything else. Read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.showwarning = lambda message, *place: say(f"warning: {message}")
@@ -126,8 +131,7 @@ def main() -> None:
 def _run(*, debug: bool) -> int:
     try:
         code = app(standalone_mode=False) or 0
-        if sys.stdout:  # None if it is closed
-            sys.stdout.flush()
+        sys.stdout.flush()
         return code
     except Stopped as stopped:
         command = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), "")

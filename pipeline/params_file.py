@@ -65,11 +65,14 @@ def write_section(path: Path, name: str, values: dict[str, Any]) -> None:
     yaml = YAML()
     yaml.width = 4096
     yaml.preserve_quotes = True
-    content = yaml.load(text) or {}
+    content = yaml.load(text)
+    comments = "" if content else "".join(line for line in text.splitlines(True) if line.startswith("#"))
+    content = content or {}
     if content.get(name) is None:
         content[name] = {}
     content[name].update(values)
     changed = StringIO()
+    changed.write(comments)  # which belong to no key, so that the parser drops them
     yaml.dump(content, changed)
     check_params(_parse(changed.getvalue(), str(path)))
     write_text(path, changed.getvalue())

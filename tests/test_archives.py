@@ -171,3 +171,16 @@ def test_a_damaged_tar_header_is_not_mistaken_for_the_end(tmp_path):
     path.write_bytes(raw)
     with pytest.raises(OSError, match=f"not a complete tar archive: damaged at byte {place}"):
         open_archive(path)
+
+
+def test_a_hard_link_in_a_tar_is_the_file_that_it_leads_to(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        entry = tarfile.TarInfo("a.jpg")
+        entry.size = 5
+        archive.addfile(entry, io.BytesIO(b"image"))
+        for name, target in (("b.jpg", "./a.jpg"), ("c.jpg", "gone.jpg")):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.LNKTYPE, target
+            archive.addfile(link)
+    assert set(open_archive(tmp_path / "a.tar").members) == {"a.jpg", "b.jpg"}
+    assert read_image_bytes(inside(tmp_path / "a.tar", "b.jpg")) == b"image"

@@ -43,6 +43,42 @@ def test_a_full_disk_behind_standard_output_is_one_error_line(arguments, unbuffe
     assert (done.returncode, done.stderr) == (5, problem)
 
 
+def run_with_streams(redirection, *arguments, cwd, **environment):
+    """Run `captioner ...` in a shell with a redirection such as `>&-`: exit code, standard output, standard error."""
+    command = f'exec "$0" -m pipeline "$@" {redirection}'
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    done = subprocess.run(
+        ["sh", "-c", command, sys.executable, *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr.decode()
+
+
+def test_closed_streams_lose_their_lines_only(trained_project):
+    arguments = ("predict", "data/tiny/images/001.png", "gone.png")
+    code, out, err = run_with_streams(">&-", *arguments, cwd=trained_project)
+    assert (code, out) == (3, b"")
+    assert "Traceback" not in err
+    code, out, err = run_with_streams("2>&-", *arguments, cwd=trained_project)
+    assert (code, err) == (3, "")
+    assert out.startswith(b"data/tiny/images/001.png: ")
+    assert out.count(b"\n") == 1
+
+
+def test_letters_that_standard_output_lacks_are_escaped(trained_project, tmp_path):
+    (tmp_path / "\u72ac.png").write_bytes((trained_project / "data/tiny/images/001.png").read_bytes())
+    model = str(trained_project / paths.MODEL)
+    code, out, err = run_with_streams(
+        "", "predict", "--model", model, "\u72ac.png", cwd=tmp_path, PYTHONIOENCODING="latin-1"
+    )
+    assert (code, "Traceback" in err) == (0, False)
+    assert out.startswith(b"\\u72ac.png: ")
+
+
 def test_a_warning_is_one_line_without_its_place_in_the_code():
     program = (
         "import warnings; from pipeline import cli; cli.app = lambda **options: warnings.warn('be careful'); cli.main()"

@@ -37,7 +37,7 @@ def serve(
         import uvicorn  # noqa: F401
 
         from pipeline.web.app import make_app
-        from pipeline.web.security import LOOPBACK
+        from pipeline.web.security import LOOPBACK, without_port
         from pipeline.web.uploads import Limits
     except ModuleNotFoundError as error:
         raise ParamsError(
@@ -45,10 +45,10 @@ def serve(
         ) from error
     listening = _listen(host, port)
     all_networks = host in {"0.0.0.0", "::"}
-    hosts = None if all_networks and not allow_host else {*LOOPBACK, host, *(allow_host or ())}
+    hosts = None if all_networks and not allow_host else {*LOOPBACK, host, *map(without_port, allow_host or ())}
     limits = Limits(max_bytes=max_megabytes * 1_000_000, max_requests=max_requests)
     app = make_app(load_captioner(model, runtime, device), limits=limits, hosts=hosts)
-    shown = "127.0.0.1" if all_networks else host
+    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     say(f"serve: http://{f'[{shown}]' if ':' in shown else shown}:{listening.getsockname()[1]}/  (stop with Ctrl-C)")
     if host not in LOOPBACK:
         say("warning: anyone who can reach this address can use the server; it has no password")

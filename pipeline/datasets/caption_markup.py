@@ -77,6 +77,6 @@ def _find_markers(caption: str) -> _Markers:
     if end and not start and end[1].lower() in _PAIRED_ENDS:
         end = None
     last = end.start() if end else len(caption)
-    if not caption[first:last].strip():  # markers alone are kept
-        return _Markers("", 0, len(caption), "", has_text=False)
+    if not caption[first:last].strip():  # markers alone: an empty caption where markers are removed
+        return _Markers("", len(caption), 0, "", has_text=False)
     return _Markers(start[1] if start else "", first, last, end[1] if end else "", has_text=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.datasets.caption_rows import CaptionRow
-from pipeline.datasets.detection import Candidate
+from pipeline.datasets.detection import Candidate, first_download, note_downloads
 from pipeline.datasets.entries import Entry, Note, ReadOptions, make_entry, skip_entry
 from pipeline.datasets.text_files import load_json, sniff_json
 from pipeline.errors import DataError
@@ -43,7 +43,8 @@ def detect_coco(path: Path, options: ReadOptions) -> Iterator[Candidate]:
 
 def _files_in(folder: Path) -> list[Path]:
     """Files named as COCO's captions are; else all with captions in COCO's layout."""
-    return sorted(folder.glob(PATTERN)) or [file for file in sorted(folder.glob("*.json")) if _has_captions(file)]
+    named = [file for file in sorted(folder.glob(PATTERN)) if not first_download(file)]
+    return named or [file for file in sorted(folder.glob("*.json")) if _has_captions(file) and not first_download(file)]
 
 
 def _has_captions(path: Path) -> bool:
@@ -68,6 +69,8 @@ def read_coco(path: Path, options: ReadOptions) -> Iterator[Entry]:
     for file, part in parts.items():
         split = splits[part[1]] if part and len(files) > 1 else None
         yield from _read_file(file, f"{part[0]}/" if part else "", split, options.encoding)
+    if path.is_dir():
+        yield from note_downloads(path, files)
 
 
 def _read_file(path: Path, folder: str, split: str | None, encoding: str) -> Iterator[Entry]:

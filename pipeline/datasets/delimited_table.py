@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
@@ -201,7 +202,9 @@ def _read_row(fields: list[str], columns: Columns, line: int) -> CaptionRow:
         captions += found
     if len(captions) > 1:
         captions = [caption for caption in captions if caption.strip()] or [""]
-    return make_row(fields, captions, columns, line)
+    row = make_row(fields, captions, columns, line)
+    references = None if columns.references is None else _captions_in_cell(fields[columns.references])
+    return replace(row, references=references) if references and references != [row.references] else row
 
 
 def _captions_in_cell(cell: str) -> list[str] | None:

@@ -1,6 +1,7 @@
 """Detects the format of a dataset and runs the reader of a format."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import islice
@@ -9,7 +10,7 @@ from typing import Any
 
 from pipeline.archives import is_archive
 from pipeline.datasets.caption_markup import clean_captions
-from pipeline.datasets.entries import DatasetEntries, Entry, ReadOptions
+from pipeline.datasets.entries import DatasetEntries, Entry, Note, ReadOptions, SkippedEntry, make_entry
 from pipeline.datasets.registry import FORMATS
 from pipeline.errors import DataError
 from pipeline.progress import Progress
@@ -36,6 +37,20 @@ class Candidate:
     """The name of the format. Detectors leave it out."""
 
 
+def first_download(file: Path) -> Path | None:
+    """`train.csv` for the browser's second download of it, `train (1).csv`; None where no such file is beside it."""
+    copy = re.fullmatch(r"(.+?) ?\(\d+\)", file.stem)
+    first = file.with_stem(copy[1]) if copy else None
+    return first if first and first.exists() else None
+
+
+def note_downloads(folder: Path, read: Collection[Path]) -> Iterator[Note]:
+    """A note on each file of the folder that is a second download of one of those that are read."""
+    for file in sorted(folder.glob("*(*).*")):
+        if (first := first_download(file)) and first in read:
+            yield Note(f"{file}: not read, as a second download of {first.name}; rename it, if it holds other captions")
+
+
 def collect_entries(dataset: Candidate, options: ReadOptions, progress: Progress) -> DatasetEntries:
     """Read a dataset, without start and end markers. Raises `DataError`, also where no caption can be used."""
     found = DatasetEntries.collect(read_dataset(dataset.format, dataset.captions, options), progress)
@@ -49,10 +64,14 @@ def collect_entries(dataset: Candidate, options: ReadOptions, progress: Progress
         problem = f"{counted(len(found.skipped), 'row')} skipped, the first in {first.place}: {first.reason}"
         raise DataError(f"{dataset.captions}: no usable caption; {problem}")
     cleaned, notes = clean_captions([entry.caption for entry in found.captions])
-    found.captions = [
-        entry if entry.caption == caption else replace(entry, caption=caption)
+    entries = [
+        entry
+        if entry.caption == caption
+        else make_entry(entry.image, caption, entry.split, entry.file, entry.line)  # which may be empty now
         for entry, caption in zip(found.captions, cleaned, strict=True)
     ]
+    found.captions = [entry for entry in entries if not isinstance(entry, SkippedEntry)]
+    found.skipped += [entry for entry in entries if isinstance(entry, SkippedEntry)]
     found.notes += notes
     return found
 

@@ -14,7 +14,16 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.archives import IMAGE_SUFFIXES, SEPARATOR, is_archive, read_image_bytes
 from pipeline.datasets.detection import Candidate
-from pipeline.datasets.entries import SPLIT_NAMES, CaptionEntry, Entry, Note, ReadOptions, make_entry, skip_entry
+from pipeline.datasets.entries import (
+    SPLIT_NAMES,
+    CaptionEntry,
+    Entry,
+    Note,
+    ReadOptions,
+    check_encodable,
+    make_entry,
+    skip_entry,
+)
 from pipeline.datasets.image_index import TEXT_SUFFIXES, ImageIndex, stem_of, suffix_of
 from pipeline.datasets.table import METADATA, read_table
 from pipeline.datasets.text_files import decode, numbered_lines, parse_json
@@ -78,19 +87,35 @@ def find_metadata(path: Path) -> list[Path]:
 
 
 def _read_metadata(root: Path, tables: list[Path], options: ReadOptions) -> Iterator[Entry]:
-    captioned = set()
+    index = ImageIndex(root)
+    path_of: dict[str, str | None] = {}
+    """By the names in the tables, which may differ in case or accents from those on the disk."""
+    first_in: dict[Path, Path] = {}
     for table in tables:
+        first = first_in.setdefault(table.parent, table)
+        if first != table:
+            yield Note(f"{table}: not read, because {first.name} is beside it")
+            continue
         below = table.parent.relative_to(root).as_posix()
         prefix = "" if below == "." else f"{below}/"
         for entry in read_table(table, options):
-            if isinstance(entry, CaptionEntry):
+            if not isinstance(entry, Note) and entry.image:
                 image = prefix + entry.image
-                captioned.add(image)
-                entry = replace(entry, image=image, split=entry.split or split_of(image))
+                if image not in path_of:
+                    path_of[image] = index.find(image)
+                entry = replace(entry, image=image)
+                if isinstance(entry, CaptionEntry):
+                    entry = replace(entry, split=entry.split or split_of(image))
             yield entry
-    for name in ImageIndex(root).names():
-        if name not in captioned:
-            yield skip_entry(name, "the image has no caption", tables[0], 0)
+    listed = set(path_of.values())
+    for name, path in index.files().items():
+        if suffix_of(name) in IMAGE_SUFFIXES and path not in listed:
+            yield skip_entry(name, _unwritable(name) or "the image has no caption", tables[0], 0)
+
+
+def _unwritable(name: str) -> str | None:
+    """Why a file's name cannot be that of an image; None when it can."""
+    return "its name is not UTF-8; rename the file or folder" if check_encodable(name) else None
 
 
 def _read_texts(path: Path, encoding: str) -> Iterator[Entry]:
@@ -116,14 +141,16 @@ def _read_texts(path: Path, encoding: str) -> Iterator[Entry]:
     if copies := len(images) - len(stems):
         shared = counted(copies, "image shares", "images share")
         yield Note(f"{path}: {shared} a text with another image of the same name")
-    used = set()
+    used: set[str | None] = set()
     for name in images:
         text = texts.get(stem_of(name))
-        if text is None:
-            yield skip_entry(name, "the image has no caption", files[name], 0)
+        used.add(text)
+        if problem := _unwritable(name) or ("" if text else "the image has no caption"):
+            yield skip_entry(name, problem, files[name], 0)
         else:
-            used.add(text)
-            yield from _read_text(name, files[text], encoding)
+            yield from _read_text(name, files[text or ""], encoding)
+    for archive, reason in index.damaged_archives.items():
+        yield skip_entry("", f"the archive cannot be read: {reason}", archive, 0)
     if unread:
         shown = ", ".join(f"{count:,} {suffix}" for suffix, count in unread.items())
         yield Note(f"{path}: not read, because another text is beside the same image: {shown}")

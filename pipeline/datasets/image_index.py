@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from pipeline.archives import ARCHIVES, IMAGE_SUFFIXES, inside, is_archive, open_archive, read_image_bytes
 from pipeline.errors import DataError
@@ -23,6 +24,7 @@ _BESIDE_IMAGES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson", ".token", ".md"
 _TRAILING_NUMBER = re.compile(r"\d+$", re.ASCII)
 _SPLIT_FOLDER = re.compile(r"(?:train|val|test)\d*/")
 """A folder that COCO's reader assumes by the name of a captions file."""
+_Key = TypeVar("_Key", str, tuple[str, str])
 
 
 class ImageIndex:
@@ -44,7 +46,7 @@ class ImageIndex:
         """The path of the image of this name, or the first two of those that it could be."""
         paths = self._fitting(name)
         folder = None if paths else _SPLIT_FOLDER.match(name)
-        return self._fitting(name[folder.end() :]) if folder else paths
+        return self._fitting(name[folder.end() :], by_number=False) if folder else paths
 
     def problem(self, name: str) -> str:
         """Why `find` finds no image of this name."""
@@ -53,9 +55,14 @@ class ImageIndex:
         path = self.root / name
         if os.path.exists(path):
             return "not a file"
-        return "a broken symbolic link" if os.path.islink(path) else "the image does not exist"
+        if os.path.islink(path):
+            return "a broken symbolic link"
+        damaged = "; ".join(f"{path}: {reason}" for path, reason in self.damaged_archives.items())
+        return "the image does not exist" + (
+            f", unless it is in an archive that cannot be read: {damaged}" if damaged else ""
+        )
 
-    def _fitting(self, name: str) -> tuple[str, ...]:
+    def _fitting(self, name: str, *, by_number: bool = True) -> tuple[str, ...]:
         path = f"{self._base}/{name}" if self._base != "." else name
         if os.path.isfile(path):
             return (path,)
@@ -63,7 +70,10 @@ class ImageIndex:
             if variant in self._by_name:
                 return self._by_name[variant]
         by_stem = self._by_stem.get(_fold(name), ())
-        return by_stem if by_stem or "/" in name else self._by_number.get(number_of(name) or "", ())
+        if by_stem or "/" in name or not by_number:
+            return by_stem
+        suffix = suffix_of(name) if suffix_of(name) in IMAGE_SUFFIXES else ""
+        return self._by_number.get((number_of(name) or "", suffix), ())
 
     def files(self) -> dict[str, str]:
         """All images and texts: path by name, in the order of names.
@@ -121,22 +131,38 @@ class ImageIndex:
         }
 
     @cached_property
+    def _archives(self) -> dict[str, Path]:
+        """By the name below the root, which is empty where the root is the archive."""
+        archives = {"": self.root} if is_archive(self.root) else {}
+        return archives | {name: Path(path) for name, path in self._walked if suffix_of(name) in ARCHIVES}
+
+    @cached_property
+    def damaged_archives(self) -> dict[str, str]:
+        """The reason by path for each archive that cannot be read beside the images of a folder.
+
+        Raises `DataError` for one where there are no other images.
+        """
+        damaged = {}
+        for path in self._archives.values():
+            try:
+                open_archive(path)
+            except OSError as error:
+                if not any(suffix_of(name) in IMAGE_SUFFIXES for name in self._loose):
+                    raise DataError(f"params.data.images: {path}: {error.strerror}") from error
+                damaged[str(path)] = error.strerror or str(error)
+        return damaged
+
+    @cached_property
     def _members(self) -> list[tuple[str, str, str, str]]:
         """(archive's name, member, name, path) of each image and text in an archive.
 
         The archive's name is that below the root, or empty where the root is the archive.
         """
-        archives = {"": self.root} if is_archive(self.root) else {}
-        archives |= {name: Path(path) for name, path in self._walked if suffix_of(name) in ARCHIVES}
         found = []
-        for archive, path in archives.items():
-            try:
-                members = open_archive(path).members
-            except OSError as error:
-                if any(suffix_of(name) in IMAGE_SUFFIXES for name in self._loose):
-                    continue  # an archive of something else, beside the images
-                raise DataError(f"params.data.images: {path}: {error.strerror}") from error
-            for member in members:
+        for archive, path in self._archives.items():
+            if str(path) in self.damaged_archives:
+                continue
+            for member in open_archive(path).members:
                 if suffix_of(member) in _LISTED:
                     name = f"{archive}/{member}" if archive else member
                     found.append((archive, member, name, inside(path, member)))
@@ -165,11 +191,13 @@ class ImageIndex:
         return _first_two((_fold(stem_of(name)), path) for name, path in self._names())
 
     @cached_property
-    def _by_number(self) -> dict[str, tuple[str, ...]]:
-        """Paths by the number that the file's name is, else by the one at its end."""
-        numbers = _first_two((number, path) for name, path in self._names() if (number := number_of(name)))
-        ends = ((_TRAILING_NUMBER.search(stem_of(name)), path) for name, path in self._names())
-        return numbers or _first_two((end[0].lstrip("0") or "0", path) for end, path in ends if end)
+    def _by_number(self) -> dict[tuple[str, str], tuple[str, ...]]:
+        """Paths by the number that the file's name is, else by the one at its end, with and without the suffix."""
+        numbers = [(number, path) for name, path in self._names() if (number := number_of(name))]
+        if not numbers:
+            ends = ((_TRAILING_NUMBER.search(stem_of(name)), path) for name, path in self._names())
+            numbers = [(end[0].lstrip("0") or "0", path) for end, path in ends if end]
+        return _first_two(((number, suffix), path) for number, path in numbers for suffix in ("", suffix_of(path)))
 
 
 def walk_files(root: Path, *, hidden_folders: bool) -> Iterator[str]:
@@ -199,11 +227,11 @@ def walk_files(root: Path, *, hidden_folders: bool) -> Iterator[str]:
             yield from (prefix + file for file in sorted(files) if not file.startswith("._"))
 
 
-def _first_two(named: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
+def _first_two(named: Iterable[tuple[_Key, str]]) -> dict[_Key, tuple[str, ...]]:
     """Path by name; for a name of several images, the first two."""
-    paths: dict[str, tuple[str, ...]] = {}
+    paths: dict[_Key, tuple[str, ...]] = {}
     for name, path in named:
-        known = paths.setdefault(name, (path,))
+        known: tuple[str, ...] = paths.setdefault(name, (path,))
         if len(known) == 1 and path != known[0]:
             paths[name] = (*known, path)
     return paths

@@ -133,7 +133,7 @@ def _find_records(content: Any) -> Iterable[Any] | None:
     captions_only = all("caption" in one and not _is_record(one) for value in of_objects for one in value)
     if captions_only and _is_record(content):
         return [content]
-    if of_objects and not (captions_only and len(of_objects) == len(content)):
+    if of_objects and not (captions_only and len(of_objects) == sum(value != [] for value in content.values())):
         return of_objects[0] if len(of_objects) == 1 else None
     return (
         {"image": image, **value} if isinstance(value, dict) else {"image": image, "caption": value}
@@ -171,7 +171,7 @@ def _read_record(record: Any, options: ReadOptions, number: int) -> Iterator[Cap
     if columns.references is not None and isinstance(values[columns.references], list):
         values[columns.references] = caption_texts(values[columns.references])
     row = make_row(values, caption_texts(captions), columns, number, ranked=ranked)
-    if isinstance(row.image, list):
+    if isinstance(row.image, list) and row.image:
         for image in row.image:
             yield replace(row, image=image, names=(image,))
     else:

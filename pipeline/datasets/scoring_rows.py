@@ -104,7 +104,12 @@ def _find_rows(text: str, source: str) -> tuple[str, Iterable[CaptionRow | Note]
         return "image", read_images(images)
     rows: Iterable[CaptionRow | Note] | None = read_records(content, options, source) if content else ()
     if rows is None:
-        raise DataError(f"{source}: JSON in an unknown layout, with the keys {shown_names(list(map(repr, content)))}")
+        what = (
+            f"with the keys {shown_names(list(map(repr, content)))}"
+            if isinstance(content, dict)
+            else f"{content!r:.80}"
+        )
+        raise DataError(f"{source}: JSON in an unknown layout, {what}")
     return "entry", rows
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from pipeline.archives import IMAGE_SUFFIXES
 from pipeline.datasets.caption_rows import CaptionRow, read_entries
 from pipeline.datasets.delimited_table import is_image_name, read_delimited
-from pipeline.datasets.detection import Candidate
+from pipeline.datasets.detection import Candidate, first_download, note_downloads
 from pipeline.datasets.entries import SPLIT_NAMES, SPLITS, CaptionEntry, Entry, Note, ReadOptions, SkippedEntry
 from pipeline.datasets.image_root import find_image_root, likely_image_roots
 from pipeline.datasets.json_records import JSON, is_json_lines, read_json_lines, read_records
@@ -25,6 +25,8 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".xlsx", ".gz")
 COMMON_NAMES = ("captions.csv", "captions.tsv", "captions.jsonl", "captions.json", "dataset.csv", "annotations.csv")
 METADATA = ("metadata.csv", "metadata.jsonl")
 """Tables of a Hugging Face imagefolder, which is of the format `folder`."""
+_MAX_FILES = 100
+"""Files of a folder that are tried as tables of captions."""
 _OBJECTS = re.compile(r'"\s*:\s*\[\s*\{')
 _IMAGE_OBJECTS = re.compile(r'"images' + _OBJECTS.pattern)
 _NOT_RECORDS = "JSON, but not objects with image and caption in a known layout; see docs/datasets.md"
@@ -46,7 +48,11 @@ def detect_table(path: Path, options: ReadOptions) -> Iterator[Candidate]:
     of_folder = {*filter(_is_of_one_image, beside_images), *(path / name for name in METADATA)}
     known = {*common, *(parts if per_split else ()), *of_folder}
     files = [file for suffix in SUFFIXES for file in sorted(path.glob(f"*{suffix}")) if file not in known]
-    files.sort(key=lambda file: _first_download(file) is not None)
+    files.sort(key=lambda file: first_download(file) is not None)
+    if len(files) > _MAX_FILES:
+        more = f"{len(files) - _MAX_FILES:,} more files of captions or of something else are not tried"
+        yield Candidate(path, "", problem=f"{path}: {more}; name the file of captions")
+        del files[_MAX_FILES:]
     others = [_candidate(file, options, needs_image=True) for file in files]
     broken = [one.problem for one in others if one.problem and _split_in(one.captions.stem)]
     unread = f"; not read: {'; '.join(broken)}" if broken else ""
@@ -60,13 +66,6 @@ def _is_of_one_image(file: Path) -> bool:
     """Whether JSON is an object of one image, not captions by image, if it is beside an image of its name."""
     start = sniff_json(file)
     return start.startswith("{") and not is_image_name(start[1:].partition(":")[0])
-
-
-def _first_download(file: Path) -> Path | None:
-    """`train.csv` for the browser's second download of it, `train (1).csv`; None where no such file is beside it."""
-    copy = re.fullmatch(r"(.+?) ?\(\d+\)", file.stem)
-    first = file.with_stem(copy[1]) if copy else None
-    return first if first and first.exists() else None
 
 
 def _candidate(path: Path, options: ReadOptions, *, needs_image: bool = False) -> Candidate:
@@ -111,9 +110,7 @@ def read_table(path: Path, options: ReadOptions) -> Iterator[Entry]:
     for file, split in parts.items():
         for entry in _read_file(file, options):
             yield replace(entry, split=split) if isinstance(entry, CaptionEntry) and not entry.split else entry
-    for file in sorted(path.glob("*(*).*")) if parts else ():
-        if (first := _first_download(file)) and first in parts:
-            yield Note(f"{file}: not read, as a second download of {first.name}; rename it, if it holds other captions")
+    yield from note_downloads(path, parts)
 
 
 def files_by_split(folder: Path, options: ReadOptions) -> dict[Path, str]:
@@ -124,7 +121,7 @@ def files_by_split(folder: Path, options: ReadOptions) -> dict[Path, str]:
     groups: dict[tuple[str, ...], dict[Path, str]] = defaultdict(dict)
     for suffix in (".csv", ".tsv", ".jsonl", ".json"):
         for file in sorted(folder.glob(f"*{suffix}")):
-            if not _first_download(file) and (found := _split_in(file.stem)):
+            if not first_download(file) and (found := _split_in(file.stem)):
                 split, others = found
                 groups[suffix, *others][file] = split
     several = [groups[words] for words in sorted(groups, key=len) if len({*groups[words].values()}) > 1]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import ArtefactError, DataError
@@ -126,16 +127,16 @@ def score_records(scores: Scores) -> dict[str, ScoreRecord]:
 
 
 def image_records(
-    evaluation: Evaluation, attention: Mapping[str, Sequence[Sequence[float]] | None], *, seed: int
+    evaluation: Evaluation, attention: Mapping[str, NDArray[np.float32]], *, seed: int
 ) -> tuple[ImageRecord, ...]:
-    """One record per image, in the order of the evaluation; `attention` holds weights (T, R) by image."""
+    """One record per image, in the order of the evaluation; `attention` has weights (T, R) by image, or none."""
     per_image = {name: values.tolist() for name, values in evaluation.scores.per_image.items()}
     ranks = np.random.default_rng(seed).permutation(len(evaluation.captions)).tolist()
     examples = _examples(per_image["cider_d"], ranks)
     counts = Counter(evaluation.hypotheses)
     records = []
     for index, (image, tokens) in enumerate(zip(evaluation.captions, evaluation.hypotheses, strict=True)):
-        weights = (attention[image] or ()) if index in examples else ()
+        weights = attention[image].tolist() if index in examples and image in attention else ()
         records.append(
             ImageRecord(
                 image=image,

@@ -5,6 +5,7 @@ encoder.safetensors and metrics/skipped.csv, as stage `extract` does on one mach
 """
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,7 @@ def extract_on_ray(
             f"{files.features}: a features file of the local engine; delete it, or name a folder with --out"
         )
     run, max_skipped = params.run, params.data.max_skipped
-    with locked_folder(files.features), connect(address, device=run.device, workers=run.workers) as cluster:
+    with connect(address, device=run.device, workers=run.workers) as cluster, ExitStack() as lock:
         encoder_params = params.encoder.model_dump()
         if Path(params.encoder.weights).is_file():  # workers run in other folders
             encoder_params["weights"] = str(Path(params.encoder.weights).absolute())
@@ -69,6 +70,7 @@ def extract_on_ray(
         row_bytes = job.shape[0] * job.shape[1] * 2
         image_bytes = job.spec.preprocessing.size**2 * 3
         size = shard_images or max(1, min(SHARD_BYTES // row_bytes, SHARD_PIXEL_BYTES // image_bytes))
+        lock.enter_context(locked_folder(files.features))  # makes the folder, so it comes after all checks
         job.begin(manifest, size)
         shards = [manifest[start : start + size] for start in range(0, len(manifest), size)]
         unfinished = {number: images for number, images in enumerate(shards) if not job.is_finished(number, images)}

@@ -5,11 +5,13 @@ references), bleu.csv and lengths.csv (for plots), and evaluation.json (for the 
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline import paths
 from pipeline.datasets.tables import read_captions, write_scored_captions
@@ -29,6 +31,8 @@ from pipeline.tokens import SPECIAL_TOKENS
 
 if TYPE_CHECKING:
     from pipeline.params import Params, ScoreParams
+
+Weights = NDArray[np.float32]
 
 BATCH = 64
 """Images captioned at a time."""
@@ -88,7 +92,7 @@ def score(files: ScoreFiles, params: "Params", *, progress: Progress = no_progre
             "change params.score.split"
         )
     search, rerank = search_options(params.score, model.vocabulary), params.score.rerank
-    hypotheses = _generate(model, features, list(references), search, rerank, params.run.device, progress)
+    hypotheses, attention = _generate(model, features, list(references), search, rerank, params.run.device, progress)
     evaluation = evaluate(
         {image: model.vocabulary.decode(best.tokens) for image, best in hypotheses.items()},
         references,
@@ -110,7 +114,7 @@ def score(files: ScoreFiles, params: "Params", *, progress: Progress = no_progre
     write_scored_captions(files.scored_captions, evaluation.captions, evaluation.references, cider_d)
     _write_bleu(files.bleu, evaluation)
     _write_lengths(files.lengths, evaluation)
-    _evaluation_file(report, model, hypotheses, search, rerank, params).write(files.evaluation)
+    _evaluation_file(report, model, attention, search, rerank, params).write(files.evaluation)
     return report
 
 
@@ -131,19 +135,23 @@ def _generate(
     rerank: RerankOptions,
     device_name: str,
     progress: Progress,
-) -> dict[str, Hypothesis]:
-    """The best caption of each image, with attention weights."""
+) -> tuple[dict[str, Hypothesis], dict[str, Weights]]:
+    """The best caption of each image, and its attention weights (T, R) if the decoder has attention."""
     device = choose_device(device_name)
     resolve_precision(search.precision, device, "params.score.precision")
     model = model.for_inference(device)
     best: dict[str, Hypothesis] = {}
+    attention: dict[str, Weights] = {}
     for start in range(0, len(images), BATCH):
         batch = images[start : start + BATCH]
         rows = torch.from_numpy(features.load(batch)).to(device).float()  # (B, R, C)
         found = model.search(rows, search, rerank, attention=True)
-        best |= {image: hypotheses[0] for image, hypotheses in zip(batch, found, strict=True)}
+        for image, (first, *_) in zip(batch, found, strict=True):
+            best[image] = replace(first, attention=None)
+            if first.attention is not None:  # a number in a tuple takes eight times the memory
+                attention[image] = np.array(first.attention[: len(first.tokens)], np.float32)
         progress(len(best), len(images), "images captioned")
-    return best
+    return best, attention
 
 
 def _write_bleu(path: Path, evaluation: Evaluation) -> None:
@@ -169,13 +177,12 @@ def _write_lengths(path: Path, evaluation: Evaluation) -> None:
 def _evaluation_file(
     report: ScoreReport,
     model: TrainedModel,
-    hypotheses: Mapping[str, Hypothesis],
+    attention: Mapping[str, Weights],
     search: SearchOptions,
     rerank: RerankOptions,
     params: "Params",
 ) -> EvaluationFile:
     evaluation = report.evaluation
-    attention = {image: best.attention and best.attention[: len(best.tokens)] for image, best in hypotheses.items()}
     return EvaluationFile(
         split=params.score.split,
         seed=params.seed,

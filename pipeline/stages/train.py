@@ -121,7 +121,8 @@ def train(
         trainer = Trainer(decoder, data, validation, params.train, seed=params.seed, processes=processes)
         history = trainer.history
         modules = sorted({type(module).__name__ for module in decoder.modules()})  # some only where kernels run
-        computed_by = [engine(processes.device), torch.get_num_threads(), processes.count, modules]
+        precision = "bfloat16" if trainer.bfloat16 else "float32"
+        computed_by = [engine(processes.device), precision, torch.get_num_threads(), processes.count, modules]
         checkpoint = Checkpoint(
             files.checkpoints,
             {"params": sections, "inputs": hashes, "engine": computed_by, "code": fingerprint("train")},

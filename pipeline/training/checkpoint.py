@@ -21,6 +21,8 @@ from pipeline.files import remove_leftovers, write_bytes
 
 ABANDONED_DAYS = 30
 """Age after which another run's checkpoint is deleted."""
+_DIGEST_BYTES = 32
+"""A file begins with the sha256 of the rest."""
 
 
 class Checkpoint:
@@ -33,13 +35,16 @@ class Checkpoint:
     def load(self) -> dict[str, Any] | None:
         """The saved state, on the CPU; None if there is none or, with a warning, if it is damaged."""
         try:
-            state = torch.load(io.BytesIO(self.path.read_bytes()), map_location="cpu", weights_only=True)
+            content = self.path.read_bytes()
         except FileNotFoundError:
             return None
-        except Exception:  # the unpickler raises many types for a damaged file
-            state = None
-        if isinstance(state, dict) and state.get("identity") == self._digest:
-            return state
+        except OSError:
+            content = b""
+        digest, state = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+        if hashlib.sha256(state).digest() == digest:  # torch.load would not notice a changed bit in a tensor
+            found: dict[str, Any] = torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)
+            if found["identity"] == self._digest:
+                return found
         warnings.warn(f"{self.path}: damaged checkpoint; training starts at epoch 1", stacklevel=2)
         return None
 
@@ -47,7 +52,8 @@ class Checkpoint:
         """Replace the saved state. Raises `DiskError`."""
         buffer = io.BytesIO()  # torch.save would write the path into the file
         torch.save({"identity": self._digest, **state}, buffer)
-        write_bytes(self.path, buffer.getvalue())
+        state_bytes = buffer.getvalue()
+        write_bytes(self.path, hashlib.sha256(state_bytes).digest() + state_bytes)
 
     def remove(self) -> None:
         """Delete this checkpoint and those that were abandoned."""

@@ -107,7 +107,7 @@ def make_app(captioner: BaseCaptioner, *, limits: Limits = Limits(), hosts: Coll
         docs_url=None,  # FastAPI's documentation pages load scripts from other hosts
         redoc_url=None,
     )
-    app.add_middleware(Guard, hosts=hosts)
+    app.add_middleware(Guard, hosts=hosts, max_bytes=limits.max_bytes)
     _add_page(app)
     _add_captions(app, captioner, batcher, limits)
     _add_facts(app, captioner, limits)

@@ -3,8 +3,11 @@
 from collections.abc import Collection
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pipeline.web.uploads import discard
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -27,8 +30,8 @@ class Guard:
     machine, or read its responses through a host name that resolves to it.
     """
 
-    def __init__(self, app: ASGIApp, *, hosts: Collection[str] | None) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, *, hosts: Collection[str] | None, max_bytes: int) -> None:
+        self._app, self._max_bytes = app, max_bytes
         self._hosts = None if hosts is None else {host.lower() for host in hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,12 +52,13 @@ class Guard:
         if "content-length" in headers and "transfer-encoding" in headers:
             app = _refusal(400, "a request with both Content-Length and Transfer-Encoding is refused")
         elif reason := self._reason(scope["method"], headers):
+            await discard(Request(scope, receive), 2 * self._max_bytes)
             app = _refusal(403, reason)
         await app(scope, receive, send_with_headers)
 
     def _reason(self, method: str, headers: Headers) -> str | None:
         """Why the request is not from this server's page, a program or a link; None if it is."""
-        if self._hosts is not None and _host(headers.get("host", "")) not in self._hosts:
+        if self._hosts is not None and without_port(headers.get("host", "")) not in self._hosts:
             return "requests for this host are refused; see --allow-host"
         link = headers.get("sec-fetch-mode") == "navigate" and method in {"GET", "HEAD"}
         if headers.get("sec-fetch-site", "none") not in {"none", "same-origin"} and not link:
@@ -71,9 +75,9 @@ def _refusal(status: int, reason: str) -> ASGIApp:
     return JSONResponse({"error": reason}, status, {"Connection": "close"})
 
 
-def _host(value: str) -> str:
-    """The name in a Host header, without port and brackets."""
+def without_port(value: str) -> str:
+    """The name in a Host header, without port and brackets; an IPv6 address may lack the brackets."""
     value = value.strip().lower()
     if value.startswith("["):
         return value[1:].partition("]")[0]
-    return value.partition(":")[0]
+    return value if value.count(":") > 1 else value.partition(":")[0]

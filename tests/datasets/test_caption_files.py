@@ -333,3 +333,18 @@ CASE = SHARED / "cases" / "13-score-formats"
 def test_usual_caption_and_reference_files_are_matched(captions, references):
     found = match_captions(read_caption_file(CASE / captions), read_reference_file(CASE / references))
     assert len(found.captions) == 3
+
+
+@pytest.mark.parametrize(
+    "cell", ["['a dog runs', 'a wet dog']", '["a dog runs", "a wet dog"]', "a dog runs | a wet dog"]
+)
+def test_references_in_a_cell_may_be_a_list(references, cell):
+    quoted = cell.replace('"', '""')
+    found = references(f'image,caption,references\na.jpg,a dog,"{quoted}"\n', "captions.csv")
+    assert list(found.captions.values()) == [("a dog runs", "a wet dog")]
+
+
+@pytest.mark.parametrize("content", ["42", "true", '"a dog"'])
+def test_json_of_a_single_value_is_refused(references, content):
+    with pytest.raises(DataError, match="JSON in an unknown layout"):
+        references(content)

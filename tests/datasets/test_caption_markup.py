@@ -73,3 +73,8 @@ def test_html_is_kept_and_counted():
     captions = ["a dog<br/>and a cat", "a cat < a dog", "salt &amp; pepper"]
     note = "2 captions hold HTML, such as <br/>, which is kept as text; remove it from the captions file"
     assert clean_captions(captions) == (captions, [note])
+
+
+def test_a_caption_of_markers_only_becomes_empty():
+    found, _ = clean_captions(["startseq a dog endseq", "startseq endseq", "startseq . endseq"])
+    assert found == ["a dog", "", "."]

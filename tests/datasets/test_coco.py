@@ -133,3 +133,14 @@ def test_captions_that_the_file_marks_as_unfit_are_noted(tmp_path):
         f"{path}: 2 captions with the mark is_rejected are used; to leave such captions out, delete them from the file",
         f"{path}: 1 caption with the mark is_precanned is used; to leave such captions out, delete them from the file",
     ]
+
+
+def test_a_second_download_is_not_read(tmp_path):
+    for name in ("captions_train2017.json", "captions_val2017.json", "captions_val2017 (1).json"):
+        coco(tmp_path, name, [{"id": 1, "file_name": f"{name[9:12]}.jpg"}], [{"image_id": 1, "caption": "x"}])
+    entries = read("coco", tmp_path)
+    assert [image for image, _, _ in kept(entries)] == ["train2017/tra.jpg", "val2017/val.jpg"]
+    (note,) = entries.notes
+    assert note.startswith(
+        f"{tmp_path}/captions_val2017 (1).json: not read, as a second download of captions_val2017.json"
+    )

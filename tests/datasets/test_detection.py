@@ -3,10 +3,10 @@
 import os
 
 import pytest
-from reading import detect, kept, read, write
+from reading import detect, kept, read, skipped, write
 from support import ROOT
 
-from pipeline.datasets.detection import collect_entries, detect_format
+from pipeline.datasets.detection import Candidate, collect_entries, detect_format
 from pipeline.datasets.entries import ReadOptions
 from pipeline.datasets.registry import FORMATS
 from pipeline.errors import DataError
@@ -203,3 +203,11 @@ def test_a_missing_file_that_dvc_makes_names_the_command(tmp_path, beside):
     with pytest.raises(DataError) as raised:
         detect_format(tmp_path / "captions.csv")
     assert str(raised.value).endswith(f"captions.csv: no such file or folder; check params.data.captions{remedy}")
+
+
+def test_captions_that_are_empty_without_their_markers_are_skipped(tmp_path):
+    rows = ["a.jpg,startseq a dog endseq", "b.jpg,startseq endseq", "c.jpg,startseq . endseq"]
+    path = write(tmp_path, "\n".join(["image,caption", *rows]), "captions.csv")
+    found = collect_entries(Candidate(path, "", format="table"), ReadOptions(), no_progress)
+    assert kept(found) == [("a.jpg", "a dog", None)]
+    assert skipped(found) == [(3, "b.jpg", "the caption is empty"), (4, "c.jpg", "the caption has no word")]

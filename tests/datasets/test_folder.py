@@ -1,5 +1,8 @@
 """The format `folder`."""
 
+import os
+import unicodedata
+
 import pytest
 from reading import detect, kept, pack, read, skipped, write
 
@@ -171,3 +174,52 @@ def test_an_unknown_encoding_of_texts_is_refused(tmp_path):
     write(tmp_path, "a dog", "a.txt")
     with pytest.raises(ParamsError, match=r"params\.data\.encoding: unknown encoding: klingon"):
         read("folder", tmp_path, encoding="klingon")
+
+
+def test_names_in_metadata_may_differ_in_case_and_accents(tmp_path):
+    for name in (unicodedata.normalize("NFD", "caf\u00e9.jpg"), "B.JPG", "c.jpg"):
+        write(tmp_path, b"image", name)
+    write(tmp_path, "file_name,text\ncaf\u00e9.jpg,a dog\nb.jpg,a cat\n", "metadata.csv")
+    entries = read("folder", tmp_path)
+    assert kept(entries) == [("caf\u00e9.jpg", "a dog", None), ("b.jpg", "a cat", None)]
+    assert skipped(entries) == [(0, "c.jpg", "the image has no caption")]
+
+
+def test_an_image_whose_row_is_skipped_is_skipped_once_under_its_full_name(tmp_path):
+    for name in ("train/a.jpg", "train/b.jpg"):
+        write(tmp_path, b"image", name)
+    write(tmp_path, "file_name,text\na.jpg,a dog\nb.jpg,\n", "train/metadata.csv")
+    assert skipped(read("folder", tmp_path)) == [(3, "train/b.jpg", "the caption is empty")]
+
+
+def test_one_of_two_metadata_files_in_a_folder_is_read(tmp_path):
+    write(tmp_path, b"image", "a.jpg")
+    write(tmp_path, "file_name,text\na.jpg,a dog\n", "metadata.csv")
+    write(tmp_path, '{"file_name": "a.jpg", "text": "a dog"}\n', "metadata.jsonl")
+    entries = read("folder", tmp_path)
+    assert kept(entries) == [("a.jpg", "a dog", None)]
+    assert entries.notes == [f"{tmp_path}/metadata.jsonl: not read, because metadata.csv is beside it"]
+
+
+def test_a_damaged_archive_beside_images_is_skipped_and_listed(tmp_path):
+    write(tmp_path, b"image", "a.jpg")
+    write(tmp_path, "a dog", "a.txt")
+    write(tmp_path, b"damaged", "001.tar")
+    entries = read("folder", tmp_path)
+    assert kept(entries) == [("a.jpg", "a dog", None)]
+    (found,) = entries.skipped
+    assert found.file == f"{tmp_path}/001.tar"
+    assert found.reason.startswith("the archive cannot be read: ")
+
+
+@pytest.mark.parametrize("table", [None, "metadata.csv"])
+def test_an_image_file_whose_name_is_not_utf8_is_skipped_with_a_remedy(tmp_path, table):
+    write(tmp_path, b"image", "a.jpg")
+    write(tmp_path, "a dog", "a.txt")
+    for suffix in (b".jpg", b".txt"):
+        (tmp_path / os.fsdecode(b"caf\xe9" + suffix)).write_bytes(b"a cat")
+    if table:
+        write(tmp_path, "file_name,text\na.jpg,a dog\n", table)
+    entries = read("folder", tmp_path)
+    assert kept(entries) == [("a.jpg", "a dog", None)]
+    assert [one.reason for one in entries.skipped] == ["its name is not UTF-8; rename the file or folder"]

@@ -229,3 +229,25 @@ def test_a_link_to_a_folder_elsewhere_is_followed(root, tmp_path):
 def test_a_folder_that_cannot_be_listed_is_refused(tmp_path):
     with pytest.raises(DataError, match="gone: cannot be listed: No such file"):
         list(walk_files(tmp_path / "gone", hidden_folders=False))
+
+
+def test_a_number_in_the_folder_of_another_split_is_another_image(tmp_path):
+    write(tmp_path, b"x", "val/0005.jpg")
+    index = ImageIndex(tmp_path)
+    assert index.find("train/0005.jpg") is None
+    assert index.find("5").endswith("val/0005.jpg")
+
+
+def test_a_number_with_a_suffix_is_an_image_of_that_format(tmp_path):
+    for name in ("07.jpg", "008.png"):
+        write(tmp_path, b"x", name)
+    index = ImageIndex(tmp_path)
+    assert index.find("7.png") is None
+    assert index.find("8.png").endswith("008.png")
+
+
+def test_a_damaged_archive_beside_images_is_named_where_an_image_is_missing(tmp_path):
+    write(tmp_path, b"x", "a.jpg")
+    path = write(tmp_path, b"damaged", "more.tar")
+    problem = ImageIndex(tmp_path).problem("b.jpg")
+    assert problem.startswith(f"the image does not exist, unless it is in an archive that cannot be read: {path}: ")

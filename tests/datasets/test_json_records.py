@@ -158,3 +158,28 @@ def test_columns_of_unequal_lengths_are_refused(tmp_path):
     for reader in (lambda: read("table", path), lambda: read_reference_file(path), lambda: detect(tmp_path)):
         with pytest.raises(DataError, match=message):
             reader()
+
+
+def test_an_image_without_captions_does_not_hide_the_others(tmp_path):
+    path = write(tmp_path, json.dumps({"1": [{"caption": "a dog"}], "2": [{"caption": "a cat"}], "3": []}), "a.json")
+    entries = read("table", path)
+    assert kept(entries) == [("1", "a dog", None), ("2", "a cat", None)]
+    assert skipped(entries) == [(3, "3", "the image has no caption")]
+
+
+def test_a_record_with_an_empty_list_of_images_is_skipped(tmp_path):
+    path = write(
+        tmp_path, json.dumps([{"image": [], "caption": "a dog"}, {"image": "a.jpg", "caption": "a cat"}]), "a.json"
+    )
+    entries = read("table", path)
+    assert kept(entries) == [("a.jpg", "a cat", None)]
+    assert skipped(entries) == [(1, "", "the image name is not text")]
+
+
+def test_of_very_many_json_files_the_first_are_tried(tmp_path):
+    for number in range(130):
+        write(tmp_path, json.dumps({"title": "my dog", "tags": "dog cat"}), f"{number:03}.json")
+    with pytest.raises(
+        DataError, match="30 more files of captions or of something else are not tried; name the file of"
+    ):
+        detect(tmp_path)

@@ -117,6 +117,14 @@ def test_a_server_that_keeps_failing_is_reported_with_its_error(flaky):
     assert flaky.requests == sources.ATTEMPTS
 
 
+@pytest.mark.parametrize("status", [401, 403, 410])
+def test_a_refused_request_is_not_repeated(flaky, status):
+    flaky.codes = [status] * 100
+    with pytest.raises(OSError, match=rf"the server refuses it \(HTTP {status}\)"):
+        read_source(flaky.url)
+    assert flaky.requests == 1
+
+
 def test_a_request_for_a_missing_object_is_not_repeated(flaky):
     flaky.codes = [404] * 100
     with pytest.raises(FileNotFoundError):

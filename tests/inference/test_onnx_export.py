@@ -548,13 +548,27 @@ def test_a_folder_below_a_file_cannot_be_written(tmp_path):
     [
         (lambda folder: (folder / DESCRIPTION).unlink(), 3, "no exported model"),
         (lambda folder: (folder / DESCRIPTION).write_text("{}"), 4, "export schema None, this version reads schema 2"),
+        (
+            lambda folder: (folder / DESCRIPTION).write_bytes(b'{"schema'),
+            4,
+            "; copy the folder again, or export to a new",
+        ),
         (lambda folder: (folder / STEP).write_bytes(b"x"), 4, "do not match the digest in captioner.json"),
         (lambda folder: (folder / ENCODER).unlink(), 4, "encoder.onnx: cannot be read"),
         (lambda folder: (folder / "reranker.safetensors").write_bytes(b"x"), 4, "do not match the digest"),
         (lambda folder: (folder / "reranker.safetensors").unlink(), 4, "reranker.safetensors: cannot be read"),
         (lambda folder: change_description(folder, lambda content: content.pop("state")), 4, "not a complete export"),
     ],
-    ids=["no description", "other description", "damaged", "no encoder", "other captions", "no captions", "no state"],
+    ids=[
+        "no description",
+        "other description",
+        "cut description",
+        "damaged",
+        "no encoder",
+        "other captions",
+        "no captions",
+        "no state",
+    ],
 )
 def test_a_damaged_folder_is_refused(trained_project, copy, damage, code, words):
     damage(copy)

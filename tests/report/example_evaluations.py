@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.encoders.spec import EncoderSpec, Preprocessing
 from pipeline.metrics.evaluation import evaluate
 from pipeline.metrics.evaluation_file import EvaluationFile, ModelRecord, image_records, score_records
@@ -36,8 +38,9 @@ def make_evaluation(
     """The results of a score stage for these captions and references by image; the words take turns in `attention`."""
     evaluation = evaluate(captions, references, seed=0, vocabulary_size=30)
     weights = {
-        image: attention and [attention[index % len(attention)] for index in range(len(text.split()))]
+        image: np.array([attention[index % len(attention)] for index in range(len(text.split()))], np.float32)
         for image, text in captions.items()
+        if attention
     }
     return EvaluationFile(
         split="test",

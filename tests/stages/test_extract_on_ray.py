@@ -282,8 +282,11 @@ def test_a_grid_larger_than_the_map_is_refused(tmp_path):
     (folder := tmp_path / "small").mkdir()
     rows = [("a.png", str(folder / "a.png"), "")]
     draw(0).save(folder / "a.png")
+    before = sorted(tmp_path.rglob("*"))
+    manifest = write_manifest(tmp_path / "manifest.csv", rows)
     with pytest.raises(ParamsError, match=r"params\.encoder\.grid: must be at most 15, got 20"):
-        extract(tmp_path, write_manifest(tmp_path / "manifest.csv", rows), grid=20)
+        extract(tmp_path, manifest, grid=20)
+    assert sorted(tmp_path.rglob("*")) == sorted([*before, manifest])  # no folder where features.h5 may be written
 
 
 def test_only_missing_and_damaged_shards_are_made_again(extracted, tmp_path):

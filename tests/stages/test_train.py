@@ -82,13 +82,16 @@ def test_a_killed_run_is_resumed_to_the_same_bytes_and_its_checkpoint_deleted(fi
     assert list(files.checkpoints.iterdir()) == []
 
 
-def test_a_checkpoint_of_other_params_or_code_is_not_resumed(files, params, monkeypatch):
+def test_a_checkpoint_of_other_params_code_or_precision_is_not_resumed(files, params, monkeypatch):
     with pytest.raises(Killed):
         train(files, params, on_epoch=kill_after(2))
     resumed = []
     train(files, params.model_copy(update={"seed": params.seed + 1}), on_resume=resumed.append)
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.stages.train.fingerprint", lambda stage: f"other code of {stage}")
+        train(files, params, on_resume=resumed.append)
+    with monkeypatch.context() as patch:  # as `auto` may decide on another machine
+        patch.setattr("pipeline.training.trainer.in_bfloat16", lambda precision, device: True)
         train(files, params, on_resume=resumed.append)
     assert resumed == []
     train(files, params, on_resume=resumed.append)

@@ -21,6 +21,8 @@ from PIL import Image
 from support import ROOT, run_command
 from web_server import Server
 
+from pipeline.web.security import without_port
+
 CAPTIONS = "/v1/captions"
 
 
@@ -207,6 +209,26 @@ def test_other_hosts_and_other_sites_are_refused(server, images, method, path, h
     found, answered, _ = send(server, path, body, method, **headers, **kind)
     assert found == status
     assert "access-control-allow-origin" not in answered
+
+
+def test_a_large_upload_for_another_host_gets_its_reason(server):
+    body = bytes(1_500_000)
+    status, _, content = send(server, CAPTIONS, body, host="photos.lan", content_type="image/png")
+    assert (status, content["error"]) == (403, "requests for this host are refused; see --allow-host")
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        ("Photos.lan:8080", "photos.lan"),
+        ("photos.lan", "photos.lan"),
+        ("[fe80::1]:80", "fe80::1"),
+        ("fe80::1", "fe80::1"),
+        ("", ""),
+    ],
+)
+def test_a_host_is_compared_without_its_port(value, name):
+    assert without_port(value) == name
 
 
 def receive_all(connection):

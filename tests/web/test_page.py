@@ -202,6 +202,44 @@ def test_requests_to_an_unreachable_server_can_be_repeated(page, images):
     assert not page["failed"].is_displayed()
 
 
+@pytest.mark.parametrize(("status", "again"), [(408, True), (500, True), (422, False)])
+def test_what_may_succeed_later_can_be_repeated(page, images, status, again):
+    page.run(
+        "const status = arguments[0];"
+        "window.fetch = async () => new Response(JSON.stringify({ error: 'it did not work' }), { status })",
+        status,
+    )
+    page.choose(images[0])
+    page.done(1)
+    assert page["reason"].text == "It did not work."
+    assert page["again"].is_displayed() == again
+
+
+def test_files_of_a_dropped_folder_that_are_not_images_are_counted(page, images):
+    content = base64.b64encode(images[0].read_bytes()).decode()
+    page.run(
+        """const bytes = Uint8Array.from(atob(arguments[0]), (one) => one.charCodeAt(0));
+        const entry = (name, type) => ({
+            name, isFile: true, isDirectory: false, file: (done) => done(new File([bytes], name, { type })),
+        });
+        const unreadable = { name: "b.png", isFile: true, isDirectory: false, file: (_, failed) => failed() };
+        const others = [entry("notes.txt", "text/plain"), entry(".DS_Store", ""), unreadable];
+        const batches = [[entry("a.heic", ""), ...others], []];
+        const folder = {
+            name: "photos", isFile: false, isDirectory: true,
+            createReader: () => ({ readEntries: (done) => done(batches.shift()) }),
+        };
+        const event = new Event("drop", { bubbles: true, cancelable: true });
+        const transfer = { types: ["Files"], files: [], items: [{ webkitGetAsEntry: () => folder }] };
+        Object.defineProperty(event, "dataTransfer", { value: transfer });
+        document.body.dispatchEvent(event);""",
+        content,
+    )
+    page.done(1)
+    assert page["one-name"].text == "a.heic"
+    assert page["notice"].text == "2 files in the folder cannot be read as images."
+
+
 @pytest.mark.parametrize("width", [320, 390, 768])
 def test_nothing_is_wider_than_a_narrow_window(page, images, width):
     metrics = {"width": width, "height": 700, "deviceScaleFactor": 2, "mobile": True}

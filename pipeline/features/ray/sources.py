@@ -31,6 +31,8 @@ CACHED_ARCHIVES = 2
 
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+)://.+", re.DOTALL)
 _REASONS = {FileNotFoundError: "no such object", PermissionError: "permission denied", IsADirectoryError: "is a folder"}
+_TEMPORARY = {408, 425, 429}
+"""HTTP status of refusals after which a later request may succeed, beside those from 500 on."""
 _DOWNLOADING = Lock()
 
 Result = TypeVar("Result")
@@ -92,5 +94,8 @@ def _attempt(url: str, read: Callable[[Any, str], Result]) -> Result:
         except tuple(_REASONS) as error:
             raise type(error)(error.errno or 0, _REASONS[type(error)], url) from error
         except Exception as error:  # each file system has errors of its own for a failed connection
+            status = getattr(error, "status", 0)  # of HTTP
+            if 400 <= status < 500 and status not in _TEMPORARY:
+                raise OSError(errno.EACCES, f"the server refuses it (HTTP {status})", url) from error
             last = error
     raise OSError(errno.EIO, f"{NO_ANSWER} in {ATTEMPTS} attempts: {type(last).__name__}: {last}", url) from last

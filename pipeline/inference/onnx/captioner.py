@@ -69,7 +69,7 @@ class OnnxCaptioner(BaseCaptioner):
             if FAMILIARITY in parts:
                 sizes = {"channels": description["channels"]}
                 captioner.familiarity = Familiarity.from_arrays(*_arrays(folder / FAMILIARITY, parts), **sizes)
-        except (KeyError, TypeError, ValueError) as error:
+        except (ArtefactError, KeyError, TypeError, ValueError) as error:
             raise ArtefactError(f"{folder}: not a complete export: {error}; export again") from error
         return captioner
 

@@ -48,7 +48,10 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
             new = "NEW_FOLDER" if folder.is_dir() and any(folder.iterdir()) else folder
             remedy = f"`captioner export --onnx {new}` writes one"
         raise DataError(f"{folder}: no exported model; {remedy}")
-    description = read_json(path)
+    try:
+        description = read_json(path)
+    except DataError as error:
+        raise ArtefactError(f"{error}; {_AGAIN}") from error
     schema = description.get("schema") if isinstance(description, dict) else None
     if schema != SCHEMA:
         raise ArtefactError(f"{path}: export schema {schema}, this version reads schema {SCHEMA}; export again")

@@ -2,7 +2,13 @@
 
 const RETRIES = 20; // while the server answers 503
 
-export class RequestError extends Error {}
+export class RequestError extends Error {
+  /** `retry` says whether the same request may succeed later. */
+  constructor(reason, { retry = false } = {}) {
+    super(reason);
+    this.retry = retry;
+  }
+}
 
 export async function getModel() {
   const response = await fetch("/v1/model");
@@ -20,7 +26,10 @@ export async function captionsOf(file, { captions, beam, length, attention, limi
   for (let attempt = 0; ; attempt += 1) {
     const response = await send(`/v1/captions?${query}`, file);
     if (response.ok) return response.json();
-    if (response.status !== 503 || attempt === RETRIES) throw new RequestError(await reasonOf(response));
+    if (response.status !== 503 || attempt === RETRIES) {
+      const retry = response.status === 408 || response.status >= 500;
+      throw new RequestError(await reasonOf(response), { retry });
+    }
     const seconds = Number(response.headers.get("retry-after")) || 1;
     await new Promise((done) => setTimeout(done, seconds * 1000 * (1 + Math.random())));
   }
@@ -34,7 +43,7 @@ async function send(address, file) {
       headers: { "content-type": "application/octet-stream" },
     });
   } catch {
-    throw new RequestError("The server does not answer. Is it still running?");
+    throw new RequestError("The server does not answer. Is it still running?", { retry: true });
   }
 }
 

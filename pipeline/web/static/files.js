@@ -1,6 +1,8 @@
 // Sources of images: drag and drop (folders too), paste, the file dialog, and the camera.
 
-/** Calls `add` with a list of Files from any source. */
+const IMAGE_NAME = /\.(avif|bmp|gif|hei[cf]|hif|jfif|jpe?g?|png|tiff?|webp)$/i; // a browser may not know the type
+
+/** Calls `add` with a list of Files from any source, and the number of files in a dropped folder that are not used. */
 export function onFiles(add, { drop, choose, files, photo, camera }) {
   choose.addEventListener("click", () => files.click());
   photo.addEventListener("click", () => camera.click());
@@ -23,7 +25,8 @@ export function onFiles(add, { drop, choose, files, photo, camera }) {
     event.preventDefault();
     depth = 0;
     over(0);
-    add(await dropped(event.dataTransfer));
+    const found = await dropped(event.dataTransfer);
+    add(found.images, found.unused);
   });
   window.addEventListener("paste", (event) => {
     const pasted = [...event.clipboardData.files];
@@ -39,8 +42,9 @@ function carriesFiles(event) {
 
 async function dropped(transfer) {
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
-  if (!entries.some((entry) => entry.isDirectory)) return [...transfer.files];
-  const found = [];
+  const found = { images: [...transfer.files], unused: 0 };
+  if (!entries.some((entry) => entry.isDirectory)) return found;
+  found.images = [];
   for (const entry of entries) await walk(entry, found);
   return found;
 }
@@ -48,13 +52,15 @@ async function dropped(transfer) {
 async function walk(entry, found) {
   if (entry.isFile) {
     const file = await new Promise((done) => entry.file(done, () => done(null)));
-    if (file?.type.startsWith("image/")) found.push(file);
+    if (file?.type.startsWith("image/") || (file?.type === "" && IMAGE_NAME.test(file.name))) found.images.push(file);
+    else if (!entry.name.startsWith(".")) found.unused += 1;
     return;
   }
   const reader = entry.createReader();
   for (;;) {
-    const some = await new Promise((done) => reader.readEntries(done, () => done([])));
-    if (!some.length) return; // at most 100 come at a time
+    const some = await new Promise((done) => reader.readEntries(done, () => done(null)));
+    if (!some) found.unused += 1; // the rest of the folder cannot be listed
+    if (!some?.length) return; // at most 100 come at a time
     for (const child of some) await walk(child, found);
   }
 }

@@ -29,16 +29,21 @@ async function start() {
   }
 }
 
-function add(files) {
+/** Adds images; `unused` counts other files in a dropped folder. */
+function add(files, unused = 0) {
   at.notice.hidden = true;
   const room = MAX_IMAGES - items.length;
-  if (files.length > room) notify(`Only the first ${room} of ${files.length} images are added.`);
+  const notes = [];
+  if (unused) notes.push(`${unused} file${unused > 1 ? "s" : ""} in the folder cannot be read as images.`);
+  if (files.length > room) notes.push(`Only the first ${room} of ${files.length} images are added.`);
+  if (notes.length) notify(notes.join(" "));
   const added = files.slice(0, room).map((file) => ({
     file,
     address: URL.createObjectURL(file),
     state: "waiting",
     result: null,
     reason: null,
+    retry: false,
     choice: 0,
     text: "",
     row: null,
@@ -100,6 +105,7 @@ async function caption(item) {
   } catch (error) {
     item.state = "failed";
     item.reason = error.message;
+    item.retry = Boolean(error.retry);
   }
   announce(item);
   update(item);
@@ -157,7 +163,7 @@ function update(item) {
   at.failed.hidden = item.state !== "failed";
   at.found.hidden = item.state !== "done";
   at.reason.textContent = item.reason ?? "";
-  at.again.hidden = !/server/i.test(item.reason ?? "");
+  at.again.hidden = !item.retry;
   at.image.alt = item.text;
   if (item.state === "done") showCaptions(item);
 }
@@ -267,7 +273,7 @@ at.text.addEventListener("input", () => {
 });
 
 at.again.addEventListener("click", () => {
-  for (const item of items) if (item.state === "failed" && /server/i.test(item.reason)) item.state = "waiting";
+  for (const item of items) if (item.state === "failed" && item.retry) item.state = "waiting";
   work();
 });
 
