@@ -5,7 +5,6 @@ the commands, so that `captioner --help` answers at once.
 """
 
 import errno
-import io
 import os
 import signal
 import sys
@@ -120,8 +119,8 @@ def main() -> None:
         signal.signal(number, _stop)
     # A closed stream would be None, and `print` would then write errors among the captions.
     sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a caption may have letters that a terminal lacks
+    if reconfigure := getattr(sys.stdout, "reconfigure", None):
+        reconfigure(errors="backslashreplace")  # a caption may have letters that a terminal lacks
     # Waiting OpenMP threads sleep instead of spinning, which slows down everything else. Read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.showwarning = lambda message, *place: say(f"warning: {message}")

@@ -66,7 +66,7 @@ def write_section(path: Path, name: str, values: dict[str, Any]) -> None:
     yaml.width = 4096
     yaml.preserve_quotes = True
     content = yaml.load(text)
-    comments = "" if content else "".join(line for line in text.splitlines(True) if line.startswith("#"))
+    comments = "" if content else "".join(f"{line}\n" for line in text.splitlines() if line.startswith("#"))
     content = content or {}
     if content.get(name) is None:
         content[name] = {}

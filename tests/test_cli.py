@@ -1,6 +1,7 @@
 """The command line: help, exit codes, and error messages."""
 
 import errno
+import json
 import os
 import re
 import signal
@@ -77,6 +78,10 @@ def test_letters_that_standard_output_lacks_are_escaped(trained_project, tmp_pat
     )
     assert (code, "Traceback" in err) == (0, False)
     assert out.startswith(b"\\u72ac.png: ")
+    code, out, _ = run_with_streams(
+        "", "predict", "--json", "--model", model, "\u72ac.png", cwd=tmp_path, PYTHONIOENCODING="latin-1"
+    )
+    assert (code, json.loads(out)["image"]) == (0, "\u72ac.png")
 
 
 def test_a_warning_is_one_line_without_its_place_in_the_code():

@@ -243,6 +243,13 @@ def test_writing_a_section_keeps_comments_and_other_values(path):
     assert path.read_text() == "# mine\nseed: 1\ndata:\n  format: folder # so far\n  captions: x\ntrain: {lr: 1e-3}\n"
 
 
+def test_writing_a_section_to_a_file_of_comments_keeps_them(path):
+    for end in ("", "\n"):
+        path.write_text(f"# mine{end}")
+        write_section(path, "data", {"format": "folder"})
+        assert path.read_text() == "# mine\ndata:\n  format: folder\n"
+
+
 def test_writing_a_section_that_is_missing_adds_it(path):
     path.write_text("seed: 1\n")
     write_section(path, "data", {"format": "folder"})

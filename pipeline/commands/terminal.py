@@ -43,8 +43,11 @@ def to_json(content: Any, *, indent: int | None = None) -> str:
 
 
 def show_json(content: Any, *, indent: int | None = None) -> None:
-    """Print JSON to standard output."""
-    show(*to_json(content, indent=indent).split("\n"))
+    """Print JSON to standard output; letters that its encoding may lack are escaped."""
+    text = to_json(content, indent=indent)
+    if (sys.stdout.encoding or "utf-8").lower().replace("-", "") != "utf8":
+        text = json.dumps(content, indent=indent)
+    show(*text.split("\n"))
 
 
 @contextmanager

@@ -44,7 +44,8 @@ def detect_coco(path: Path, options: ReadOptions) -> Iterator[Candidate]:
 def _files_in(folder: Path) -> list[Path]:
     """Files named as COCO's captions are; else all with captions in COCO's layout."""
     named = [file for file in sorted(folder.glob(PATTERN)) if not first_download(file)]
-    return named or [file for file in sorted(folder.glob("*.json")) if _has_captions(file) and not first_download(file)]
+    found = [] if named else [file for file in sorted(folder.glob("*.json")) if _has_captions(file)]
+    return named or [file for file in found if first_download(file) not in found]
 
 
 def _has_captions(path: Path) -> bool:

@@ -54,15 +54,6 @@ def note_downloads(folder: Path, read: Collection[Path]) -> Iterator[Note]:
 def collect_entries(dataset: Candidate, options: ReadOptions, progress: Progress) -> DatasetEntries:
     """Read a dataset, without start and end markers. Raises `DataError`, also where no caption can be used."""
     found = DatasetEntries.collect(read_dataset(dataset.format, dataset.captions, options), progress)
-    if not found.captions:
-        if not found.skipped:
-            raise DataError(
-                f"{dataset.captions}: holds no captions in the format {dataset.format}; name another file, or set "
-                "params.data.format"
-            )
-        first = found.skipped[0]
-        problem = f"{counted(len(found.skipped), 'row')} skipped, the first in {first.place}: {first.reason}"
-        raise DataError(f"{dataset.captions}: no usable caption; {problem}")
     cleaned, notes = clean_captions([entry.caption for entry in found.captions])
     entries = [
         entry
@@ -73,6 +64,15 @@ def collect_entries(dataset: Candidate, options: ReadOptions, progress: Progress
     found.captions = [entry for entry in entries if not isinstance(entry, SkippedEntry)]
     found.skipped += [entry for entry in entries if isinstance(entry, SkippedEntry)]
     found.notes += notes
+    if not found.captions:
+        if not found.skipped:
+            raise DataError(
+                f"{dataset.captions}: holds no captions in the format {dataset.format}; name another file, or set "
+                "params.data.format"
+            )
+        first = found.skipped[0]
+        problem = f"{counted(len(found.skipped), 'row')} skipped, the first in {first.place}: {first.reason}"
+        raise DataError(f"{dataset.captions}: no usable caption; {problem}")
     return found
 
 

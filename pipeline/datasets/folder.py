@@ -97,6 +97,9 @@ def _read_metadata(root: Path, tables: list[Path], options: ReadOptions) -> Iter
             yield Note(f"{table}: not read, because {first.name} is beside it")
             continue
         below = table.parent.relative_to(root).as_posix()
+        if problem := _unwritable(below):
+            yield skip_entry(below, problem, table, 0)
+            continue
         prefix = "" if below == "." else f"{below}/"
         for entry in read_table(table, options):
             if not isinstance(entry, Note) and entry.image:
@@ -150,7 +153,7 @@ def _read_texts(path: Path, encoding: str) -> Iterator[Entry]:
         else:
             yield from _read_text(name, files[text or ""], encoding)
     for archive, reason in index.damaged_archives.items():
-        yield skip_entry("", f"the archive cannot be read: {reason}", archive, 0)
+        yield Note(f"{archive}: not read: {reason}; repair it, if it holds images")
     if unread:
         shown = ", ".join(f"{count:,} {suffix}" for suffix, count in unread.items())
         yield Note(f"{path}: not read, because another text is beside the same image: {shown}")

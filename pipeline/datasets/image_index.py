@@ -24,6 +24,8 @@ _BESIDE_IMAGES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson", ".token", ".md"
 _TRAILING_NUMBER = re.compile(r"\d+$", re.ASCII)
 _SPLIT_FOLDER = re.compile(r"(?:train|val|test)\d*/")
 """A folder that COCO's reader assumes by the name of a captions file."""
+_SPLIT_PLACE = re.compile(r"(?:^|/)(?:train|val|test)[\W_]*\d*(?:\.(?:zip|tar))?(?:/|::)", re.IGNORECASE)
+"""A folder or an archive that is named after a split."""
 _Key = TypeVar("_Key", str, tuple[str, str])
 
 
@@ -46,7 +48,10 @@ class ImageIndex:
         """The path of the image of this name, or the first two of those that it could be."""
         paths = self._fitting(name)
         folder = None if paths else _SPLIT_FOLDER.match(name)
-        return self._fitting(name[folder.end() :], by_number=False) if folder else paths
+        if folder is None:
+            return paths
+        found = self._fitting(name[folder.end() :], by_number=False)
+        return tuple(path for path in found if not _SPLIT_PLACE.search(path[len(self._base) :]))
 
     def problem(self, name: str) -> str:
         """Why `find` finds no image of this name."""
@@ -130,43 +135,41 @@ class ImageIndex:
             and all(_has_same_bytes(path, files[name]) for name, path in images[:1])
         }
 
-    @cached_property
-    def _archives(self) -> dict[str, Path]:
-        """By the name below the root, which is empty where the root is the archive."""
-        archives = {"": self.root} if is_archive(self.root) else {}
-        return archives | {name: Path(path) for name, path in self._walked if suffix_of(name) in ARCHIVES}
-
-    @cached_property
+    @property
     def damaged_archives(self) -> dict[str, str]:
         """The reason by path for each archive that cannot be read beside the images of a folder.
 
         Raises `DataError` for one where there are no other images.
         """
-        damaged = {}
-        for path in self._archives.values():
-            try:
-                open_archive(path)
-            except OSError as error:
-                if not any(suffix_of(name) in IMAGE_SUFFIXES for name in self._loose):
-                    raise DataError(f"params.data.images: {path}: {error.strerror}") from error
-                damaged[str(path)] = error.strerror or str(error)
-        return damaged
+        return self._opened[1]
 
-    @cached_property
+    @property
     def _members(self) -> list[tuple[str, str, str, str]]:
         """(archive's name, member, name, path) of each image and text in an archive.
 
         The archive's name is that below the root, or empty where the root is the archive.
         """
-        found = []
-        for archive, path in self._archives.items():
-            if str(path) in self.damaged_archives:
+        return self._opened[0]
+
+    @cached_property
+    def _opened(self) -> tuple[list[tuple[str, str, str, str]], dict[str, str]]:
+        """The members of the archives, and the damaged ones; each archive is opened once."""
+        archives = {"": self.root} if is_archive(self.root) else {}
+        archives |= {name: Path(path) for name, path in self._walked if suffix_of(name) in ARCHIVES}
+        found, damaged = [], {}
+        for archive, path in archives.items():
+            try:
+                members = open_archive(path).members
+            except OSError as error:
+                if not any(suffix_of(name) in IMAGE_SUFFIXES for name in self._loose):
+                    raise DataError(f"params.data.images: {path}: {error.strerror}") from error
+                damaged[str(path)] = error.strerror or str(error)
                 continue
-            for member in open_archive(path).members:
+            for member in members:
                 if suffix_of(member) in _LISTED:
                     name = f"{archive}/{member}" if archive else member
                     found.append((archive, member, name, inside(path, member)))
-        return found
+        return found, damaged
 
     def _names(self) -> Iterator[tuple[str, str]]:
         """(name, path) for every name that an image may go by."""

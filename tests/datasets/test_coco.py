@@ -135,6 +135,12 @@ def test_captions_that_the_file_marks_as_unfit_are_noted(tmp_path):
     ]
 
 
+def test_a_numbered_file_beside_another_one_without_captions_is_read(tmp_path):
+    write(tmp_path, '{"questions": []}', "train.json")
+    path = coco(tmp_path, "train (1).json", [{"id": 1, "file_name": "a.jpg"}], [{"image_id": 1, "caption": "x"}])
+    assert detect(tmp_path).captions == path
+
+
 def test_a_second_download_is_not_read(tmp_path):
     for name in ("captions_train2017.json", "captions_val2017.json", "captions_val2017 (1).json"):
         coco(tmp_path, name, [{"id": 1, "file_name": f"{name[9:12]}.jpg"}], [{"image_id": 1, "caption": "x"}])

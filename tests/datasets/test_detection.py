@@ -205,6 +205,12 @@ def test_a_missing_file_that_dvc_makes_names_the_command(tmp_path, beside):
     assert str(raised.value).endswith(f"captions.csv: no such file or folder; check params.data.captions{remedy}")
 
 
+def test_captions_of_markers_only_are_no_dataset(tmp_path):
+    path = write(tmp_path, "image,caption\na.jpg,<s> . </s>\nb.jpg,<s> ! </s>", "captions.csv")
+    with pytest.raises(DataError, match=r"no usable caption; 2 rows skipped, the first in .*: the caption has no word"):
+        collect_entries(Candidate(path, "", format="table"), ReadOptions(), no_progress)
+
+
 def test_captions_that_are_empty_without_their_markers_are_skipped(tmp_path):
     rows = ["a.jpg,startseq a dog endseq", "b.jpg,startseq endseq", "c.jpg,startseq . endseq"]
     path = write(tmp_path, "\n".join(["image,caption", *rows]), "captions.csv")

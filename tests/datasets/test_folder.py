@@ -201,15 +201,25 @@ def test_one_of_two_metadata_files_in_a_folder_is_read(tmp_path):
     assert entries.notes == [f"{tmp_path}/metadata.jsonl: not read, because metadata.csv is beside it"]
 
 
-def test_a_damaged_archive_beside_images_is_skipped_and_listed(tmp_path):
+def test_a_damaged_archive_beside_images_is_noted(tmp_path):
     write(tmp_path, b"image", "a.jpg")
     write(tmp_path, "a dog", "a.txt")
     write(tmp_path, b"damaged", "001.tar")
     entries = read("folder", tmp_path)
     assert kept(entries) == [("a.jpg", "a dog", None)]
-    (found,) = entries.skipped
-    assert found.file == f"{tmp_path}/001.tar"
-    assert found.reason.startswith("the archive cannot be read: ")
+    (note,) = entries.notes
+    assert note.startswith(f"{tmp_path}/001.tar: not read: ")
+
+
+def test_a_folder_of_metadata_whose_name_is_not_utf8_is_skipped(tmp_path):
+    write(tmp_path, b"image", "a.jpg")
+    write(tmp_path, "file_name,text\na.jpg,a dog\n", "metadata.csv")
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    write(folder, "file_name,text\nb.jpg,a cat\n", "metadata.csv")
+    entries = read("folder", tmp_path)
+    assert kept(entries) == [("a.jpg", "a dog", None)]
+    assert [one.reason for one in entries.skipped] == ["its name is not UTF-8; rename the file or folder"]
 
 
 @pytest.mark.parametrize("table", [None, "metadata.csv"])

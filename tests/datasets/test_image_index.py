@@ -6,7 +6,7 @@ import unicodedata
 import pytest
 from reading import pack, write
 
-from pipeline.archives import read_image_bytes
+from pipeline.archives import open_archive, read_image_bytes
 from pipeline.datasets.image_index import ImageIndex, walk_files
 from pipeline.datasets.image_root import find_image_root, likely_image_roots
 from pipeline.errors import DataError
@@ -236,6 +236,28 @@ def test_a_number_in_the_folder_of_another_split_is_another_image(tmp_path):
     index = ImageIndex(tmp_path)
     assert index.find("train/0005.jpg") is None
     assert index.find("5").endswith("val/0005.jpg")
+
+
+def test_an_image_in_the_archive_of_another_split_is_another_image(tmp_path):
+    zip_file(tmp_path / "train.zip", "1.jpg")
+    zip_file(tmp_path / "val.zip", "1.jpg", "9.jpg")
+    index = ImageIndex(tmp_path)
+    assert index.find("train/1.jpg").endswith("train.zip::1.jpg")
+    assert index.find("train/9.jpg") is None
+    assert index.find("9.jpg").endswith("val.zip::9.jpg")
+
+
+def test_each_archive_is_opened_once(tmp_path, monkeypatch):
+    for name in ("a.zip", "b.zip"):
+        zip_file(tmp_path / name, f"{name}.jpg")
+    opened = []
+    monkeypatch.setattr(
+        "pipeline.datasets.image_index.open_archive", lambda path: opened.append(path) or open_archive(path)
+    )
+    index = ImageIndex(tmp_path)
+    assert len(list(index.names())) == 2
+    assert index.problem("c.jpg") == "the image does not exist"
+    assert len(opened) == 2
 
 
 def test_a_number_with_a_suffix_is_an_image_of_that_format(tmp_path):

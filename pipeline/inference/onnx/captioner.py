@@ -33,7 +33,10 @@ class OnnxCaptioner(BaseCaptioner):
     def __init__(
         self, description: Mapping[str, Any], sessions: "Mapping[str, onnxruntime.InferenceSession]", place: str
     ) -> None:
-        self.spec = EncoderSpec.from_json(description["spec"])
+        try:
+            self.spec = EncoderSpec.from_json(description["spec"])
+        except ArtefactError as error:
+            raise ArtefactError(f"{place}: {error}; export again") from error
         self.vocabulary = Vocabulary.from_json(description["vocabulary"], place)
         self.reranker = None
         self.familiarity = None
@@ -69,7 +72,7 @@ class OnnxCaptioner(BaseCaptioner):
             if FAMILIARITY in parts:
                 sizes = {"channels": description["channels"]}
                 captioner.familiarity = Familiarity.from_arrays(*_arrays(folder / FAMILIARITY, parts), **sizes)
-        except (ArtefactError, KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ArtefactError(f"{folder}: not a complete export: {error}; export again") from error
         return captioner
 
