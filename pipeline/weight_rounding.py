@@ -1,9 +1,8 @@
 """Model weights in fewer bits, for a small model file, and back in float32.
 
 Matrices and kernels become int8 with one float32 scale per output channel (row) if they are large, else float16.
-Vectors (biases, normalization) stay float32: they are small and may have a wide range. Rounding one large matrix costs
-little, since its errors average out; the kernels of depthwise convolutions, which have few values per channel, suffer
-more in int8 (docs/results.md has the scores).
+Vectors (biases, normalization) stay float32: they are small and may have a wide range. Small kernels, such as those of
+depthwise convolutions, would lose more in int8 than they save; docs/results.md has the figures.
 """
 
 from collections.abc import Mapping

@@ -51,7 +51,8 @@ class ImageIndex:
         if folder is None:
             return paths
         found = self._fitting(name[folder.end() :], by_number=False)
-        return tuple(path for path in found if not _SPLIT_PLACE.search(path[len(self._base) :]))
+        start = 0 if self._base == "." else len(self._base)
+        return tuple(path for path in found if not _SPLIT_PLACE.search(path[start:]))
 
     def problem(self, name: str) -> str:
         """Why `find` finds no image of this name."""

@@ -2,6 +2,7 @@
 
 import tarfile
 import unicodedata
+from pathlib import Path
 
 import pytest
 from reading import pack, write
@@ -238,13 +239,15 @@ def test_a_number_in_the_folder_of_another_split_is_another_image(tmp_path):
     assert index.find("5").endswith("val/0005.jpg")
 
 
-def test_an_image_in_the_archive_of_another_split_is_another_image(tmp_path):
+def test_an_image_in_the_archive_of_another_split_is_another_image(tmp_path, monkeypatch):
     zip_file(tmp_path / "train.zip", "1.jpg")
     zip_file(tmp_path / "val.zip", "1.jpg", "9.jpg")
     index = ImageIndex(tmp_path)
     assert index.find("train/1.jpg").endswith("train.zip::1.jpg")
     assert index.find("train/9.jpg") is None
     assert index.find("9.jpg").endswith("val.zip::9.jpg")
+    monkeypatch.chdir(tmp_path)
+    assert ImageIndex(Path()).find("train/9.jpg") is None
 
 
 def test_each_archive_is_opened_once(tmp_path, monkeypatch):
