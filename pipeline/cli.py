@@ -34,7 +34,7 @@ from pipeline.commands import (
     train,
     vocab,
 )
-from pipeline.commands.terminal import say, show
+from pipeline.commands.terminal import discard, say, show
 from pipeline.errors import CaptionerError, DataError, DiskError, ParamsError
 
 app = typer.Typer(
@@ -138,25 +138,20 @@ def _run(*, debug: bool) -> int:
     except CaptionerError as error:
         return _end(_error_lines(str(error)), error.exit_code, debug)
     except BrokenPipeError:  # `captioner predict ... | head`
-        _discard_output()
+        discard(sys.stdout)
         return 0
     except OSError as error:
         if error.errno in _INACCESSIBLE and error.filename is not None:
             return _end(f"error: {error.filename}: {error.strerror}; check the path", DataError.exit_code, debug)
         if error.filename is not None or error.errno not in _CANNOT_WRITE:
             raise
-        _discard_output()
+        discard(sys.stdout)
         return _end(f"error: standard output: cannot be written: {error.strerror}", DiskError.exit_code, debug)
     except Exception as error:
         if not hasattr(error, "format_message"):  # not wrong usage, whose class depends on the version of typer
             raise
         message = error.format_message().removesuffix(".")  # empty without arguments, when the help was shown
         return _end(f"error: {message}; see --help", ParamsError.exit_code, debug) if message else ParamsError.exit_code
-
-
-def _discard_output() -> None:
-    """Discard what is still to be written to standard output, so that Python reports no second error at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _error_lines(message: str) -> str:

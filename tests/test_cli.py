@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import ROOT, run_command, run_stages, set_param
+from support import ROOT, run_command, run_stages, set_param, write_project
 
 from pipeline import __version__, paths
 from pipeline.params_file import check_params, read_params
@@ -68,6 +68,21 @@ def test_closed_streams_lose_their_lines_only(trained_project):
     assert (code, err) == (3, "")
     assert out.startswith(b"data/tiny/images/001.png: ")
     assert out.count(b"\n") == 1
+
+
+def test_a_command_goes_on_when_nobody_reads_its_messages(tmp_path):
+    write_project(tmp_path)
+    set_param(tmp_path, "data.format", "auto")
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "pipeline", "init", "data/tiny"]
+    with open(writer, "wb") as messages:
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=messages, timeout=120, check=False
+        )
+    assert done.returncode == 0
+    assert read_params(tmp_path / paths.PARAMS).data.format != "auto"
 
 
 def test_letters_that_standard_output_lacks_are_escaped(trained_project, tmp_path):

@@ -5,12 +5,13 @@ them visible.
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -26,14 +27,22 @@ _EVERY = 3.0
 
 def say(*lines: str) -> None:
     """Print lines to standard error; a line break within one is made visible, too."""
-    for line in lines:
-        print(visible(line), file=sys.stderr, flush=True)
+    try:
+        for line in lines:
+            print(visible(line), file=sys.stderr, flush=True)
+    except BrokenPipeError:  # `captioner extract 2>&1 | head`: the work goes on without messages
+        discard(sys.stderr)
 
 
 def show(*lines: str) -> None:
     """Print lines to standard output; a line break within one is made visible, too."""
     for line in lines:
         print(visible(line))
+
+
+def discard(stream: TextIO) -> None:
+    """Discard what is still to be written to `stream`, so that Python reports no second error at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def to_json(content: Any, *, indent: int | None = None) -> str:
