@@ -33,7 +33,7 @@ SEED = 17
 _TITLES = {"bleu_1": "BLEU-1", "bleu_4": "BLEU-4", "rouge_l": "ROUGE-L", "cider_d": "CIDEr-D"}
 CARD = """# The starter
 
-A captioner for photos of people and dogs outdoors, also as initial weights for training. `captioner predict photo.jpg` uses it
+Captions photos of people and dogs outdoors, and can be the initial weights of a training run. `captioner predict photo.jpg` uses it
 where a project has no model of its own; `--model starter` and `train.init_from: starter` select it.
 
 ## Data
@@ -44,7 +44,7 @@ table: `{captions_sha256}`.
 
 ## Scores
 
-Of the starter on {test_images:,} images of the test split, with a beam of {beam}, tokenized and computed as in coco-caption, times
+On {test_images:,} images of the test split, with a beam of {beam}, tokenized and computed as in coco-caption, times
 100:
 
 | | score | 95% interval |
@@ -58,8 +58,8 @@ the file. Weights in int8 and float16; {megabytes:.1f} MB.
 
 ## Limits
 
-- It describes people, dogs and outdoor scenes, in everyday English. It captions any other image too, and is then wrong;
-  most of these captions get a warning.
+- It describes people, dogs and outdoor scenes, in everyday English. Captions of other images are usually wrong;
+  most of them get a warning.
 - It repeats the assumptions of its training captions, such as about gender and age. Do not use it for decisions about people.
 - For research and education, as the terms of Flickr8k say.
 

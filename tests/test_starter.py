@@ -104,7 +104,7 @@ def test_the_card_has_the_data_the_scores_the_limits_and_the_licenses(starter, t
     card = " ".join(starter.with_suffix(".md").read_text().split())
     for words in (
         "Trained on 12 images of Flickr8k with 24 captions",
-        "Of the starter on 3 images of the test split, with a beam of 5,",
+        "On 3 images of the test split, with a beam of 5,",
         f"| CIDEr-D | {scores.corpus['cider_d']:.1f} | {low:.1f} to {high:.1f} |",
         "For research and education",
         "EfficientNet-Lite2 by Google, trained on ImageNet, Apache-2.0",

@@ -44,7 +44,12 @@ def extract(
     out: Annotated[Path, typer.Option("--out", help="Ray: the folder of shards.")] = paths.FEATURES,
     shard_images: Annotated[
         int | None,
-        typer.Option("--shard-images", min=1, help="Ray: images per shard.", show_default="as many as fit 128 MiB"),
+        typer.Option(
+            "--shard-images",
+            min=1,
+            help="Ray: images per shard.",
+            show_default="as many as fit 128 MiB of features and 256 MiB of pixels",
+        ),
     ] = None,
 ) -> None:
     """Extract the features of all images with the frozen encoder."""

@@ -16,7 +16,7 @@ _SHOWN = 5
 def import_features(
     source: Annotated[
         Path,
-        typer.Argument(help="Folder of .npz or .npy files, one per image; HDF5 file; or one .npy array with --ids."),
+        typer.Argument(help="Folder of .npz or .npy files, one per image; an HDF5 file; or an .npy array with --ids."),
     ],
     name: Annotated[
         str,
@@ -25,7 +25,8 @@ def import_features(
         ),
     ],
     ids: Annotated[
-        Path | None, typer.Option("--ids", help="Image ids of an array's rows: .txt with one per line, .json or .npy.")
+        Path | None,
+        typer.Option("--ids", help="Image ids of an array's rows: .txt with one per line, a JSON list, or .npy."),
     ] = None,
     key: Annotated[
         str | None, typer.Option("--key", help="Name of the array in .npz files, or of the dataset in an HDF5 file.")

@@ -77,8 +77,8 @@ def _print_entries(entries: "DatasetEntries", images: int) -> None:
     splits_of = Counter(image for image, split in pairs if split)
     if several := sum(count > 1 for count in splits_of.values()):
         say(
-            f"warning: {counted(several, 'image is', 'images are')} in several splits, which `prepare` refuses unless "
-            "params.data.leaks is drop; it then keeps those of test, or else of val"
+            f"warning: {counted(several, 'image is', 'images are')} in several splits, which `prepare` refuses; with "
+            "params.data.leaks: drop it keeps those of test, or else of val"
         )
     if entries.skipped:
         first = entries.skipped[0]

@@ -46,7 +46,7 @@ def test_images_in_two_splits_cause_a_warning(project):
     with (project / "data/tiny/captions.csv").open("a") as file:
         file.write("000.png,a red square,train\n000.png,a red square,val\n")
     err = run_command("init", "data/tiny", cwd=project)[2]
-    assert "1 image is in several splits, which `prepare` refuses unless params.data.leaks is drop; it then" in err
+    assert "1 image is in several splits, which `prepare` refuses; with params.data.leaks: drop it" in err
 
 
 @pytest.mark.parametrize("command", [("init", "data/tiny"), ("prepare",)])
