@@ -300,8 +300,8 @@ class RunParams(Options):
         default=0,
         ge=0,
         le=1024,
-        description="Of extract: threads on a CPU, decoding processes for a GPU, or at most this many shards in progress on Ray; "
-        "0: one per core",
+        description="Of extract: threads on a CPU, decoding processes for a GPU, or at most this many shards in "
+        "progress on Ray; 0: one per core",
     )
 
 

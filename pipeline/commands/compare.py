@@ -32,7 +32,7 @@ def compare(
     meteor: Meteor = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every changed caption.")] = False,
     unit: UnitOption = None,
-    seed: Seed = SEED,
+    seed: Seed = None,
 ) -> None:
     """Compare two runs on the same images: differences, p-values, and the captions that changed most."""
     from pipeline.datasets.caption_files import read_reference_file
@@ -50,7 +50,7 @@ def compare(
         matched[0].captions,
         matched[1].captions,
         texts,
-        seed=seed,
+        seed=SEED if seed is None else seed,
         meteor=meteor,
         tokenize=tokenizer_of(unit, texts),
     )

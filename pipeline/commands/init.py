@@ -54,12 +54,13 @@ def init(
     if given.vocab.unit == "word":
         texts = [entry.caption for entry in entries.captions]
         say(*word_warnings(share_without_spaces(texts), share_with_dropped_letters(texts)))
-    captions = _path_for_params(found.captions)
-    values = {"format": found.format, "captions": captions, "images": _path_for_params(image_root)}
+    project = Path(os.path.abspath(params)).parent
+    captions = _path_in_project(found.captions, project)
+    values = {"format": found.format, "captions": captions, "images": _path_in_project(image_root, project)}
     _update_params(params, data, values)
-    if change := _ignore_drawn_dataset(used=Path(captions).is_relative_to(DRAWN)):
+    if change := _ignore_drawn_dataset(project, used=Path(captions).is_relative_to(DRAWN)):
         say(change)
-    if missing := _missing_in_copies([found.captions, image_root]):
+    if missing := _missing_in_copies(project, [values["captions"], values["images"]]):
         say(
             f"note: {' and '.join(missing)}: not in git or dvc, so missing in the copies of the project in which "
             "`dvc exp run --temp` and `--queue` run; `dvc add` and `git add` them (see docs/datasets.md)"
@@ -129,58 +130,59 @@ def _update_params(file: Path, data: "DataParams", values: dict[str, str]) -> No
     say(*(f"{file}: data.{key}: {value} (unchanged)" for key, value in chosen.items() if value != "auto"))
 
 
-def _path_for_params(path: Path) -> str:
-    """Relative inside the project, absolute outside, so that both hold in a copy of the project."""
-    absolute, here = Path(os.path.abspath(path)), Path.cwd()
-    return (absolute.relative_to(here) if absolute.is_relative_to(here) else absolute).as_posix()
+def _path_in_project(path: Path, project: Path) -> str:
+    """Relative to the project's folder inside it, absolute outside, so that both hold in a copy of the project."""
+    absolute = Path(os.path.abspath(path))
+    return (absolute.relative_to(project) if absolute.is_relative_to(project) else absolute).as_posix()
 
 
-def _ignore_drawn_dataset(*, used: bool) -> str | None:
+def _ignore_drawn_dataset(project: Path, *, used: bool) -> str | None:
     """Let DVC ignore the pipeline that draws the built-in dataset unless it is `used`; returns what was changed."""
-    from pipeline.files import write_text
+    from pipeline.files import write_bytes
 
-    rule = f"/{DRAWN.as_posix()}/"
-    if not _DVC_IGNORE.is_file() or not (DRAWN / "dvc.yaml").is_file():
+    rule, file = f"/{DRAWN.as_posix()}/", project / _DVC_IGNORE
+    if not file.is_file() or not (project / DRAWN / "dvc.yaml").is_file():
         return None
-    lines = _DVC_IGNORE.read_text(encoding="utf-8").splitlines()
-    if used == (rule not in lines):
+    lines = file.read_bytes().splitlines()
+    if used == (rule.encode() not in lines):
         return None
-    lines = [line for line in lines if line != rule] if used else [*lines, rule]
-    write_text(_DVC_IGNORE, "\n".join(lines) + "\n")
+    lines = [line for line in lines if line != rule.encode()] if used else [*lines, rule.encode()]
+    write_bytes(file, b"\n".join(lines) + b"\n")
     change = (
         "removed, because the built-in dataset is used" if used else "added, so that DVC ignores the built-in dataset"
     )
     return f"{_DVC_IGNORE}: {rule} {change}"
 
 
-def _missing_in_copies(places: Iterable[Path]) -> list[str]:
+def _missing_in_copies(project: Path, places: Iterable[str]) -> list[str]:
     """The places in the project that git does not track, neither directly nor as a .dvc file; none without git.
 
     A place inside another one is not listed: dvc adds them together.
     """
-    inside = [place for place in dict.fromkeys(map(_path_for_params, places)) if not os.path.isabs(place)]
-    if not inside or not _is_tracked("."):
+    inside = [place for place in dict.fromkeys(places) if not os.path.isabs(place)]
+    if not inside or not _is_tracked(project, "."):
         return []
-    missing = [Path(place) for place in inside if not _is_tracked(place, *_dvc_files(place))]
+    missing = [Path(place) for place in inside if not _is_tracked(project, place, *_dvc_files(project, place))]
     return [str(place) for place in missing if not set(missing) & set(place.parents)]
 
 
-def _is_tracked(*places: str) -> bool:
+def _is_tracked(project: Path, *places: str) -> bool:
     """Whether git tracks one of the places or something below."""
-    command = ["git", "--literal-pathspecs", "ls-files", "--", *places]
+    command = ["git", "-C", str(project), "--literal-pathspecs", "ls-files", "--", *places]
     try:
         return bool(subprocess.run(command, capture_output=True, check=False).stdout)
     except OSError:  # git is not installed
         return False
 
 
-def _dvc_files(place: str) -> list[str]:
+def _dvc_files(project: Path, place: str) -> list[str]:
     """The .dvc files and the dvc.yaml by which dvc tracks a place or something below."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
     try:
-        with Repo() as repo:
-            return [out.stage.path for out in repo.find_outs_by_path(place, recursive=True, strict=False)]
+        with Repo(Repo.find_root(str(project))) as repo:
+            outs = repo.find_outs_by_path(str(project / place), recursive=True, strict=False)
+            return [out.stage.path for out in outs]
     except DvcException:  # no dvc repository, or one that does not track the place
         return []

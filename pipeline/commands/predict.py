@@ -58,7 +58,10 @@ def predict(
     beam: Annotated[
         int | None,
         typer.Option(
-            min=1, max=MAX_BEAM_SIZE, help="Beam size; 1 is greedy search.", show_default="5; 10 with re-ranking"
+            min=1,
+            max=MAX_BEAM_SIZE,
+            help="Beam size, at least --num-captions; 1 is greedy search.",
+            show_default="5; 10 with re-ranking",
         ),
     ] = None,
     neighbors: Annotated[

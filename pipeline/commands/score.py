@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pipeline.datasets.caption_files import CaptionFile, ReferenceFile
     from pipeline.metrics.evaluation import Evaluation
 
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Seed of the bootstrap.", show_default="17")]
 Meteor = Annotated[bool, typer.Option("--meteor", help="Add METEOR (needs Java and the extra `meteor`).")]
 SEED = 17
 _COMMON = 0.5
@@ -73,15 +73,15 @@ def score(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     per_image: Annotated[Path | None, typer.Option(help="Write the scores of each image to this CSV file.")] = None,
     unit: UnitOption = None,
-    seed: Seed = SEED,
+    seed: Seed = None,
     params: ParamsFile = paths.PARAMS,
 ) -> None:
     """Caption a split and score it with BLEU, CIDEr-D and ROUGE-L; with FILE, score the captions in it."""
     if file is None:
-        if references or subset or meteor or as_json or per_image or unit:
+        if references or subset or meteor or as_json or per_image or unit or seed is not None:
             raise ParamsError(
-                "score: --references, --subset, --meteor, --json, --per-image and --unit need a file of captions: "
-                "captioner score FILE --references REFERENCES"
+                "score: --references, --subset, --meteor, --json, --per-image, --unit and --seed need a file of "
+                "captions: captioner score FILE --references REFERENCES"
             )
         _score_split(params)
         return
@@ -100,6 +100,7 @@ def score(
         missing = counted(matched.missing, "image without a caption is", "images without a caption are")
         say(f"warning: {missing} not in these scores")
     tokenize = tokenizer_of(unit, matched.references)
+    seed = SEED if seed is None else seed
     evaluation = evaluate(matched.captions, matched.references, seed=seed, meteor=meteor, tokenize=tokenize)
     say(*warnings(evaluation))
     if per_image:
@@ -107,7 +108,7 @@ def score(
     if as_json:
         show_json(evaluation.metrics(), indent=2)
     else:
-        _print_scores(evaluation)
+        _print_scores(evaluation, unit or Unit.word)
 
 
 def reference_file(captions: "CaptionFile", name: str, references: "ReferenceFile | None") -> "ReferenceFile":
@@ -182,13 +183,14 @@ def _score_split(path: Path) -> None:
         say(f"warning: {common:.0%} of the images have the same caption: the decoder does not describe its images yet")
 
 
-def _print_scores(evaluation: "Evaluation") -> None:
+def _print_scores(evaluation: "Evaluation", unit: Unit) -> None:
     from pipeline.metrics.diversity import diversity_rows
 
     images, texts = evaluation.scores.images, evaluation.reference_lengths.total()
     show(f"{counted(images, 'caption')}, {counted(texts, 'reference')}", "")
     show(*_scores_table(evaluation), "")
-    rows = [("", "captions", "references"), *diversity_rows(evaluation.diversity, evaluation.reference_diversity)]
+    diversity = diversity_rows(evaluation.diversity, evaluation.reference_diversity, f"{unit}s")
+    rows = [("", "captions", "references"), *diversity]
     show(*aligned(rows, right={1, 2}), "")
     show(f"BLEU: {evaluation.scores.signatures['bleu']}")
 

@@ -29,10 +29,12 @@ TITLES = {
     "repeated_phrase": "captions with a repeated phrase of three words",
     "empty_captions": "empty captions",
     "vocabulary_used": "vocabulary used",
-    "distinct_words": "distinct words",
-    "mean_length": "words per caption",
+    "distinct_words": "distinct {unit}",
+    "mean_length": "{unit} per caption",
 }
 """The title of each statistic, in the order in which they are shown."""
+OF_WORDS = ("ends_in_function_word", "repeated_word", "repeated_phrase")
+"""Statistics that mean nothing in captions of characters."""
 
 
 def diversity(hypotheses: Sequence[str], vocabulary_size: int | None = None) -> dict[str, float]:
@@ -58,13 +60,19 @@ def diversity(hypotheses: Sequence[str], vocabulary_size: int | None = None) -> 
     }
 
 
-def diversity_rows(captions: Mapping[str, float], references: Mapping[str, float]) -> list[tuple[str, str, str]]:
+def diversity_rows(
+    captions: Mapping[str, float], references: Mapping[str, float], unit: str
+) -> list[tuple[str, str, str]]:
     """Rows of a table: the title of each statistic of the captions, and its values for the captions and, where there
-    is one, for the references."""
+    is one, for the references. `unit` is what the tokens are: words or characters."""
+    names = [name for name in TITLES if name in captions and (unit == "words" or name not in OF_WORDS)]
     return [
-        (title, formatted(name, captions[name]), formatted(name, references[name]) if name in references else "")
-        for name, title in TITLES.items()
-        if name in captions
+        (
+            TITLES[name].format(unit=unit),
+            formatted(name, captions[name]),
+            formatted(name, references[name]) if name in references else "",
+        )
+        for name in names
     ]
 
 

@@ -1,5 +1,6 @@
 """The geometry of line charts and bar charts, in SVG units; the template `macros.html.j2` draws them."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log10
@@ -8,6 +9,8 @@ WIDTH, HEIGHT = 420, 210
 LEFT, RIGHT, TOP, BOTTOM = 42, 12, 12, 30
 """Margins around the plot."""
 _TICKS = 4
+MAX_BARS = 60
+"""A bar chart has at most this many positions; the last one counts everything from there on."""
 
 Point = tuple[float, float]
 
@@ -88,8 +91,10 @@ def bar_chart(title: str, series: Mapping[str, Mapping[int, float]], *, x_label:
     numbers = sorted({number for bars in series.values() for number in bars})
     if not numbers:
         return None
-    axis = _Axis.covering(0, max(value for bars in series.values() for value in bars.values()))
-    span = range(numbers[0], numbers[-1] + 1)
+    last = min(numbers[-1], numbers[0] + MAX_BARS - 1)
+    cut = {name: _counted_up_to(last, bars) for name, bars in series.items()}
+    axis = _Axis.covering(0, max(value for bars in cut.values() for value in bars.values()))
+    span = range(numbers[0], last + 1)
     step = (WIDTH - LEFT - RIGHT) / len(span)
     width = 0.8 * step / len(series)
     bars = [
@@ -100,12 +105,15 @@ def bar_chart(title: str, series: Mapping[str, Mapping[int, float]], *, x_label:
             height=round(axis.height(0) - axis.height(value), 1),
             series=index,
         )
-        for index, values in enumerate(series.values())
+        for index, values in enumerate(cut.values())
         for number, value in values.items()
     ]
+    texts = {number: str(number) for number in span[:: ceil(len(span) / 12)]}
+    if last < numbers[-1]:
+        texts = {number: text for number, text in texts.items() if number < last - 3} | {last: f"{last}+"}
     x_labels = [
-        Label(round(LEFT + (number - span[0] + 0.5) * step, 1), HEIGHT - 14, str(number), "middle")
-        for number in span[:: ceil(len(span) / 12)]
+        Label(round(LEFT + (number - span[0] + 0.5) * step, 1), HEIGHT - 14, text, "middle")
+        for number, text in texts.items()
     ]
     return Chart(
         title=title,
@@ -114,6 +122,14 @@ def bar_chart(title: str, series: Mapping[str, Mapping[int, float]], *, x_label:
         grid=axis.grid(),
         bars=tuple(bars),
     )
+
+
+def _counted_up_to(last: int, bars: Mapping[int, float]) -> dict[int, float]:
+    """The bars up to `last`, which also counts those behind it."""
+    counts: Counter[int] = Counter()
+    for number, value in bars.items():
+        counts[min(number, last)] += value  # type: ignore[assignment]
+    return dict(counts)
 
 
 @dataclass(frozen=True)
@@ -141,7 +157,13 @@ class _Axis:
         return tuple(map(self.height, self.ticks))
 
     def labels(self, x_label: str) -> list[Label]:
-        ticks = [Label(LEFT - 6, round(self.height(tick) + 4, 1), _short(tick), "end") for tick in self.ticks]
+        step = self.ticks[1] - self.ticks[0]
+        decimals = next(number for number in range(20) if abs(round(step, number) - step) < step / 100)
+        texts = [f"{tick:,.{decimals}f}" for tick in self.ticks]
+        ticks = [
+            Label(LEFT - 6, round(self.height(tick) + 4, 1), text, "end")
+            for tick, text in zip(self.ticks, texts, strict=True)
+        ]
         return [Label(WIDTH - RIGHT, HEIGHT - 2, x_label, "end"), *ticks]
 
 

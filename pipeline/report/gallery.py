@@ -19,9 +19,11 @@ FILTERS = {
     "shared": "of several images",
     "unfinished": "end in a function word",
     "repeats": "repeat themselves",
-    "no_match": "share no four words in a row with a reference",
+    "no_match": "share no four {unit} in a row with a reference",
 }
 """The titles of `caption_flags`."""
+OF_WORDS = ("unfinished", "repeats")
+"""Flags that mean nothing in captions of characters."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,12 @@ def make_cards(evaluation: EvaluationFile, files: Mapping[str, Path], spec: Enco
 def filters(evaluation: EvaluationFile) -> list[tuple[str, str, int]]:
     """Each flag with its title and the number of captions that have it."""
     counts = Counter(flag for record in evaluation.images for flag in record.flags)
-    return [(flag, title, counts[flag]) for flag, title in FILTERS.items()]
+    unit = evaluation.model.unit
+    return [
+        (flag, title.format(unit=unit), counts[flag])
+        for flag, title in FILTERS.items()
+        if unit == "words" or flag not in OF_WORDS
+    ]
 
 
 def attention_levels(weights: Sequence[Sequence[float]]) -> str:

@@ -43,7 +43,7 @@ def render_report(
         card_scores=[TITLES[name] for name in cards[0].record.scores] if cards else [],
         titles=TITLES,
         filters=filters(evaluation),
-        diversity=diversity_rows(evaluation.diversity, evaluation.reference_diversity),
+        diversity=diversity_rows(evaluation.diversity, evaluation.reference_diversity, evaluation.model.unit),
         lengths=_length_chart(evaluation),
         curves=_curve_charts(curves),
         dataset=dataset_section(statistics),

@@ -22,7 +22,7 @@ class CaptionRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     captions: int = Field(1, ge=1, le=10, description="Number of different captions, best first")
-    beam_size: int | None = Field(None, ge=1, le=20, description="Beam size; 1 is greedy search. Default: the model's")
+    beam_size: int | None = Field(None, ge=1, le=20, description="Beam size, at least captions. Default: the model's")
     max_length: int | None = Field(
         None, ge=1, le=500, description="Longest caption, in tokens; by default the longest that was trained on"
     )

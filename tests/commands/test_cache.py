@@ -68,6 +68,12 @@ def test_prune_deletes_one_encoder(filled):
     assert "18 from the store, 0 encoded" in run_command("extract")[2]
 
 
+def test_an_encoder_named_twice_is_deleted_once(filled):
+    digest = digests(filled)[3]
+    code, out, _ = run_command("cache", "prune", digest[:10], digest)
+    assert (code, out.count("deleted")) == (0, 1)
+
+
 def test_prune_deletes_images_that_the_dataset_does_not_contain(filled):
     table = filled / "data/tiny/captions.csv"
     table.write_text("".join(line for line in table.read_text().splitlines(True) if not line.startswith("001.png")))

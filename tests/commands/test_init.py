@@ -1,6 +1,7 @@
 """`captioner init`: params.yaml for a dataset."""
 
 import json
+import os
 import shutil
 import zipfile
 
@@ -31,6 +32,14 @@ def test_captions_and_images_are_found_and_printed(project):
     ]
     assert (data_of(project).captions, data_of(project).images) == ("data/tiny/captions.csv", "data/tiny/images")
     assert run_command("prepare", cwd=project)[0] == 0
+
+
+@pytest.mark.parametrize(("folder", "dataset"), [("data", "tiny"), ("..", "{name}/data/tiny")])
+def test_from_another_folder_the_paths_hold_in_the_project(project, folder, dataset):
+    cwd = project / folder
+    params = os.path.relpath(project / "params.yaml", cwd)
+    assert run_command("init", dataset.format(name=project.name), "--params", params, cwd=cwd)[0] == 0
+    assert (data_of(project).captions, data_of(project).images) == ("data/tiny/captions.csv", "data/tiny/images")
 
 
 def test_nothing_else_in_the_file_changes(project):
@@ -231,11 +240,11 @@ def test_dvc_ignores_the_built_in_dataset_where_it_is_not_used(tmp_path):
     write_project(tmp_path)
     (tmp_path / "data/scenes").mkdir()
     (tmp_path / "data/scenes/dvc.yaml").write_text("stages: {}\n")
-    (tmp_path / ".dvcignore").write_text("*.pyc\n")
+    (tmp_path / ".dvcignore").write_bytes(b"# \xe9t\xe9\n*.pyc\n")
     _, _, message = run_command("init", "data/tiny", cwd=tmp_path)
     assert ".dvcignore: /data/scenes/ added, so that DVC ignores the built-in dataset" in message
-    assert (tmp_path / ".dvcignore").read_text() == "*.pyc\n/data/scenes/\n"
+    assert (tmp_path / ".dvcignore").read_bytes() == b"# \xe9t\xe9\n*.pyc\n/data/scenes/\n"
     assert ".dvcignore" not in run_command("init", "data/tiny", cwd=tmp_path)[2]
     (tmp_path / "data/tiny").rename(tmp_path / "data/scenes/tiny")
     assert ".dvcignore: /data/scenes/ removed" in run_command("init", "data/scenes", cwd=tmp_path)[2]
-    assert (tmp_path / ".dvcignore").read_text() == "*.pyc\n"
+    assert (tmp_path / ".dvcignore").read_bytes() == b"# \xe9t\xe9\n*.pyc\n"

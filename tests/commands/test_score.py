@@ -93,6 +93,7 @@ def test_a_file_without_references_and_options_without_a_file_are_wrong_usage(fo
     code, _, err = run_command("score", "--references", "references.json", cwd=folder)
     assert code == 2
     assert "captioner score FILE --references REFERENCES" in err
+    assert run_command("score", "--seed", "3", cwd=folder)[::2] == (2, err)
 
 
 def test_a_missing_file_ends_with_three(folder):

@@ -6,7 +6,7 @@ def test_a_line_runs_from_the_first_to_the_last_value():
     (line,) = chart.lines
     assert [x for x, _ in line] == [LEFT, (LEFT + chart.right) / 2, chart.right]
     assert line[0][1] < line[1][1] < line[2][1]
-    assert {label.text for label in chart.labels} >= {"epoch", "1", "3", "0", "2"}
+    assert {label.text for label in chart.labels} >= {"epoch", "1", "3", "0.0", "2.0"}
 
 
 def test_the_best_point_is_marked_and_named():
@@ -28,6 +28,22 @@ def test_bars_of_several_series_are_side_by_side():
     assert theirs.x == ours.x + ours.width
     assert theirs.height > ours.height
     assert chart.legend == ("ours", "theirs")
+
+
+def test_one_long_caption_does_not_hide_the_others():
+    chart = bar_chart("Words", {"ours": {5: 100, 10: 300, 900: 1, 10_000: 2}}, x_label="words")
+    assert min(bar.width for bar in chart.bars) > 4
+    assert [bar.height > 0 for bar in chart.bars] == [True] * 3
+    assert "64+" in {label.text for label in chart.labels}
+
+
+def test_ticks_close_together_have_enough_decimals():
+    for low, high, expected in [
+        (100.2, 101.9, ["100.0", "100.5", "101.0"]),
+        (55.1, 55.95, ["55.00", "55.25", "55.50"]),
+    ]:
+        chart = line_chart("Score", {"val": [(1, low), (2, high)]}, x_label="epoch")
+        assert [label.text for label in chart.labels if label.anchor == "end"][1:4] == expected
 
 
 def test_a_chart_without_values_is_left_out():

@@ -63,6 +63,10 @@ def test_imported_features_and_characters_are_named_as_such(tmp_path):
     assert "by the attention decoder on features of detector, beam size 3" in text
     assert "30 characters" in text
     assert "Characters per caption" in text
+    assert "distinct characters" in text
+    assert "share no four characters in a row with a reference" in text
+    assert "function word" not in text
+    assert "word twice" not in text
 
 
 class Elements(HTMLParser):
@@ -154,6 +158,7 @@ def in_browser(chromium, text: str, folder: Path, action: str) -> str:
         ("click('[data-view=all]'); click('.more')", NAMES[:24], "24 of 30"),
         ("set(filter, 'repeats')", NAMES[:4], "4 of 4"),
         ("search.value = '17.PNG dog'; search.dispatchEvent(new Event('input'))", ["17.png"], "1 of 1"),
+        ("search.value = 'attention word file'; search.dispatchEvent(new Event('input'))", [], "0 of 0"),
         ("search.value = 'zebra'; search.dispatchEvent(new Event('input'))", [], "0 of 0"),
     ],
 )

@@ -6,6 +6,7 @@ import io
 import time
 
 import pytest
+from PIL import Image
 
 By = pytest.importorskip("selenium.webdriver.common.by").By
 Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
@@ -130,6 +131,63 @@ def test_the_alt_text_is_another_caption_or_edited(page, images):
     assert page["pasted"].get_attribute("value") == '<img alt="red &amp; &quot;nothing&quot;" src="000.png">'
 
 
+def test_html_for_an_odd_file_name_names_that_file_and_loads_nothing(page, images, tmp_path):
+    odd = tmp_path / "photo #1 100%.png"
+    odd.write_bytes(images[0].read_bytes())
+    page.choose(odd)
+    page.done(1)
+    page["copy-html"].click()
+    page.until(lambda: page["copy-html"].text == "Copied")
+    page.run("const field = document.createElement('textarea'); field.id = 'pasted'; document.body.append(field)")
+    page["pasted"].send_keys(Keys.CONTROL, "v")
+    assert page["pasted"].get_attribute("value").endswith('src="photo%20%231%20100%25.png">')
+    assert not page.run("return performance.getEntriesByType('resource').some((one) => one.name.includes('photo'))")
+
+
+def test_text_pasted_beside_its_picture_goes_into_the_field(page, images):
+    page.choose(images[0])
+    page.done(1)
+    prevented = page.run(
+        """const data = new DataTransfer();
+        data.setData("text/plain", "a cell of a spreadsheet");
+        data.items.add(new File([new Uint8Array(8)], "cell.png", { type: "image/png" }));
+        const options = { bubbles: true, cancelable: true, clipboardData: data };
+        const event = new ClipboardEvent("paste", options);
+        document.getElementById("text").dispatchEvent(event);
+        return event.defaultPrevented;"""
+    )
+    assert not prevented
+    assert not page["many"].is_displayed()
+
+
+def test_an_image_that_the_browser_cannot_show_has_no_attention(page, images, tmp_path):
+    tiff = tmp_path / "scan.tif"
+    Image.open(images[0]).save(tiff)
+    page.choose(tiff, images[1])
+    page.done(2)
+    for number in (1, 0, 1, 0):
+        page.all(".thumb")[number].click()
+        page.until(lambda number=number: page["attention"].is_displayed() == (number == 1))
+    assert page["no-preview"].is_displayed()
+
+
+def test_captions_that_arrive_after_clearing_are_not_announced(page, images):
+    page.run(
+        """const fetched = window.fetch;
+        window.fetch = async (...given) => {
+            await new Promise((done) => (window.answer = done));
+            return fetched(...given).finally(() => (window.answered = true));
+        };"""
+    )
+    page.choose(images[0])
+    page.until(lambda: page.run("return Boolean(window.answer)"))
+    page["clear"].click() if page["clear"].is_displayed() else page.run("document.getElementById('clear').click()")
+    page.run("window.answer()")
+    page.until(lambda: page.run("return window.answered"))
+    time.sleep(0.3)
+    assert page["status"].get_attribute("textContent") == ""
+
+
 def test_several_images_become_a_table_to_download(page, captioner, images, tmp_path):
     odd = tmp_path / 'a "quoted", name.png'
     odd.write_bytes(images[5].read_bytes())
@@ -138,6 +196,7 @@ def test_several_images_become_a_table_to_download(page, captioner, images, tmp_
     page.choose(*images[:4], odd, broken)
     page.done(6)
     assert page["count"].text == "6 of 6, 1 could not be captioned"
+    assert page["status"].get_attribute("textContent") == "5 of 6 images captioned, 1 could not be captioned"
     page["save"].click()
     table = page.driver.downloads / "captions.csv"
     page.until(table.exists)

@@ -17,7 +17,10 @@ const cards = [...list.children].map((element, index) => ({
   rank: Number(element.dataset.rank),
   scores: element.dataset.scores.split(" ").map(Number),
   flags: element.dataset.flags.split(" "),
-  text: element.textContent.toLowerCase(),
+  text: [...element.querySelectorAll(".caption, .reference, li, .file")]
+    .map((one) => one.textContent)
+    .join(" ")
+    .toLowerCase(),
 }));
 let view = "worst";
 let shown = PAGE;

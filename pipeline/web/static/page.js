@@ -8,22 +8,23 @@ import { makeRow, percent, sentence, toCsv } from "./table.js";
 const at = Object.fromEntries([...document.querySelectorAll("[id]")].map((one) => [one.id, one]));
 const MAX_REQUESTS = 4; // at a time
 const MAX_IMAGES = 2000;
+const gentle = window.matchMedia("(prefers-reduced-motion: reduce)");
 const items = [];
 let shown = null; // the item that is shown
 let token = -1; // index in its caption, -1 for none
 let playing = 0;
 let running = 0;
-let server = { max_bytes: Infinity, attention: false };
+let server = null; // its answer about the model
 
 onFiles(add, { drop: at.drop, choose: at.choose, files: at.files, photo: at.photo, camera: at.camera });
-const ready = start();
+let ready = start();
 
 async function start() {
   try {
     server = await getModel();
     const attention = server.attention ? "with attention" : "without attention";
     at.accepted.textContent = `${server.formats.join(", ")}; up to ${Math.floor(server.max_bytes / 1e6)} MB each.`;
-    at.model.textContent = `Captioner ${server.version}: ${server.encoder}, ${server.vocabulary} words, ${attention}.`;
+    at.model.textContent = `Captioner ${server.version}: ${server.encoder}, ${server.vocabulary} tokens, ${attention}.`;
   } catch {
     notify("The server does not answer. Is it still running?");
   }
@@ -65,7 +66,7 @@ function rowOf(item) {
   return makeRow(item, {
     choose: () => {
       show(item);
-      at.one.scrollIntoView({ block: "nearest", behavior: "smooth" });
+      at.one.scrollIntoView({ block: "nearest", behavior: gentle.matches ? "auto" : "smooth" });
     },
     edit: (text) => {
       item.text = text;
@@ -91,13 +92,14 @@ async function caption(item) {
   item.state = "busy";
   update(item);
   await ready;
+  if (!server) await (ready = start());
   try {
     item.result = await captionsOf(item.file, {
       captions: bounded(at.number),
       beam: at.beam.value === "" ? null : bounded(at.beam),
       length: at.length.value === "" ? null : bounded(at.length),
-      attention: server.attention,
-      limit: server.max_bytes,
+      attention: server?.attention ?? false,
+      limit: server?.max_bytes ?? Infinity,
     });
     item.state = "done";
     item.reason = null;
@@ -107,6 +109,7 @@ async function caption(item) {
     item.reason = error.message;
     item.retry = Boolean(error.retry);
   }
+  if (!items.includes(item)) return; // cleared meanwhile
   announce(item);
   update(item);
 }
@@ -131,18 +134,23 @@ function announce(item) {
 function count() {
   const done = items.filter((item) => item.state === "done" || item.state === "failed").length;
   const failed = items.filter((item) => item.state === "failed").length;
+  const failures = failed ? `, ${failed} could not be captioned` : "";
   at.progress.max = items.length || 1;
   at.progress.value = done;
   at.progress.hidden = done === items.length;
-  at.count.textContent = `${done} of ${items.length}` + (failed ? `, ${failed} could not be captioned` : "");
-  if (items.length > 1 && done === items.length) at.status.textContent = `${at.count.textContent} images captioned`;
+  at.count.textContent = `${done} of ${items.length}${failures}`;
+  if (items.length > 1 && done === items.length) {
+    at.status.textContent = `${done - failed} of ${items.length} images captioned${failures}`;
+  }
 }
 
 function show(item) {
   stop();
   shown?.row?.classList.remove("chosen");
+  shown?.row?.removeAttribute("aria-current");
   shown = item;
   item.row?.classList.add("chosen");
+  item.row?.setAttribute("aria-current", "true");
   at.image.hidden = false;
   at["no-preview"].hidden = true;
   at.image.src = item.address;
@@ -154,6 +162,8 @@ function show(item) {
 at.image.addEventListener("error", () => {
   at.image.hidden = true;
   at["no-preview"].hidden = false;
+  stop();
+  at.attention.hidden = true;
 });
 
 function update(item) {
@@ -178,7 +188,7 @@ function showCaptions(item) {
     const certainty = Object.assign(document.createElement("span"), {
       className: "certainty",
       textContent: percent(one.certainty),
-      title: `Mean probability of the words. Score ${one.score}`,
+      title: `Geometric mean of the token probabilities. Score ${one.score}`,
     });
     label.append(input, text, certainty);
     return label;
@@ -274,13 +284,16 @@ at.text.addEventListener("input", () => {
 
 at.again.addEventListener("click", () => {
   for (const item of items) if (item.state === "failed" && item.retry) item.state = "waiting";
+  at.choose.focus(); // the button disappears
   work();
 });
 
 at.copy.addEventListener("click", () => copy(shown.text, at.copy));
 at["copy-html"].addEventListener("click", () => {
-  const image = Object.assign(document.createElement("img"), { alt: shown.text });
-  image.setAttribute("src", shown.file.name);
+  // In a document of its own, so that the browser does not load the image.
+  const image = document.implementation.createHTMLDocument().createElement("img");
+  image.alt = shown.text;
+  image.setAttribute("src", encodeURIComponent(shown.file.name));
   copy(image.outerHTML, at["copy-html"]);
 });
 
