@@ -137,8 +137,8 @@ def _meaning(node: ast.AST) -> Iterator[str]:
     """A tree as lines: no positions, docstrings or empty fields, so that all versions of Python give the same ones."""
     yield type(node).__name__
     for name, value in ast.iter_fields(node):
-        values = value if isinstance(value, list) else [value]
-        kept = [one for one in values if one is not None and not _is_docstring(one)]
+        values = value if isinstance(value, list) else [value]  # None in a list keeps its place, as in {**a, "b": 1}
+        kept = [one for one in values if (one is not None or values is value) and not _is_docstring(one)]
         if name in {"ctx", "kind", "type_ignores"} or not kept:
             continue
         yield f".{name} {len(kept)}"

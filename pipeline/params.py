@@ -201,7 +201,10 @@ class TrainParams(Options):
         description="Learning rate schedule. cosine: falls to a tenth; plateau: halves after two epochs without a "
         "better val score; constant",
     )
-    warmup: Fraction = Field(default=0.02, description="Share of all steps in which the learning rate rises from zero")
+    warmup: Fraction = Field(
+        default=0.02,
+        description="Share of the steps of the cross-entropy epochs in which the learning rate rises from zero",
+    )
     weight_decay: float = Field(default=0.01, ge=0, le=100, description="Weight decay of AdamW")
     clip: float = Field(default=5.0, gt=0, le=1e9, description="Maximum norm of the gradient")
     label_smoothing: Fraction = Field(
@@ -215,7 +218,8 @@ class TrainParams(Options):
     )
     scheduled_sampling: Fraction = Field(
         default=0.0,
-        description="Probability at the last epoch, rising from 0, that an input token is the decoder's own prediction",
+        description="Probability at the last epoch, rising from 0, that an input token is the decoder's own "
+        "prediction. It does not apply in self-critical epochs",
     )
     ema: Fraction = Field(
         default=0.0,

@@ -62,6 +62,8 @@ def write_section(path: Path, name: str, values: dict[str, Any]) -> None:
 
     text = _read_text(path)
     check_params(_parse(text, str(path)))
+    line_end = "\r\n" if "\r\n" in text else "\n"
+    text = text.replace("\r\n", "\n")
     yaml = YAML()
     yaml.width = 4096
     yaml.preserve_quotes = True
@@ -75,7 +77,7 @@ def write_section(path: Path, name: str, values: dict[str, Any]) -> None:
     changed.write(comments)  # which belong to no key, so that the parser drops them
     yaml.dump(content, changed)
     check_params(_parse(changed.getvalue(), str(path)))
-    write_text(path, changed.getvalue())
+    write_text(path.resolve(), changed.getvalue().replace("\n", line_end))  # a symbolic link stays one
 
 
 def _read_text(path: Path) -> str:

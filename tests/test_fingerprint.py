@@ -117,6 +117,18 @@ def test_a_change_of_meaning_changes_the_fingerprint(package, name, old, new):
     assert changed(package, name, old, new)
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("def f(*, a=1, b): return a - b", "def f(*, a, b=1): return a - b"),
+        ("def f(a, b): return {**a, 'k': b}", "def f(a, b): return {'k': a, **b}"),
+    ],
+)
+def test_places_without_a_value_count(package, before, after):
+    (package / "shapes/ring.py").write_text(before)
+    assert changed(package, "shapes/ring.py", before, after)
+
+
 def test_a_changed_default_changes_the_fingerprint_of_its_stage(monkeypatch):
     from pipeline import params
 

@@ -243,6 +243,15 @@ def test_writing_a_section_keeps_comments_and_other_values(path):
     assert path.read_text() == "# mine\nseed: 1\ndata:\n  format: folder # so far\n  captions: x\ntrain: {lr: 1e-3}\n"
 
 
+def test_writing_a_section_keeps_line_ends_and_a_symbolic_link(path, tmp_path):
+    target = tmp_path / "shared.yaml"
+    target.write_bytes(b"# mine\r\nseed: 1\r\ndata:\r\n  format: coco\r\n")
+    path.symlink_to(target)
+    write_section(path, "data", {"format": "folder"})
+    assert target.read_bytes() == b"# mine\r\nseed: 1\r\ndata:\r\n  format: folder\r\n"
+    assert path.is_symlink()
+
+
 def test_writing_a_section_to_a_file_of_comments_keeps_them(path):
     for end in ("", "\n"):
         path.write_text(f"# mine{end}")

@@ -28,16 +28,13 @@ class SharedAttention(AdditiveAttention):
 
 
 class FastAdditiveAttention(SharedAttention):
-    """`AdditiveAttention` with the same results (up to rounding), faster in evaluation mode on a CPU."""
+    """`AdditiveAttention` with the same results (up to rounding), faster on a CPU. For search, not for training."""
 
     def project_keys(self, values: Tensor) -> Tensor:
-        """exp(-2 key) of each region (B, R, A); in training mode the keys themselves."""
-        keys = super().project_keys(values)
-        return keys if self._plain() else _exponential(keys)
+        """exp(-2 key) of each region (B, R, A)."""
+        return _exponential(super().project_keys(values))
 
     def forward(self, values: Tensor, keys: Tensor, h: Tensor, real: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        if self._plain():
-            return super().forward(values, keys, h, real)
         queries = _exponential(self.query(h)).unflatten(0, (values.shape[0], -1)).unsqueeze(2)  # (B, K, 1, A)
         scores = torch.stack([self._scores(*pair) for pair in zip(keys, queries, strict=True)])  # (B, K, R)
         if real is not None:
@@ -45,9 +42,6 @@ class FastAdditiveAttention(SharedAttention):
         weights = scores.softmax(-1)
         context = torch.bmm(weights.to(values.dtype), values)  # (B, K, H)
         return context.flatten(0, 1), weights.flatten(0, 1)
-
-    def _plain(self) -> bool:
-        return self.training or torch.compiler.is_compiling()
 
     def _scores(self, keys: Tensor, queries: Tensor) -> Tensor:
         """Scores (K, R) of one image's regions from the exponentials of keys (R, A) and queries (K, 1, A)."""

@@ -8,8 +8,6 @@ Measured on one Zen 5 core with `benchmarks/search.py` (beam 5, batches of 64 im
 attention, 1.7 to 1.8 and 1.03 to 1.09 times.
 """
 
-from typing import Any, NamedTuple, Self
-
 import torch
 from torch import Tensor, nn
 
@@ -29,57 +27,25 @@ def can_pack(weight: Tensor) -> bool:
     )
 
 
-class _Packed(NamedTuple):
-    source: tuple[torch.dtype, int, int]
-    """What the weight was packed for: the type, and the version and address of the weight."""
-    weight: Tensor
-    bias: Tensor | None
-
-
 class PackedLinear(nn.Linear):
-    """`nn.Linear` with the same parameters and results (up to rounding), faster in evaluation mode.
-
-    The weight is packed at its first use in evaluation mode, and again after training mode or a change in place. (A
-    fused optimizer changes weights without a new version, hence the former.)
-    """
+    """`nn.Linear` with the same parameters and results (up to rounding), faster. Its weight must not change."""
 
     def __init__(self, plain: nn.Linear) -> None:
         """Share the parameters of `plain`."""
         nn.Module.__init__(self)
         self.in_features, self.out_features = plain.in_features, plain.out_features
         self.weight, self.bias = plain.weight, plain.bias
-        self._packed: _Packed | None = None
-        self.train(plain.training)
-
-    def train(self, mode: bool = True) -> Self:
-        if mode:
-            self._packed = None
-        return super().train(mode)
+        self._packed: dict[torch.dtype, tuple[Tensor, Tensor | None]] = {}
+        """Weight and bias by the type that they are used in."""
 
     def forward(self, input: Tensor) -> Tensor:  # nn.Linear's name of the parameter
-        autocast = torch.is_autocast_enabled("cpu")
-        dtype = torch.get_autocast_dtype("cpu") if autocast else self.weight.dtype
-        if self._plain(dtype) or not input.numel():
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else self.weight.dtype
+        supported = dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        if torch.is_grad_enabled() or not supported or not input.numel():
             return super().forward(input)
-        packed = self._packed
-        if packed is None or packed.source != (dtype, self.weight._version, self.weight.data_ptr()):
-            packed = self._packed = self._pack(dtype, rows=input.numel() // self.in_features)
-        output: Tensor = torch.ops.mkldnn._linear_pointwise(input.to(dtype), packed.weight, packed.bias, "none", [], "")
+        if dtype not in self._packed:
+            rows = input.numel() // self.in_features
+            weight = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach().to(dtype), rows)
+            self._packed[dtype] = weight, None if self.bias is None else self.bias.detach().to(dtype)
+        output: Tensor = torch.ops.mkldnn._linear_pointwise(input.to(dtype), *self._packed[dtype], "none", [], "")
         return output
-
-    def _plain(self, dtype: torch.dtype) -> bool:
-        return (
-            self.training
-            or torch.is_grad_enabled()
-            or torch.compiler.is_compiling()
-            or self.weight.is_inference()  # has no version
-            or not (dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
-        )
-
-    def _pack(self, dtype: torch.dtype, rows: int) -> _Packed:
-        weight = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach().to(dtype), rows)
-        bias = None if self.bias is None else self.bias.detach().to(dtype)
-        return _Packed((dtype, self.weight._version, self.weight.data_ptr()), weight, bias)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_packed": None}  # a packed weight cannot be copied

@@ -113,7 +113,7 @@ def _read_revision(revision: str, path: Path) -> str:
 def _refuse_other_references(
     first: Mapping[str, Sequence[str]], second: Mapping[str, Sequence[str]], *, names: tuple[str, str]
 ) -> None:
-    differing = [image for image in first if image in second and tuple(first[image]) != tuple(second[image])]
+    differing = [image for image in first if image in second and sorted(first[image]) != sorted(second[image])]
     if differing:
         raise DataError(
             f"{names[0]} and {names[1]} hold different references for {counted(len(differing), 'image')}, such "

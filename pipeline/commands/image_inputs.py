@@ -39,6 +39,8 @@ def find_images(pattern: str) -> list[str]:
     path = Path(pattern)
     if pattern == STDIN:
         return [STDIN]
+    if not pattern:  # an unset variable of a shell, not the current folder
+        return []
     try:
         os.stat(path)
     except OSError as error:

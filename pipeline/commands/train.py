@@ -32,7 +32,7 @@ def train(params: ParamsFile = paths.PARAMS) -> None:
         say(
             f"epoch {metrics.epoch:3d}/{planned}  {learned}  val loss {metrics.val_loss:.3f}  "
             f"CIDEr-D {metrics.val_cider_d:5.1f}  {metrics.tokens_per_second:,.0f} tokens/s  "
-            f"at most {(planned - metrics.epoch) * metrics.seconds:.0f} s left"
+            f"about {(planned - metrics.epoch) * metrics.seconds:.0f} s left"
         )
 
     with process_group(given.run.device) as processes:
@@ -54,11 +54,10 @@ def train(params: ParamsFile = paths.PARAMS) -> None:
             on_missing=lambda split, images: say(without_features_warning(split, images)),
             processes=processes,
         )
-    say(*_summary(report, given.train, planned))
+    say(*_summary(report, given.train))
 
 
-def _summary(report: "TrainReport", params: "TrainParams", planned: int) -> Iterator[str]:
-    """What happened; `planned` is the number of epochs without early stopping."""
+def _summary(report: "TrainReport", params: "TrainParams") -> Iterator[str]:
     from pipeline.inference.familiarity import MIN_IMAGES as MIN_FAMILIARITY
     from pipeline.training.validation import MIN_IMAGES
 
@@ -67,11 +66,16 @@ def _summary(report: "TrainReport", params: "TrainParams", planned: int) -> Iter
         yield (
             f"train: started from {params.init_from}, which has {report.known_tokens:,} of the {report.tokens:,} tokens"
         )
-    if report.epochs < planned:
-        yield (
-            f"train: early stopping after {report.epochs} of {planned} epochs: no better {criterion} for "
-            f"{counted(params.patience, 'epoch')} (params.train.patience)"
-        )
+    before = report.cross_entropy_epochs
+    for phase, epochs, planned in (
+        ("cross-entropy", before, params.epochs),
+        ("self-critical", report.epochs - before, params.scst.epochs),
+    ):
+        if epochs < planned:
+            yield (
+                f"train: early stopping after {epochs} of {planned} {phase} epochs: no better {criterion} for "
+                f"{counted(params.patience, 'epoch')} (params.train.patience)"
+            )
     if not report.by_score:
         yield (
             f"note: val loss chose the epoch, because the val split has {counted(report.val_images, 'image')}: the "

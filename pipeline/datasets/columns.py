@@ -24,6 +24,11 @@ USUAL_NAMES = {
 """What a column is searched as when its name is `auto`; the first that is there."""
 GENERATED_NAMES = ("generated_caption", "generated", "prediction", "predicted_caption", "hypothesis")
 """Usual names of captions that a model generated, which stand beside a reference in the column `caption`."""
+_DESCRIPTION = re.compile(
+    "(caption|comment|text)_(.*_)?"
+    "(ids?|no|number|index|idx|lang|language|length|len|count|source|url|score|date|time|author|user|type)"
+)
+"""The name of a column that describes a caption. The patterns of the usual names do not match it."""
 _NUMBERED = re.compile(r"_?\(?\d+\)?$")
 _REPEATED = re.compile(r"\.\d+$")
 """What pandas adds to the name of a column that occurs more than once."""
@@ -49,7 +54,7 @@ class Columns:
     error: int | None = None
     """Why an image has no caption, as `captioner predict` writes it."""
     ignored: tuple[str, ...] = ()
-    """For each role with several columns of usual names: which one is read, and which are not."""
+    """For each role with several columns of usual names: which ones are read, and which are not."""
 
 
 @lru_cache(maxsize=128)  # most JSON objects of a file have the same keys
@@ -61,8 +66,9 @@ def find_columns(header: tuple[str, ...], options: ReadOptions, kind: Literal["c
     own_names = [normalize_column(name) for name in header]
     names = [first if (first := _REPEATED.sub("", name)) in own_names else name for name in own_names]
     found = {
-        role: _match(names if _requested(role, options) == AUTO else own_names, _candidates(role, options))
+        role: _match_usual(names, role) if requested == AUTO else _match(own_names, [normalize_column(requested)])
         for role in USUAL_NAMES
+        for requested in [_requested(role, options)]
     }
     required = ["image", "caption"]
     if kind == "column" and options.split_column != AUTO:
@@ -100,17 +106,24 @@ def find_columns(header: tuple[str, ...], options: ReadOptions, kind: Literal["c
 def _describe_ignored(
     names: Sequence[str], found: Mapping[str, Sequence[int]], options: ReadOptions, kind: Literal["column", "key"]
 ) -> Iterator[str]:
-    """What is not read of each role whose column the user has not named. Ids may stand beside the image's name."""
+    """What is not read of each role whose column the user has not named. Ids may stand beside the image's name.
+
+    Of captions that a pattern found, also what is read.
+    """
     for role, usual in {**USUAL_NAMES, "caption": USUAL_NAMES["caption"] + GENERATED_NAMES}.items():
         read = found[role] if role == "caption" else found[role][:1]
+        by_pattern = role == "caption" and any(names[index] not in usual for index in read)
         taken = {*read, *found["image"][:1]}
         others = [
             index
             for index, name in enumerate(names)
-            if index not in taken and name not in _IDS and (name in usual or _NUMBERED.sub("_*", name) in usual)
+            if index not in taken and name not in _IDS
+            if name in usual or _NUMBERED.sub("_*", name) in usual or (by_pattern and _DESCRIPTION.fullmatch(name))
         ]
-        if read and others and _requested(role, options) == AUTO:
-            yield f"the {role} is read from {_named(kind, names, read)}, not from {_named(kind, names, others)}"
+        several = len(read) > 1
+        if read and (others or (several and by_pattern)) and _requested(role, options) == AUTO:
+            unread = f", not from {_named(kind, names, others)}" if others else ""
+            yield f"the {role}{'s are' if several else ' is'} read from {_named(kind, names, read)}{unread}"
 
 
 def _named(kind: str, names: Sequence[str], indices: Sequence[int]) -> str:
@@ -122,7 +135,7 @@ def _named(kind: str, names: Sequence[str], indices: Sequence[int]) -> str:
 def count_known_columns(header: Sequence[str]) -> int:
     """How many of image, caption and split have one of their usual names in the header."""
     names = [normalize_column(name) for name in header]
-    return sum(_match(names, usual) != [] for usual in USUAL_NAMES.values())
+    return sum(_match_usual(names, role) != [] for role in USUAL_NAMES)
 
 
 def normalize_column(name: str) -> str:
@@ -134,9 +147,9 @@ def _requested(role: str, options: ReadOptions) -> str:
     return {"image": options.image_column, "caption": options.caption_column, "split": options.split_column}[role]
 
 
-def _candidates(role: str, options: ReadOptions) -> Sequence[str]:
-    requested = _requested(role, options)
-    return USUAL_NAMES[role] if requested == AUTO else (normalize_column(requested),)
+def _match_usual(names: Sequence[str], role: str) -> list[int]:
+    """The indices that match the first usual name of a role."""
+    return _match(["" if _DESCRIPTION.fullmatch(name) else name for name in names], USUAL_NAMES[role])
 
 
 def _match(names: Sequence[str], candidates: Sequence[str]) -> list[int]:

@@ -35,6 +35,8 @@ _STRINGS = re.compile(
     rf"\s*[\[(]\s*(?:{_STRING.pattern})(?:(?:\s*,\s*|\s+)(?:{_STRING.pattern}))*[\s,]*[\])]\s*", re.DOTALL
 )
 """A list of strings that Python wrote, or NumPy, without commas, where Python would join them."""
+_NUMBER = re.compile(r"\d+")
+_QUOTED = re.compile(r'\s*"([^"]*)"\s*')
 _SAMPLE = 20
 """Rows that are checked before the first one is returned."""
 _IN_QUOTES = 'the whole line is in quotes; remove the outer quotes of each such line, and write each "" in it as "'
@@ -57,7 +59,7 @@ def read_delimited(file: TextIO, options: ReadOptions, source: str | Path) -> It
     else:
         columns = _columns_of_header(first, options, source)
         yield from (Note(f"{source}: {ignored}") for ignored in columns.ignored)
-    reader.width, reader.is_row = columns.count, partial(_is_row, columns=columns, delimiter=delimiter)
+    reader.width, reader.holds_rows = columns.count, partial(_hold_rows, columns=columns, delimiter=delimiter)
     sample = list(islice(rows, _SAMPLE))
     if not sample:
         raise DataError(f"{source}: holds a header and no rows")
@@ -72,6 +74,11 @@ def read_delimited(file: TextIO, options: ReadOptions, source: str | Path) -> It
             last = columns.captions[0]
             fields = [*fields[:last], delimiter.join(fields[last:])]
             joined += 1
+        if not row.quoted and '"' in delimiter.join(fields):
+            fields = [
+                field if index in columns.captions or not (quoted := _QUOTED.fullmatch(field)) else quoted[1]
+                for index, field in enumerate(fields)
+            ]
         unread += any(fields[index].strip() for index in unnamed if index < len(fields))
         yield _read_row(fields, columns, row.line)
     if unread:
@@ -166,9 +173,20 @@ def _columns_without_header(first: DelimitedRow, options: ReadOptions) -> Column
     return Columns(image=0, captions=(1,), split=2 if has_split else None, count=3 if has_split else 2, names=(0,))
 
 
-def _is_row(text: str, *, columns: Columns, delimiter: str) -> bool:
-    """Whether a line has the name of an image in its column."""
-    return text.count(delimiter) >= max(columns.image, 1) and is_image_name(text.split(delimiter)[columns.image])
+def _hold_rows(lines: Sequence[str], fields: Sequence[str], *, columns: Columns, delimiter: str) -> bool:
+    """Whether the lines of a row are several rows: they have images in their column.
+
+    These are names with a suffix or, in lines with all columns, names that differ from the row's own in numbers only.
+    """
+    own = _NUMBER.sub("0", fields[columns.image].strip())
+    found = 0
+    for line in lines:
+        texts = line.split(delimiter)
+        if len(texts) > max(columns.image, 1):
+            name = texts[columns.image]
+            numbered = "0" in own and len(texts) >= columns.count and _NUMBER.sub("0", name.strip()) == own
+            found += numbered or is_image_name(name)
+    return found > 1
 
 
 def _refuse_swapped_header(sample: Sequence[DelimitedRow], columns: Columns, source: str | Path) -> None:

@@ -5,7 +5,7 @@ The csv module and pandas continue to the next quote, however far away, and retu
 
 import csv
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -29,15 +29,15 @@ class DelimitedReader:
     """Iterates over the rows of numbered lines that are not blank. A line with unbalanced quotes is split at the
     delimiters.
 
-    `width` is the number of fields of a row, once it is known; a row over several lines must have as many. `is_row`
-    recognizes a line with the name of an image in its column; a row over several lines has at most one.
+    `width` is the number of fields of a row, once it is known; a row over several lines must have as many.
+    `holds_rows` tells from the lines and the fields of such a row whether the lines are several rows.
     """
 
     def __init__(self, lines: Iterator[tuple[int, str]], delimiter: str) -> None:
         allow_long_fields()
         self.delimiter = delimiter
         self.width: int | None = None
-        self.is_row: Callable[[str], bool] = lambda text: False
+        self.holds_rows: Callable[[Sequence[str], Sequence[str]], bool] = lambda lines, fields: False
         self.unclosed: list[int] = []
         """The lines with a quote that is not closed, as far as they were read."""
         self._lines = lines
@@ -62,7 +62,7 @@ class DelimitedReader:
             if '"' not in line:
                 continue
             fields = _parse(text, self.delimiter)
-            if fields and self.width in (None, len(fields)) and sum(map(self.is_row, text.split("\n"))) < 2:
+            if fields and self.width in (None, len(fields)) and not self.holds_rows(text.split("\n"), fields):
                 for _ in range(used):
                     self._pending.popleft()
                 return fields

@@ -15,6 +15,7 @@ A file with a column or key `references`, such as metrics/captions.csv, holds bo
 """
 
 import io
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
@@ -119,7 +120,7 @@ def _has_captions(image: object) -> bool:
 
 def _check_row(row: CaptionRow, place: str, *, best_only: bool) -> ScoringRow:
     found = [str(name).strip() for name in row.names if isinstance(name, str | int) and not isinstance(name, bool)]
-    names = list(dict.fromkeys(without_caption_number(name) for name in found if name))
+    names = list(dict.fromkeys(unicodedata.normalize("NFC", without_caption_number(name)) for name in found if name))
     for name in names:
         if problem := check_encodable(name):
             raise DataError(f"{place}: the image's name: {problem}")

@@ -39,8 +39,9 @@ class Encoder:
     Made by `build_encoder` from params, or by `restore_encoder` from a spec and its tensors.
     """
 
-    def __init__(self, spec: EncoderSpec, network: nn.Module, device: torch.device) -> None:
+    def __init__(self, spec: EncoderSpec, network: nn.Module, device: torch.device, *, resized: bool = False) -> None:
         self.spec = spec
+        self._resized = resized
         self.device = device
         self.network = network
         """The source's network in float32, on the CPU: images (B, 3, S, S) to the layer's output."""
@@ -66,8 +67,11 @@ class Encoder:
         return ", ".join(filter(None, [engine(self.device), images.LIBRARY, decoder, self._source.library]))
 
     def tensors_to_embed(self) -> dict[str, Tensor]:
-        """Return the tensors that a model file needs to rebuild the encoder: none where the source publishes them."""
-        if self.spec.weights != "file" and not self.spec.has_random_weights:
+        """Return the tensors that a model file needs to rebuild the encoder: none where the source publishes them.
+
+        Published tensors that were interpolated would differ in their last bits on another kind of processor.
+        """
+        if self.spec.weights != "file" and not self.spec.has_random_weights and not self._resized:
             return {}
         return {name: tensor.cpu().contiguous() for name, tensor in self.network.state_dict().items()}
 
@@ -181,7 +185,7 @@ def build_encoder(
         precision=precision,
         source=source,
     )
-    encoder = Encoder(spec, network, device)
+    encoder = Encoder(spec, network, device, resized=loaded.resized)
     if encoder.map_size and grid > min(encoder.map_size):
         height, width = encoder.map_size
         raise ParamsError(

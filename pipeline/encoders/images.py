@@ -8,10 +8,12 @@ S is the side of the encoder's square input, in pixels.
 """
 
 import base64
+import errno
 import hashlib
 import io
 import math
 import re
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +27,7 @@ from PIL import __version__ as _PILLOW_VERSION
 
 from pipeline.encoders import png
 from pipeline.encoders.spec import Preprocessing
-from pipeline.errors import DataError
+from pipeline.errors import DataError, DiskError, ParamsError
 from pipeline.file_signatures import IMAGE_START, other_content
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "AVIF")
@@ -52,6 +54,8 @@ _COLORS = {"RGB": 3, "RGBA": 3, "LA": 1}
 """Bands without opacity of modes whose colors may have 16 bits in the file. CMYK is left out: its zeros are white."""
 _FILTERS = {"bilinear": (Image.Resampling.BILINEAR, 1.0), "bicubic": (Image.Resampling.BICUBIC, 2.0)}
 """Resampling filters and their radius in pixels of the result."""
+_MACHINE_FAILS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE})
+"""Errors of reading that are no fault of the file."""
 
 
 class ImageError(DataError):
@@ -98,15 +102,42 @@ def _open(content: bytes) -> Iterator[Image.Image]:
             yield image
 
 
+class _NoWarnings:
+    """Context manager: no warning is shown. Of threads that overlap, the first one ignores warnings and the last one
+    restores the filters; with Python's own context manager warnings could stay ignored.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._threads = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._threads:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.simplefilter("ignore")
+            self._threads += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._threads -= 1
+            if not self._threads:
+                self._filters.__exit__(None, None, None)
+
+
+_no_warnings = _NoWarnings()
+
+
 @contextmanager
 def _image_errors() -> Iterator[None]:
     """Context manager: every error of Pillow becomes an `ImageError`, and no warning is shown."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _no_warnings:
             yield
     except ImageError:
         raise
+    except MemoryError as error:  # not the image's fault
+        raise ParamsError("not enough memory to decode an image; lower params.run.workers") from error
     except Image.DecompressionBombError as error:  # Pillow's own check comes first above twice its limit
         raise ImageError(f"more than the limit of {MAX_PIXELS} pixels") from error
     except Exception as error:  # Pillow's parsers raise ValueError, SyntaxError, struct.error and others
@@ -307,7 +338,7 @@ def preprocess_image(image: Image.Image, preprocessing: Preprocessing) -> NDArra
 
     Cropping and resizing are one resampling step, in two passes: first horizontally, then vertically. Each pass
     rounds, and from version 13 on Pillow itself scales tall images vertically first. With one call per pass, all
-    versions return the same pixels.
+    versions return the same pixels. Raises `ImageError` for an image that is far taller than wide.
     """
     size = preprocessing.size
     left, top, right, bottom = box = crop_box(preprocessing, *image.size)
@@ -318,6 +349,8 @@ def preprocess_image(image: Image.Image, preprocessing: Preprocessing) -> NDArra
     first, last = max(math.floor(top - radius), 0), min(math.ceil(bottom + radius), image.height)
     # Rows that the filter cannot reach are cut off. Pillow rounds positions, so this also decides last bits.
     rows = image if last - first == image.height else image.crop((0, first, image.width, last))
+    if size * rows.height > MAX_PIXELS:  # the first pass would need more memory than the image
+        raise ImageError(f"{image.width} x {image.height} pixels: too tall for its width")
     narrow = rows.resize((size, rows.height), resampling, box=(left, 0, right, rows.height))
     return np.asarray(narrow.resize((size, size), resampling, box=(0, top - first, size, bottom - first)))
 
@@ -330,12 +363,19 @@ def decode_pixels(content: bytes, preprocessing: Preprocessing) -> NDArray[np.ui
 def read_file(read: Callable[[], bytes], sha256: str) -> bytes:
     """Return an image file's bytes. `read` returns them or raises `OSError`.
 
-    Raises `ImageError` when it raises, and when the bytes do not have this `sha256` (empty for any).
+    Raises `ImageError` when it raises, and when the bytes do not have this `sha256` (empty for any); `DiskError` when
+    the machine or its disk fails.
     """
     try:
         content = read()
     except OSError as error:
-        raise ImageError(f"cannot be read: {error.strerror or error}") from error
+        reason = f"cannot be read: {error.strerror or error}"
+        if error.errno in _MACHINE_FAILS and not error.__cause__:  # with a cause: a damaged archive, or a server
+            raise DiskError(
+                f"{error.filename or 'an image'}: {reason}; the image may be intact: check the disk, the memory and "
+                "`ulimit -n`, and run the command again"
+            ) from error
+        raise ImageError(reason) from error
     if sha256 and hashlib.sha256(content).hexdigest() != sha256:
         raise ImageError("changed since its sha256 was recorded; run `dvc repro` again, or correct the manifest")
     return content

@@ -61,9 +61,9 @@ class OpenClip:
             _resize(tower, size, name)
             return LoadedModel(tower, "file", preprocessing, size or preprocessing.size, missing)
         check_weights_path(weights)
-        tower = _download(name, config, weights, tags, size)
+        tower, resized = _download(name, config, weights, tags, size)
         preprocessing = _preprocessing(config, name, weights)
-        return LoadedModel(tower, weights, preprocessing, size or preprocessing.size)
+        return LoadedModel(tower, weights, preprocessing, size or preprocessing.size, resized=resized)
 
     def empty_network(self, name: str, layer: str, size: int) -> nn.Module:
         """See `EncoderSource.empty_network`."""
@@ -163,8 +163,11 @@ def _tower(name: str, config: dict[str, Any], size: int | None, seed: int) -> An
     return model.visual.eval()
 
 
-def _download(name: str, config: dict[str, Any], tag: str, tags: list[str], size: int | None) -> Any:
-    """Return the image tower with its published weights. Raises `ParamsError`, `WeightsNotFetched`."""
+def _download(name: str, config: dict[str, Any], tag: str, tags: list[str], size: int | None) -> tuple[Any, bool]:
+    """Return the image tower with its published weights, and whether some were resized.
+
+    Raises `ParamsError`, `WeightsNotFetched`.
+    """
     if tag not in tags:
         raise ParamsError(
             f"params.encoder.weights: must be one of {{{', '.join(tags)}}} for {name}, a file, or none, got {tag!r}"
@@ -180,14 +183,14 @@ def _download(name: str, config: dict[str, Any], tag: str, tags: list[str], size
             raise WeightsNotFetched(f"{tag} of {name} cannot be downloaded: {error}") from error
         force = size if _is_transformer(config) else None
         model = open_clip.create_model(name, pretrained=tag, force_image_size=force)
-    _resize(model.visual, size, name)
-    return model.visual.eval()
+    resized = _resize(model.visual, size, name) or force not in {None, config["vision_cfg"]["image_size"]}
+    return model.visual.eval(), resized
 
 
-def _resize(tower: Any, size: int | None, name: str) -> None:
-    """Set the input size of a tower that is a network of timm."""
-    if size is not None and hasattr(tower, "trunk") and size != tower.image_size[0]:
-        set_input_size(tower.trunk, size, name)
+def _resize(tower: Any, size: int | None, name: str) -> bool:
+    """Set the input size of a tower that is a network of timm. Returns whether a tensor was resized."""
+    is_other = hasattr(tower, "trunk") and size != tower.image_size[0]
+    return size is not None and is_other and set_input_size(tower.trunk, size, name)
 
 
 def _resize_position_embeddings(found: dict[str, Tensor], tower: nn.Module) -> dict[str, Tensor]:

@@ -44,6 +44,8 @@ class LoadedModel:
     """The input side that `image_size: auto` selects."""
     missing: frozenset[str] = frozenset()
     """Names of the tensors that a weights file lacks, or has in another shape."""
+    resized: bool = False
+    """Whether tensors were interpolated to another input size. Their last bits depend on the processor."""
 
     @property
     def pretrained(self) -> bool:

@@ -55,9 +55,8 @@ class Timm:
         preprocessing = _preprocessing(model)
         resizable = not model.pretrained_cfg.get("fixed_input_size", False)
         own_size = RANDOM_IMAGE_SIZE if weights == "none" and resizable else preprocessing.size
-        if size is not None and size != preprocessing.size:
-            set_input_size(model, size, name)
-        return LoadedModel(model, tag, preprocessing, size or own_size, missing)
+        resized = size is not None and size != preprocessing.size and set_input_size(model, size, name)
+        return LoadedModel(model, tag, preprocessing, size or own_size, missing, resized)
 
     def empty_network(self, name: str, layer: str, size: int) -> nn.Module:
         """See `EncoderSource.empty_network`.
@@ -162,9 +161,10 @@ def _download(name: str, weights: str) -> tuple[Any, str]:
 def _preprocessing(model: nn.Module) -> Preprocessing:
     config = timm.data.resolve_data_config({}, model=model)
     size = config["input_size"][-1]
+    share = min(config["crop_pct"], 1)  # above 1 timm adds a border
     return Preprocessing(
         size=size,
-        shorter_side=None if config["crop_mode"] == "squash" else math.floor(size / config["crop_pct"]),
+        shorter_side=None if config["crop_mode"] == "squash" else math.floor(size / share),
         interpolation=config["interpolation"],
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
@@ -172,16 +172,25 @@ def _preprocessing(model: nn.Module) -> Preprocessing:
     )
 
 
-def set_input_size(model: Any, size: int, name: str) -> None:
-    """Prepare a model whose weights depend on the input size, such as position embeddings, for another one."""
+def set_input_size(model: Any, size: int, name: str) -> bool:
+    """Prepare a model whose weights depend on the input size, such as position embeddings, for another one.
+
+    Returns whether a tensor was resized.
+    """
     if not hasattr(model, "set_input_size"):
-        return
+        return False
+    before = _shapes(model)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the speed of an interpolation
             model.set_input_size((size, size))
     except (AssertionError, RuntimeError, ValueError) as error:
         raise ParamsError(f"params.encoder.image_size: {name} does not accept {size}: {error}") from error
+    return _shapes(model) != before
+
+
+def _shapes(model: nn.Module) -> list[torch.Size]:
+    return [tensor.shape for tensor in model.state_dict().values()]
 
 
 def _converter(model: nn.Module) -> Any:

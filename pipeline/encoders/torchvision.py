@@ -32,18 +32,15 @@ class Torchvision:
 
     def load(self, name: str, weights: str, size: int | None, seed: int) -> LoadedModel:
         """See `EncoderSource.load`."""
-        from torchvision import models
-
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = _create(name)
-        enum = models.get_model_weights(name)
+        enum = _published(name)
         default = _preprocessing(enum["DEFAULT"])
         if weights == "none":
+            model = _create(name, size, seed)
             own_size = getattr(model, "image_size", RANDOM_IMAGE_SIZE)  # vision transformers accept one size only
             return LoadedModel(model, f"random:{seed}", default, size or own_size)
         path = Path(weights)
         if path.is_file():
+            model = _create(name, size or default.size, seed)
             missing = load_weights_file(model, path, name)
             return LoadedModel(model, "file", default, size or default.size, missing)
         check_weights_path(weights)
@@ -58,14 +55,20 @@ class Torchvision:
             tensors = chosen.get_state_dict(progress=False, check_hash=True)
         except (OSError, RuntimeError) as error:  # RuntimeError: the download does not have the published hash
             raise WeightsNotFetched(f"{weights} of {name} cannot be downloaded from {chosen.url}: {error}") from error
-        model.load_state_dict(tensors)
         preprocessing = _preprocessing(chosen)
+        model = _create(name, preprocessing.size, seed)
+        model.load_state_dict(tensors)
+        if size and size != getattr(model, "image_size", size):  # of a vision transformer
+            raise ParamsError(
+                f"params.encoder.image_size: {name} with {weights} accepts {preprocessing.size} only, got {size}; "
+                "set it to auto"
+            )
         return LoadedModel(model, chosen.name, preprocessing, size or preprocessing.size)
 
     def empty_network(self, name: str, layer: str, size: int) -> nn.Module:
         """See `EncoderSource.empty_network`."""
         with torch.device("meta"):
-            return self.cut_at(_create(name), layer, name)
+            return self.cut_at(_create(name, size, seed=0), layer, name)
 
     def default_layer(self, loaded: LoadedModel, name: str) -> str:
         """Return the last layer whose output is a map, or the last transformer tokens.
@@ -124,8 +127,8 @@ class Torchvision:
         return check_map_or_vector(output, layer)
 
 
-def _create(name: str) -> nn.Module:
-    """Build the network `name` with random weights. Raises `ParamsError` for an unknown name."""
+def _published(name: str) -> Any:
+    """The enumeration of the network's published weights. Raises `ParamsError` for an unknown name."""
     from torchvision import models
 
     known = models.list_models(module=models)
@@ -134,9 +137,27 @@ def _create(name: str) -> nn.Module:
             f"params.encoder.name: torchvision has no classification model {name!r}; {suggest(name, known)}"
             "torchvision.models.list_models(torchvision.models) lists them"
         )
-    # These two networks were trained on inputs scaled differently; transform_input converts ours.
-    options = {"init_weights": False, "transform_input": True} if name in {"googlenet", "inception_v3"} else {}
-    model: nn.Module = models.get_model(name, weights=None, **options)
+    return models.get_model_weights(name)
+
+
+def _create(name: str, size: int | None, seed: int) -> nn.Module:
+    """Build the network `name` with random weights. Raises `ParamsError` for an impossible size.
+
+    A vision transformer accepts images of `size` pixels only; None selects torchvision's default.
+    """
+    from torchvision import models
+
+    options: dict[str, Any] = {}
+    if name in {"googlenet", "inception_v3"}:  # trained on inputs scaled differently; transform_input converts ours
+        options = {"init_weights": False, "transform_input": True}
+    elif size and name.startswith("vit_"):
+        options = {"image_size": size}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            model: nn.Module = models.get_model(name, weights=None, **options)
+        except AssertionError as error:
+            raise ParamsError(f"params.encoder.image_size: {name} does not accept {size}: {error}") from error
     return model.eval()
 
 

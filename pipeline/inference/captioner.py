@@ -109,10 +109,10 @@ class Captioner(BaseCaptioner):
             with ThreadPoolExecutor(threads) as pool:
                 return np.concatenate(list(pool.map(self.encoder.encode, np.array_split(pixels, threads))))
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the model file with the encoder's weights inside, so that nothing is downloaded. Raises `DiskError`."""
         tensors = {name: value.cpu().contiguous() for name, value in self.encoder.network.state_dict().items()}
-        replace(self.model, encoder_tensors=tensors).save(path)
+        replace(self.model, encoder_tensors=tensors).save(Path(path))
 
     @torch.inference_mode()
     def _sample(

@@ -33,7 +33,6 @@ from pipeline.features.feature_file import FeatureFile
 from pipeline.files import write_bytes
 from pipeline.inference.familiarity import Familiarity
 from pipeline.inference.model_metadata import COPY, KEY, ModelMetadata, Scalar, opened, wrong_metadata
-from pipeline.inference.onnx.folder import DESCRIPTION
 from pipeline.inference.reranking import NO_RERANKING, Reranker, search_and_rerank
 from pipeline.options import RerankOptions
 from pipeline.starter import STARTER
@@ -150,7 +149,7 @@ class TrainedModel:
         """
         if path.is_dir():
             exported = "; an export is read by `predict` and `serve` with --runtime onnx"
-            remedy = "name a model file" + exported * (path / DESCRIPTION).is_file()
+            remedy = "name a model file" + exported * any(path.glob("*.onnx"))
             raise ParamsError(f"{path}: a folder; {remedy}")
         if not path.is_file():
             raise DataError(f"{path}: no such model file; {_remedy(path)}")

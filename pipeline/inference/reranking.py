@@ -227,10 +227,14 @@ def check_caption_count(captions: int) -> None:
 
 def largest(values: Array, count: int) -> tuple[Array, Array]:
     """The `count` largest values of each row and their indices; of equal values the one of lower index comes first."""
-    indices = np.sort(np.argpartition(-values, count - 1, axis=1)[:, :count], axis=1)
-    values = np.take_along_axis(values, indices, 1)
-    order = np.argsort(-values, axis=1, kind="stable")
-    return np.take_along_axis(values, order, 1), np.take_along_axis(indices, order, 1)
+    least = -np.partition(-values, count - 1, axis=1)[:, count - 1 : count]
+    indices = np.stack([_largest_of_row(row, bound, count) for row, bound in zip(values, least, strict=True)])
+    return np.take_along_axis(values, indices, 1), indices
+
+
+def _largest_of_row(values: Array, least: Array, count: int) -> Array:
+    candidates = np.flatnonzero(values >= least)
+    return candidates[np.argsort(-values[candidates], kind="stable")[:count]]
 
 
 @dataclass(frozen=True)

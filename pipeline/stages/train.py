@@ -36,8 +36,9 @@ from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.determinism import deterministic
 from pipeline.training.distributed import SINGLE_PROCESS, ProcessGroup
 from pipeline.training.feature_source import FeatureSource, StreamedFeatures, chunks, open_features
-from pipeline.training.history import EpochMetrics, History
+from pipeline.training.history import EpochMetrics
 from pipeline.training.losses import Reward
+from pipeline.training.memory import memory_errors
 from pipeline.training.trainer import Trainer, TrainingData
 from pipeline.training.validation import Validation
 
@@ -72,6 +73,8 @@ class TrainReport:
     by_score: bool
     """Whether CIDEr-D chose the best epoch, not the val loss."""
     epochs: int
+    cross_entropy_epochs: int
+    """Of these, the epochs before self-critical training."""
     images: int
     val_images: int
     captions: int
@@ -98,8 +101,8 @@ def train(
     """Train the decoder, or resume an interrupted run with the same params, inputs and code.
 
     `on_missing` receives the images of a split that have no features, so that they are left out. Of several `processes`
-    only the first one writes. Raises `DataError`, `ArtefactError`, `ParamsError`, `PeerError`, `DiskError`;
-    `NumericError` if the loss is not finite, after writing the best model so far.
+    only the first one writes. Raises `DataError`, `ArtefactError`, `ParamsError` (also if the memory is too small),
+    `PeerError`, `DiskError`; `NumericError` if the loss or a weight is not finite, after writing the best model so far.
     """
     if processes.rank == 0:
         check_writable(files.model, files.metrics)
@@ -115,7 +118,7 @@ def train(
         initial.check(inputs.features.spec, params.decoder.model_dump(), inputs.vocabulary)
         hashes.append(initial.sha256)
     processes.expect_equal([sections, hashes])
-    with deterministic(params.run.threads):
+    with deterministic(params.run.threads), memory_errors():
         decoder = _new_decoder(params, inputs, initial).to(processes.device)
         data, validation = inputs.prepare(decoder, params, processes)
         trainer = Trainer(decoder, data, validation, params.train, seed=params.seed, processes=processes)
@@ -147,14 +150,16 @@ def train(
         save()
         if processes.rank == 0:
             checkpoint.remove()
-    return _report(history, inputs, decoder, initial)
+    return _report(trainer, inputs, decoder, initial)
 
 
-def _report(history: History, inputs: "_Inputs", decoder: Decoder, initial: InitialModel | None) -> TrainReport:
+def _report(trainer: Trainer, inputs: "_Inputs", decoder: Decoder, initial: InitialModel | None) -> TrainReport:
+    history, before = trainer.history, trainer.cross_entropy_epochs
     return TrainReport(
         history.best,
         by_score=history.by_score,
         epochs=len(history),
+        cross_entropy_epochs=len(history) if before is None else before,
         images=len(inputs.train.images),
         val_images=len(inputs.val.images),
         captions=inputs.train.captions,

@@ -15,16 +15,24 @@ _JOINER = "\u200d"
 def tokenize(text: str) -> list[str]:
     """The lower-case characters of a caption, with `" "` between words."""
     tokens: list[str] = []
-    for character in text.lower():
-        if tokens and (_extends(character) or tokens[-1].endswith(_JOINER)):
-            tokens[-1] += character
-        elif character.isspace():
+    open_token = False  # whether the next mark belongs to the last token
+    for character in unicodedata.normalize("NFC", text.lower()):
+        if character.isspace():
             if tokens and tokens[-1] != " " and not is_written_without_spaces(tokens[-1][0]):
                 tokens.append(" ")
-        elif unicodedata.category(character)[0] not in "PC":
+            open_token = False
+        elif _extends(character):
+            if open_token:
+                tokens[-1] += character
+        elif open_token and tokens[-1].endswith(_JOINER):
+            tokens[-1] += character
+        elif unicodedata.category(character)[0] in "PC":
+            open_token = False
+        else:
             if tokens and tokens[-1] == " " and is_written_without_spaces(character):
                 tokens.pop()
             tokens.append(character)
+            open_token = True
     if tokens and tokens[-1] == " ":
         tokens.pop()
     return tokens

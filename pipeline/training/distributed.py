@@ -20,9 +20,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.device import choose_device
 from pipeline.errors import ArtefactError, CaptionerError, NumericError, ParamsError, PeerError
+from pipeline.training.memory import is_out_of_memory
 
-TIMEOUT_SECONDS = 600.0
-"""How long to wait for a process that is alive but does not answer."""
+TIMEOUT_SECONDS = 6 * 3600.0
+"""How long to wait for a process that is alive but does not answer: longer than a validation, for which all wait."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class ProcessGroup:
         try:
             yield
         except (RuntimeError, ValueError) as error:  # torch raises one of these when a connection breaks
-            if self.count == 1 or isinstance(error, torch.OutOfMemoryError):
+            if self.count == 1 or is_out_of_memory(error):
                 raise
             raise PeerError(
                 f"another of the {self.count} processes has ended or does not answer; read its error message, then "

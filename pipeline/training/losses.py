@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.decoders.decoder import Decoder
+from pipeline.decoders.search import NEVER_GENERATED
 from pipeline.tokens import BOS, EOS, PAD, UNK
 from pipeline.training.batches import Batch
 
@@ -64,6 +65,9 @@ class BagOfWords(nn.Module):
 class CaptionLoss(nn.Module):
     """Negative log-likelihood of captions given image features, in nats, summed over the real tokens of a batch."""
 
+    never: Tensor
+    """(V,) minus infinity for the tokens that are never sampled, otherwise 0."""
+
     def __init__(
         self, decoder: Decoder, *, label_smoothing: float = 0.0, bag: BagOfWords | None = None, bag_weight: float = 0.0
     ) -> None:
@@ -71,9 +75,16 @@ class CaptionLoss(nn.Module):
         super().__init__()
         self.decoder, self.bag = decoder, bag
         self._label_smoothing, self._bag_weight = label_smoothing, bag_weight
+        never = torch.zeros(decoder.embedding.num_embeddings)
+        never[list(NEVER_GENERATED)] = -torch.inf
+        self.register_buffer("never", never, persistent=False)
 
     def forward(self, features: Tensor, batch: Batch) -> Tensor:
-        """The sum (), from features (B, R, C). A batch with weights has neither label smoothing nor a bag of words."""
+        """The sum (), from features (B, R, C).
+
+        The captions of a batch with weights were sampled: their likelihood is that of the distribution they were
+        sampled from, without label smoothing and bag of words.
+        """
         state = self.decoder.start(features)
         logits = self.decoder.follow(state, self.decoder.embed(batch.inputs), batch.positions)  # (n, V) or (B, T, V)
         logits, targets = logits.flatten(0, -2).float(), batch.targets.flatten()
@@ -83,8 +94,9 @@ class CaptionLoss(nn.Module):
             weights = batch.weights.flatten()
             if batch.positions is not None:
                 weights = weights[batch.positions]  # (n,)
-            weighted: Tensor = weights * functional.cross_entropy(logits, targets, reduction="none")
-            return weighted.sum()
+            losses = functional.cross_entropy(logits + self.never, targets, ignore_index=PAD, reduction="none")
+            weighted: Tensor = (weights * losses).sum()
+            return weighted
         loss: Tensor = functional.cross_entropy(
             logits, targets, ignore_index=PAD, label_smoothing=self._label_smoothing, reduction="sum"
         )
@@ -104,18 +116,19 @@ def scheduled_sampling(decoder: Decoder, features: Tensor, batch: Batch, probabi
     """
     inputs = batch.inputs
     predictions = decoder(features, inputs).float().softmax(-1)[:, :-1]  # (B, T - 1, V)
+    predictions = predictions.nan_to_num(1.0)  # which `multinomial` refuses; the loss will be NaN and reported
     sampled = torch.multinomial(predictions.flatten(0, 1), 1).view(len(inputs), -1)  # (B, T - 1)
     replaced = (torch.rand(sampled.shape, device=sampled.device) < probability) & (inputs[:, 1:] != PAD)
     return replace(batch, inputs=torch.cat([inputs[:, :1], torch.where(replaced, sampled, inputs[:, 1:])], 1))
 
 
-def self_critical_batch(tokens: Tensor, images: Tensor, reward: Reward) -> tuple[Batch, float]:
+def self_critical_batch(tokens: Tensor, images: Tensor, reward: Reward, *, max_length: int) -> tuple[Batch, float]:
     """Weight sampled captions by their advantage; return them as a batch (M S captions) and their mean reward.
 
     The gradient of the batch's loss makes samples that score better than the other ones of their image more likely:
     S. Rennie et al., "Self-critical Sequence Training", CVPR 2017, with the mean of the other samples as the baseline
     (R. Luo, "A Better Variant of Self-Critical Sequence Training", 2020). `tokens` (M S, T) hold S captions for each of
-    the `images` (M,), each followed by EOS.
+    the `images` (M,), each followed by EOS. Behind `max_length` tokens EOS was not sampled, so it has no weight.
     """
     samples = len(tokens) // len(images)
     captions = [tuple(row[: row.index(EOS)]) for row in tokens.tolist()]
@@ -130,6 +143,7 @@ def self_critical_batch(tokens: Tensor, images: Tensor, reward: Reward) -> tuple
     targets = padded[:, 1:]
     positions = (targets != PAD).flatten().nonzero().squeeze(1)
     weights = advantages.unsqueeze(1) * (targets != PAD)
+    weights[:, max_length:] = 0
     images = images.repeat_interleave(samples)
     batch = Batch(images, padded[:, :-1], targets, positions, tokens=len(positions), weights=weights)
     return batch, float(scores.mean())

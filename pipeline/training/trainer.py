@@ -7,7 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any, cast
@@ -19,7 +19,7 @@ from pipeline.accel.cuda_graphs import CaptureError
 from pipeline.accel.decoders import accelerate
 from pipeline.decoders.decoder import Decoder
 from pipeline.device import resolve_precision, tensor_float_32
-from pipeline.errors import NumericError, ParamsError
+from pipeline.errors import NumericError
 from pipeline.training.batches import Batch, Batches, epoch_seed
 from pipeline.training.caption_sampler import CaptionSampler
 from pipeline.training.checkpoint import Checkpoint
@@ -116,9 +116,8 @@ class Trainer:
         """Train to the end; the decoder then has the mean of the weights of the best epochs.
 
         If `checkpoint` holds the state of an interrupted run, training resumes after that run's last epoch; `on_resume`
-        gets the number of epochs, and `on_epoch` their metrics. Raises `NumericError` if the loss is not finite (the
-        decoder then has the best weights so far), `ParamsError` if the device's memory is too small, `PeerError` if
-        another one of the processes is lost.
+        gets the number of epochs, and `on_epoch` their metrics. Raises `NumericError` if the loss or a weight is not
+        finite (the decoder then has the best weights so far), `PeerError` if another one of the processes is lost.
         """
         first = self.processes.rank == 0
         state = self.processes.from_first(checkpoint.load() if checkpoint and first else None)
@@ -133,11 +132,6 @@ class Trainer:
                 if checkpoint and first:
                     checkpoint.save(self.state_dict())
                 on_epoch(metrics)
-        except torch.OutOfMemoryError as error:
-            raise ParamsError(
-                "the device's memory is too small: lower params.train.batch_size, params.decoder.hidden or "
-                f"params.encoder.grid ({str(error).splitlines()[0]})"
-            ) from error
         finally:
             self.history.load_best_weights(self.decoder)
 
@@ -172,22 +166,29 @@ class Trainer:
         tokens_per_second = tokens / (time.monotonic() - began)
         decoder = cast(Decoder, self.ema.module) if self.ema else self.decoder
         metrics: EpochMetrics | None = None
-        if self.processes.rank == 0:
-            val_cider_d = self.validation.cider_d(decoder)
-            with self._autocast():
-                val_loss = self.validation.loss(decoder)
-            seconds = time.monotonic() - began
-            metrics = EpochMetrics(
-                number, train_loss, val_loss, val_cider_d, self.lr, reward, seconds, tokens_per_second
+        # The last step can make weights infinite, or so large that the logits are.
+        if self.processes.rank == 0 and all(bool(weights.isfinite().all()) for weights in decoder.parameters()):
+            with suppress(NumericError):
+                val_cider_d = self.validation.cider_d(decoder)
+                with self._autocast():
+                    val_loss = self.validation.loss(decoder)
+                seconds = time.monotonic() - began
+                metrics = EpochMetrics(
+                    number, train_loss, val_loss, val_cider_d, self.lr, reward, seconds, tokens_per_second
+                )
+        metrics = self.processes.from_first(metrics)
+        if metrics is None:
+            raise not_finite(
+                f"the decoder's weights or probabilities are not finite after epoch {number}", self._lr_param
             )
-        metrics = cast(EpochMetrics, self.processes.from_first(metrics))
         self.history.add(metrics, decoder)
         self.schedule.end_epoch(improved=not self.history.epochs_without_progress)
         return metrics
 
     def _cross_entropy_epoch(self, number: int, loss: nn.Module) -> tuple[float, float, int]:
         """Mean loss per token, 0, and the number of tokens."""
-        sampling_probability = self.params.scheduled_sampling * (number - 1) / max(1, self.params.epochs - 1)
+        done, epochs = (number - 1, self.params.epochs - 1) if self.params.epochs > 1 else (1, 1)
+        sampling_probability = self.params.scheduled_sampling * done / epochs
         total, tokens = torch.zeros((), device=self.device), 0
         batch_losses: list[Tensor] = []
         for step, (batch, features) in enumerate(self._batches(number)):
@@ -197,10 +198,10 @@ class Trainer:
             self.lr = self.params.lr * self.schedule.factor((number - 1) * len(self.data.batches) + step)
             batch_losses.append(self._step(loss, [Term(features, batch)]))
             if self.device.type == "cpu":  # reading a loss waits for a GPU: there all are checked at the end
-                check_finite(batch_losses[-1:], number, step)
+                check_finite(batch_losses[-1:], number, step, lr=self._lr_param)
             total += batch_losses[-1] * batch.tokens
             tokens += batch.tokens
-        check_finite(batch_losses, number)
+        check_finite(batch_losses, number, lr=self._lr_param)
         return float(total) / tokens, 0.0, tokens
 
     def _self_critical_epoch(self, number: int, loss: nn.Module) -> tuple[float, float, int]:
@@ -215,7 +216,9 @@ class Trainer:
         total, rewards, sampled_tokens = 0.0, 0.0, 0
         for step, features in enumerate(self.data.features.batches(shares)):
             sampled = self._sample(features, self._step_seed(number, step))
-            samples, reward = self_critical_batch(sampled, shares[step], self.data.reward)
+            samples, reward = self_critical_batch(
+                sampled, shares[step], self.data.reward, max_length=self.validation.max_length
+            )
             idle = self.processes.rank >= len(images[step])
             own = [0.0, 0.0] if idle else [samples.tokens, reward * len(shares[step])]
             tokens, step_reward = self.processes.sum(torch.tensor(own, device=self.device)).tolist()
@@ -229,7 +232,7 @@ class Trainer:
                 terms = static_terms(terms, max(len(images[0]) * params.samples, self.data.batches.batch_size))
             self.lr = params.lr
             batch_loss = self._step(loss, terms)
-            check_finite([batch_loss], number, step)
+            check_finite([batch_loss], number, step, lr=self._lr_param)
             total += float(batch_loss) * len(images[step])
             rewards += step_reward
             sampled_tokens += int(tokens)
@@ -287,6 +290,11 @@ class Trainer:
         """The seed of the sampling in one step; no two steps of any epochs share it."""
         return epoch_seed(self._process_seed(number), step) % 2**63  # torch takes 64 bits
 
+    @property
+    def _lr_param(self) -> str:
+        """The param that sets the learning rate of this epoch."""
+        return "params.train.lr" if self.cross_entropy_epochs is None else "params.train.scst.lr"
+
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
 
@@ -321,10 +329,13 @@ def in_bfloat16(precision: str, device: torch.device) -> bool:
     return resolve_precision(precision, device, "params.train.precision") == "bfloat16"
 
 
-def check_finite(losses: Sequence[Tensor], epoch: int, first_step: int = 0) -> None:
+def not_finite(problem: str, lr: str) -> NumericError:
+    """The error of a training that diverges; `lr` is the param of its learning rate."""
+    return NumericError(f"{problem}; lower {lr} or params.train.clip")
+
+
+def check_finite(losses: Sequence[Tensor], epoch: int, first_step: int = 0, *, lr: str) -> None:
     """Raise `NumericError` for the first loss that is not finite; the losses are those of successive steps."""
     for step, loss in enumerate(torch.stack(list(losses)).tolist(), first_step + 1):
         if not math.isfinite(loss):
-            raise NumericError(
-                f"the loss is {loss} in epoch {epoch}, step {step}; lower params.train.lr or params.train.clip"
-            )
+            raise not_finite(f"the loss is {loss} in epoch {epoch}, step {step}", lr)

@@ -57,6 +57,12 @@ def test_standard_input_is_an_image_or_a_list_of_paths(trained_project):
     assert (code, out) == (0, expected)
 
 
+def test_an_empty_argument_is_not_the_current_folder(trained_project):
+    code, out, err = predict(trained_project, "")
+    assert (code, out) == (3, "")
+    assert NO_IMAGE in err
+
+
 def test_an_empty_or_closed_standard_input_is_an_error(trained_project, monkeypatch):
     problem = "error: standard input: no image and no path; pipe an image or a list of paths\n"
     assert predict(trained_project, "-") == (3, "", problem)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import unicodedata
 
 import pytest
 from support import run_command
@@ -158,6 +159,16 @@ def test_what_the_user_should_know_about_the_match_is_printed(folder):
     (folder / "ours.json").write_text(json.dumps([{**one, "image_id": f"00{one['image_id']}"} for one in CAPTIONS]))
     code, _, err = score(folder)
     assert (code, err) == (0, "note: 3 images are matched by number, such as 001 with 1\n")
+
+
+def test_accents_in_names_match_in_any_unicode_form(folder):
+    names = {form: unicodedata.normalize(form, "caf\u00e9.jpg") for form in ("NFC", "NFD")}
+    for captions, references in (("NFC", "NFD"), ("NFD", "NFC")):
+        (folder / "ours.json").write_text(json.dumps({names[captions]: "a dog", "b.jpg": "a cat"}))
+        (folder / "references.json").write_text(json.dumps({names[references]: ["a dog"], "b.jpg": ["a cat"]}))
+        code, out, err = score(folder, "--json")
+        assert (code, err) == (0, "")
+        assert json.loads(out)["images"] == 2
 
 
 def test_the_scores_of_each_image_do_not_replace_another_file(folder):

@@ -75,6 +75,11 @@ TABLES = {
         ['"a dog', "a cat", '"big" dogs', "a hen"],
         [],
     ),
+    "unclosed quotes in a table with all fields in quotes": (
+        '"split","image","caption"\n"val","a.jpg","a dog\n"val","b.jpg","a cat"\n"val","c.jpg","a "big", "red" dog"\n',
+        ['"a dog', "a cat", '"a "big", "red" dog"'],
+        [],
+    ),
     "too few or too many fields": (
         SPLITS + 'a.jpg,one, two,train\nb.jpg,x,train\nc.jpg\n\nd.jpg,"a \\"big\\" dog, runs",val\n',
         ["x"],
@@ -88,6 +93,12 @@ TABLES = {
         SPLITS + 'a.jpg,a dog,train\n,,\n , ,\n"",,\nb.jpg,,val\n',
         ["a dog"],
         [(6, "b.jpg", EMPTY)],
+    ),
+    # Headers
+    "columns that describe captions": (
+        "image,caption_id,caption_text,text_length\na.jpg,17,a dog,5\nb.jpg,18,a cat,5\n",
+        ["a dog", "a cat"],
+        [],
     ),
     # Encodings
     "invalid bytes": (
@@ -203,6 +214,16 @@ SWALLOWED = {
         'caption,split,image\n"a dog,val,a.jpg\na cat",val,b.jpg\na fox,val,c.jpg\n',
         ['"a dog', 'a cat"', "a fox"],
     ),
+    "numbers for images": (
+        'image_id,caption\n1,"a dog runs\n2,two dogs\n3,a screen of 7"\n4,x\n',
+        ['"a dog runs', "two dogs", 'a screen of 7"', "x"],
+    ),
+    "numbers of images last": (
+        'caption,split,image_id\n"a dog,val,1\na cat",val,002\na fox,val,3\n',
+        ['"a dog', 'a cat"', "a fox"],
+    ),
+    "names without suffix": ('image,caption\nimg_1,"a dog\nimg_12,a cat"\n', ['"a dog', 'a cat"']),
+    "a line that reads as a row": ('image_id,caption\n1,"dogs\n2, perhaps 3"\n', ['"dogs', 'perhaps 3"']),
 }
 
 
@@ -212,6 +233,22 @@ def test_an_unclosed_quote_costs_no_other_row_and_is_noted_with_its_line(tmp_pat
     entries = table(tmp_path, content)
     assert captions_of(entries) == captions
     assert notes_of(entries) == ["1 row has a quote that is not closed, the first in line 2; the quote is kept as text"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'image_id,caption\n1,"dogs:\n2 or 3, perhaps 4"\n',
+        'image_id,caption\n1,"dogs:\n2"\n',
+        'image_id,caption,split\n1,"dogs:\n2, perhaps 3",val\n',
+        'image,caption\na.jpg,"dogs:\n2, perhaps 3\n4, no"\n',
+        'image,caption\ndog,"dogs:\ncat, perhaps"\n',
+    ],
+)
+def test_a_quoted_caption_may_have_lines_that_start_with_a_number(tmp_path, content):
+    entries = table(tmp_path, content)
+    assert captions_of(entries) == [" ".join(content.split('"')[1].split())]
+    assert not entries.notes
 
 
 def test_lines_are_counted_over_quoted_captions(tmp_path):

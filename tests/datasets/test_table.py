@@ -34,6 +34,41 @@ def test_one_row_with_several_caption_columns(tmp_path):
     assert skipped(entries) == [(3, "b.jpg", "the caption is empty")]
 
 
+BESIDE = {
+    "image_id,caption_id,caption_text": " is read from column 3 ('caption_text'), not from column 2 ('caption_id')",
+    "image,caption_1,caption_2": "s are read from column 2 ('caption_1') and column 3 ('caption_2')",
+    "image,Caption Lang,caption_en,caption_de,caption_en_length": "s are read from column 3 ('caption_en') and "
+    "column 4 ('caption_de'), not from column 2 ('caption_lang') and column 5 ('caption_en_length')",
+    "filename,caption_source,text_length,text_content": " is read from column 4 ('text_content'), not from column 2 "
+    "('caption_source') and column 3 ('text_length')",
+    "image,comment_number,comment_1": " is read from column 3 ('comment_1'), not from column 2 ('comment_number')",
+}
+
+
+@pytest.mark.parametrize("header", BESIDE)
+def test_a_pattern_of_captions_leaves_out_what_describes_them_and_is_noted(tmp_path, header):
+    names = [name.split("_")[-1] for name in header.split(",")[1:]]
+    entries = read("table", write(tmp_path, f"{header}\n7,{','.join(names)}\n"))
+    left_out = {"id", "Caption Lang", "length", "source", "number"}
+    assert kept(entries) == [("7", name, None) for name in names if name not in left_out]
+    assert entries.notes == [f"{tmp_path}/captions.csv: the caption{BESIDE[header]}"]
+
+
+def test_what_describes_a_caption_is_read_only_by_its_own_name_or_pattern(tmp_path):
+    path = write(tmp_path, "image,caption_id,text_author\na.jpg,17,me\n")
+    with pytest.raises(DataError, match="no column caption; the header is"):
+        read("table", path)
+    for name in ("caption_id", "caption_*"):
+        named = read("table", path, caption_column=name)
+        assert (kept(named), named.notes) == ([("a.jpg", "17", None)], [])
+
+
+def test_a_key_that_describes_a_caption_is_no_caption(tmp_path):
+    entries = read("table", write(tmp_path, '[{"image": "a.jpg", "text_id": 4, "text_en": "a dog"}]', "a.json"))
+    assert (kept(entries), entries.skipped) == ([("a.jpg", "a dog", None)], [])
+    assert entries.notes == [f"{tmp_path}/a.json: the caption is read from key 'text_en', not from key 'text_id'"]
+
+
 @pytest.mark.parametrize("header", ["image,caption,caption", "image,caption,caption.1"])
 def test_columns_of_one_name_hold_captions_each_also_as_pandas_renames_them(tmp_path, header):
     path = write(tmp_path, f"{header}\na.jpg,a dog,a wet dog\n")

@@ -115,6 +115,52 @@ def test_weights_files_need_no_classifier_of_the_same_classes(tmp_path, classifi
         encoder(weights=str(tmp_path / "own.pth"), layer="classifier.1")
 
 
+@pytest.fixture
+def small_transformers(monkeypatch):
+    """torchvision's vision transformers with one narrow layer; their published weights are random."""
+    from torchvision.models import _api, vision_transformer
+
+    whole = vision_transformer.VisionTransformer
+
+    def small(*, image_size, patch_size, **_):
+        return whole(image_size, patch_size, num_layers=1, num_heads=1, hidden_dim=8, mlp_dim=8)
+
+    monkeypatch.setattr(vision_transformer, "VisionTransformer", small)
+
+    def download(weights, **_):
+        torch.manual_seed(3)
+        return small(image_size=weights.meta["min_size"][0], patch_size=14).state_dict()
+
+    monkeypatch.setattr(_api.WeightsEnum, "get_state_dict", download)
+
+
+@pytest.mark.parametrize(("weights", "size"), [("DEFAULT", 518), ("IMAGENET1K_SWAG_LINEAR_V1", 224)])
+def test_a_vision_transformer_of_torchvision_has_the_size_of_its_published_weights(small_transformers, weights, size):
+    made = encoder("vit_h_14", weights=weights, image_size="auto")
+    assert made.spec.preprocessing.size == size
+    assert made.map_size == (size // 14, size // 14)
+    assert made.tensors_to_embed() == {}
+    for tensors in (None, made.network.state_dict()):
+        again = restore_encoder(made.spec, tensors, CPU)
+        assert again.encode(pixels(1, size)).tobytes() == made.encode(pixels(1, size)).tobytes()
+    with pytest.raises(ParamsError, match=rf"encoder.image_size: vit_h_14 with {weights} accepts {size} only, got 280"):
+        encoder("vit_h_14", weights=weights, image_size=280)
+
+
+def test_other_weights_of_a_vision_transformer_of_torchvision_have_the_given_size(small_transformers, tmp_path):
+    made = encoder("vit_h_14", image_size=280)
+    assert made.map_size == (20, 20)
+    assert restore_encoder(made.spec, made.tensors_to_embed(), CPU).map_size == (20, 20)
+    assert encoder("vit_h_14", image_size="auto").spec.preprocessing.size == 224
+    with pytest.raises(ParamsError, match=r"params.encoder.image_size: vit_h_14 does not accept 225: .*indivisible"):
+        encoder("vit_h_14", image_size=225)
+    content = {key.removeprefix("model."): value for key, value in made.network.state_dict().items()}
+    torch.save(content, tmp_path / "own.pth")
+    assert encoder("vit_h_14", weights=str(tmp_path / "own.pth"), image_size=280).map_size == (20, 20)
+    with pytest.raises(ParamsError, match=r"or has them in another shape: encoder.pos_embedding"):
+        encoder("vit_h_14", weights=str(tmp_path / "own.pth"), image_size="auto")
+
+
 @pytest.mark.parametrize("name", SOURCES)
 def test_every_registered_source_has_the_interface(name):
     source = get_source(name)

@@ -1,10 +1,14 @@
 """Any image file is decoded to upright RGB, or refused with a reason."""
 
 import contextlib
+import errno
 import io
 import struct
 import sys
+import warnings
+import zipfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -18,10 +22,12 @@ from pipeline.encoders.images import (
     decode_image,
     describe_image,
     preprocess_image,
+    read_file,
     to_rgb_image,
     visible_region,
 )
 from pipeline.encoders.spec import Preprocessing
+from pipeline.errors import DiskError, ParamsError
 
 
 def preprocessing(size, shorter_side=None, interpolation="bilinear"):
@@ -343,3 +349,47 @@ def test_pixels_outside_the_visible_region_do_not_change_the_input(shorter_side,
     changed = (preprocess_image(Image.fromarray(corners), how) != expected).any(2)
     assert changed[0, 0]
     assert changed[-1, -1]
+
+
+def test_an_image_far_taller_than_wide_is_refused_before_it_takes_the_memory():
+    tall = Image.new("RGB", (1, 500_000))
+    with pytest.raises(ImageError, match="1 x 500000 pixels: too tall for its width"):
+        preprocess_image(tall, preprocessing(224, None))
+    assert preprocess_image(tall, preprocessing(224, 256)).shape == (224, 224, 3)  # cropped first
+
+
+def test_warnings_of_others_are_shown_again_after_decoding_in_threads():
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(decode_image, [encoded(noise())] * 64))
+    assert warnings.filters == before
+
+
+def test_lack_of_memory_is_not_the_fault_of_the_image(monkeypatch):
+    def exhausted(*arguments, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(Image, "open", exhausted)
+    with pytest.raises(ParamsError, match="not enough memory to decode an image"):
+        decode_image(encoded(noise()))
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE])
+def test_failures_of_the_machine_are_not_the_fault_of_the_image(number):
+    def read():
+        raise OSError(number, "it fails", "a.jpg")
+
+    with pytest.raises(DiskError, match=r"a\.jpg: cannot be read: it fails; the image may be intact: check the disk"):
+        read_file(read, "")
+
+
+def test_files_that_cannot_be_read_are_the_fault_of_the_image():
+    def missing():
+        raise FileNotFoundError(errno.ENOENT, "No such file", "a.jpg")
+
+    def damaged_archive():
+        raise OSError(errno.EIO, "in a.zip: bad CRC", "a.jpg") from zipfile.BadZipFile("bad CRC")
+
+    for read in (missing, damaged_archive):
+        with pytest.raises(ImageError, match=r"cannot be read: (No such file|in a\.zip: bad CRC)"):
+            read_file(read, "")

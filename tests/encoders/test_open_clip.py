@@ -193,12 +193,43 @@ def test_weights_that_cannot_be_downloaded_raise_an_error_with_a_remedy(monkeypa
         restore_encoder(spec, None, CPU)
 
 
-def test_published_weights_are_loaded_through_open_clip(monkeypatch, checkpoint):
-    tower, path = checkpoint("tiny-transformer")
-    published = {"url": "https://example.org/tiny.pt", "mean": (0.4, 0.5, 0.6), "resize_mode": "squash"}
-    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny-transformer", {"ours": published})
-    monkeypatch.setattr(open_clip, "download_pretrained", lambda *_, **__: str(path))
-    monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda *_, **__: str(path))
+@pytest.fixture
+def publish(monkeypatch, checkpoint):
+    """Publishes a model with the weights `ours`, and returns its tower."""
+
+    def publish(name):
+        tower, path = checkpoint(name)
+        published = {"url": "https://example.org/tiny.pt", "mean": (0.4, 0.5, 0.6), "resize_mode": "squash"}
+        monkeypatch.setitem(open_clip.pretrained._PRETRAINED, name, {"ours": published})
+        monkeypatch.setattr(open_clip, "download_pretrained", lambda *_, **__: str(path))
+        monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda *_, **__: str(path))
+        return tower
+
+    return publish
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size", "interpolated"),
+    [
+        ("tiny-transformer", 64, False),
+        ("tiny-transformer", 128, True),
+        ("tiny-timm", 160, False),
+        ("tiny-timm", 128, True),
+        ("tiny-resnet", 128, False),
+    ],
+)
+def test_published_weights_are_embedded_if_another_input_size_interpolates_them(
+    publish, name, image_size, interpolated
+):
+    publish(name)
+    made = encoder(name, weights="ours", image_size=image_size)
+    tensors = made.tensors_to_embed()
+    assert bool(tensors) == interpolated
+    assert restore_encoder(made.spec, tensors, CPU).spec == made.spec
+
+
+def test_published_weights_are_loaded_through_open_clip(publish):
+    tower = publish("tiny-transformer")
     made = encoder(weights="ours", fit="crop")
     assert torch.equal(made.network.state_dict()["model.conv1.weight"], tower.conv1.weight)
     assert (made.spec.weights, made.spec.preprocessing.mean) == ("ours", (0.4, 0.5, 0.6))

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from support import small_encoder
 
 from pipeline.encoders.encoder import restore_encoder
+from pipeline.encoders.images import crop_box
 from pipeline.encoders.spec import EncoderSpec
 from pipeline.errors import ArtefactError, ParamsError
 
@@ -133,6 +134,13 @@ def test_preprocessing_is_the_models_own(monkeypatch):
     assert encoder("test_resnet", fit="crop").spec.preprocessing.shorter_side is None
 
 
+def test_a_crop_larger_than_the_image_is_the_square_of_its_shorter_side(monkeypatch):
+    config = timm.data.resolve_data_config({}, model=timms_own("test_resnet")) | {"crop_pct": 1.15}  # as volo_d4_448
+    monkeypatch.setattr(timm.data, "resolve_data_config", lambda *_, **__: config)
+    made = encoder("test_resnet", fit="crop").spec.preprocessing
+    assert crop_box(made, 640, 480) == (80, 0, 560, 480)
+
+
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_vit"])
 def test_a_restored_encoder_computes_the_same_features(name):
     made = encoder(name, image_size=96)
@@ -180,7 +188,9 @@ def test_a_file_for_another_input_size_is_interpolated(tmp_path):
     assert torch.cosine_similarity(made.network(images).mean((2, 3)), expected) > 0.99
 
 
-def test_published_weights_are_named_by_their_tag_and_not_embedded(monkeypatch):
+@pytest.fixture
+def asked(monkeypatch):
+    """Downloads of published weights, which are random; returns the networks that timm was asked for."""
     create = timm.create_model
     asked = []
 
@@ -190,11 +200,25 @@ def test_published_weights_are_named_by_their_tag_and_not_embedded(monkeypatch):
         return create(name.partition(".")[0], pretrained=False, **options)
 
     monkeypatch.setattr(timm, "create_model", downloading)
+    return asked
+
+
+def test_published_weights_are_named_by_their_tag_and_not_embedded(asked):
     made = encoder("test_resnet", weights="DEFAULT")
     assert ("test_resnet.r160_in1k", True) in asked
     assert made.spec.weights == "r160_in1k"
     assert made.tensors_to_embed() == {}
     assert restore_encoder(made.spec, None, CPU).encode(pixels(made)).tobytes() == made.encode(pixels(made)).tobytes()
+
+
+def test_published_weights_are_embedded_if_another_input_size_interpolates_them(asked):
+    assert encoder("test_vit", weights="DEFAULT", image_size=160).tensors_to_embed() == {}
+    made = encoder("test_vit", weights="DEFAULT", image_size=96)
+    assert made.spec.weights == "r160_in1k"
+    before = len(asked)
+    again = restore_encoder(made.spec, made.tensors_to_embed(), CPU)
+    assert again.encode(pixels(made)).tobytes() == made.encode(pixels(made)).tobytes()
+    assert ("test_vit.r160_in1k", True) not in asked[before:]
 
 
 def test_weights_that_cannot_be_downloaded_raise_an_error_with_a_remedy(monkeypatch):

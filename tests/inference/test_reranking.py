@@ -19,7 +19,7 @@ from pipeline.device import single_threaded
 from pipeline.errors import ArtefactError, ParamsError
 from pipeline.features.feature_file import FeatureFile
 from pipeline.inference.model_file import TrainedModel
-from pipeline.inference.reranking import Reranker
+from pipeline.inference.reranking import Reranker, largest
 from pipeline.options import RerankOptions
 from pipeline.text import character_tokenizer
 
@@ -240,6 +240,13 @@ def test_image_vectors_are_computed_in_batches_and_without_dropout(model, featur
     assert len(first.reranker.vectors) == len(features) > 4
     assert np.allclose(first.reranker.vectors, second.reranker.vectors, atol=1e-3)
     assert np.array_equal(second.reranker.vectors, third.reranker.vectors)
+
+
+def test_of_equal_values_the_first_are_the_largest():
+    values = np.random.default_rng(0).integers(0, 4, (50, 40)).astype(float)
+    found, indices = largest(values, 7)
+    assert indices.tolist() == [sorted(range(40), key=lambda i: (-row[i], i))[:7] for row in values]
+    assert np.array_equal(found, np.take_along_axis(values, indices, 1))
 
 
 def test_a_model_without_training_captions_cannot_rerank(model, features):

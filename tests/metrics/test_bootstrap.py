@@ -43,6 +43,16 @@ def test_swapping_the_systems_swaps_the_sign_and_keeps_the_p_value():
     assert back[3] == p_value
 
 
+def test_resamples_that_are_as_far_except_for_rounding_count():
+    """Four of 300 images change by the same amount: resamples that draw eight or none of them are exactly as far."""
+    first = np.random.default_rng(1).uniform(0, 1, 300)
+    second = first.copy()
+    second[:4] += 0.1
+    ((_, _, _, p_value),) = paired_differences(first[:, None], second[:, None], mean_of(300), seed=5)
+    drawn = resampled_sums((np.arange(300) < 4).astype(float)[:, None], seed=5)
+    assert p_value == ((np.abs(drawn - 4) >= 4).sum() + 1) / 1001
+
+
 def test_p_values_are_uniform_when_there_is_no_difference(monkeypatch):
     """One in ten is below 0.1."""
     monkeypatch.setattr("pipeline.metrics.bootstrap.RESAMPLES", 200)

@@ -12,7 +12,7 @@ from pipeline import paths
 from pipeline.datasets.tables import read_captions
 from pipeline.decoders.registry import DECODERS
 from pipeline.encoders.spec import imported_spec
-from pipeline.errors import ArtefactError, DataError, NumericError
+from pipeline.errors import ArtefactError, DataError, NumericError, ParamsError
 from pipeline.features.feature_file import FeatureFile, write_feature_file
 from pipeline.inference.familiarity import Familiarity
 from pipeline.inference.model_file import TrainedModel
@@ -104,6 +104,15 @@ def test_the_best_model_is_kept_when_the_loss_is_not_finite(files, params):
     with pytest.raises(NumericError, match="has the best model so far"):
         train(files, params)
     assert TrainedModel.load(files.model).trained_on["best_epoch"] in epochs_in(files.metrics)
+
+
+@pytest.mark.parametrize(
+    "place", ["pipeline.stages.train.make_decoder", "pipeline.training.losses.CaptionLoss.forward"]
+)
+def test_too_little_memory_is_an_error_that_names_the_params_to_lower(files, params, monkeypatch, place):
+    monkeypatch.setattr(place, lambda *arguments, **options: torch.empty(2**55))
+    with pytest.raises(ParamsError, match=r"too small: lower params.train.batch_size, .*DefaultCPUAllocator"):
+        train(files, params)
 
 
 def test_the_model_records_what_it_was_trained_on(files, params):

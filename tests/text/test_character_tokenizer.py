@@ -20,6 +20,11 @@ from pipeline.text.vocabulary import Vocabulary
             "\U0001f468\u200d\U0001f469 \U0001f44b\U0001f3fd",
             ["\U0001f468\u200d\U0001f469", " ", "\U0001f44b\U0001f3fd"],
         ),
+        ("\u1112\u1161\u11ab", ["\ud55c"]),  # Korean, decomposed
+        ("cafe\u0301", ["c", "a", "f", "\u00e9"]),
+        ("dog \u203c\ufe0f cat", ["d", "o", "g", " ", "c", "a", "t"]),  # marks of dropped punctuation
+        ("\u72d7#\ufe0f\u20e3\u8dd1", ["\u72d7", "\u8dd1"]),
+        ("a\u200d b", ["a\u200d", " ", "b"]),
         (" . ", []),
         ("", []),
     ],

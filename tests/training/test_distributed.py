@@ -39,7 +39,7 @@ def test_processes_cannot_share_a_gpu(monkeypatch):
     assert own_device("cpu", 1) == torch.device("cpu")
 
 
-def test_a_broken_connection_is_a_lost_process():
+def test_a_broken_connection_is_a_lost_process_and_too_little_memory_is_not():
     error = RuntimeError("Connection closed by peer")
     with (
         pytest.raises(PeerError, match="another of the 2 processes"),
@@ -48,6 +48,8 @@ def test_a_broken_connection_is_a_lost_process():
         raise error
     with pytest.raises(RuntimeError, match="Connection"), ProcessGroup(torch.device("cpu")).collective():
         raise error
+    with pytest.raises(RuntimeError, match="Allocator"), ProcessGroup(torch.device("cpu"), 0, 2).collective():
+        torch.empty(2**55)
 
 
 PREPARED = {"epochs": 4, "batch_size": 23, "ema": 0.9, "average_best": 2, "label_smoothing": 0.1, "patience": 30}
@@ -212,11 +214,36 @@ except PeerError as error:
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite_ends_all_processes_with_the_same_exit_code(copied):
-    folder = copied(lr=100.0, clip=1e9, weight_decay=100.0, epochs=30)
+def test_a_process_that_dies_during_validation_ends_those_that_wait_for_it_at_once(tmp_path):
+    program = """
+import os, signal, sys, time, torch
+from pipeline.errors import PeerError
+from pipeline.training.distributed import process_group
+
+try:
+    with process_group("cpu") as processes:
+        processes.sum(torch.ones(1))
+        if processes.rank == 0:
+            time.sleep(5)
+            os.kill(os.getpid(), signal.SIGKILL)
+        processes.from_first(None)
+except PeerError as error:
+    sys.exit(str(error))
+"""
+    with Processes(tmp_path, tmp_path, program=("-c", program)) as group:
+        _, second = group.processes
+        _, stderr = second.communicate(timeout=60)
+    assert second.returncode == 1, stderr
+    assert "has ended" in stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_size", [23, 24])
+def test_a_loss_or_a_probability_that_is_not_finite_ends_all_processes_with_the_same_exit_code(copied, batch_size):
+    folder = copied(lr=100.0, clip=1e9, weight_decay=100.0, epochs=30, batch_size=batch_size)
     (first, stderr), (second, other_stderr) = train_together(folder, folder)
     assert (first, second, other_stderr) == (6, 6, "")
-    assert "error: the loss is" in stderr
+    assert ("error: the loss is" if batch_size == 23 else "error: the decoder's weights or probabilities are") in stderr
 
 
 @pytest.mark.slow

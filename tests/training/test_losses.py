@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ from toy_training import FEATURES, MAX_LENGTH, TEXTS, VOCABULARY, make_data, mak
 
 from pipeline.decoders.registry import DECODERS, make_decoder
 from pipeline.decoders.sampling import sample
-from pipeline.decoders.search import SamplingOptions
-from pipeline.tokens import PAD
+from pipeline.decoders.search import NEVER_GENERATED, SamplingOptions
+from pipeline.tokens import BOS, EOS, PAD
 from pipeline.training.batches import Batch
 from pipeline.training.caption_sampler import CaptionSampler
 from pipeline.training.distributed import SINGLE_PROCESS, ProcessGroup
@@ -131,7 +132,7 @@ def test_samples_are_drawn_without_dropout():
         sampled.extend(captions)
         return torch.ones(len(captions))
 
-    self_critical_batch(tokens, images, reward)
+    self_critical_batch(tokens, images, reward, max_length=MAX_LENGTH)
     expected = sample(without_dropout, FEATURES[:3], SamplingOptions(max_length=MAX_LENGTH, seed=7), captions=20)
     assert sampled == [hypothesis.tokens for of_image in expected for hypothesis in of_image]
 
@@ -143,12 +144,39 @@ def test_a_sample_is_weighted_by_its_advantage_over_the_other_ones():
         return torch.tensor([float(len(caption)) for caption in captions])
 
     tokens = CaptionSampler(decoder, samples=4, max_length=MAX_LENGTH, bfloat16=False)(FEATURES[:3], seed=7)
-    batch, mean = self_critical_batch(tokens, torch.arange(3), by_length)
+    batch, mean = self_critical_batch(tokens, torch.arange(3), by_length, max_length=MAX_LENGTH)
     real = batch.targets != PAD
     scores = (real.sum(1) - 1.0).view(3, 4)
     advantages = scores - (scores.sum(1, keepdim=True) - scores) / 3
     assert mean == pytest.approx(float(scores.mean()))
-    torch.testing.assert_close(batch.weights, advantages.flatten().unsqueeze(1) * real)
+    expected = advantages.flatten().unsqueeze(1) * real
+    expected[:, MAX_LENGTH:] = 0
+    torch.testing.assert_close(batch.weights, expected)
+
+
+def test_the_self_critical_gradient_is_that_of_the_sampled_distribution():
+    """All captions of at most one token, by hand: `<unk>` is never sampled, and the end after one token is forced."""
+    torch.manual_seed(0)
+    decoder = make_decoder(make_params().decoder.model_dump(), vocabulary=7, regions=1, channels=3).eval()
+    features = FEATURES[:1]
+    words = torch.tensor([[EOS, EOS], [4, EOS], [5, EOS], [6, EOS]])
+    rewards = torch.tensor([0.0, 1.0, 3.0, 2.0])
+
+    log_probs, _ = decoder.step(decoder.start(features), torch.tensor([BOS]))
+    log_probs = log_probs.index_fill(1, torch.tensor(NEVER_GENERATED), -torch.inf).log_softmax(1)
+    probabilities = log_probs[0, words[:, 0]].exp()
+    decoder.zero_grad()
+    (probabilities * rewards).sum().backward()
+    expected = [parameter.grad.clone() for parameter in decoder.parameters() if parameter.grad is not None]
+
+    batch, _ = self_critical_batch(words, torch.arange(1), lambda images, captions: rewards, max_length=1)
+    batch = replace(batch, weights=(batch.weights != 0) * (probabilities.detach() * rewards).unsqueeze(1))
+    decoder.zero_grad()
+    (-CaptionLoss(decoder)(features.repeat_interleave(4, 0), batch)).backward()
+    found = [parameter.grad for parameter in decoder.parameters() if parameter.grad is not None]
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_the_self_critical_loss_makes_better_samples_more_likely():
@@ -166,7 +194,7 @@ def test_the_self_critical_loss_makes_better_samples_more_likely():
     sampler = CaptionSampler(decoder, samples=6, max_length=3, bfloat16=False)
     before, optimizer = probability_of_five(), torch.optim.SGD(decoder.parameters(), lr=1.0)
     for seed in range(30):
-        batch, _ = self_critical_batch(sampler(features, seed), images, token_five)
+        batch, _ = self_critical_batch(sampler(features, seed), images, token_five, max_length=3)
         optimizer.zero_grad()
         (CaptionLoss(decoder)(features.repeat_interleave(6, 0), batch) / batch.tokens).backward()
         optimizer.step()

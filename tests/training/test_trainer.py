@@ -182,6 +182,8 @@ def test_the_probability_of_scheduled_sampling_rises_linearly(monkeypatch):
     monkeypatch.setattr("pipeline.training.trainer.scheduled_sampling", record)
     run(make_trainer(scheduled_sampling=0.5, epochs=3), 3)
     assert probabilities == [0.25, 0.5]
+    run(make_trainer(scheduled_sampling=0.5, epochs=1), 1)
+    assert probabilities == [0.25, 0.5, 0.5]
 
 
 def self_critical_trainer(*scores, **changes):
@@ -202,7 +204,8 @@ def test_the_self_critical_loss_includes_a_share_of_the_cross_entropy(share):
     decoder = copy.deepcopy(trainer.decoder).train()
     (images,) = trainer.data.batches.image_epoch(2, 30)
     sampler = CaptionSampler(decoder, samples=5, max_length=MAX_LENGTH, bfloat16=False)
-    samples, _ = self_critical_batch(sampler(FEATURES[images], epoch_seed(epoch_seed(SEED, 2), 0)), images, by_length)
+    drawn = sampler(FEATURES[images], epoch_seed(epoch_seed(SEED, 2), 0))
+    samples, _ = self_critical_batch(drawn, images, by_length, max_length=MAX_LENGTH)
     sample_loss = CaptionLoss(decoder)(FEATURES[images].repeat_interleave(5, 0), samples) / samples.tokens
     (batch,) = trainer.data.batches.epoch(2)
     logits = decoder(FEATURES[batch.images], batch.inputs)
@@ -297,9 +300,31 @@ def test_a_loss_that_is_not_finite_stops_with_its_epoch_and_step():
 
 def test_the_step_of_a_loss_that_is_checked_late_is_named():
     finite, broken = torch.tensor(2.5), torch.tensor(float("inf"))
-    check_finite([finite, finite], 3)
-    with pytest.raises(NumericError, match="the loss is inf in epoch 3, step 2"):
-        check_finite([finite, broken, broken], 3)
+    check_finite([finite, finite], 3, lr="params.train.lr")
+    with pytest.raises(NumericError, match=r"the loss is inf in epoch 3, step 2; lower params.train.lr or"):
+        check_finite([finite, broken, broken], 3, lr="params.train.lr")
+
+
+def test_weights_that_the_last_step_of_an_epoch_breaks_are_found():
+    with pytest.raises(NumericError, match=r"weights .* are not finite after epoch \d+; lower params.train.lr or"):
+        train(batch_size=30, lr=100.0, clip=1e9, weight_decay=100.0)  # one step per epoch
+
+
+def test_a_weight_that_is_not_finite_is_found_even_if_no_val_caption_needs_it(monkeypatch):
+    trainer = make_trainer()
+
+    def update(loss):
+        trainer.decoder.embedding.weight.data[0] = torch.inf
+        return loss.detach()
+
+    monkeypatch.setattr(trainer, "_update", update)
+    with pytest.raises(NumericError, match=r"weights .* are not finite after epoch 1; lower params.train.lr or"):
+        trainer.run()
+
+
+def test_a_loss_that_is_not_finite_in_a_self_critical_epoch_names_its_learning_rate():
+    with pytest.raises(NumericError, match=r"in epoch \d+, step \d+; lower params.train.scst.lr or"):
+        train(reward=color_reward, epochs=1, clip=1e9, weight_decay=100.0, scst=scst(lr=100.0))
 
 
 def test_the_decoder_has_the_best_weights_after_a_loss_that_is_not_finite(monkeypatch):
