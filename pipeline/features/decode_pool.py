@@ -10,9 +10,9 @@ A worker is this module, run as a program:
 
 FD is the file behind the shared memory, which has IMAGES slots; PREPROCESSING is JSON. A line on standard input is a
 request, `[slot, path, sha256, with_pillow]`. Its answer on standard output is `null` (the slot holds the network's
-input), the reason why the image cannot be used, or `[bytes, height, width]`: the slot holds a JPEG that the GPU is to
-decode (`encoder.jpeg_decoder: nvimgcodec`). The process imports neither torch nor h5py and ends with its standard
-input.
+input), the reason why the image cannot be used, `[bytes, height, width]`: the slot holds a JPEG that the GPU is to
+decode (`encoder.jpeg_decoder: nvimgcodec`), or `{name: message}`: an error that ends the run. The process imports
+neither torch nor h5py and ends with its standard input.
 
 S side of the network's input.
 """
@@ -41,7 +41,7 @@ from pipeline.archives import read_image_bytes
 from pipeline.encoders.images import ImageError, decode_pixels, read_file
 from pipeline.encoders.jpeg_headers import jpeg_size
 from pipeline.encoders.spec import Preprocessing
-from pipeline.errors import PeerError
+from pipeline.errors import DiskError, ParamsError, PeerError
 
 if TYPE_CHECKING:
     from pipeline.features.image_batches import ImageFile
@@ -52,6 +52,8 @@ _REMEDY = "set params.run.device to cpu, which needs no such process"
 Answer = str | tuple[int, int, int] | None
 """None: the slot holds the network's input. Bytes, height and width of a JPEG in the slot. Or the reason why the image
 cannot be used."""
+_ERRORS = {one.__name__: one for one in (DiskError, ParamsError)}
+"""What ends the run: the disk or the memory fails."""
 MAX_JPEG = 1 << 19
 """Bytes of the largest JPEG that a GPU gets; Pillow decodes larger ones."""
 
@@ -86,7 +88,7 @@ class DecodePool:
         """Read each image into its slot. Thread-safe; a thread waits until a worker is idle.
 
         With `with_pillow` no JPEG is left to the GPU. Raises `PeerError` when a crashed worker cannot be restarted, or
-        after `close`.
+        after `close`; `DiskError` and `ParamsError` when the disk or the memory fails.
         """
         worker = self._idle.get()
         answers: list[Answer] = []
@@ -97,6 +99,10 @@ class DecodePool:
                     worker.request(images[len(answers) :], slots[len(answers) :], with_pillow)
                     while len(answers) < len(images):
                         answer = json.loads(worker.answer())
+                        if isinstance(answer, dict):
+                            worker.kill()  # its other answers are not read
+                            ((name, message),) = answer.items()
+                            raise _ERRORS[name](message)
                         answers.append(tuple(answer) if isinstance(answer, list) else answer)
                 except _Crashed as error:
                     worker = self._restart(worker)
@@ -252,7 +258,7 @@ def _work() -> None:
     print(READY, file=answers, flush=True)
     for line in sys.stdin:
         slot, path, sha256, with_pillow = json.loads(line)
-        answer: Answer = None
+        answer: Answer | dict[str, str] = None
         try:
             content = read_file(partial(read_image_bytes, path), sha256)
             size = None if with_pillow else _size_for_gpu(content, preprocessing)
@@ -263,6 +269,8 @@ def _work() -> None:
                 pixels[slot] = decode_pixels(content, preprocessing)
         except ImageError as error:
             answer = str(error)
+        except tuple(_ERRORS.values()) as error:
+            answer = {type(error).__name__: str(error)}
         print(json.dumps(answer), file=answers, flush=True)
 
 

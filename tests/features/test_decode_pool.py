@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -15,7 +16,7 @@ from stand_in import draw
 
 from pipeline.encoders.images import decode_image, preprocess_image
 from pipeline.encoders.spec import Preprocessing
-from pipeline.errors import PeerError
+from pipeline.errors import DiskError, PeerError
 from pipeline.features.decode_pool import DecodePool
 from pipeline.features.image_batches import ImageFile
 
@@ -117,6 +118,14 @@ def test_processes_that_do_not_start_are_an_error(executable, monkeypatch):
     with pytest.raises(PeerError, match=r"a process that decodes images .*; set params.run.device to cpu, which"):
         DecodePool(HOW, 4, 2)
     assert not children()
+
+
+def test_a_failing_disk_ends_the_run_and_is_no_fault_of_the_image(images):
+    unreadable = ImageFile("a.jpg", Path("/proc/self/mem"), "")  # reading its start is an I/O error
+    with DecodePool(HOW, 4, 1) as pool:
+        with pytest.raises(DiskError, match="cannot be read: Input/output error; the image may be intact"):
+            pool.decode([images[0], unreadable, images[1]], range(3))
+        assert pool.decode(images, range(4)) == [None] * 4
 
 
 def test_no_process_is_left_at_the_end(images):
