@@ -31,7 +31,7 @@ export function onFiles(add, { drop, choose, files, photo, camera }) {
   window.addEventListener("paste", (event) => {
     const pasted = [...event.clipboardData.files];
     const isText = event.target.closest?.("textarea, input") && event.clipboardData.types.includes("text/plain");
-    if (!pasted.length || isText) return; // office programs copy a picture beside the text
+    if (!pasted.length || isText) return; // office programs copy an image beside the text
     event.preventDefault();
     add(pasted);
   });
