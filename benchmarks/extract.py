@@ -30,7 +30,7 @@ from torch import nn
 
 from pipeline.device import choose_device, single_threaded
 from pipeline.encoders.encoder import GPU_BATCH, Encoder, build_encoder
-from pipeline.encoders.images import decode_image
+from pipeline.encoders.images import decode_image, preprocess_image
 from pipeline.encoders.jpeg_headers import jpeg_size
 from pipeline.encoders.nvimgcodec import check_nvimgcodec
 from pipeline.errors import ParamsError
@@ -228,7 +228,7 @@ def on_all_cores(work: Callable[[], object], count: int, cores: int) -> Clock:
 def decode_alone(paths: list[Path], encoder: Encoder, cores: int) -> Clock:
     def decode() -> None:
         for path in paths:
-            encoder.preprocess(decode_image(path.read_bytes()))
+            preprocess_image(decode_image(path.read_bytes()), encoder.spec.preprocessing)
 
     return on_all_cores(decode, len(paths), cores)
 

@@ -42,7 +42,7 @@ from pipeline.decoders.sampling import sampling_noise
 from pipeline.decoders.search import SamplingOptions, SearchOptions
 from pipeline.device import choose_device, engine, supports_bfloat16
 from pipeline.encoders.encoder import Encoder, build_encoder
-from pipeline.encoders.images import decode_image
+from pipeline.encoders.images import decode_image, preprocess_image
 from pipeline.encoders.nvimgcodec import make_nvimgcodec_decoder
 from pipeline.features.extraction import extract_features
 from pipeline.features.feature_file import FeatureFile
@@ -426,7 +426,7 @@ def check_pixels(run: Run) -> None:
     run.check("JPEGs decoded on the device", refused == flat, f"{refused} of {len(paths)} left to Pillow: flat corners")
     for name, ours, theirs in (
         ("decoded", decoded, pillow),
-        ("decoded and resized", resized, list(map(encoder.preprocess, pillow))),
+        ("decoded and resized", resized, [preprocess_image(image, encoder.spec.preprocessing) for image in pillow]),
     ):
         differences = [
             np.abs(np.asarray(one.cpu()).astype(int) - np.asarray(two)).max()

@@ -8,6 +8,7 @@ import pytest
 from support import run_command, run_stages, set_param
 
 from pipeline import Captioner, paths
+from pipeline.encoders.images import preprocess_image
 
 STAGES = ("code", "prepare", "extract", "vocab", "train", "score", "report")
 
@@ -107,7 +108,7 @@ def test_predict_and_extract_give_the_same_row(project):
     cache = FeatureFile.open(project / paths.FEATURES)
     with single_threaded():
         image = decode_image((project / "data/tiny/images/005.png").read_bytes())
-        row = captioner.encoder.encode(np.stack([captioner.encoder.preprocess(image)]))
+        row = captioner.encoder.encode(np.stack([preprocess_image(image, captioner.spec.preprocessing)]))
     assert row.tobytes() == cache.load(["005.png"]).tobytes()
 
 

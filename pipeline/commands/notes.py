@@ -8,7 +8,8 @@ from pipeline import paths
 from pipeline.archives import IMAGE_SUFFIXES
 from pipeline.wording import counted, shown_names
 
-_UNSPACED = 0.1
+UNSPACED = 0.1
+"""Share of captions in a script without spaces between words, above which words are the wrong unit."""
 _DROPPED_LETTERS = 0.01
 
 
@@ -40,7 +41,7 @@ def word_warnings(without_spaces: float, dropped_letters: float) -> Iterator[str
     """Warnings about captions that the word tokenizer does not suit, given the shares of captions in a script without
     spaces and of those whose letters it drops, 0 to 1."""
     remedy = "set params.vocab.unit to character and params.score.rerank.neighbors to 0"
-    if without_spaces >= _UNSPACED:
+    if without_spaces >= UNSPACED:
         yield f"warning: {without_spaces:.0%} of the captions are in a script without spaces between words; {remedy}"
     else:
         yield from dropped_letters_warning(dropped_letters, "captions", remedy)

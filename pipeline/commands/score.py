@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline import paths
-from pipeline.commands.notes import dropped_letters_warning, without_features_warning
+from pipeline.commands.notes import UNSPACED, dropped_letters_warning, without_features_warning
 from pipeline.commands.output_table import check_output_table
 from pipeline.commands.terminal import (
     ParamsFile,
@@ -33,8 +33,6 @@ SEED = 17
 _COMMON = 0.5
 """The stage warns when more of the images than this have the same caption, if there are at least `_FEW`."""
 _FEW = 5
-_UNSPACED = 0.1
-"""The unit must be chosen when more of the references than this are in a script without spaces between words."""
 
 
 class Unit(StrEnum):
@@ -134,7 +132,7 @@ def tokenizer_of(unit: Unit | None, references: Mapping[str, Sequence[str]]) -> 
 
     every = [text for texts in references.values() for text in texts]
     share = share_without_spaces(every)
-    if unit is None and share > _UNSPACED:
+    if unit is None and share > UNSPACED:
         raise ParamsError(
             f"{share:.0%} of the references are in a script without spaces between words, so that words would score "
             "about 0: add --unit character, or --unit word where the words are separated by spaces"

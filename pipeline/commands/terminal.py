@@ -45,18 +45,11 @@ def discard(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def to_json(content: Any, *, indent: int | None = None) -> str:
-    """JSON in readable UTF-8; control characters are escaped as JSON does it, which keeps their meaning."""
-    lines = json.dumps(content, indent=indent, ensure_ascii=False).split("\n")  # breaks in strings are escaped
-    return "\n".join(CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", line) for line in lines)
-
-
 def show_json(content: Any, *, indent: int | None = None) -> None:
-    """Print JSON to standard output; letters that its encoding may lack are escaped."""
-    text = to_json(content, indent=indent)
-    if (sys.stdout.encoding or "utf-8").lower().replace("-", "") != "utf8":
-        text = json.dumps(content, indent=indent)
-    show(*text.split("\n"))
+    """Print JSON to standard output. Control characters, and letters that its encoding may lack, are escaped."""
+    utf8 = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
+    lines = json.dumps(content, indent=indent, ensure_ascii=not utf8).split("\n")  # breaks in strings are escaped
+    show(*(CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", line) for line in lines))
 
 
 @contextmanager

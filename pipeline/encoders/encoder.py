@@ -8,7 +8,7 @@ B images, S input side, R = grid * grid regions, C channels.
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,9 +25,6 @@ from pipeline.encoders.source import EncoderSource, LoadedModel, WeightsNotFetch
 from pipeline.encoders.spec import EncoderSpec, sha256_of_tensors
 from pipeline.errors import ArtefactError, NumericError, ParamsError
 from pipeline.wording import shown_names
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 GPU_BATCH = 64
 """Images per forward pass on a GPU. The size is constant because a feature's last bits depend on it."""
@@ -75,12 +72,8 @@ class Encoder:
             return {}
         return {name: tensor.cpu().contiguous() for name, tensor in self.network.state_dict().items()}
 
-    def preprocess(self, image: "Image.Image") -> NDArray[np.uint8]:
-        """Return the network's input (S, S, 3) in 0 to 255. It is normalized on the device."""
-        return images.preprocess_image(image, self.spec.preprocessing)
-
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float16]:
-        """Encode preprocessed images (B, S, S, 3) to features (B, R, C).
+        """Encode preprocessed images (B, S, S, 3), 0 to 255, to features (B, R, C). They are normalized on the device.
 
         A feature's last bits depend on the batch size, and an image must get the same feature alone (`predict`) and
         among others (`extract`). A CPU therefore encodes one image at a time, which packed weights make nearly as fast

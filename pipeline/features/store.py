@@ -66,16 +66,9 @@ class FeatureStore:
         with locked_folder(self.folder):
             for path in self.folder.glob("*.segment"):  # of earlier versions
                 path.unlink()
-            if not self._has_spec():
-                write_json(self.folder / SPEC_FILE, self._content)
+            write_json(self.folder / SPEC_FILE, self._content)
             self.load()
             yield
-
-    def _has_spec(self) -> bool:
-        try:
-            return bool(json.loads((self.folder / SPEC_FILE).read_bytes()) == self._content)
-        except (OSError, ValueError):
-            return False
 
     def load(self) -> None:
         """Find the rows of all parts."""

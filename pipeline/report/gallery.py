@@ -56,12 +56,6 @@ class Card:
     """None when the image is no example, or its file cannot be read any more."""
     attention: AttentionMap | None = None
 
-    @property
-    def frame_share(self) -> float:
-        """The width of the thumbnail in a frame of 4:3, in percent."""
-        assert self.thumbnail
-        return round(min(100.0, 75 * self.thumbnail.width / self.thumbnail.height), 2)
-
 
 def make_cards(evaluation: EvaluationFile, files: Mapping[str, Path], spec: EncoderSpec) -> list[Card]:
     """One card per image of the evaluation, in its order; `files` holds the path of each image."""
@@ -81,7 +75,7 @@ def filters(evaluation: EvaluationFile) -> list[tuple[str, str, int]]:
 
 def attention_levels(weights: Sequence[Sequence[float]]) -> str:
     """Attention weights (T, R) in the form of `AttentionMap.levels`."""
-    return " ".join(map(_levels, weights))
+    return " ".join("".join(LEVELS[round(63 * max(w, 0.0) / (max(word) or 1.0))] for w in word) for word in weights)
 
 
 def _card(record: ImageRecord, file: Path | None, spec: EncoderSpec) -> Card:
@@ -98,8 +92,3 @@ def _card(record: ImageRecord, file: Path | None, spec: EncoderSpec) -> Card:
     left, top, right, bottom = visible_region(spec.preprocessing, small.width, small.height)
     region = (round(left, 4), round(top, 4), round(right, 4), round(bottom, 4))
     return Card(record, small, AttentionMap(attention_levels(weights), spec.grid, region))
-
-
-def _levels(weights: Sequence[float]) -> str:
-    largest = max(weights) or 1.0
-    return "".join(LEVELS[round(63 * max(weight, 0.0) / largest)] for weight in weights)

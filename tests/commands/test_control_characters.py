@@ -1,14 +1,16 @@
 """Control characters in captions, file names and words reach no terminal."""
 
 import csv
+import io
 import json
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 from support import run_command, small_params
 
-from pipeline.commands.terminal import to_json
+from pipeline.commands.terminal import show_json
 from pipeline.params_file import to_yaml
 from pipeline.wording import CONTROL, visible
 
@@ -75,9 +77,14 @@ def test_params_hold_no_control_characters(project):
         printed(project, "params", "evil.yaml", code=2)
 
 
-def test_json_keeps_its_meaning():
-    content = {"caption": "\x1b\x9b\u202e\ud800é\n"}
-    text = to_json(content, indent=2)
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_json_keeps_its_meaning(encoding, monkeypatch):
+    content = {"caption": "\x1b\x7f\x9b\u202e\ud800é\n"}
+    output = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, "stdout", output)
+    show_json(content, indent=2)
+    output.seek(0)
+    text = output.read()
     assert not CONTROL.search(text.replace("\n", ""))
     assert json.loads(text) == content
 

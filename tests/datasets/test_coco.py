@@ -63,11 +63,6 @@ def test_captions_of_an_id_with_two_file_names_are_skipped(tmp_path):
     assert skipped(entries) == [(1, "", "image_id 1 has two file names")]
 
 
-def test_another_layout_is_refused(tmp_path):
-    with pytest.raises(DataError, match="not in COCO's layout"):
-        read("coco", write(tmp_path, "[1, 2]", "captions.json"))
-
-
 def test_files_of_other_names_are_recognized_by_content(tmp_path):
     """VizWiz: train.json and val.json beside files without captions."""
     for part in ("train", "val"):

@@ -161,13 +161,6 @@ def test_other_weights_of_a_vision_transformer_of_torchvision_have_the_given_siz
         encoder("vit_h_14", weights=str(tmp_path / "own.pth"), image_size="auto")
 
 
-@pytest.mark.parametrize("name", SOURCES)
-def test_every_registered_source_has_the_interface(name):
-    source = get_source(name)
-    for method in ("load", "empty_network", "default_layer", "cut_at", "feature_map"):
-        assert callable(getattr(source, method))
-
-
 def test_an_unknown_source_is_refused_with_the_choices():
     with pytest.raises(ValueError, match=f"must be one of {', '.join(SOURCES)}, got 'timmy'"):
         get_source("timmy")

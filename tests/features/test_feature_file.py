@@ -113,12 +113,6 @@ def test_the_old_file_stays_when_writing_fails(path):
     assert [file.name for file in path.parent.iterdir()] == ["features.h5"]
 
 
-def test_a_folder_in_place_of_the_file_is_refused(tmp_path):
-    (tmp_path / "features.h5").mkdir()
-    with pytest.raises(DiskError, match="is a folder, but a file is to be written here"):
-        write_feature_file(tmp_path / "features.h5", SPEC, IMAGES, SHAPE, read)
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -14,7 +14,7 @@ from stand_in import draw
 from support import ROOT, small_encoder
 
 from pipeline.encoders.encoder import GPU_BATCH, restore_encoder
-from pipeline.encoders.images import decode_image
+from pipeline.encoders.images import decode_image, preprocess_image
 from pipeline.features import decode_pool, extraction, gpu_extraction
 from pipeline.features.feature_file import FeatureFile
 from pipeline.features.gpu_extraction import GpuExtractor, encode_on_gpu
@@ -32,7 +32,9 @@ def images(tmp_path):
 
 
 def preprocessed(images, encoder):
-    return np.stack([encoder.preprocess(decode_image(image.path.read_bytes())) for image in images])
+    return np.stack(
+        [preprocess_image(decode_image(image.path.read_bytes()), encoder.spec.preprocessing) for image in images]
+    )
 
 
 def features_of(images, batches):
