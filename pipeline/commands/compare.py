@@ -57,6 +57,9 @@ def compare(
     if comparison.left_out:
         left_out = counted(comparison.left_out, "image")
         say(f"warning: {left_out} left out: only one of the two files has their captions")
+    neither = set(matched[0].missing) & set(matched[1].missing)
+    if neither:
+        say(f"warning: {counted(len(neither), 'image')} left out: neither of the two files has their captions")
     for name, side in ((first, comparison.first), (second, comparison.second)):
         say(*(f"{warning} ({name})" for warning in warnings(side)))
     if as_json:

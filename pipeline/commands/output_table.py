@@ -22,6 +22,8 @@ def check_output(
 
     if str(path) == "-":
         raise ParamsError(f"{option} -: not a file name; give one")
+    if path.is_dir():
+        raise ParamsError(f"{option} {path}: is a folder; name a file")
     check_writable(path)
     if not path.exists():
         return

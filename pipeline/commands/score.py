@@ -95,7 +95,7 @@ def score(
     matched = match_captions(captions, known, subset=subset)
     say(*(f"note: {note}" for note in matched.notes))
     if matched.missing:
-        missing = counted(matched.missing, "image without a caption is", "images without a caption are")
+        missing = counted(len(matched.missing), "image without a caption is", "images without a caption are")
         say(f"warning: {missing} not in these scores")
     tokenize = tokenizer_of(unit, matched.references)
     seed = SEED if seed is None else seed
@@ -168,6 +168,11 @@ def _score_split(path: Path) -> None:
         say(without_features_warning(params.score.split, report.without_features))
     say(f"score: {counted(evaluation.scores.images, 'image')} of the {params.score.split} split")
     say(*_scores_table(evaluation))
+    if params.score.split == "train" and params.score.rerank.neighbors:
+        say(
+            "warning: each training image is its own nearest neighbor, so re-ranking raises these scores; set "
+            "params.score.rerank.neighbors to 0"
+        )
     if report.longer_references:
         references = counted(evaluation.reference_lengths.total(), "reference")
         say(

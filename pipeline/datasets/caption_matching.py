@@ -13,7 +13,7 @@ class MatchedCaptions:
 
     captions: dict[str, str]
     references: dict[str, tuple[str, ...]]
-    missing: int
+    missing: tuple[str, ...]
     """Images without a caption, which are left out."""
     notes: tuple[str, ...]
 
@@ -44,7 +44,7 @@ def match_captions(captions: CaptionFile, references: ReferenceFile, *, subset: 
     return MatchedCaptions(
         {image: by_key[image] for image in matched},
         matched,
-        len(missing),
+        tuple(missing),
         (*captions.notes, *references.notes, *notes),
     )
 

@@ -125,7 +125,7 @@ def _check_row(row: CaptionRow, place: str, *, best_only: bool) -> ScoringRow:
         if problem := check_encodable(name):
             raise DataError(f"{place}: the image's name: {problem}")
     if row.problem:
-        raise DataError(": ".join([place, *names[:1], row.problem]))
+        raise DataError(": ".join([place, *names[:1], f"{row.problem}; correct or remove it"]))
     if not names:
         raise DataError(f"{place}: the image's name is {row.image!r:.80}; expected a text or an integer")
     captions = row.captions[:1] if best_only and row.ranked else row.captions
@@ -135,10 +135,15 @@ def _check_row(row: CaptionRow, place: str, *, best_only: bool) -> ScoringRow:
     return ScoringRow(
         place,
         tuple(names),
-        captions,
+        _composed(captions),
         SPLIT_NAMES.get(str(row.split).strip().lower()),
-        None if references is None else tuple(references),
+        None if references is None else _composed(references),
     )
+
+
+def _composed(texts: Iterable[str]) -> tuple[str, ...]:
+    """The texts in Unicode's composed form, which `prepare` writes, too."""
+    return tuple(unicodedata.normalize("NFC", text) for text in texts)
 
 
 def _check_texts(texts: Any, what: str) -> None:

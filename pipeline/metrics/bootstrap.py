@@ -17,6 +17,8 @@ RESAMPLES = 1000
 LEVEL = 0.95
 _ROUNDING = 1e-9
 """Relative: resampled differences that are equal except for rounding are as far from zero as the observed one."""
+_NEGLIGIBLE = 1e-4
+"""Points of a score, which are printed with one decimal and written with four."""
 
 FromSums = Callable[[Floats], Floats]
 """Scores from sums: (..., K) to (..., M)."""
@@ -42,7 +44,7 @@ def paired_differences(first: Floats, second: Floats, from_sums: FromSums, *, se
     observed = from_sums(second.sum(axis=0)) - from_sums(first.sum(axis=0))  # (M,)
     first_scores, second_scores = (from_sums(resampled_sums(one, seed=seed)) for one in (first, second))
     resampled = second_scores - first_scores  # (B, M)
-    at_least_as_far = np.abs(resampled - observed) >= np.abs(observed) * (1 - _ROUNDING)
+    at_least_as_far = np.abs(resampled - observed) >= np.abs(observed) * (1 - _ROUNDING) - _NEGLIGIBLE
     p_values = (at_least_as_far.sum(axis=0) + 1) / (RESAMPLES + 1)
     return np.column_stack([observed, _percentiles(resampled), p_values])
 

@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ class Checkpoint:
         """Delete this checkpoint and those that were abandoned."""
         self.path.unlink(missing_ok=True)
         remove_leftovers(self.path)
-        for other in self.path.parent.glob("*.checkpoint"):
+        unfinished = self.path.parent.glob(".*.checkpoint.*")  # of runs that were killed while they wrote
+        for other in chain(self.path.parent.glob("*.checkpoint"), unfinished):
             with suppress(OSError):
                 if time.time() - other.stat().st_mtime > ABANDONED_DAYS * 86_400:
                     other.unlink()

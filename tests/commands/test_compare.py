@@ -95,6 +95,15 @@ def test_images_that_one_side_lacks_are_left_out_with_a_warning(folder):
     assert out.startswith("7 images")
 
 
+def test_images_that_neither_side_has_are_left_out_with_a_warning(folder):
+    for name in ("one.json", "other.json"):
+        (folder / name).write_text(json.dumps({"a.jpg": "a dog", "b.jpg": "a cat"}))
+    (folder / "references.json").write_text(json.dumps({f"{letter}.jpg": ["a dog"] for letter in "abcde"}))
+    code, out, err = run_command("compare", "one.json", "other.json", "--references", "references.json", cwd=folder)
+    assert (code, out.startswith("2 images")) == (0, True)
+    assert err == "warning: 3 images left out: neither of the two files has their captions\n"
+
+
 @needs_git
 def test_neither_a_file_nor_a_revision_ends_with_two(folder):
     code, _, err = run_command("compare", "nothing", "good.csv", cwd=folder)

@@ -161,14 +161,15 @@ def test_what_the_user_should_know_about_the_match_is_printed(folder):
     assert (code, err) == (0, "note: 3 images are matched by number, such as 001 with 1\n")
 
 
-def test_accents_in_names_match_in_any_unicode_form(folder):
+def test_accents_match_in_any_unicode_form(folder):
     names = {form: unicodedata.normalize(form, "caf\u00e9.jpg") for form in ("NFC", "NFD")}
-    for captions, references in (("NFC", "NFD"), ("NFD", "NFC")):
-        (folder / "ours.json").write_text(json.dumps({names[captions]: "a dog", "b.jpg": "a cat"}))
-        (folder / "references.json").write_text(json.dumps({names[references]: ["a dog"], "b.jpg": ["a cat"]}))
+    texts = {form: unicodedata.normalize(form, "a d\u00f3g on th\u00e9 gr\u00e4ss") for form in ("NFC", "NFD")}
+    for ours, theirs in (("NFC", "NFD"), ("NFD", "NFC")):
+        (folder / "ours.json").write_text(json.dumps({names[ours]: texts[ours], "b.jpg": "a cat"}))
+        (folder / "references.json").write_text(json.dumps({names[theirs]: [texts[theirs]], "b.jpg": ["a cat"]}))
         code, out, err = score(folder, "--json")
         assert (code, err) == (0, "")
-        assert json.loads(out)["images"] == 2
+        assert (json.loads(out)["images"], json.loads(out)["bleu_4"]) == (2, 100.0)
 
 
 def test_the_scores_of_each_image_do_not_replace_another_file(folder):
@@ -178,4 +179,5 @@ def test_the_scores_of_each_image_do_not_replace_another_file(folder):
     assert "--per-image references.json: exists and is not a table of this command" in err
     assert (folder / "references.json").read_bytes() == before
     assert score(folder, "--per-image", "each.csv")[0] == 0
+    assert score(folder, "--per-image", ".")[::2] == (2, "error: --per-image .: is a folder; name a file\n")
     assert score(folder, "--per-image", "each.csv")[0] == 0  # a table of this command is replaced

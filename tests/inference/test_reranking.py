@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
@@ -265,6 +266,15 @@ def test_predict_prints_the_agreement_and_can_do_without_reranking(trained_proje
     (best,) = json.loads(out)["captions"]
     assert set(best) == {"caption", "score"}
     assert best["caption"] == captioner(trained_project / image, captioner.generation_options(neighbors=0))
+
+
+def test_reranked_scores_of_the_train_split_get_a_warning(trained_project, tmp_path):
+    folder = shutil.copytree(trained_project, tmp_path / "copy", symlinks=True)
+    set_param(folder, "score.split", "train")
+    for neighbors in (60, 0):
+        set_param(folder, "score.rerank", {"neighbors": neighbors})
+        code, _, err = run_command("score", cwd=folder)
+        assert (code, "each training image is its own nearest neighbor" in err) == (0, neighbors > 0)
 
 
 @pytest.mark.slow

@@ -53,6 +53,11 @@ def test_resamples_that_are_as_far_except_for_rounding_count():
     assert p_value == ((np.abs(drawn - 4) >= 4).sum() + 1) / 1001
 
 
+def test_a_difference_too_small_to_print_is_not_significant():
+    first = np.random.default_rng(1).uniform(0, 100, (50, 1))
+    assert paired_differences(first, first + 1e-6, mean_of(50), seed=5)[0, 3] == 1
+
+
 def test_p_values_are_uniform_when_there_is_no_difference(monkeypatch):
     """One in ten is below 0.1."""
     monkeypatch.setattr("pipeline.metrics.bootstrap.RESAMPLES", 200)

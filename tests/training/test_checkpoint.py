@@ -44,11 +44,17 @@ def test_a_damaged_checkpoint_is_not_loaded(tmp_path):
 
 
 def test_abandoned_checkpoints_are_deleted_with_another_one(tmp_path):
-    for name, days in {"old.checkpoint": 31, "young.checkpoint": 29, "old.csv": 31}.items():
+    for name, days in {
+        "old.checkpoint": 31,
+        ".old.checkpoint.0a1b": 31,
+        "young.checkpoint": 29,
+        ".young.checkpoint.0a1b": 29,
+        "old.csv": 31,
+    }.items():
         (tmp_path / name).write_bytes(b"")
         then = time.time() - days * 86_400
         os.utime(tmp_path / name, (then, then))
     checkpoint = Checkpoint(tmp_path, {"lr": 1})
     checkpoint.save(STATE)
     checkpoint.remove()
-    assert {path.name for path in tmp_path.iterdir()} == {"young.checkpoint", "old.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == {"young.checkpoint", ".young.checkpoint.0a1b", "old.csv"}
