@@ -101,7 +101,10 @@ def locked_folder(folder: Path) -> Iterator[None]:
     except Timeout as error:
         raise DiskError(f"{folder}: another run is filling this folder; wait until it ends") from error
     except OSError as error:
-        raise DiskError(f"{folder}: cannot be locked: {error.strerror or error}") from error
+        remedy = ""
+        if error.errno == errno.EACCES:
+            remedy = "; if it is another user's, ask for write access (see docs/scale.md), or set CAPTIONER_CACHE"
+        raise DiskError(f"{folder}: cannot be locked: {error.strerror or error}{remedy}") from error
     try:
         _remove_temporary_files(folder)
         yield

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from pipeline.datasets.registry import FORMATS
-from pipeline.decoders.limits import MAX_BEAM_SIZE, MAX_LENGTH
 from pipeline.decoders.registry import DECODERS, DecoderOptions
 from pipeline.encoders.registry import SOURCES
 from pipeline.options import Options, RerankOptions
@@ -146,7 +145,7 @@ class VocabParams(Options):
         le=1_000_000_000,
         description="Tokens with fewer occurrences in the training captions become `<unk>`",
     )
-    max_length: Annotated[int, Field(ge=1, le=MAX_LENGTH)] | Literal["auto"] = Field(
+    max_length: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = Field(
         default="auto",
         description="Longer training captions are cut to this many tokens, and generated ones are at most as long. "
         "auto: the length of the longest training caption, at most 60 words or 240 characters",
@@ -262,10 +261,8 @@ class ScoreParams(Options):
     """Caption generation and scores (stage `score`)."""
 
     split: Literal["train", "val", "test"] = Field(default="test", description="Split that is captioned and scored")
-    beam_size: int = Field(
-        default=5, ge=1, le=MAX_BEAM_SIZE, description="Hypotheses kept per step; 1 is greedy search"
-    )
-    max_length: Annotated[int, Field(ge=1, le=MAX_LENGTH)] | Literal["auto"] = Field(
+    beam_size: int = Field(default=5, ge=1, le=100, description="Hypotheses kept per step; 1 is greedy search")
+    max_length: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = Field(
         default="auto",
         description="Longest generated caption in tokens. auto: vocab.max_length, the limit of validation in training",
     )

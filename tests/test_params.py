@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 from support import ROOT
 
 from pipeline.decoders.registry import DECODERS
+from pipeline.decoders.search import MAX_BEAM_SIZE
 from pipeline.errors import ParamsError
 from pipeline.params import schema
 from pipeline.params_errors import REMOVED, RENAMED
@@ -327,6 +328,12 @@ def test_a_path_with_spaces_is_quoted_as_documented(tmp_path):
     apply_overrides(path, overrides)
     data = read_params(path).data
     assert (data.images, data.captions) == ("my photos (2024)", "my photos (2024)/captions.csv")
+
+
+def test_the_largest_beam_is_that_of_the_search():
+    assert check_params({"score": {"beam_size": MAX_BEAM_SIZE}}).score.beam_size == MAX_BEAM_SIZE
+    with pytest.raises(ParamsError, match=r"params\.score\.beam_size"):
+        check_params({"score": {"beam_size": MAX_BEAM_SIZE + 1}})
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")

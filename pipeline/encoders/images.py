@@ -16,7 +16,7 @@ import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,8 +77,17 @@ def decode_image(content: bytes, *, fill_truncated: bool = False) -> Image.Image
             raise ImageError("damaged: its line feeds were changed as those of a text; copy it again in binary mode")
         if image.format == "JPEG" and not fill_truncated and _lacks_rows(image, content):
             raise ImageError("damaged: truncated: its last rows are missing")
-        ImageOps.exif_transpose(image, in_place=True)
+        _make_upright(image)
         return _convert_to_rgb(image, _tiff_tags(image))
+
+
+def _make_upright(image: Image.Image) -> None:
+    """Rotate or mirror an image as its EXIF orientation says. Metadata that cannot be read are ignored."""
+    with suppress(Exception):
+        image.getexif()  # keeps what it read
+    for key in ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"):
+        image.info.pop(key, None)  # otherwise they are written again, which fails for unusual tags
+    ImageOps.exif_transpose(image, in_place=True)
 
 
 @contextmanager
@@ -141,6 +150,8 @@ def _image_errors() -> Iterator[None]:
     except Image.DecompressionBombError as error:  # Pillow's own check comes first above twice its limit
         raise ImageError(f"more than the limit of {MAX_PIXELS} pixels") from error
     except Exception as error:  # Pillow's parsers raise ValueError, SyntaxError, struct.error and others
+        if "MAX_TEXT_" in str(error):
+            raise ImageError("its metadata are too large to be read; save it without them") from error
         raise ImageError(f"damaged: {str(error).strip() or type(error).__name__}") from error
 
 
@@ -306,7 +317,9 @@ def to_rgb_image(value: bytes | NDArray[Any] | Image.Image) -> Image.Image:
         with _image_errors():
             _check_size(value)
             _load(value)
-            return _convert_to_rgb(ImageOps.exif_transpose(value), _tiff_tags(value))
+            upright = value.copy()
+            _make_upright(upright)
+            return _convert_to_rgb(upright, _tiff_tags(value))
     if not isinstance(value, np.ndarray):
         raise ImageError(f"an image must be a path, bytes, a Pillow image or an array, not {type(value).__name__}")
     if value.dtype != np.uint8 or not (value.ndim == 2 or (value.ndim == 3 and value.shape[2] == 3)):

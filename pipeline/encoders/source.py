@@ -123,5 +123,9 @@ def run_network(network: nn.Module, batch: Tensor, name: str) -> Tensor | dict[s
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, AssertionError, ValueError) as error:
+        if "normalization of features not supported" in str(error):  # timm's Hiera
+            raise ParamsError(
+                f"params.encoder.layer: {name} has no map after its last norm; name one of its blocks"
+            ) from error
         raise ParamsError(f"params.encoder.image_size: {name} does not accept {batch.shape[-1]}: {error}") from error
     return output

@@ -19,6 +19,8 @@ SUFFIXES = frozenset({".pth", ".pt", ".ckpt", ".bin", ".safetensors"})
 _KERAS = frozenset({".h5", ".hdf5", ".keras"})
 _STATE_DICT_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "teacher")
 """Where training programs put the state dict in their checkpoints."""
+_COUNTER = "num_batches_tracked"
+"""Unused, and absent from older files."""
 
 
 def load_weights_file(
@@ -28,7 +30,7 @@ def load_weights_file(
 
     Reads safetensors, plain state dicts and common checkpoints, in which the network may be a part of a larger one.
     `convert` may translate a state dict that does not fit. Loading never runs code from the file. Raises `ParamsError`
-    when nothing fits.
+    when nothing or several networks fit.
     """
     content: Any = _read(path)
     for key in _STATE_DICT_KEYS:
@@ -48,26 +50,34 @@ def load_weights_file(
             f"it has {shown_names(list(found), 3) or 'nothing'}, not {shown_names(list(expected), 3)}"
         )
     model.load_state_dict(fitting, strict=False)
-    counters = {key for key in expected if key.endswith("num_batches_tracked")}  # unused, and absent from older files
+    counters = {key for key in expected if key.endswith(_COUNTER)}
     return frozenset(expected.keys() - fitting.keys() - counters)
 
 
 def _fitting(found: Mapping[str, Any], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors with expected names and shapes.
 
-    In a checkpoint of a larger network they have a prefix, e.g. `visual.`: the one with which most tensors fit.
+    In a checkpoint of a larger network they have a prefix, e.g. `visual.`: the one with which most tensors fit. Raises
+    `ParamsError` when several prefixes fit equally well, as in a checkpoint with a student and a teacher.
     """
-    last = max(expected, key=len, default="")
+    last = max((key for key in expected if not key.endswith(_COUNTER)), key=len, default="")
     prefixes = {key.removesuffix(last) for key in found if key.endswith(last)} | {""}
-    candidates = (
-        {
+    candidates = {
+        prefix: {
             key: found[prefix + key]
             for key, value in expected.items()
             if isinstance(found.get(prefix + key), Tensor) and found[prefix + key].shape == value.shape
         }
         for prefix in sorted(prefixes)
-    )
-    return max(candidates, key=len)
+    }
+    best = max(candidates.values(), key=len)
+    equal = {prefix: tensors for prefix, tensors in candidates.items() if best and tensors.keys() == best.keys()}
+    if any(not torch.equal(one[key], best[key]) for one in equal.values() if one is not best for key in best):
+        raise ParamsError(
+            f"params.encoder.weights: the file holds several networks that fit: {', '.join(equal)}; "
+            "save the state dict of one of them alone"
+        )
+    return best
 
 
 def _read(path: Path) -> Any:

@@ -24,7 +24,7 @@ from pipeline.features.feature_file import Features, write_feature_file
 from pipeline.features.gpu_extraction import encode_on_gpu
 from pipeline.features.image_batches import EncodedBatch, ImageFile, map_ahead
 from pipeline.features.store import FeatureStore
-from pipeline.files import check_writable, remove_leftovers
+from pipeline.files import check_room, check_writable, remove_leftovers
 from pipeline.progress import Progress, no_progress
 
 CHUNK_PIXELS = 800_000
@@ -66,20 +66,26 @@ def extract_features(
     `NumericError`, `PeerError`.
     """
     check_writable(out)
-    distinct: dict[str, ImageFile] = {}
+    files: dict[str, list[ImageFile]] = {}
     for image in images:
-        distinct.setdefault(image.sha256, image)
+        files.setdefault(image.sha256, []).append(image)
     cached = FeatureStore(store, encoder.spec, encoder.engine, (encoder.regions, encoder.channels))
     unreadable: dict[str, str] = {}
-    encoded, seconds = 0, 0.0
+    attempted: set[str] = set()
+    seconds = 0.0
     with cached.locked():
         remove_leftovers(out)
         for _ in range(_ATTEMPTS):
-            missing = [distinct[sha256] for sha256 in distinct if sha256 not in cached and sha256 not in unreadable]
+            missing = [same[0] for sha256, same in files.items() if sha256 not in cached and sha256 not in unreadable]
+            if missing:
+                _check_room_for_both(out, len(images), len(missing), cached)
             began = time.monotonic()
-            unreadable |= _encode_into_store(missing, cached, encoder, workers, progress)
+            failed = _encode_into_store(missing, cached, encoder, workers, progress)
+            copies = [files[sha256][-1] for sha256 in failed if len(files[sha256]) > 1]  # the first may be gone since
+            failed |= _encode_into_store(copies, cached, encoder, workers, progress)
             seconds += time.monotonic() - began
-            encoded += len(missing)
+            attempted |= {image.sha256 for image in missing}
+            unreadable |= {sha256: reason for sha256, reason in failed.items() if sha256 not in cached}
             damaged = _write_from_store(images, cached, encoder.spec, out)
             if damaged is None:
                 break
@@ -88,11 +94,18 @@ def extract_features(
             raise DiskError(f"{cached.folder}: rows read back differ from those written; check this disk")
     return ExtractReport(
         images=len(images),
-        from_store=len(distinct) - encoded,
-        encoded=encoded - len(unreadable),
+        from_store=len(files) - len(attempted),
+        encoded=len(attempted) - len(unreadable),
         seconds=seconds,
         unreadable={image.image: unreadable[image.sha256] for image in images if image.sha256 in unreadable},
     )
+
+
+def _check_room_for_both(out: Path, rows: int, missing: int, cached: FeatureStore) -> None:
+    """Raise `DiskError` when the disk has no room for the `rows` of `out` and those that the store lacks."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    same_disk = out.parent.stat().st_dev == cached.folder.stat().st_dev
+    check_room(out.parent, (rows + missing * same_disk) * cached.row_bytes)
 
 
 def _write_from_store(

@@ -89,7 +89,7 @@ class FeatureStore:
 
         Raises `DiskError`, at the beginning if there is no room for all of them.
         """
-        check_room(self.folder, images * self._row_bytes)
+        check_room(self.folder, images * self.row_bytes)
         self._began = self._flushed = time.monotonic()
         try:
             yield
@@ -105,7 +105,7 @@ class FeatureStore:
         now = time.monotonic()
         shortest, longest = FLUSH_SECONDS
         pause = min(max((now - self._began) / 10, shortest), longest)
-        if now - self._flushed >= pause or len(self._waiting) * self._row_bytes >= BUFFER_BYTES:
+        if now - self._flushed >= pause or len(self._waiting) * self.row_bytes >= BUFFER_BYTES:
             self._flush()
 
     def _flush(self) -> None:
@@ -162,7 +162,7 @@ class FeatureStore:
         return True
 
     @property
-    def _row_bytes(self) -> int:
+    def row_bytes(self) -> int:
         return self.shape[0] * self.shape[1] * 2
 
 

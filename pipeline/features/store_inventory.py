@@ -1,6 +1,7 @@
 """Inspecting a feature store: list its contents, verify its rows and delete some of them."""
 
 import json
+import re
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,9 @@ from pipeline.encoders.spec import EncoderSpec
 from pipeline.errors import ArtefactError, CaptionerError, DataError, DiskError, ParamsError
 from pipeline.features.feature_file import FeatureFile
 from pipeline.features.store import SPEC_FILE, FeatureStore, parts_of
+
+_DIGEST = re.compile("[0-9a-f]{64}")
+"""The name of a folder of the store. Other folders beside them are left alone."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,9 @@ def stored_encoders(root: Path) -> list[StoredEncoder]:
     if root.is_file():
         raise DiskError(f"{root}: a file in the place of the feature store; name a folder")
     found = []
-    for folder in sorted(path for path in root.glob("*") if path.is_dir()):
+    for folder in sorted(path for path in root.glob("*") if _DIGEST.fullmatch(path.name) and path.is_dir()):
         store = _open_store(folder)
-        size = sum(path.stat().st_size for path in folder.iterdir() if not path.name.startswith("."))
+        size = sum(path.lstat().st_size for path in folder.iterdir() if not path.name.startswith("."))
         if store:
             found.append(StoredEncoder(folder.name, store.spec, store.engine, len(store.keys()), size))
         else:

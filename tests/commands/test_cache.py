@@ -39,6 +39,16 @@ def test_show_lists_encoders_with_images_and_bytes(filled):
     assert ", 3 x 3, 64 pixels" in out
 
 
+def test_folders_that_are_not_the_stores_are_left_alone(filled):
+    photos = filled / ".cache/features/photos"
+    photos.mkdir()
+    (photos / "broken").symlink_to("nothing")
+    code, out, _ = run_command("cache", "show")
+    assert (code, "photos" in out) == (0, False)
+    code, out, _ = run_command("cache", "prune", "--unused")
+    assert (code, "photos" in out) == (0, False)
+
+
 def test_an_empty_store_is_no_error(project):
     code, out, err = run_command("cache", "show")
     assert (code, out) == (0, "")
@@ -113,10 +123,11 @@ def test_an_unknown_digest_is_named(filled):
     assert "no encoders begin with 'zzz'" in err
 
 
-def test_a_foreign_folder_is_not_touched(filled):
-    (filled / ".cache/features/other").mkdir()
+def test_a_folder_of_another_version_is_not_touched(filled):
+    other = filled / ".cache/features" / (64 * "0")
+    other.mkdir()
     code, out, _ = run_command("cache", "show")
     assert code == 0
     assert "of another version of this program, or damaged" in out
-    assert run_command("cache", "prune", "other")[0] == 4
-    assert (filled / ".cache/features/other").is_dir()
+    assert run_command("cache", "prune", other.name)[0] == 4
+    assert other.is_dir()

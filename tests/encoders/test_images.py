@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from image_files import encoded, noise, png_file
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from support import run_program
 
 from pipeline.encoders import images
@@ -234,6 +234,35 @@ def test_the_exif_orientation_is_applied(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     assert (np.asarray(decode_image(encoded(stored, exif=exif))) == np.asarray(upright)).all()
+
+
+def exif_block(*fields):
+    """An EXIF block with fields (tag, type, count, value); the value fits into four bytes."""
+    body = b"".join(struct.pack(">HHI4s", *field) for field in fields)
+    return b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">H", len(fields)) + body + bytes(4)
+
+
+@pytest.mark.parametrize("unusual", [(0x011A, 2, 4, b"72\0\0"), (0x0100, 2, 4, b"wid\0"), (0x02BC, 3, 2, b"\1\2\3\4")])
+def test_metadata_of_an_unusual_type_do_not_stop_the_rotation(unusual):
+    exif = exif_block((0x0112, 3, 1, b"\0\6\0\0"), unusual)
+    image = noise(size=(8, 4))
+    for given in (encoded(image, "JPEG", exif=exif), Image.open(io.BytesIO(encoded(image, "JPEG", exif=exif)))):
+        upright = to_rgb_image(given)
+        expected = decode_image(encoded(image, "JPEG")).transpose(Image.Transpose.ROTATE_270)
+        assert np.array_equal(upright, expected)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_metadata_that_cannot_be_read_are_ignored(form):
+    image = noise(size=(8, 4))
+    assert np.array_equal(decode_image(encoded(image, form, exif=b"garbage ")), decode_image(encoded(image, form)))
+
+
+def test_metadata_that_are_too_large_are_named():
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", " " * (PngImagePlugin.MAX_TEXT_CHUNK + 1), zip=True)
+    with pytest.raises(ImageError, match="its metadata are too large to be read; save it without them"):
+        decode_image(encoded(noise(), pnginfo=text))
 
 
 def test_a_flipped_byte_raises_no_other_error():

@@ -117,6 +117,11 @@ def test_an_impossible_input_size_is_refused():
         encoder("test_vit", image_size=60)
 
 
+def test_a_network_without_a_map_after_its_norm_is_refused():
+    with pytest.raises(ParamsError, match=r"params.encoder.layer: hiera_tiny_224 has no map after its last norm; name"):
+        encoder("hiera_tiny_224")
+
+
 def test_random_weights_select_a_fine_map_and_their_size():
     assert encoder("test_resnet", layer="auto", image_size="auto").spec.layer == "layer2"
     transformer = encoder("test_vit", layer="auto", image_size="auto").spec
@@ -167,6 +172,22 @@ def test_weights_files_are_read_as_training_programs_save_them(tmp_path, wrap):
     assert torch.allclose(made.network.state_dict()["model.conv1.0.weight"], content["conv1.0.weight"], atol=1e-3)
     assert made.spec.weights == "file"
     assert made.tensors_to_embed().keys() == made.network.state_dict().keys()
+
+
+def test_a_file_with_a_prefix_needs_no_counters(tmp_path):
+    content = timms_own("test_resnet", 160).state_dict()
+    kept = {f"backbone.{key}": value for key, value in content.items() if "num_batches_tracked" not in key}
+    torch.save(kept, tmp_path / "own.pth")
+    made = encoder("test_resnet", weights=tmp_path / "own.pth")
+    assert torch.equal(made.network.state_dict()["model.conv1.0.weight"], content["conv1.0.weight"])
+
+
+def test_a_file_with_two_networks_is_refused(tmp_path):
+    content = timms_own("test_resnet", 160).state_dict()
+    two = {f"{prefix}.{key}": value + number for number, prefix in enumerate("qk") for key, value in content.items()}
+    torch.save({"state_dict": two}, tmp_path / "own.pth")
+    with pytest.raises(ParamsError, match=r"holds several networks that fit: k\., q\.; save the state dict of one"):
+        encoder("test_resnet", weights=tmp_path / "own.pth")
 
 
 def test_a_file_without_a_weight_that_the_layer_needs_is_refused(tmp_path):

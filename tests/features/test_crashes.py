@@ -1,5 +1,6 @@
 """Whenever a run is killed, complete parts of the store are kept, and the next run writes the same bytes."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -175,7 +176,7 @@ def test_a_disk_too_small_is_noticed_before_the_first_image_is_encoded(place, im
     nearly_full = shutil._ntuple_diskusage(10**6, 10**6 - 2000, 2000)
     monkeypatch.setattr(files.shutil, "disk_usage", lambda path: nearly_full)
     encoder = StandIn()
-    with pytest.raises(DiskError, match=r"store/.*: no space left: 4,224 bytes are needed, 2,000 are free, 2,224"):
+    with pytest.raises(DiskError, match=r"no space left: 8,448 bytes are needed, 2,000 are free, 6,448"):
         extract(images, place, encoder)
     assert encoder.encoded == 0
 
@@ -285,6 +286,15 @@ def test_a_locked_store_is_refused_by_name(place, images, monkeypatch):
     (folder,) = (place / "store").iterdir()
     monkeypatch.setattr(files, "LOCK_SECONDS", 0.1)
     with FileLock(folder / ".lock"), pytest.raises(DiskError, match="another run is filling this folder; wait"):
+        extract(images, place)
+
+
+def test_a_store_of_another_user_is_refused_with_a_remedy(place, images, monkeypatch):
+    def refuse(lock):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with pytest.raises(DiskError, match="cannot be locked: Permission denied; if it is another user's, ask for write"):
         extract(images, place)
 
 

@@ -1,5 +1,7 @@
 """Extraction: no image is encoded twice, and features.h5 does not depend on how it was made."""
 
+import shutil
+
 import pytest
 from PIL import Image
 from stand_in import extract
@@ -88,6 +90,14 @@ def test_an_image_that_changed_since_prepare_is_refused(images, encoder, tmp_pat
     Image.new("RGB", (9, 9)).save(images[2].path)
     result, _ = run(images, encoder, tmp_path)
     assert "changed since" in result.unreadable["02.png"]
+
+
+def test_of_equal_images_another_one_is_read_if_the_first_is_gone(images, encoder, tmp_path):
+    copy = ImageFile("copy.png", tmp_path / "copy.png", images[0].sha256)
+    shutil.copy(images[0].path, copy.path)
+    images[0].path.unlink()
+    result, _ = run([*images, copy], encoder, tmp_path)
+    assert (result.unreadable, result.encoded) == ({}, 11)
 
 
 def test_damaged_rows_of_the_store_are_encoded_again(images, encoder, tmp_path):
