@@ -35,6 +35,7 @@ def init(
     """Detect the format of a dataset and update params.yaml."""
     from pipeline.datasets.detection import collect_entries, detect_format
     from pipeline.datasets.entries import ReadOptions
+    from pipeline.datasets.image_root import refuse_shared_names
     from pipeline.files import check_writable
     from pipeline.text.writing_systems import share_with_dropped_letters, share_without_spaces
 
@@ -48,6 +49,7 @@ def init(
     say(f"format: {found.format}: {found.evidence}")
     with progress_bar("init") as progress:
         entries = collect_entries(found, options, progress)
+    refuse_shared_names(entries.captions, found.captions, images or dataset)
     names = sorted({entry.image for entry in entries.captions})
     _print_entries(entries, len(names))
     image_root = _find_images(images, found, dataset, names)
@@ -98,22 +100,24 @@ def _describe_splits(pairs: Collection[tuple[str, str | None]]) -> str:
 
 def _find_images(images: Path | None, found: "Candidate", dataset: Path, names: list[str]) -> Path:
     """Find the folder or archive of the images, and print it. Raises `DataError`."""
-    from pipeline.datasets.image_root import describe_ambiguity, find_image_root, likely_image_roots
+    from pipeline.datasets.image_root import describe_names, explain_missing, find_image_root, likely_image_roots
 
     captions = found.captions
     remedy = "correct --images or the names in the captions" if images else "give their folder with --images"
     if found.format == "folder" and images is None:
         images = captions.parent if captions.is_file() and captions.name.startswith("metadata.") else captions
     places = [images] if images else likely_image_roots(captions, dataset, names)
-    root = find_image_root(places, names)
+    root = find_image_root(places, names, captions)
     if root is None:
         raise DataError(
-            describe_ambiguity(places, names[0])
-            or f"{images or f'{dataset} and the folders in it'}: holds none of the images, such as {names[0][:200]}; "
-            + remedy
+            explain_missing(places, names[0])
+            or f"{images or f'{dataset} and the folders in it'}: holds none of the images, such as {names[0][:200]}"
+            f"; {remedy}{describe_names(places)}"
         )
     partly = "" if root.found == root.sampled else f" (only {root.found} of a sample of {root.sampled} are there)"
     say(f"images: {root.index.root}{partly}")
+    if root.rival:
+        say(f"warning: {root.rival} has different images of the same names; name the right folder with --images")
     if broken := root.index.broken_links:
         links = counted(len(broken), "image is a broken symbolic link", "images are broken symbolic links")
         say(f"warning: {links}: {shown_names(broken)}; repair or remove them, or `dvc repro` will fail")

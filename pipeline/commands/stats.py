@@ -35,6 +35,7 @@ def stats(
     from pipeline.datasets.statistics import dataset_statistics
     from pipeline.datasets.tables import read_captions, read_images
     from pipeline.stages.prepare import PrepareFiles, prepare
+    from pipeline.text.tokenizers import UNITS
 
     given = _with_dataset(read_params_file(params), {"format": format, "captions": captions, "images": images})
     with TemporaryDirectory() as name, progress_bar("stats") as progress:
@@ -46,6 +47,7 @@ def stats(
             {split: read_captions(files.captions, split) for split in report.images},
             {row.image: row.path for row in rows},
             {row.image: row.sha256 for row in rows},
+            tokenizer=UNITS[given.vocab.unit],
             fill_truncated=given.encoder.truncated_jpegs == "fill",
             progress=progress,
         )
@@ -61,10 +63,13 @@ def stats(
 
 
 def _with_dataset(params: "Params", changes: dict[str, str | None]) -> "Params":
-    """The params with another dataset, of which any share may be unusable. Raises `ParamsError`."""
+    """The params that statistics depend on, with another dataset, of which any share may be unusable.
+
+    Raises `ParamsError`.
+    """
     from pipeline.params_file import check_params
 
-    content = params.model_dump()
+    content = params.model_dump(include={"seed", "data", "encoder", "vocab"})
     content["data"] |= {name: value for name, value in changes.items() if value is not None}
     content["data"]["max_skipped"] = 0.999
     return check_params(content)
@@ -76,19 +81,19 @@ def _lines(found: "DatasetStatistics", skipped: "tuple[SkippedEntry, ...]") -> l
     section, points = dataset_section(found), found.captions.growth[3::4]
     growth = [
         ("captions read", *(f"{captions:,}" for captions, _ in points)),
-        ("distinct words", *(f"{words:,}" for _, words in points)),
+        (f"distinct {section.unit}", *(f"{words:,}" for _, words in points)),
     ]
     return [
         *_table([section.counts_header, *section.counts]),
         "",
         *aligned(list(section.facts.items())),
         "",
-        *_lengths(found.captions.lengths),
+        *_lengths(found.captions.lengths, section.unit),
         "",
         section.words,
         *_table(growth),
         "",
-        "share of each split's words that a vocabulary built from the train split covers:",
+        f"share of each split's {section.unit} that a vocabulary built from the train split covers:",
         *_table([section.coverage_header, *section.coverage]),
         "",
         f"most frequent: {section.frequent}",
@@ -104,11 +109,11 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     return aligned(rows, right=range(1, len(rows[0])))
 
 
-def _lengths(lengths: Mapping[int, int]) -> list[str]:
+def _lengths(lengths: Mapping[int, int], unit: str) -> list[str]:
     """A histogram of the captions by their length; the longest are one line."""
     mean = sum(length * count for length, count in lengths.items()) / sum(lengths.values())
     highest = max(lengths.values())
-    lines = [f"words per caption: mean {mean:.1f}, longest {max(lengths)}"]
+    lines = [f"{unit} per caption: mean {mean:.1f}, longest {max(lengths)}"]
     end = min(lengths) + _LENGTHS
     for length in range(min(lengths), min(end, max(lengths) + 1)):
         count = lengths.get(length, 0)

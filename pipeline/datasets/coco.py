@@ -14,13 +14,13 @@ from typing import Any
 
 from pipeline.datasets.caption_rows import CaptionRow
 from pipeline.datasets.detection import Candidate, first_download, note_downloads
-from pipeline.datasets.entries import Entry, Note, ReadOptions, make_entry, skip_entry
+from pipeline.datasets.entries import SPLIT_NAMES, Entry, Note, ReadOptions, make_entry, skip_entry
 from pipeline.datasets.text_files import load_json, sniff_json
 from pipeline.errors import DataError
 from pipeline.wording import counted
 
 PATTERN = "captions_*.json"
-_PART = re.compile(r"(train|val|test)(\d*)")
+_PART = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_NAMES)})(?![a-z])(\d*)")
 _KEYS = re.compile(r'"(file_name|image_id)"\s*:')
 
 
@@ -65,10 +65,10 @@ def read_coco(path: Path, options: ReadOptions) -> Iterator[Entry]:
     if not files:
         raise DataError(f"{path}: holds no {PATTERN}; check params.data.captions")
     parts = {file: _PART.search(file.stem) for file in files}
-    names = {part[1] for part in parts.values() if part}
+    names = {SPLIT_NAMES[part[1]] for part in parts.values() if part}
     splits = {"train": "train", "val": "val" if "test" in names else "test", "test": "test"}
     for file, part in parts.items():
-        split = splits[part[1]] if part and len(files) > 1 else None
+        split = splits[SPLIT_NAMES[part[1]]] if part and len(files) > 1 else None
         yield from _read_file(file, f"{part[0]}/" if part else "", split, options.encoding)
     if path.is_dir():
         yield from note_downloads(path, files)

@@ -1,7 +1,7 @@
 """Detects the format of a dataset and runs the reader of a format."""
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import islice
@@ -10,11 +10,11 @@ from typing import Any
 
 from pipeline.archives import is_archive
 from pipeline.datasets.caption_markup import clean_captions
-from pipeline.datasets.entries import DatasetEntries, Entry, Note, ReadOptions, SkippedEntry, make_entry
+from pipeline.datasets.entries import DatasetEntries, Entry, Note, ReadOptions, SkippedEntry, make_entry, split_in
 from pipeline.datasets.registry import FORMATS
 from pipeline.errors import DataError
 from pipeline.progress import Progress
-from pipeline.wording import counted
+from pipeline.wording import counted, shown_names
 
 _SHOWN = 5
 """Files whose problems an error names."""
@@ -103,6 +103,7 @@ def detect_format(path: Path, options: ReadOptions = ReadOptions()) -> Candidate
         for folder in islice(below, _MAX_SUBFOLDERS):
             inner, more = _detect(folder, options)
             found, problems = found + inner, problems + more
+        _refuse_folder_per_split(path, found)
     if not found:
         formats = "; ".join(f"{name}: {one.description}" for name, one in FORMATS.items())
         refusal = (
@@ -114,9 +115,23 @@ def detect_format(path: Path, options: ReadOptions = ReadOptions()) -> Candidate
     unused = dict.fromkeys(
         one.evidence if one.captions == path else one.captions.relative_to(path).as_posix()
         for one in others
-        if one.captions != best.captions
+        if one.captions != best.captions and path.is_dir()
     )
-    return replace(best, evidence=best.evidence + (f"; not used: {', '.join(unused)}" if unused else ""))
+    folder = best.captions if best.captions.is_dir() else best.captions.parent
+    place = f"; in {folder.relative_to(path).as_posix()}/" if folder != path and path.is_dir() else ""
+    return replace(best, evidence=best.evidence + place + (f"; not used: {', '.join(unused)}" if unused else ""))
+
+
+def _refuse_folder_per_split(path: Path, found: Sequence[Candidate]) -> None:
+    """Raise `DataError` where captions of one format are in several subfolders, of which one is named after a split."""
+    if found:
+        tops = (one.captions.relative_to(path).parts[0] for one in found if one.format == found[0].format)
+        folders = list(dict.fromkeys(f"{top}/" for top in tops))
+        if len(folders) > 1 and (split := next(filter(split_in, folders), None)):
+            raise DataError(
+                f"{path}: captions are in {shown_names(folders)}; join them in one table with a column split and "
+                f"image names such as {split}a.jpg (docs/datasets/table.md)"
+            )
 
 
 def _check_exists(path: Path) -> None:

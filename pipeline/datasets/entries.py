@@ -18,6 +18,13 @@ SPLIT_NAMES = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """The splits by the names that datasets give them. `restval` is the part of COCO's val that Karpathy trains on."""
+_LETTERS = re.compile(r"[^\W\d_]+")
+
+
+def split_in(name: str) -> str | None:
+    """The split in the name of a file or folder, such as `my_val2017.json`; None without a split, or with two."""
+    splits = [SPLIT_NAMES[word] for word in _LETTERS.findall(name.lower()) if word in SPLIT_NAMES]
+    return splits[0] if len(splits) == 1 else None
 
 
 @dataclass(frozen=True)
@@ -189,5 +196,5 @@ def check_encodable(text: str) -> str | None:
         return None
     if "\udc80" <= broken[0] <= "\udcff":  # a byte that `decode` or `open_text` could not decode
         byte = f"0x{ord(broken[0]) - 0xDC00:02x}"
-        return f"not UTF-8: byte {byte}; save the file as UTF-8 or, of a dataset, set params.data.encoding"
+        return f"byte {byte} cannot be decoded; save the file as UTF-8 or, of a dataset, correct params.data.encoding"
     return f"{broken[0]!a} is no character (a NUL or half of a surrogate pair)"

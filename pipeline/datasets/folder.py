@@ -35,8 +35,8 @@ _NO_TEXTS = (
     f"no image has a text beside it, and there is no {' or '.join(METADATA)}; unpack an archive that holds a file of "
     "captions"
 )
-_SHARD = re.compile(r"([a-z]+)[\W_]*\d*\.(?:zip|tar)")
-"""An archive, alone or one of several."""
+_SHARD = re.compile(r"(?:.*?[\W_])??([a-z]+)[\W_]*\d*(?:-of-\d+)?\.(?:zip|tar)")
+"""An archive, alone or one of several, such as `train-00012.tar` or `cc3m-train-00000-of-00002.tar`."""
 
 
 def detect_folder(path: Path, options: ReadOptions) -> Iterator[Candidate]:
@@ -143,7 +143,8 @@ def _read_texts(path: Path, encoding: str) -> Iterator[Entry]:
         yield Note(f"{path}: the images are read {shown}")
     if copies := len(images) - len(stems):
         shared = counted(copies, "image shares", "images share")
-        yield Note(f"{path}: {shared} a text with another image of the same name")
+        remedy = "they may be in different splits: keep one file of each"
+        yield Note(f"{path}: {shared} a text with another image of the same name; {remedy}")
     used: set[str | None] = set()
     for name in images:
         text = texts.get(stem_of(name))

@@ -1,20 +1,21 @@
 """Finds a dataset's images in a folder, in an archive, or in a folder with archives.
 
 An archive counts as a folder: the images of `shards/000.tar` are `000.tar/name.jpg` below `shards`. Names in captions
-often differ from those on the disk: in case or accents, or because a suffix, leading zeros, a folder inside an archive
-or the folder of a split is missing. Such a name is resolved if it fits one image only. Symbolic links are followed.
+often differ from those on the disk: in case or accents, or because a suffix, leading zeros or a folder is missing, or
+there is no folder of the split. Such a name is resolved if it fits one image only. Symbolic links are followed.
 """
 
 import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from pipeline.archives import ARCHIVES, IMAGE_SUFFIXES, inside, is_archive, open_archive, read_image_bytes
+from pipeline.datasets.entries import SPLIT_NAMES
 from pipeline.errors import DataError
 
 TEXT_SUFFIXES = (".txt", ".caption", ".json")
@@ -22,9 +23,10 @@ TEXT_SUFFIXES = (".txt", ".caption", ".json")
 _LISTED = IMAGE_SUFFIXES.union(TEXT_SUFFIXES)
 _BESIDE_IMAGES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson", ".token", ".md", ".dvc", ".yaml", ".yml"})
 _TRAILING_NUMBER = re.compile(r"\d+$", re.ASCII)
-_SPLIT_FOLDER = re.compile(r"(?:train|val|test)\d*/")
+_SPLIT = f"({'|'.join(SPLIT_NAMES)})"
+_SPLIT_FOLDER = re.compile(rf"{_SPLIT}\d*/")
 """A folder that COCO's reader assumes by the name of a captions file."""
-_SPLIT_PLACE = re.compile(r"(?:^|/)(?:train|val|test)[\W_]*\d*(?:\.(?:zip|tar))?(?:/|::)", re.IGNORECASE)
+_SPLIT_PLACE = re.compile(rf"(?:^|/){_SPLIT}[\W_]*\d*(?:\.(?:zip|tar))?(?=/|::)", re.IGNORECASE)
 """A folder or an archive that is named after a split."""
 _Key = TypeVar("_Key", str, tuple[str, str])
 
@@ -39,20 +41,30 @@ class ImageIndex:
     def _base(self) -> str:
         return self.root.as_posix().rstrip("/")
 
-    def find(self, name: str) -> str | None:
-        """The path to read the image from; None when there is no such image, or more than one it could be."""
-        paths = self.fitting(name)
+    def find(self, name: str, *, in_any_folder: bool = True) -> str | None:
+        """The path to read the image from; None when there is no such image, or more than one it could be.
+
+        Without `in_any_folder`, the name must hold the folders above a file.
+        """
+        paths = self.fitting(name) if in_any_folder else self._in_its_folder(name)
         return paths[0] if len(paths) == 1 else None
 
     def fitting(self, name: str) -> tuple[str, ...]:
         """The path of the image of this name, or the first two of those that it could be."""
+        paths = self._in_its_folder(name) or self._by_tail.get(_fold(name), ())
+        folder = None if paths else _SPLIT_FOLDER.match(name)
+        return self._of_split(self._by_tail.get(_fold(name[folder.end() :]), ()), folder[1]) if folder else paths
+
+    def _in_its_folder(self, name: str) -> tuple[str, ...]:
         paths = self._fitting(name)
         folder = None if paths else _SPLIT_FOLDER.match(name)
-        if folder is None:
-            return paths
-        found = self._fitting(name[folder.end() :], by_number=False)
-        start = 0 if self._base == "." else len(self._base)
-        return tuple(path for path in found if not _SPLIT_PLACE.search(path[start:]))
+        return self._of_split(self._fitting(name[folder.end() :], by_number=False), folder[1]) if folder else paths
+
+    def _of_split(self, paths: Sequence[str], split: str) -> tuple[str, ...]:
+        """The paths that do not lead through a folder or an archive, the root included, of another split."""
+        start = 0 if self._base == "." else len(self._base) - len(self.root.name)
+        splits = ({SPLIT_NAMES[name.lower()] for name in _SPLIT_PLACE.findall(path[start:])} for path in paths)
+        return tuple(path for path, found in zip(paths, splits, strict=True) if found <= {SPLIT_NAMES[split]})
 
     def problem(self, name: str) -> str:
         """Why `find` finds no image of this name."""
@@ -193,6 +205,12 @@ class ImageIndex:
     def _by_stem(self) -> dict[str, tuple[str, ...]]:
         """Paths by folded name without the suffix."""
         return _first_two((_fold(stem_of(name)), path) for name, path in self._names())
+
+    @cached_property
+    def _by_tail(self) -> dict[str, tuple[str, ...]]:
+        """Paths of files by folded name, with all, some or none of the folders above it."""
+        images = ((name, path) for name, path in self._loose.items() if suffix_of(name) in IMAGE_SUFFIXES)
+        return _first_two((_fold(tail), path) for name, path in images for tail in _tails(name))
 
     @cached_property
     def _by_number(self) -> dict[tuple[str, str], tuple[str, ...]]:

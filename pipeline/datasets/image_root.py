@@ -1,15 +1,21 @@
 """Finds the folder or archive that holds a dataset's images, near its captions."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import islice
+from pathlib import Path, PurePosixPath
 
-from pipeline.archives import ARCHIVES
+from pipeline.archives import ARCHIVES, COMPRESSED, COMPRESSED_SUFFIXES, SEPARATOR, read_image_bytes
+from pipeline.datasets.entries import SPLIT_NAMES, CaptionEntry, split_in
 from pipeline.datasets.image_index import ImageIndex
+from pipeline.errors import DataError
 
 _SAMPLE = 200
 _MAX_FOLDERS = 100
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -19,28 +25,112 @@ class ImageRoot:
     index: ImageIndex
     found: int
     sampled: int
+    rival: Path | None = None
+    """Another place that holds different images of the same names."""
 
 
-def find_image_root(places: Iterable[Path], names: Sequence[str]) -> ImageRoot | None:
-    """The place that holds the most images of these names, the first of equals; None if none holds any."""
+def find_image_root(places: Iterable[Path], names: Sequence[str], captions: Path | None = None) -> ImageRoot | None:
+    """The place that holds the most images of these names, the first of equals; None if none holds any.
+
+    Of places that hold different images of all names, it is the one named after the split of the captions file, if
+    there is exactly one.
+    """
     sample = names[:: max(1, len(names) // _SAMPLE)]
+    indexes = [ImageIndex(place) for place in places]
     best = None
-    for place in places:
-        index = ImageIndex(place)
-        found = len({path for name in sample if (path := index.find(name))})
-        if found > (best.found if best else 0):
-            best = ImageRoot(index, found, len(sample))
-        if found == len(sample):
-            break
+    for in_any_folder in (False, True):
+        for number, index in enumerate(indexes):
+            paths = {name: path for name in sample if (path := index.find(name, in_any_folder=in_any_folder))}
+            found = len(set(paths.values()))
+            if found > (best.found if best else 0):
+                best = ImageRoot(index, found, len(sample))
+            if found == len(sample):
+                return _prefer_split(ImageRoot(index, found, found), paths, indexes[number + 1 :], captions)
     return best
 
 
-def describe_ambiguity(places: Iterable[Path], name: str) -> str:
-    """What images a name that is in none of the places could be, and what to do; empty where there are none."""
+def _prefer_split(
+    first: ImageRoot, paths: Mapping[str, str], others: Iterable[ImageIndex], captions: Path | None
+) -> ImageRoot:
+    """The first place, or the one of the captions' split among those that hold other images of the same names."""
+    rivals = []
+    for index in others:
+        with suppress(DataError):  # a damaged archive
+            found = {name: path for name in paths if (path := _find_in_folder(index, name))}
+            if len(found) == len(paths) and any(_differ(path, found[name]) for name, path in paths.items()):
+                rivals.append(index)
+    split = captions and _split_of(captions)
+    named = [index for index in (first.index, *rivals) if split and _split_of(index.root) == split]
+    if len(named) == 1:
+        return ImageRoot(named[0], first.found, first.sampled)
+    return ImageRoot(first.index, first.found, first.sampled, rivals[0].root if rivals else None)
+
+
+def _find_in_folder(index: ImageIndex, name: str) -> str | None:
+    return index.find(name, in_any_folder=False)
+
+
+def _split_of(place: Path) -> str | None:
+    return split_in(place.name) or SPLIT_NAMES.get(place.parent.name.lower())
+
+
+def _differ(one: str, two: str) -> bool:
+    """Whether two paths lead to different images in folders of which none is in the other."""
+    folders = [PurePosixPath(path.replace(SEPARATOR, "/")).parent for path in (one, two)]
+    if folders[0].is_relative_to(folders[1]) or folders[1].is_relative_to(folders[0]):
+        return False
+    with suppress(OSError):
+        return read_image_bytes(one) != read_image_bytes(two)
+    return True
+
+
+def refuse_shared_names(entries: Iterable[CaptionEntry], captions: Path, dataset: Path) -> None:
+    """Raise `DataError` for a name in several splits that is another image in the folder of each split."""
+    first: dict[str, dict[str, CaptionEntry]] = defaultdict(dict)
+    for entry in entries:
+        if entry.split:
+            first[entry.image].setdefault(entry.split, entry)
+    shared = {image: by_split for image, by_split in first.items() if len(by_split) > 1}
+    if not shared:
+        return
+    indexes: dict[str, list[ImageIndex]] = defaultdict(list)
+    for place in likely_image_roots(captions, dataset, list(shared)):
+        if split := split_in(place.name):
+            indexes[split].append(ImageIndex(place))
+    for image, by_split in shared.items():
+        paths: dict[str, str] = {}
+        for split in by_split:
+            with suppress(DataError):  # a damaged archive
+                found = (_find_in_folder(index, image) for index in indexes[split])
+                if path := next(filter(None, found), None):
+                    paths[split] = path
+        for split, path in paths.items():
+            one, other = next(iter(paths.items()))
+            if _differ(path, other):
+                raise DataError(
+                    f"{by_split[split].place}: {image} is in {split} and also in {one}, and {path} and {other} are "
+                    f"different images; write the folder into the names, such as {split}/{image}"
+                )
+
+
+def explain_missing(places: Sequence[Path], name: str) -> str:
+    """Why the image is in none of the places, and what to do; empty where that is unknown."""
     for place in places:
         index = ImageIndex(place)
         if index.fitting(name):
             return f"{place}: {name}: {index.problem(name)}; give the captions the whole name, or keep one of the files"
+    for place in places:
+        for file in sorted(place.iterdir()) if place.is_dir() else [place]:
+            if file.is_file() and file.name.lower().endswith(COMPRESSED_SUFFIXES):
+                return f"{file}: {COMPRESSED}"
+    return ""
+
+
+def describe_names(places: Iterable[Path]) -> str:
+    """The first names of the images that are in a place; empty where none has images."""
+    for place in places:
+        if names := list(islice(ImageIndex(place).names(), _SHOWN)):
+            return f"; the images in {place} are named {', '.join(names)}"
     return ""
 
 

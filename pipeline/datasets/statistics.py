@@ -13,7 +13,8 @@ from typing import TypeVar
 from pipeline.archives import read_image_bytes
 from pipeline.encoders.images import ImageDescription, ImageError, describe_image
 from pipeline.progress import Progress, no_progress
-from pipeline.text.ptb_tokenizer import tokenize
+from pipeline.text import character_tokenizer, ptb_tokenizer
+from pipeline.text.tokenizers import TOKENIZERS
 
 Item = TypeVar("Item", str, tuple[str, ...])
 
@@ -35,8 +36,10 @@ class VocabularyCoverage:
 
 @dataclass(frozen=True)
 class CaptionStatistics:
-    """Statistics of the captions of all splits. Lengths are in tokens."""
+    """Statistics of the captions of all splits. Lengths are in tokens, and so are all numbers of words."""
 
+    unit: str
+    """What a token is: `words` or `characters`."""
     images: dict[str, int]
     """By split."""
     captions: dict[str, int]
@@ -95,6 +98,7 @@ def dataset_statistics(
     files: Mapping[str, Path],
     sha256: Mapping[str, str],
     *,
+    tokenizer: str = ptb_tokenizer.NAME,
     sample: int | None = None,
     headers_only: bool = False,
     fill_truncated: bool = False,
@@ -109,7 +113,7 @@ def dataset_statistics(
     for image, digest in sha256.items():
         by_content.setdefault(digest, []).append(image)
     return DatasetStatistics(
-        captions=caption_statistics(captions),
+        captions=caption_statistics(captions, tokenizer),
         images=_image_statistics(
             files, sample, partial(describe_image, header_only=headers_only, fill_truncated=fill_truncated), progress
         ),
@@ -117,8 +121,12 @@ def dataset_statistics(
     )
 
 
-def caption_statistics(splits: Mapping[str, Mapping[str, Sequence[str]]]) -> CaptionStatistics:
+def caption_statistics(
+    splits: Mapping[str, Mapping[str, Sequence[str]]], tokenizer: str = ptb_tokenizer.NAME
+) -> CaptionStatistics:
     """Compute the statistics of the captions by split and image."""
+    tokenize = TOKENIZERS[tokenizer]
+    unit, space = ("characters", "") if tokenizer == character_tokenizer.NAME else ("words", " ")
     tokens = {
         split: [[tuple(tokenize(caption)) for caption in captions] for captions in images.values()]
         for split, images in splits.items()
@@ -129,6 +137,7 @@ def caption_statistics(splits: Mapping[str, Mapping[str, Sequence[str]]]) -> Cap
     occurrences = Counter(captions)
     outside_train = set(chain.from_iterable(by_split[split] for split in by_split if split != "train"))
     return CaptionStatistics(
+        unit=unit,
         images={split: len(images) for split, images in tokens.items()},
         captions={split: len(its_captions) for split, its_captions in by_split.items()},
         captions_per_image=dict(sorted(Counter(len(one) for images in tokens.values() for one in images).items())),
@@ -141,7 +150,7 @@ def caption_statistics(splits: Mapping[str, Mapping[str, Sequence[str]]]) -> Cap
         frequent=_most_common(words, FREQUENT),
         repeated=len(captions) - len(occurrences),
         repeated_across_splits=len(outside_train & set(by_split.get("train", ()))),
-        most_repeated=tuple((" ".join(one), count) for one, count in _most_common(occurrences, 5) if count > 1),
+        most_repeated=tuple((space.join(one), count) for one, count in _most_common(occurrences, 5) if count > 1),
     )
 
 

@@ -4,6 +4,7 @@
 (PEP 383), which `make_entry` refuses: a damaged byte costs its own row, and the row is reported.
 """
 
+import codecs
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -51,7 +52,7 @@ def _codec(start: bytes, encoding: str) -> str:
         "".encode(encoding)
     except (LookupError, UnicodeError) as error:
         raise ParamsError(f"params.data.encoding: {error}; for instance utf-8, latin-1, cp1252 or utf-16") from error
-    return encoding
+    return "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding  # without the byte-order mark
 
 
 def numbered_lines(file: TextIO) -> Iterator[tuple[int, str]]:

@@ -15,6 +15,8 @@ class DatasetSection:
     """Images and captions by split."""
     lengths: Chart | None
     growth: Chart | None
+    unit: str
+    """What the captions are counted in: `words` or `characters`."""
     words: str
     coverage_header: tuple[str, ...]
     coverage: list[tuple[str, ...]]
@@ -27,22 +29,23 @@ class DatasetSection:
 def dataset_section(statistics: DatasetStatistics) -> DatasetSection:
     """The section for these statistics."""
     captions = statistics.captions
-    splits = tuple(captions.coverage[0].by_split)
+    splits, unit = tuple(captions.coverage[0].by_split), captions.unit
     return DatasetSection(
         counts_header=("", *captions.images, "all"),
         counts=[
             (title, *(f"{count:,}" for count in counts.values()), f"{sum(counts.values()):,}")
             for title, counts in (("images", captions.images), ("captions", captions.captions))
         ],
-        lengths=bar_chart("Words per caption", {"captions": captions.lengths}, x_label="words"),
-        growth=line_chart("Vocabulary growth", {"words": ((0, 0), *captions.growth)}, x_label="captions read"),
-        words=f"{captions.words:,} words, {captions.distinct_words:,} distinct, {captions.used_once:,} used once",
-        coverage_header=("min_count", "words", *splits),
+        lengths=bar_chart(f"{unit.capitalize()} per caption", {"captions": captions.lengths}, x_label=unit),
+        growth=line_chart("Vocabulary growth", {unit: ((0, 0), *captions.growth)}, x_label="captions read"),
+        unit=unit,
+        words=f"{captions.words:,} {unit}, {captions.distinct_words:,} distinct, {captions.used_once:,} used once",
+        coverage_header=("min_count", unit, *splits),
         coverage=[
             (str(row.min_count), f"{row.words:,}", *(f"{row.by_split[split]:.1%}" for split in splits))
             for row in captions.coverage
         ],
-        frequent=", ".join(f"{word} {count:,}" for word, count in captions.frequent),
+        frequent=", ".join(f"{'(space)' if word == ' ' else word} {count:,}" for word, count in captions.frequent),
         facts=_facts(statistics),
     )
 

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from pipeline import paths
-from pipeline.archives import is_archive, open_archive
+from pipeline.archives import is_archive, open_archive, read_image_bytes
 from pipeline.datasets.detection import Candidate, collect_entries, detect_format
 from pipeline.datasets.entries import (
     AUTO,
@@ -25,9 +25,16 @@ from pipeline.datasets.entries import (
 )
 from pipeline.datasets.image_hashes import ImageHashes, hash_images
 from pipeline.datasets.image_index import ImageIndex, number_of
-from pipeline.datasets.image_root import describe_ambiguity, find_image_root, likely_image_roots
+from pipeline.datasets.image_root import (
+    describe_names,
+    explain_missing,
+    find_image_root,
+    likely_image_roots,
+    refuse_shared_names,
+)
 from pipeline.datasets.splits import assign_splits, describe_drawn_splits, drop_leaks
 from pipeline.datasets.tables import CAPTION_COLUMNS, IMAGE_COLUMNS, SKIPPED_COLUMNS, check_share
+from pipeline.encoders.images import ImageError, describe_image
 from pipeline.errors import DataError
 from pipeline.files import check_writable, write_csv
 from pipeline.inference.initial_metadata import check_initial_model
@@ -92,10 +99,14 @@ def prepare(files: PrepareFiles, params: "Params", *, progress: Progress = no_pr
     dataset = detect_format(source, options) if data.format == AUTO else Candidate(source, "", format=data.format)
     found = collect_entries(dataset, options, progress)
     index = _index_images(Path(data.images), dataset.captions, found.captions)
+    refuse_shared_names(found.captions, dataset.captions, index.root)
     image_paths, captions, missing = _locate_images(index, found.captions, progress)
     hashes = hash_images(list(image_paths.values()), files.hash_cache, progress)
     missing += _unreadable_images(hashes, image_paths, captions)
     sha256 = {image: hashes.sha256[path] for image, path in image_paths.items() if path in hashes.sha256}
+    broken = _broken_copies(sha256, image_paths, captions)
+    missing += broken.values()
+    sha256 = {image: digest for image, digest in sha256.items() if image not in broken}
     captions = [entry for entry in captions if entry.image in sha256]
     if unusable := (*found.skipped, *missing):
         _write_skipped(files.skipped, unusable)
@@ -149,13 +160,18 @@ def _index_images(folder: Path, source: Path, captions: Sequence[CaptionEntry]) 
     if folder.exists() and any(index.find(name) for name in names):
         return index
     places = likely_image_roots(source, source, names)
-    root = find_image_root(places, names)
+    root = find_image_root(places, names, source)
     if root is None:
         shown = ", ".join(map(str, places[:_SHOWN]))
         raise DataError(
-            describe_ambiguity([folder, *places], names[0])
+            explain_missing([folder, *places], names[0])
             or f"{folder}: holds none of the {counted(len(names), 'image')} that {source} names, such as "
-            f"{names[0][:200]}; nor do {shown}; set params.data.images"
+            f"{names[0][:200]}; nor do {shown}; set params.data.images{describe_names([folder, *places])}"
+        )
+    if root.rival:
+        raise DataError(
+            f"{folder}: holds none of the images; {root.index.root} and {root.rival} hold different ones of the same "
+            "names; set params.data.images"
         )
     return root.index
 
@@ -266,6 +282,36 @@ def _unreadable_images(
         for image, path in sorted(image_paths.items())
         if path in hashes.unreadable
     ]
+
+
+def _broken_copies(
+    sha256: Mapping[str, str], image_paths: Mapping[str, str], captions: Sequence[CaptionEntry]
+) -> dict[str, SkippedEntry]:
+    """Files of the same bytes in several splits that are no images, such as downloads of one error page."""
+    first = _first_entries(captions)
+    splits: dict[str, set[str]] = defaultdict(set)
+    images: dict[str, list[str]] = defaultdict(list)
+    for entry in captions:
+        if entry.split and entry.image in sha256:
+            splits[sha256[entry.image]].add(entry.split)
+    for image, digest in sha256.items():
+        images[digest].append(image)
+    broken: dict[str, SkippedEntry] = {}
+    for digest, its_splits in splits.items():
+        if len(its_splits) > 1 and (problem := _image_problem(image_paths[images[digest][0]])):
+            broken |= {one: skip_entry(one, problem, first[one].file, first[one].line) for one in images[digest]}
+    return broken
+
+
+def _image_problem(path: str) -> str | None:
+    """Why a file cannot be an image; None when its header can be read."""
+    try:
+        describe_image(read_image_bytes(path), header_only=True)
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    except ImageError as error:
+        return str(error)
+    return None
 
 
 def _write_skipped(path: Path, skipped: Iterable[SkippedEntry]) -> None:

@@ -43,6 +43,8 @@ class ReportSummary:
     """Captioned images."""
     thumbnails: int
     """Images that the page holds."""
+    tensors_sha256: str | None
+    """Digest of the tensors of the model that was scored; None if evaluation.json has none."""
 
 
 def report(files: ReportFiles, *, progress: Progress = no_progress) -> ReportSummary:
@@ -57,6 +59,7 @@ def report(files: ReportFiles, *, progress: Progress = no_progress) -> ReportSum
         captions,
         image_files,
         {row.image: row.sha256 for row in rows},
+        tokenizer=evaluation.model.tokenizer,
         sample=OPENED_IMAGES,
         headers_only=True,
         progress=progress,
@@ -68,4 +71,5 @@ def report(files: ReportFiles, *, progress: Progress = no_progress) -> ReportSum
     counts = [(split, images[split], sum(map(len, captions[split].values()))) for split in SPLITS]
     write_text(files.report, page)
     write_text(files.model_card, render_model_card(evaluation, spec=spec, counts=counts))
-    return ReportSummary(len(cards), sum(card.thumbnail is not None for card in cards))
+    thumbnails = sum(card.thumbnail is not None for card in cards)
+    return ReportSummary(len(cards), thumbnails, evaluation.model.tensors_sha256)

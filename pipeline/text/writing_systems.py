@@ -17,19 +17,30 @@ _WITHOUT_SPACES = re.compile(
     "\U00020000-\U0003ffff]"
 )
 
+_LETTERS_OF_PHRASE = 6
+"""The mean number of letters between spaces from which on these separate phrases, not words."""
+
 
 def is_written_without_spaces(character: str) -> bool:
     return _WITHOUT_SPACES.match(character) is not None
 
 
 def share_without_spaces(captions: Iterable[str]) -> float:
-    """The share of captions of which at least half the characters belong to a writing system without spaces."""
-    return _share(captions, lambda text: 2 * len(_WITHOUT_SPACES.findall(text)) >= len(text.replace(" ", "")))
+    """The share of captions of which at least half the characters belong to a writing system without spaces.
+
+    Captions whose words are separated by spaces all the same do not count.
+    """
+    return _share(captions, _is_without_spaces)
 
 
 def share_with_dropped_letters(captions: Iterable[str]) -> float:
     """The share of captions that hold a letter or a mark that the word tokenizer drops."""
     return _share(captions, lambda text: any(map(_is_dropped, set(text))))
+
+
+def _is_without_spaces(text: str) -> bool:
+    letters, parts = len(_WITHOUT_SPACES.findall(text)), len(text.split())
+    return 2 * letters >= len(text.replace(" ", "")) and (parts == 1 or letters >= _LETTERS_OF_PHRASE * parts)
 
 
 def _share(captions: Iterable[str], is_found: Callable[[str], bool]) -> float:

@@ -248,3 +248,31 @@ def test_dvc_ignores_the_built_in_dataset_where_it_is_not_used(tmp_path):
     (tmp_path / "data/tiny").rename(tmp_path / "data/scenes/tiny")
     assert ".dvcignore: /data/scenes/ removed" in run_command("init", "data/scenes", cwd=tmp_path)[2]
     assert (tmp_path / ".dvcignore").read_bytes() == b"# \xe9t\xe9\n*.pyc\n"
+
+
+def test_a_second_folder_with_images_of_the_same_names_causes_a_warning(project):
+    shutil.copytree(project / "data/tiny/images", project / "data/tiny/other")
+    (project / "data/tiny/other/000.png").write_bytes(b"another image")
+    err = run_command("init", "data/tiny", cwd=project)[2]
+    problem = "data/tiny/other has different images of the same names; name the right folder with --images"
+    assert f"warning: {problem}\n" in err
+
+
+def test_images_in_a_compressed_archive_are_named(project):
+    images = project / "data/tiny/images"
+    shutil.make_archive(str(images), "gztar", images)
+    shutil.rmtree(images)
+    for command in (("init", "data/tiny"), ("prepare",)):
+        code, _, err = run_command(*command, cwd=project)
+        assert code == 3
+        assert err.endswith(
+            "error: data/tiny/images.tar.gz: a compressed archive cannot be read; unpack it, or make a .tar or .zip\n"
+        )
+
+
+def test_other_names_of_the_images_are_shown(project):
+    for number, image in enumerate(sorted((project / "data/tiny/images").iterdir())):
+        image.rename(image.with_name(f"my dog {number:02d}x.png"))
+    names = "the images in data/tiny/images are named my dog 00x.png, my dog 01x.png, my dog 02x.png\n"
+    for command in (("init", "data/tiny"), ("prepare",)):
+        assert names in run_command(*command, cwd=project)[2]

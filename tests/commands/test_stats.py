@@ -82,3 +82,13 @@ def test_an_unknown_format_is_refused(project):
     assert err.startswith(
         "error: params.data.format: must be 'auto', 'karpathy', 'coco', 'flickr30k', 'flickr8k', 'table' or 'folder'"
     )
+
+
+def test_only_the_params_of_the_dataset_matter(project):
+    set_param(project, "train.init_from", "starter")
+    set_param(project, "vocab.unit", "character")
+    set_param(project, "score", {"rerank": {"neighbors": 0}})
+    code, out, err = run_command("stats", cwd=project)
+    assert (code, err) == (0, "")
+    assert "characters per caption: mean " in out
+    assert "(space) " in out

@@ -276,7 +276,7 @@ def test_a_missing_and_an_undecodable_file_are_named(tmp_path):
         read_caption_file(tmp_path / "none.json")
     (tmp_path / "latin.csv").write_bytes("image,caption\n1,café\n".encode("latin-1"))
     with pytest.raises(
-        DataError, match=r"latin\.csv, line 2: the caption of 1: not UTF-8: byte 0xe9; save the file as"
+        DataError, match=r"latin\.csv, line 2: the caption of 1: byte 0xe9 cannot be decoded; save the file as"
     ):
         read_caption_file(tmp_path / "latin.csv")
 

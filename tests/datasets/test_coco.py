@@ -71,7 +71,7 @@ def test_files_of_other_names_are_recognized_by_content(tmp_path):
     coco(tmp_path, "annotations/boxes.json", [{"id": 1, "file_name": "x.jpg"}], [{"image_id": 1, "bbox": [1, 2, 3, 4]}])
     found = detect(tmp_path)
     assert (found.format, found.captions) == ("coco", tmp_path / "annotations")
-    assert found.evidence == "train.json and val.json, COCO's images and annotations"
+    assert found.evidence == "train.json and val.json, COCO's images and annotations; in annotations/"
     assert kept(read("coco", found.captions)) == [
         ("train/VizWiz_train_1.jpg", "A can.", "train"),
         ("val/VizWiz_val_1.jpg", "A can.", "test"),
@@ -145,3 +145,15 @@ def test_a_second_download_is_not_read(tmp_path):
     assert note.startswith(
         f"{tmp_path}/captions_val2017 (1).json: not read, as a second download of captions_val2017.json"
     )
+
+
+@pytest.mark.parametrize(
+    ("part", "split"),
+    [("dev", "val"), ("validation", "val"), ("latest_fixed", None), ("pretrained", None), ("val2017", "val")],
+)
+def test_a_split_is_a_whole_word_of_the_file_name(tmp_path, part, split):
+    for name in (part, "train2017", "test"):
+        image, annotation = {"id": 1, "file_name": f"{name}.jpg"}, {"image_id": 1, "caption": "x"}
+        coco(tmp_path, f"captions_{name}.json", [image], [annotation])
+    image = f"{part}/{part}.jpg" if split else f"{part}.jpg"
+    assert (image, "x", split) in kept(read("coco", tmp_path))

@@ -176,6 +176,15 @@ def test_captions_one_folder_deeper_are_found(tmp_path):
     write(tmp_path, b"image", "flickr30k_images/flickr30k_images/a.jpg")
     found = detect(tmp_path)
     assert (found.format, found.captions) == ("flickr30k", path)
+    assert found.evidence == "results.csv, columns delimited by |; in flickr30k_images/"
+
+
+def test_one_table_per_split_folder_is_refused(tmp_path):
+    for split in ("train", "val"):
+        write(tmp_path, LAYOUTS["table csv"]["captions.csv"], f"{split}/captions.csv")
+        write(tmp_path, b"image", f"{split}/a.jpg")
+    with pytest.raises(DataError, match=r"captions are in train/, val/; join them in one table with a column split"):
+        detect(tmp_path)
 
 
 def test_every_format_has_a_layout_here_and_a_page():

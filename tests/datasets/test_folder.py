@@ -6,6 +6,7 @@ import unicodedata
 import pytest
 from reading import detect, kept, pack, read, skipped, write
 
+from pipeline.datasets.folder import split_of
 from pipeline.errors import DataError, ParamsError
 
 
@@ -82,7 +83,23 @@ def test_files_and_archives_are_read_together_with_a_note(tmp_path, archive):
 def test_images_that_share_a_text_are_counted(tmp_path):
     for name, content in {"a.jpg": b"one", "a.webp": b"one", "a.txt": "a dog"}.items():
         write(tmp_path, content, name)
-    assert read("folder", tmp_path).notes == [f"{tmp_path}: 1 image shares a text with another image of the same name"]
+    shared = "1 image shares a text with another image of the same name"
+    remedy = "they may be in different splits: keep one file of each"
+    assert read("folder", tmp_path).notes == [f"{tmp_path}: {shared}; {remedy}"]
+
+
+@pytest.mark.parametrize(
+    ("shard", "split"),
+    [
+        ("train-00000-of-00002.tar", "train"),
+        ("cc3m-validation-00000-of-00001.tar", "val"),
+        ("my_test.zip", "test"),
+        ("pretrain-0001.tar", None),
+        ("train-data.tar", None),
+    ],
+)
+def test_shards_are_named_after_their_split(shard, split):
+    assert split_of(f"{shard}/a.jpg") == split
 
 
 def test_an_archive_with_a_table_of_captions_is_refused_with_the_advice_to_unpack_it(tmp_path):
@@ -139,7 +156,11 @@ def test_invalid_bytes_in_a_text_are_skipped(tmp_path, encoding, name):
     text = "un café" if name == "a.txt" else '{"caption": "un café"}'
     write(tmp_path, text, name, encoding="latin-1")
     assert skipped(read("folder", tmp_path, encoding=encoding)) == [
-        (1, "a.jpg", "not UTF-8: byte 0xe9; save the file as UTF-8 or, of a dataset, set params.data.encoding")
+        (
+            1,
+            "a.jpg",
+            "byte 0xe9 cannot be decoded; save the file as UTF-8 or, of a dataset, correct params.data.encoding",
+        )
     ]
     assert kept(read("folder", tmp_path, encoding="latin-1")) == [("a.jpg", "un café", None)]
 

@@ -276,3 +276,42 @@ def test_a_damaged_archive_beside_images_is_named_where_an_image_is_missing(tmp_
     path = write(tmp_path, b"damaged", "more.tar")
     problem = ImageIndex(tmp_path).problem("b.jpg")
     assert problem.startswith(f"the image does not exist, unless it is in an archive that cannot be read: {path}: ")
+
+
+def test_a_name_may_lack_the_folder_above_a_file(tmp_path):
+    for name in ("train/a.jpg", "val/b.jpg", "train/c.jpg", "val/c.jpg"):
+        write(tmp_path, b"x", name)
+    index = ImageIndex(tmp_path)
+    assert index.find("A.jpg").endswith("train/a.jpg")
+    assert index.find("a.jpg", in_any_folder=False) is None
+    assert index.find("validation/b.jpg").endswith("val/b.jpg")
+    assert index.find("c.jpg") is None
+    assert index.problem("c.jpg") == "the name fits two files: train/c.jpg, val/c.jpg"
+    root = find_image_root(likely_image_roots(tmp_path, tmp_path, ["a.jpg", "b.jpg"]), ["a.jpg", "b.jpg"])
+    assert root.index.root == tmp_path
+
+
+@pytest.mark.parametrize(("captions", "folder", "rival"), [("my_train.csv", "train", None), ("a.csv", "test", "train")])
+def test_of_folders_with_images_of_the_same_names_that_of_the_split_is_used(tmp_path, captions, folder, rival):
+    names = [f"{number}.png" for number in range(3)]
+    for split in ("test", "train"):
+        for name in names:
+            write(tmp_path, f"{split} {name}", f"{split}/{name}")
+    file = write(tmp_path, "", captions)
+    root = find_image_root(likely_image_roots(file, tmp_path, names), names, file)
+    assert (root.index.root, root.rival) == (tmp_path / folder, rival and tmp_path / rival)
+
+
+def test_a_copy_of_the_images_is_no_rival(tmp_path):
+    for name in ("images/a.jpg", "copy/a.jpg"):
+        write(tmp_path, b"x", name)
+    write(tmp_path, b"small", "copy/small/a.jpg")
+    zip_file(tmp_path / "damaged.zip", "a.jpg").write_bytes(b"PK")
+    root = find_image_root(likely_image_roots(tmp_path, tmp_path, ["a.jpg"]), ["a.jpg"], tmp_path / "a.csv")
+    assert (root.index.root, root.rival) == (tmp_path / "copy", None)
+
+
+def test_a_folder_of_another_split_than_the_name_is_not_used(tmp_path):
+    write(tmp_path, b"x", "test/0.png")
+    assert ImageIndex(tmp_path / "test").find("test2017/0.png")
+    assert ImageIndex(tmp_path / "test").find("train/0.png") is None

@@ -17,6 +17,7 @@ from pipeline.datasets.text_files import open_text
 from pipeline.errors import DataError, ParamsError
 
 HEADER = "image,caption\n"
+REMEDY = "save the file as UTF-8 or, of a dataset, correct params.data.encoding"
 SPLITS = "image,caption,split\n"
 TO_QUOTE = 'quote captions with commas, close each quote, and write one in them as ""'
 CUT = "it ends too early; copy or download the file again"
@@ -108,7 +109,7 @@ TABLES = {
             (
                 line,
                 image,
-                f"not UTF-8: byte 0x{byte}; save the file as UTF-8 or, of a dataset, set params.data.encoding",
+                f"byte 0x{byte} cannot be decoded; {REMEDY}",
             )
             for line, image, byte in ((3, "b.jpg", "ff"), (4, "c\ufffd.jpg", "fe"), (5, "d.jpg", "e2"))
         ],
@@ -522,3 +523,12 @@ def test_windows_and_dotted_names_are_normalized(tmp_path):
 @pytest.mark.parametrize("split", ["dev", "Validation", " VAL ", "valid"])
 def test_usual_names_of_splits(tmp_path, split):
     assert kept(table(tmp_path, f"image,caption,split\na.jpg,x,{split}\n")) == [("a.jpg", "x", "val")]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "UTF8", "auto"])
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.csv", HEADER + "a.jpg,one\n"), ("a.json", '[{"image": "a.jpg", "caption": "one"}]')]
+)
+def test_a_byte_order_mark_is_read_in_any_name_of_utf_8(tmp_path, encoding, name, content):
+    path = write(tmp_path, content, name, encoding="utf-8-sig")
+    assert kept(read("table", path, encoding=encoding)) == [("a.jpg", "one", None)]

@@ -43,3 +43,9 @@ def test_coverage_by_vocabularies_of_the_train_split():
 
 def test_equally_frequent_words_are_in_alphabetical_order():
     assert caption_statistics(SPLITS).frequent[:5] == (("a", 5), ("dog", 3), ("runs", 3), ("cat", 2), ("cats", 1))
+
+
+def test_captions_are_counted_in_characters():
+    found = caption_statistics({"train": {"1": ["\u4e00\u53ea\u72d7", "\u4e00\u53ea\u72d7"]}}, "character")
+    assert (found.unit, found.lengths, found.distinct_words) == ("characters", {3: 2}, 3)
+    assert found.most_repeated == (("\u4e00\u53ea\u72d7", 2),)

@@ -1,6 +1,7 @@
 """Stage `prepare`: complete tables, no image in two splits, no image read twice."""
 
 import csv
+import io
 import os
 import shutil
 import tarfile
@@ -8,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from support import small_params
 
 from pipeline.errors import DataError
@@ -23,7 +25,7 @@ def dataset(tmp_path):
     (tmp_path / "images").mkdir()
     rows = []
     for number, (letter, split) in enumerate(zip("abcdefghij", SPLITS, strict=True)):
-        write(tmp_path / f"images/{letter}.jpg", f"image {letter}".encode())
+        write(tmp_path / f"images/{letter}.jpg", image(number))
         rows.append((f"{letter}.jpg", f"caption number {number}", split))
     save(tmp_path, rows)
     return tmp_path
@@ -33,6 +35,12 @@ def write(path, content, seconds_ago=100):
     path.write_bytes(content)
     past = path.stat().st_mtime - seconds_ago
     os.utime(path, (past, past))
+
+
+def image(number):
+    file = io.BytesIO()
+    Image.new("RGB", (1, 1), (number, 0, 0)).save(file, "PNG")
+    return file.getvalue()
 
 
 def save(folder, rows):
@@ -65,7 +73,7 @@ def test_the_tables_are_in_the_order_of_names(dataset):
     assert found.images == {"train": 6, "val": 2, "test": 2}
     assert [row["image"] for row in out["images"]] == [f"{letter}.jpg" for letter in "abcdefghij"]
     assert [row["caption"] for row in out["captions"]] == [f"caption number {number}" for number in range(10)]
-    assert Path(out["images"][0]["path"]).read_bytes() == b"image a"
+    assert Path(out["images"][0]["path"]).read_bytes() == image(0)
 
 
 def test_images_without_captions_are_counted_and_captions_without_an_image_skipped(dataset):
@@ -184,6 +192,28 @@ def test_identical_images_in_two_splits_are_refused(dataset):
     assert not (dataset / "out").exists()
 
 
+def test_identical_files_that_are_no_images_are_skipped(dataset):
+    for name in "aij":
+        write(dataset / f"images/{name}.jpg", b"<html>not found</html>")
+    report, out = run(dataset, max_skipped=0.5)
+    assert sum(report.images.values()) == 7
+    assert [(row["image"], "web page" in row["reason"]) for row in out["skipped"]] == [
+        (f"{name}.jpg", True) for name in "aij"
+    ]
+
+
+def test_names_that_are_other_images_in_the_folder_of_each_split_are_refused(dataset):
+    for split in ("train", "test"):
+        (dataset / split).mkdir()
+        write(dataset / split / "a.jpg", split.encode())
+    save(dataset, [*rows_of(dataset), ("a.jpg", "another caption", "test")])
+    for leaks in ("refuse", "drop"):
+        with pytest.raises(
+            DataError, match=r"a.jpg is in test and also in train, and .*/test/a.jpg and .*/train/a.jpg"
+        ):
+            run(dataset, leaks=leaks)
+
+
 def test_dropping_leaks_keeps_the_copies_in_test_then_val_and_lists_the_others(dataset):
     shutil.copy(dataset / "images/a.jpg", dataset / "images/i.jpg")
     shutil.copy(dataset / "images/g.jpg", dataset / "images/j.jpg")
@@ -207,7 +237,7 @@ def test_ten_of_many_identical_pairs_are_listed(dataset):
     rows = rows_of(dataset)
     for number in range(13):
         for side, split in (("x", "train"), ("y", "test")):
-            (dataset / f"images/{side}{number:02d}.jpg").write_bytes(b"same %d" % number)
+            (dataset / f"images/{side}{number:02d}.jpg").write_bytes(image(100 + number))
             rows.append((f"{side}{number:02d}.jpg", f"caption {side} {number}", split))
     save(dataset, rows)
     with pytest.raises(DataError) as error:

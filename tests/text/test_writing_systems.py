@@ -52,3 +52,9 @@ def test_writing_systems_without_spaces_are_recognized():
     ]
     assert [share_without_spaces([text]) for text in without] == [1.0] * 3
     assert [share_without_spaces([text]) for text in with_spaces] == [0.0] * 5
+
+
+def test_words_that_are_separated_all_the_same_are_words():
+    segmented = "\u4e00\u53ea \u72d7 \u5728 \u96ea\u5730 \u91cc"
+    phrases = "\u4e00\u53ea\u72d7\u5728\u96ea\u5730\u91cc \u53e6\u4e00\u53ea\u72d7\u5728\u8dd1"
+    assert [share_without_spaces([text]) for text in (segmented, phrases)] == [0.0, 1.0]
