@@ -76,8 +76,8 @@ the file. Weights in int8 and float16; {megabytes:.1f} MB.
 def make_starter(*, output: Path = STARTER_FILE) -> None:
     """Write `output` and its card beside it, from the project in the current folder.
 
-    Raises `DataError` without a model or test images and for weights that cannot be rounded, `ArtefactError` for a
-    damaged model, `ParamsError` for another encoder than that of the card, and when the starter would be larger than
+    Raises `DataError` without test images and for weights that cannot be rounded, `ArtefactError` for a missing or damaged
+    model, `ParamsError` for another encoder than that of the card, and when the starter would be larger than
     `MAX_BYTES`.
     """
     captioner = Captioner.load(paths.MODEL, device="cpu")

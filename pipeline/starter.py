@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pipeline import paths
-from pipeline.errors import DataError
+from pipeline.errors import ArtefactError
 
 STARTER = "starter"
 """The name of the starter where a model file is expected."""
@@ -14,12 +14,12 @@ STARTER_FILE = Path(__file__).parent / "inference" / "starter.safetensors"
 def model_path(model: str | Path) -> Path:
     """Return the model file that `model` names: the starter for `"starter"`, else a path.
 
-    Raises `DataError` where this installation has no starter.
+    Raises `ArtefactError` where this installation has no starter.
     """
     if model != STARTER:
         return Path(model)
     if not STARTER_FILE.is_file():
-        raise DataError("starter: this installation has no starter model; name a model file instead")
+        raise ArtefactError("starter: this installation has no starter model; name a model file instead")
     return STARTER_FILE
 
 

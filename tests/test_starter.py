@@ -181,9 +181,9 @@ def test_the_onnx_runtime_needs_an_export_of_the_starter(installed, photo):
 @pytest.mark.usefixtures("not_installed")
 def test_an_installation_without_a_starter_says_so(photo):
     code, _, err = run_command("predict", "--model", "starter", "photo.png", cwd=photo.parent)
-    assert (code, err) == (3, "error: starter: this installation has no starter model; name a model file instead\n")
+    assert (code, err) == (4, "error: starter: this installation has no starter model; name a model file instead\n")
     code, _, err = run_command("predict", "photo.png", cwd=photo.parent)
-    assert (code, err.split(";")[0]) == (3, f"error: {paths.MODEL}: no such model file")
+    assert (code, err.split(";")[0]) == (4, f"error: {paths.MODEL}: no such model file")
 
 
 def test_python_opens_the_starter_without_a_path(installed, photo):

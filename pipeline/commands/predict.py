@@ -2,6 +2,7 @@
 
 import csv
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -131,9 +132,13 @@ def predict(
         raise ParamsError(f"--attention {attention}: a file; name a folder")
     if csv:
         check_output_table("--csv", csv, ",".join(_COLUMNS), (*files, features, model))
+    nothing_found = missing.keys() >= set(images)
+    if csv and nothing_found and csv.exists():
+        say(f"note: {csv} is unchanged: no argument names an image")
+        csv = None
     total = None if STDIN in files else len(files)
     output = _Output(total, csv=csv, as_json=as_json, scores=captions > 1)
-    if missing.keys() >= set(images):  # needs no model
+    if nothing_found:  # needs no model
         from pipeline.inference.base_captioner import Prediction
 
         return output.write(Prediction(pattern, error=missing[pattern]) for pattern in images)
@@ -235,8 +240,8 @@ class _Output:
                 self._write_one(one, row, attention)
                 done += 1
                 progress(done, self._total or 0, "images")
-        if not done:
-            raise DataError("standard input: no image and no path; pipe an image or a list of paths")
+            if not done:
+                raise DataError("standard input: no image and no path; pipe an image or a list of paths")
         if self._csv:
             say(f"predict: {self._csv}, {counted(done, 'image')}")
         if self._unfamiliar and (self._csv or self._as_json):
@@ -279,11 +284,12 @@ class _AttentionMaps:
         self._folder = folder
         self._spec = captioner.spec
         self._names: set[str] = set()
+        self._letters_missed = False
 
     def draw(self, prediction: "Prediction") -> Path:
         """Write the attention map of an image. Raises `DataError` when the decoder has no attention weights."""
         from pipeline.files import write_bytes
-        from pipeline.inference.attention_overlay import draw_attention
+        from pipeline.inference.attention_overlay import draw_attention, find_font
 
         if prediction.image == STDIN:
             raise DataError("--attention: the image on standard input has no name; give it as a file")
@@ -297,23 +303,36 @@ class _AttentionMaps:
         if name != Path(prediction.image).stem:
             say(f"note: the attention map of {prediction.image} is {path}; its own name is taken or too long")
         write_bytes(path, draw_attention(prediction.image, prediction.captions[0], self._spec))
+        if not self._letters_missed and find_font(prediction.captions[0]) is None:
+            self._letters_missed = True
+            say(
+                "note: no font with all letters of the captions was found; boxes in the attention maps stand for "
+                "missing letters"
+            )
         return path
 
 
 @contextmanager
 def _table(path: Path) -> Iterator[WriteRow]:
-    """A function that adds a row to the CSV file.
+    """A function that adds a row to the CSV file, which may be named by a symbolic link.
 
-    An interruption or an error keeps the rows so far, except when the disk is full: then an older table is kept.
+    An interruption or an error keeps the rows so far, except when the disk is full: then an older table is kept, as it
+    is when there is no row.
     """
     from pipeline.files import replacing
 
     stopped: BaseException | None = None
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    rows = 0
+    target = Path(os.path.realpath(path))  # unlike Path.resolve(), it accepts a link to itself
+    with replacing(target) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        if target.exists():
+            temporary.chmod(stat.S_IMODE(target.stat().st_mode) | stat.S_IWUSR)  # the rows are still to be written
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_COLUMNS)
 
         def write(cells: Sequence[str]) -> None:
+            nonlocal rows
+            rows += 1
             try:
                 writer.writerow(cells)
             except OSError as error:
@@ -324,6 +343,8 @@ def _table(path: Path) -> Iterator[WriteRow]:
         except DiskError:
             raise
         except BaseException as error:
+            if not rows:
+                raise
             stopped = error
     if stopped:
         raise stopped

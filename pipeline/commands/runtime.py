@@ -44,7 +44,7 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps;
 def load_captioner(model: str | None, runtime: Runtime, device: str, *, encoder: bool = True) -> "BaseCaptioner":
     """Load a model and print what it was trained on; `encoder=False` leaves out the encoder of a torch model.
 
-    Raises `DataError`, `ArtefactError`, `ParamsError`.
+    Raises `ArtefactError`, `ParamsError`.
     """
     from pipeline.inference.model_metadata import training_summary
 

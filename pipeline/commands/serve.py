@@ -75,6 +75,8 @@ def make_server(app: "FastAPI") -> "uvicorn.Server":
 
 def _listen(host: str, port: int) -> socket.socket:
     advice = "give an address of this computer, such as 127.0.0.1, or 0.0.0.0 for all networks"
+    if not host:  # an unset variable of a shell, not all networks
+        raise ParamsError(f"--host: empty; {advice}")
     try:
         host.encode("idna")
         family = socket.AF_INET6 if ":" in host else socket.AF_INET

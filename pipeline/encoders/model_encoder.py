@@ -23,7 +23,7 @@ _PREFIX = "encoder."
 def find_model_file(weights: str) -> Path | None:
     """Return the model file that `encoder.weights` names; None when it names anything else.
 
-    Raises `DataError` when it is the starter and there is none.
+    Raises `ArtefactError` when it is the starter and there is none.
     """
     path = model_path(weights)
     if weights != STARTER and (path.suffix != ".safetensors" or not path.is_file()):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from pydantic import ValidationError
 
 from pipeline.archives import read_image_bytes
@@ -34,8 +35,6 @@ from pipeline.text import character_tokenizer
 from pipeline.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     ImageInput = str | Path | bytes | NDArray[np.uint8] | Image.Image
 
 DEFAULT_NEIGHBORS = 60
@@ -154,7 +153,7 @@ class BaseCaptioner(ABC):
 
     def captions(
         self,
-        images: "Sequence[ImageInput]",
+        images: "Iterable[ImageInput]",
         options: GenerationOptions | None = None,
         *,
         captions: int = 1,
@@ -165,9 +164,10 @@ class BaseCaptioner(ABC):
         With `attention`, captions of decoders with attention include attention weights. Raises `DataError` for an
         image that cannot be used, `ParamsError` for more than 100 captions, the largest beam.
         """
-        found = []
-        for start in range(0, len(images), self.batch_size):
-            pixels = np.stack([self._pixels(image) for image in images[start : start + self.batch_size]])
+        _check_several(images)
+        remaining, found = iter(images), []
+        while batch := list(islice(remaining, self.batch_size)):
+            pixels = np.stack([self._pixels(image) for image in batch])
             found += self.caption_pixels(pixels, options, captions=captions, attention=attention)
         return found
 
@@ -217,6 +217,7 @@ class BaseCaptioner(ABC):
         and the next batch is decoded while one is captioned. With a `batch_size` of 1 each prediction is yielded before
         the next image is requested. An image that cannot be used gives a prediction with an error.
         """
+        _check_several(images)
         size = batch_size or self.batch_size
         named = (one if isinstance(one, tuple) else (_name(one, number), one) for number, one in enumerate(images, 1))
         with ThreadPoolExecutor(min(size, os.cpu_count() or 1)) as pool:
@@ -232,6 +233,17 @@ class BaseCaptioner(ABC):
                     yield from self._predictions(batch, options, captions, attention)
             finally:
                 pool.shutdown(cancel_futures=True)
+
+    def _options(self, options: GenerationOptions | None) -> GenerationOptions:
+        """The options, by default those of `generation_options`. Raises `ParamsError` for another type."""
+        if options is None:
+            return self.generation_options()
+        if not isinstance(options, GenerationOptions):
+            raise ParamsError(
+                f"options: {type(options).__name__}, not GenerationOptions; make them with generation_options(...) or "
+                "sampling_options(...) of the captioner"
+            )
+        return options
 
     def _pixels(self, image: "ImageInput") -> Pixels:
         return self.preprocess(open_image(image, fill_truncated=self.spec.preprocessing.fill_truncated))
@@ -269,6 +281,13 @@ class BaseCaptioner(ABC):
             ]
             for of_image, share in zip(hypotheses, shares, strict=True)
         ]
+
+
+def _check_several(images: object) -> None:
+    """Raise `DataError` for one image, whose rows or letters would be taken for images."""
+    pixels = isinstance(images, np.ndarray) and np.issubdtype(images.dtype, np.number) and images.ndim < 4
+    if pixels or isinstance(images, str | Path | bytes | Image.Image):
+        raise DataError("images: one image, not a list of images; put it in a list: [image]")
 
 
 def _name(image: "ImageInput", number: int) -> str:

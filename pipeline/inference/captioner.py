@@ -52,8 +52,8 @@ class Captioner(BaseCaptioner):
     def load(cls, path: str | Path = STARTER, *, device: str = "auto", encoder: bool = True) -> Self:
         """Load a model file, by default the starter; `encoder=False` leaves out the encoder.
 
-        Raises `DataError` without a file, `ArtefactError` for a damaged one and for a model of imported features, which
-        has no encoder, `ParamsError` for a folder and for the device.
+        Raises `ArtefactError` without a file, for a damaged one and for a model of imported features, which has no
+        encoder, `ParamsError` for a folder and for the device.
         """
         chosen = choose_device(device)
         path = model_path(path)
@@ -76,8 +76,9 @@ class Captioner(BaseCaptioner):
 
     @property
     def encoder(self) -> Encoder:
-        """The encoder of the model's spec."""
-        assert self._encoder is not None
+        """The encoder of the model's spec. Raises `ParamsError` when it was left out."""
+        if self._encoder is None:
+            raise ParamsError("this captioner was loaded without its encoder; load it without encoder=False")
         return self._encoder
 
     def caption_features(
@@ -89,7 +90,7 @@ class Captioner(BaseCaptioner):
         attention: bool = False,
     ) -> list[list[Caption]]:
         """See `BaseCaptioner`."""
-        options = options or self.generation_options()
+        options = self._options(options)
         with single_threaded():  # a step of the decoder is too small to gain from threads
             on_device = torch.from_numpy(features).to(self.device).float()
             if isinstance(options.search, SamplingOptions):

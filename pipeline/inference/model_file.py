@@ -28,7 +28,7 @@ from pipeline.decoders.decoder import Decoder
 from pipeline.decoders.registry import make_decoder
 from pipeline.decoders.search import Hypothesis, SearchOptions
 from pipeline.encoders.spec import EncoderSpec, sha256_of_tensors
-from pipeline.errors import ArtefactError, DataError, ParamsError
+from pipeline.errors import ArtefactError, ParamsError
 from pipeline.features.feature_file import FeatureFile
 from pipeline.files import write_bytes
 from pipeline.inference.familiarity import Familiarity
@@ -144,15 +144,15 @@ class TrainedModel:
     def load(cls, path: Path) -> Self:
         """Read a model file.
 
-        Raises `DataError` when there is none, `ParamsError` for a folder, `ArtefactError` when it is not a complete,
-        undamaged file of this schema.
+        Raises `ArtefactError` when there is none or it is not a complete, undamaged file of this schema, `ParamsError`
+        for a folder.
         """
         if path.is_dir():
             exported = "; an export is read by `predict` and `serve` with --runtime onnx"
             remedy = "name a model file" + exported * any(path.glob("*.onnx"))
             raise ParamsError(f"{path}: a folder; {remedy}")
         if not path.is_file():
-            raise DataError(f"{path}: no such model file; {_remedy(path)}")
+            raise ArtefactError(f"{path}: no such model file; {_remedy(path)}")
         with opened(path, framework="pt") as file:
             metadata = ModelMetadata.from_json((file.metadata() or {}).get(KEY, ""), path)
             vocabulary = Vocabulary.from_json(metadata.vocabulary, str(path))

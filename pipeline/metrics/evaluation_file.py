@@ -57,6 +57,8 @@ class ModelRecord(_Record):
     """Hashes and counts of the training data, and the best epoch."""
     params: dict[str, Any]
     """Params of the training run, by section."""
+    tensors_sha256: str | None = None
+    """Digest of the tensors in the model file; None in files of earlier versions."""
 
     @property
     def unit(self) -> str:

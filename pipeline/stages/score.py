@@ -21,6 +21,7 @@ from pipeline.errors import DataError
 from pipeline.features.feature_file import FeatureFile
 from pipeline.files import check_writable, write_csv, write_json
 from pipeline.inference.model_file import TrainedModel
+from pipeline.inference.model_metadata import read_metadata
 from pipeline.metrics.evaluation import Evaluation, evaluate
 from pipeline.metrics.evaluation_file import EvaluationFile, ModelRecord, image_records, score_records
 from pipeline.options import RerankOptions
@@ -75,7 +76,7 @@ def score(files: ScoreFiles, params: "Params", *, progress: Progress = no_progre
     """
     check_writable(files.scores, files.scored_captions, files.bleu, files.lengths, files.evaluation)
     features = FeatureFile.open(files.features)
-    model = TrainedModel.load(files.model)
+    model, tensors_sha256 = TrainedModel.load(files.model), read_metadata(files.model).tensors_sha256
     model.check_features(features)
     captions = read_captions(files.captions, params.score.split)
     if not captions:
@@ -114,7 +115,8 @@ def score(files: ScoreFiles, params: "Params", *, progress: Progress = no_progre
     write_scored_captions(files.scored_captions, evaluation.captions, evaluation.references, cider_d)
     _write_bleu(files.bleu, evaluation)
     _write_lengths(files.lengths, evaluation)
-    _evaluation_file(report, model, attention, search, rerank, params).write(files.evaluation)
+    record = _model_record(model, tensors_sha256)
+    _evaluation_file(report, record, attention, search, rerank, params).write(files.evaluation)
     return report
 
 
@@ -176,7 +178,7 @@ def _write_lengths(path: Path, evaluation: Evaluation) -> None:
 
 def _evaluation_file(
     report: ScoreReport,
-    model: TrainedModel,
+    model: ModelRecord,
     attention: Mapping[str, Weights],
     search: SearchOptions,
     rerank: RerankOptions,
@@ -188,7 +190,7 @@ def _evaluation_file(
         seed=params.seed,
         without_features=len(report.without_features),
         search={**asdict(search), **{f"rerank.{key}": value for key, value in rerank.model_dump().items()}},
-        model=_model_record(model),
+        model=model,
         scores=score_records(evaluation.scores),
         signatures=evaluation.scores.signatures,
         diversity=evaluation.diversity,
@@ -199,7 +201,7 @@ def _evaluation_file(
     )
 
 
-def _model_record(model: TrainedModel) -> ModelRecord:
+def _model_record(model: TrainedModel, tensors_sha256: str) -> ModelRecord:
     return ModelRecord(
         decoder=dict(model.decoder_params),
         parameters=sum(parameter.numel() for parameter in model.decoder.parameters()),
@@ -212,4 +214,5 @@ def _model_record(model: TrainedModel) -> ModelRecord:
         has_familiarity=model.familiarity is not None,
         trained_on=dict(model.trained_on),
         params=dict(model.params),
+        tensors_sha256=tensors_sha256,
     )

@@ -151,6 +151,7 @@ def _add_facts(app: FastAPI, captioner: BaseCaptioner, limits: Limits) -> None:
         """The model, and the limits of the server."""
         return facts
 
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
         """Whether the server works."""

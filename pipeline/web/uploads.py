@@ -68,20 +68,23 @@ async def discard(request: Request, limit: int) -> None:
 
 async def _limited(request: Request, allowed: int, max_bytes: int) -> AsyncGenerator[bytes, None]:
     """The chunks of a body of at most `allowed` bytes. Raises `HTTPException` 413."""
-    too_large = HTTPException(413, f"the image is larger than the limit of {max_bytes} bytes")
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > allowed:
-        raise too_large
+        raise _too_large(max_bytes)
     read = 0
     async for chunk in request.stream():
         read += len(chunk)
         if read > allowed:
-            raise too_large
+            raise _too_large(max_bytes)
         yield chunk
 
 
+def _too_large(max_bytes: int) -> HTTPException:
+    return HTTPException(413, f"the image is larger than the limit of {max_bytes} bytes")
+
+
 async def _form_image(request: Request, chunks: AsyncGenerator[bytes, None], max_bytes: int) -> bytes:
-    """The only file of a multipart form. Its file name is not used."""
+    """The only file of a multipart form. Its file name is not used. Raises `HTTPException` 400 and 413."""
     parser = MultiPartParser(request.headers, chunks, max_files=1, max_fields=0)
     parser.spool_max_size = max_bytes + _FORM_OVERHEAD  # files never leave the memory
     try:
@@ -94,6 +97,9 @@ async def _form_image(request: Request, chunks: AsyncGenerator[bytes, None], max
         if len(form) != 1 or not isinstance(image, UploadFile):
             names = ", ".join(form) or "none"
             raise HTTPException(400, f"the form must have the file {FIELD} and no other field; it has: {names}")
-        return await image.read()
+        content = await image.read()
+        if len(content) > max_bytes:
+            raise _too_large(max_bytes)
+        return content
     finally:
         await form.close()

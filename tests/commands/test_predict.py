@@ -6,19 +6,27 @@ import json
 import os
 import signal
 import zipfile
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 from support import run_command, run_stages, write_project
 
+from pipeline import paths
 from pipeline.cli import Stopped
 from pipeline.commands.image_inputs import NOT_A_LIST, read_inputs
 from pipeline.file_signatures import IMAGE_START
+from pipeline.inference.model_file import TrainedModel
+from pipeline.text.vocabulary import Vocabulary
 
 TINY = "data/tiny/images"
 MODEL = "model: models/captioner.safetensors, trained on 12 images of tiny/captions.csv\n"
 OLDER = "image,caption,score,familiarity,error\n"
+ONE_ROW = OLDER + "a.png,a dog,-1.0,,\n"
 NO_IMAGE = "no image found; give a file, a folder or a quoted glob pattern"
+NO_FONT = (
+    "note: no font with all letters of the captions was found; boxes in the attention maps stand for missing letters"
+)
 
 
 def predict(project, *arguments, stdin=b""):
@@ -182,6 +190,41 @@ def test_an_interruption_keeps_the_rows_so_far(trained_project, tmp_path, monkey
     assert [row["image"] for row in read_table(table)] == [f"{TINY}/000.png", f"{TINY}/001.png"]
 
 
+def test_an_error_before_the_first_row_keeps_an_older_table(trained_project, tmp_path):
+    table, model = tmp_path / "out.csv", tmp_path / "without_captions.safetensors"
+    replace(TrainedModel.load(trained_project / paths.MODEL), reranker=None).save(model)
+    table.write_text(ONE_ROW)
+    arguments = (TINY, "--neighbors", "5", "--model", str(model), "--csv", str(table))
+    code, _, message = predict(trained_project, *arguments)
+    assert (code, "this model does not store its training captions" in message) == (2, True)
+    assert predict(trained_project, "-", "--csv", str(table))[0] == 3  # an empty standard input
+    assert table.read_text() == ONE_ROW
+    assert set(tmp_path.iterdir()) == {table, model}
+
+
+def test_arguments_that_name_no_image_leave_an_older_table(tmp_path):
+    table = tmp_path / "out.csv"
+    assert predict(tmp_path, "smal", "--csv", "out.csv")[0] == 3
+    assert [row["image"] for row in read_table(table)] == ["smal"]
+    table.write_text(ONE_ROW)
+    code, out, message = predict(tmp_path, "smal", "--csv", "out.csv")
+    assert (code, out) == (3, "")
+    note = "note: out.csv is unchanged: no argument names an image\n"
+    assert message == f"{note}error: smal: {NO_IMAGE}\n"
+    assert table.read_text() == ONE_ROW
+
+
+def test_a_table_keeps_its_symbolic_link_and_its_mode(trained_project, tmp_path):
+    (tmp_path / "tables").mkdir()
+    table, link = tmp_path / "tables" / "own.csv", tmp_path / "out.csv"
+    link.symlink_to(table)
+    assert predict(trained_project, f"{TINY}/000.png", "--csv", str(link))[0] == 0
+    assert (link.readlink(), len(read_table(table))) == (table, 1)
+    table.chmod(0o600)
+    assert predict(trained_project, f"{TINY}/00[0-2].png", "--csv", str(link))[0] == 0
+    assert (table.stat().st_mode & 0o777, len(read_table(table))) == (0o600, 3)
+
+
 def test_arguments_that_name_no_image_are_reported_and_the_others_captioned(trained_project, tmp_path):
     (tmp_path / "empty").mkdir()
     nowhere = ["gone.png", f"{tmp_path}/empty", "gone/*.png"]
@@ -279,8 +322,6 @@ def test_file_names_that_are_not_utf_8_remain_different(trained_project, tmp_pat
 
 
 def test_an_empty_caption_is_a_warning(trained_project, monkeypatch):
-    from pipeline.text.vocabulary import Vocabulary
-
     monkeypatch.setattr(Vocabulary, "decode", lambda self, tokens: "")
     code, out, message = predict(trained_project, f"{TINY}/000.png")
     assert (code, out) == (0, f"{TINY}/000.png: \n")
@@ -376,6 +417,15 @@ def test_samples_depend_on_the_seed_and_not_on_the_other_images(trained_project)
     assert alone[0] == among[1]
     assert len(alone[0]) == 4
     assert sampled(f"{TINY}/003.png", seed="4") != alone
+
+
+def test_letters_that_no_font_has_are_noted_once(trained_project, tmp_path, monkeypatch):
+    arguments = (f"{TINY}/000.png", f"{TINY}/001.png", "--attention", str(tmp_path))
+    assert predict(trained_project, *arguments)[::2] == (0, "")
+    monkeypatch.setattr("pipeline.inference.attention_overlay._FONTS", ("",))
+    monkeypatch.setattr(Vocabulary, "decode", lambda self, tokens: "\u043a\u043e\u0442")
+    code, _, message = predict(trained_project, *arguments)
+    assert (code, message.splitlines()) == (0, [NO_FONT])
 
 
 def test_a_sample_has_an_attention_map(trained_project, tmp_path):

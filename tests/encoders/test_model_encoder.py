@@ -11,7 +11,7 @@ from support import small_encoder
 
 from pipeline import Captioner, paths
 from pipeline.encoders.spec import METADATA_KEY
-from pipeline.errors import DataError, ParamsError
+from pipeline.errors import ArtefactError, ParamsError
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_the_starter_is_named(file, monkeypatch, tmp_path):
     monkeypatch.setattr("pipeline.starter.STARTER_FILE", file)
     assert encoder("starter").spec == encoder(file).spec
     monkeypatch.setattr("pipeline.starter.STARTER_FILE", tmp_path / "none")
-    with pytest.raises(DataError, match="this installation has no starter model"):
+    with pytest.raises(ArtefactError, match="this installation has no starter model"):
         encoder("starter")
 
 

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
 from pipeline.errors import DataError
-from pipeline.inference.attention_overlay import brightness_map, draw_attention
+from pipeline.inference.attention_overlay import brightness_map, draw_attention, find_font
+from pipeline.inference.base_captioner import Caption
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
@@ -40,3 +41,22 @@ def test_a_caption_without_attention_weights_is_refused(captioner, images):
     ((caption,),) = captioner.captions(images[:1])
     with pytest.raises(DataError, match="no attention weights"):
         draw_attention(images[0], caption, captioner.spec)
+
+
+def test_a_font_is_chosen_that_has_all_letters_of_the_caption(captioner, images):
+    russian, unknown = "\u043a\u043e\u0442", "\u0378"  # a code that is no character
+    assert find_font(Caption("a dog's ball", ("a", "dog's", "ball"), 0, 0)) == ""
+    assert find_font(Caption(unknown, (unknown,), 0, 0)) is None
+    try:
+        ImageFont.truetype("DejaVuSans.ttf")
+    except OSError:
+        pytest.skip("needs the font DejaVu Sans")
+    words = Caption(russian, (russian,), 0, 0)
+    assert find_font(words) == "DejaVuSans.ttf"
+    ((caption,),) = captioner.captions(images[:1], attention=True)
+    one = replace(caption, attention=caption.attention[:1])
+    sheets = [
+        draw_attention(images[0], replace(one, text=text, tokens=(text,)), captioner.spec)
+        for text in (russian, russian[::-1], 3 * unknown)
+    ]
+    assert len(set(sheets)) == 3

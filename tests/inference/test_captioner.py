@@ -2,15 +2,22 @@
 
 import io
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from support import ROOT
 
+from pipeline import Captioner, paths
 from pipeline.decoders.search import SearchOptions
 from pipeline.errors import DataError, ParamsError
+from pipeline.inference.base_captioner import open_image
 from pipeline.options import RerankOptions
+
+
+def pixels_of(path):
+    return np.asarray(Image.open(path))
 
 
 def test_an_image_is_a_path_a_string_bytes_an_array_or_a_pillow_image(captioner, images):
@@ -117,6 +124,42 @@ def test_a_named_image_keeps_its_name(captioner, images):
 def test_the_batch_size_changes_no_caption(captioner, images):
     by_size = [[one.captions[0].text for one in captioner.stream(images, batch_size=size)] for size in (1, 5, 64)]
     assert by_size[0] == by_size[1] == by_size[2]
+
+
+@pytest.mark.parametrize("form", [str, Path, Path.read_bytes, lambda path: Image.open(path).copy(), pixels_of])
+def test_one_image_in_the_place_of_a_list_is_refused(captioner, images, form):
+    image = form(images[0])
+    for captions in (captioner.captions, lambda one: list(captioner.stream(one))):
+        with pytest.raises(DataError, match=r"one image, not a list of images; put it in a list: \[image\]"):
+            captions(image)
+
+
+def test_images_may_be_an_iterator_or_an_array(captioner, images):
+    expected = captioner.captions(images[:3])
+    arrays = np.stack([pixels_of(path) for path in images[:3]])
+    for form in (iter(images[:3]), arrays, np.array([str(path) for path in images[:3]])):
+        assert captioner.captions(form) == expected
+
+
+def test_options_of_another_type_are_refused(captioner, images):
+    for options in ({"beam_size": 2}, {}):
+        with pytest.raises(ParamsError, match="options: dict, not GenerationOptions; make them with generation_opt"):
+            captioner(images[0], options)
+
+
+def test_without_the_encoder_images_are_refused(trained_project, images):
+    with pytest.raises(ParamsError, match="loaded without its encoder"):
+        Captioner.load(trained_project / paths.MODEL, device="cpu", encoder=False)(images[0])
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "TIFF", "WEBP"])
+def test_the_first_frame_of_an_image_is_captioned(captioner, kind):
+    buffer = io.BytesIO()
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
+    frames[0].save(buffer, kind, save_all=True, append_images=frames[1:])
+    assert Image.open(io.BytesIO(buffer.getvalue())).n_frames == 2
+    opened = np.asarray(open_image(buffer.getvalue()), int)
+    assert abs(opened - [255, 0, 0]).max() < 3
 
 
 @pytest.mark.parametrize("image", ["nowhere.jpg", b"", b"not an image", "nul\0l.jpg", np.zeros((2, 2), np.float32)])

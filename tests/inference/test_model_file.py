@@ -16,7 +16,7 @@ from support import small_encoder
 from pipeline import Captioner, paths
 from pipeline.decoders.registry import DECODERS, make_decoder
 from pipeline.encoders.spec import sha256_of_tensors
-from pipeline.errors import ArtefactError, DataError
+from pipeline.errors import ArtefactError
 from pipeline.features.feature_file import FeatureFile
 from pipeline.inference.model_file import TrainedModel
 from pipeline.inference.model_metadata import KEY
@@ -102,10 +102,10 @@ def test_the_encoder_in_a_model_file_of_an_earlier_version_is_restored():
     assert captioner(np.zeros((64, 64, 3), np.uint8))
 
 
-def test_a_missing_file_is_a_data_error(tmp_path):
-    with pytest.raises(DataError, match=r"gone: no such model file"):
+def test_a_missing_file_is_an_artefact_error(tmp_path):
+    with pytest.raises(ArtefactError, match=r"gone: no such model file"):
         TrainedModel.load(tmp_path / "gone")
-    with pytest.raises(DataError, match=r"no such model file; download the file and give its path"):
+    with pytest.raises(ArtefactError, match=r"no such model file; download the file and give its path"):
         TrainedModel.load(Path("https://example.org/model.safetensors"))
 
 

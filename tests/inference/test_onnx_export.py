@@ -21,7 +21,7 @@ from pipeline.decoders.decoder import Decoder, State
 from pipeline.decoders.registry import DECODERS, make_decoder
 from pipeline.decoders.search import SearchOptions
 from pipeline.encoders.encoder import build_encoder
-from pipeline.errors import ArtefactError, DataError, DiskError, ParamsError
+from pipeline.errors import ArtefactError, DiskError, ParamsError
 from pipeline.inference.familiarity import Familiarity
 from pipeline.inference.model_file import TrainedModel
 from pipeline.text.vocabulary import Vocabulary
@@ -499,7 +499,7 @@ def test_a_self_contained_file_replaces_only_another_model(trained_project, tmp_
     assert path.stat().st_ino != before
     (tmp_path / "folder").mkdir()
     code, message = export(tmp_path / "folder")
-    assert (code, "model: " in message) == (5, False)
+    assert (code, "model: " in message) == (2, False)
 
 
 def test_a_self_contained_file_downloads_nothing(tmp_path, monkeypatch):
@@ -519,7 +519,7 @@ def test_a_self_contained_file_downloads_nothing(tmp_path, monkeypatch):
     ("arguments", "code", "words"),
     [
         ((), 2, "give --onnx FOLDER, --self-contained FILE, or both"),
-        (("--onnx", "x", "--model", "gone"), 3, "gone: no such model file"),
+        (("--onnx", "x", "--model", "gone"), 4, "gone: no such model file"),
         (("--onnx", "params.yaml"), 5, "params.yaml: cannot be written"),
         (("--onnx", "data"), 2, "holds other files"),
         (("--onnx", "x", "--model", "data"), 2, "data: a folder; name a model file"),
@@ -546,7 +546,7 @@ def test_a_folder_below_a_file_cannot_be_written(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "code", "words"),
     [
-        (lambda folder: (folder / DESCRIPTION).unlink(), 3, "no exported model"),
+        (lambda folder: (folder / DESCRIPTION).unlink(), 4, "no exported model"),
         (lambda folder: (folder / DESCRIPTION).write_text("{}"), 4, "export schema None, this version reads schema 2"),
         (
             lambda folder: (folder / DESCRIPTION).write_bytes(b'{"schema'),
@@ -579,13 +579,13 @@ def test_a_damaged_folder_is_refused(trained_project, copy, damage, code, words)
 
 
 def test_an_export_in_a_folder_below_is_named(copy):
-    with pytest.raises(DataError, match=f"{copy.parent}: no exported model; give {copy}"):
+    with pytest.raises(ArtefactError, match=f"{copy.parent}: no exported model; give {copy}"):
         OnnxCaptioner.load(copy.parent)
 
 
 def test_an_export_without_its_description_is_incomplete(copy):
     (copy / DESCRIPTION).unlink()
-    with pytest.raises(DataError, match=r"captioner.json is missing; copy the folder again, or export to a new one"):
+    with pytest.raises(ArtefactError, match=r"captioner.json is missing; copy the folder again, or export to a new"):
         OnnxCaptioner.load(copy)
 
 

@@ -9,6 +9,7 @@ import pytest
 from support import ROOT, run_command, run_stages
 
 from pipeline import paths
+from pipeline.inference.model_metadata import read_metadata
 from pipeline.metrics.evaluation_file import EvaluationFile
 
 
@@ -38,6 +39,20 @@ def test_the_report_shows_every_caption(scored):
     assert page.count("data-attention=") == len(evaluation.images)
     assert all(record.image in page for record in evaluation.images)
     assert "# Model card" in (scored / paths.MODEL_CARD).read_text()
+
+
+def test_a_report_about_another_model_is_a_warning(scored, tmp_path):
+    digest = EvaluationFile.read(scored / paths.EVALUATION).model.tensors_sha256
+    assert digest == read_metadata(scored / paths.MODEL).tensors_sha256
+    folder = shutil.copytree(scored, tmp_path / "copy")
+    words = "warning: data/interim/evaluation.json is of another model than models/captioner.safetensors; run"
+    assert words not in run_stages(folder, "report")["report"]
+    results = folder / paths.EVALUATION
+    text = results.read_text()
+    results.write_text(text.replace(digest, digest[::-1]))
+    assert words in run_stages(folder, "report")["report"]
+    results.write_text(text.replace(f',"tensors_sha256":"{digest}"', ""))  # of an earlier version
+    assert words not in run_stages(folder, "report")["report"]
 
 
 def test_the_report_needs_no_torch(scored):

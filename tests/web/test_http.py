@@ -34,8 +34,8 @@ def send(server, path=CAPTIONS, body=None, method="POST", **headers):
         connection.request(method, path, body, named)
         response = connection.getresponse()
         content = response.read()
-        kind = response.headers.get("content-type", "")
-        return response.status, response.headers, json.loads(content) if kind == "application/json" else content
+        is_json = content and response.headers.get("content-type") == "application/json"
+        return response.status, response.headers, json.loads(content) if is_json else content
     finally:
         connection.close()
 
@@ -149,8 +149,9 @@ def test_a_body_is_counted_while_it_arrives(server):
     assert (status, response) == (413, {"error": "the image is larger than the limit of 1000000 bytes"})
     status, _, _ = send(server, body=iter([large[:500_000]] * 3), content_type="image/png")  # chunked: no length given
     assert status == 413
-    body, headers = form(large)
-    assert send(server, body=body, **headers)[0] == 413
+    for content in (large, bytes(1_000_001)):
+        body, headers = form(content)
+        assert send(server, body=body, **headers)[0] == 413
 
 
 def test_an_endless_body_is_cut_off(server):
@@ -177,8 +178,8 @@ def test_every_response_has_the_security_headers(server):
         assert "access-control-allow-origin" not in headers
 
 
-@pytest.mark.parametrize("path", ["/", "/static/page.js"])
-def test_a_head_request_gets_the_headers_of_the_page(server, path):
+@pytest.mark.parametrize("path", ["/", "/static/page.js", "/healthz"])
+def test_a_head_request_gets_the_headers(server, path):
     status, headers, content = send(server, path, method="HEAD")
     assert (status, content) == (200, b"")
     assert headers["content-length"] == send(server, path, method="GET")[1]["content-length"]
@@ -429,6 +430,11 @@ def test_a_host_that_is_not_this_computer_is_a_usage_error(tmp_path, host):
     assert message.startswith(f"error: --host {host}: cannot listen: ")
     assert "; give an address of this computer" in message
     assert "--port" not in message
+
+
+def test_an_empty_host_is_not_all_networks(tmp_path):
+    code, _, message = run_command("serve", "--host", "", cwd=tmp_path)
+    assert (code, message.split(";")[0]) == (2, "error: --host: empty")
 
 
 def test_the_response_states_the_familiarity_and_warns_where_it_is_low(server, unfamiliar_server, images):

@@ -52,8 +52,8 @@ class OnnxCaptioner(BaseCaptioner):
     def load(cls, folder: str | Path) -> Self:
         """Load an export.
 
-        Raises `DataError` without one, `ArtefactError` when it is damaged or of another version, `ParamsError` without
-        onnxruntime.
+        Raises `ArtefactError` without one and when it is damaged or of another version, `ParamsError` for a file and
+        without onnxruntime.
         """
         folder = Path(folder)
         try:
@@ -90,7 +90,7 @@ class OnnxCaptioner(BaseCaptioner):
         attention: bool = False,
     ) -> list[list[Caption]]:
         """See `BaseCaptioner`. Raises `ParamsError` for what only the torch runtime can do."""
-        options = options or self.generation_options()
+        options = self._options(options)
         if isinstance(options.search, SamplingOptions):
             raise ParamsError("--sample: the onnx runtime does not sample; use --runtime torch with a model file")
         if options.search.precision != "float32":

@@ -34,10 +34,11 @@ def folder_digest(description: Mapping[str, Any], parts: Mapping[str, bytes]) ->
 def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     """The description and the parts of an export.
 
-    Raises `DataError` without an export, `ArtefactError` when it has another schema, is incomplete or damaged.
+    Raises `ArtefactError` without an export and when it has another schema, is incomplete or damaged, `ParamsError` for
+    a file.
     """
     if folder.is_file():
-        raise DataError(f"{folder}: a file; the onnx runtime reads the folder that `captioner export --onnx` writes")
+        raise ParamsError(f"{folder}: a file; the onnx runtime reads the folder that `captioner export --onnx` writes")
     path = folder / DESCRIPTION
     if not path.is_file():
         if below := sorted(folder.glob(f"*/{DESCRIPTION}")):
@@ -47,7 +48,7 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
         else:
             new = "NEW_FOLDER" if folder.is_dir() and any(folder.iterdir()) else folder
             remedy = f"`captioner export --onnx {new}` writes one"
-        raise DataError(f"{folder}: no exported model; {remedy}")
+        raise ArtefactError(f"{folder}: no exported model; {remedy}")
     try:
         description = read_json(path)
     except DataError as error:
