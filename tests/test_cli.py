@@ -187,7 +187,7 @@ def test_params_prints_the_complete_file_of_a_recipe(tmp_path):
 def test_a_missing_model_is_named_with_a_remedy(project, monkeypatch):
     monkeypatch.setattr("pipeline.starter.STARTER_FILE", project / "no-starter")
     code, _, err = run_command("predict", "data/tiny/images/*.png")
-    assert code == 3
+    assert code == 4
     assert err.startswith("error: models/captioner.safetensors: ")
     assert "dvc repro" in err
 
