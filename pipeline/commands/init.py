@@ -49,10 +49,10 @@ def init(
     say(f"format: {found.format}: {found.evidence}")
     with progress_bar("init") as progress:
         entries = collect_entries(found, options, progress)
-    refuse_shared_names(entries.captions, found.captions, images or dataset)
     names = sorted({entry.image for entry in entries.captions})
     _print_entries(entries, len(names))
     image_root = _find_images(images, found, dataset, names)
+    refuse_shared_names(entries.captions, found.captions, image_root)
     if given.vocab.unit == "word":
         texts = [entry.caption for entry in entries.captions]
         say(*word_warnings(share_without_spaces(texts), share_with_dropped_letters(texts)))

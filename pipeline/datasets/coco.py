@@ -64,12 +64,15 @@ def read_coco(path: Path, options: ReadOptions) -> Iterator[Entry]:
     files = _files_in(path) if path.is_dir() else [path]
     if not files:
         raise DataError(f"{path}: holds no {PATTERN}; check params.data.captions")
-    parts = {file: _PART.search(file.stem) for file in files}
+    parts = {file: next(reversed(list(_PART.finditer(file.stem))), None) for file in files}
+    if any(parts.values()) and not all(parts.values()):
+        unnamed = next(file for file, part in parts.items() if part is None)
+        raise DataError(f"{unnamed}: no split in its name, but other files have one; name it train, val or test")
     names = {SPLIT_NAMES[part[1]] for part in parts.values() if part}
     splits = {"train": "train", "val": "val" if "test" in names else "test", "test": "test"}
     for file, part in parts.items():
         split = splits[SPLIT_NAMES[part[1]]] if part and len(files) > 1 else None
-        yield from _read_file(file, f"{part[0]}/" if part else "", split, options.encoding)
+        yield from _read_file(file, part[0].removeprefix("rest") + "/" if part else "", split, options.encoding)
     if path.is_dir():
         yield from note_downloads(path, files)
 

@@ -123,14 +123,15 @@ def detect_format(path: Path, options: ReadOptions = ReadOptions()) -> Candidate
 
 
 def _refuse_folder_per_split(path: Path, found: Sequence[Candidate]) -> None:
-    """Raise `DataError` where captions of one format are in several subfolders, of which one is named after a split."""
+    """Raise `DataError` where captions of one format are in subfolders that are named after different splits."""
     if found:
         tops = (one.captions.relative_to(path).parts[0] for one in found if one.format == found[0].format)
         folders = list(dict.fromkeys(f"{top}/" for top in tops))
-        if len(folders) > 1 and (split := next(filter(split_in, folders), None)):
+        of_splits = [folder for folder in folders if split_in(folder)]
+        if len(set(map(split_in, of_splits))) > 1:
             raise DataError(
-                f"{path}: captions are in {shown_names(folders)}; join them in one table with a column split and "
-                f"image names such as {split}a.jpg (docs/datasets/table.md)"
+                f"{path}: captions are in {shown_names(of_splits)}; join them in one table with a column split and "
+                f"image names such as {of_splits[0]}a.jpg (docs/datasets/table.md), or name one of the folders"
             )
 
 

@@ -38,27 +38,24 @@ _ROW = re.compile(r"([^|]*)\|(?:[^|]*\||\s*\d+\s+)(.*)", re.DOTALL)
 
 
 def detect_flickr8k(path: Path, options: ReadOptions) -> Iterator[Candidate]:
-    """A token file, or a table of the name captions.txt.
-
-    With split lists beside it, the captions are the folder, so that DVC notices a changed list.
-    """
+    """A token file, or a table of the name captions.txt."""
     for file in files_named(path, FLICKR8K_NAMES):
-        lists = any((file.parent / name).is_file() for name in SPLIT_LISTS.values())
-        is_first = files_named(file.parent, FLICKR8K_NAMES)[:1] == [file]  # which the reader takes from the folder
-        captions = file.parent if lists and is_first else file
-        beside = " with Flickr8k's split lists beside it" if lists else ""
         if _is_token_file(file, options.encoding):
             if "results" not in file.name:  # Flickr30k's
-                yield Candidate(captions, f"{file.name}, lines of name#number, tab, caption{beside}", by_name=True)
+                yield Candidate(file, f"{file.name}, lines of name#number, tab, caption", by_name=True)
         elif file.name == FLICKR8K_NAMES[0]:
+            lists = any((file.parent / name).is_file() for name in SPLIT_LISTS.values())
+            evidence = f"{file.name}, a table" + (" with Flickr8k's split lists beside it" if lists else "")
             for table in detect_table(file, options):
-                yield replace(table, captions=captions, evidence=f"{file.name}, a table{beside}", by_name=True)
+                yield replace(table, evidence=evidence, by_name=True)
 
 
 def read_flickr8k(path: Path, options: ReadOptions) -> Iterator[Entry]:
     """Read the captions file `path`, or the one in the folder. Raises `DataError`."""
     path = find_file(path, FLICKR8K_NAMES)
     splits = _read_split_lists(path.parent)
+    if splits:
+        yield Note(f"{path.parent}: DVC does not see the split lists; after a change run `dvc repro -f prepare`")
     found = set()
     is_token = _is_token_file(path, options.encoding)
     for entry in _read_token_file(path, options.encoding) if is_token else read_table(path, options):

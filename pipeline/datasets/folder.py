@@ -35,8 +35,9 @@ _NO_TEXTS = (
     f"no image has a text beside it, and there is no {' or '.join(METADATA)}; unpack an archive that holds a file of "
     "captions"
 )
-_SHARD = re.compile(r"(?:.*?[\W_])??([a-z]+)[\W_]*\d*(?:-of-\d+)?\.(?:zip|tar)")
-"""An archive, alone or one of several, such as `train-00012.tar` or `cc3m-train-00000-of-00002.tar`."""
+_SHARD = re.compile(r"(?:.*?[\W_](?=[a-z]+[\W_]*\d))??([a-z]+)[\W_]*\d*(?:-of-\d+)?\.(?:zip|tar)")
+"""An archive, alone or one of several, such as `train-00012.tar` or `cc3m-train-00000-of-00002.tar`. Words
+before the split need a number behind it: `crash-test.zip` is none."""
 
 
 def detect_folder(path: Path, options: ReadOptions) -> Iterator[Candidate]:

@@ -4,7 +4,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
@@ -32,42 +32,58 @@ class ImageRoot:
 def find_image_root(places: Iterable[Path], names: Sequence[str], captions: Path | None = None) -> ImageRoot | None:
     """The place that holds the most images of these names, the first of equals; None if none holds any.
 
-    Of places that hold different images of all names, it is the one named after the split of the captions file, if
+    Of places that hold different images of the same names, it is the one named after the split of the captions file, if
     there is exactly one.
     """
     sample = names[:: max(1, len(names) // _SAMPLE)]
-    indexes = [ImageIndex(place) for place in places]
-    best = None
-    for in_any_folder in (False, True):
-        for number, index in enumerate(indexes):
-            paths = {name: path for name in sample if (path := index.find(name, in_any_folder=in_any_folder))}
-            found = len(set(paths.values()))
-            if found > (best.found if best else 0):
-                best = ImageRoot(index, found, len(sample))
-            if found == len(sample):
-                return _prefer_split(ImageRoot(index, found, found), paths, indexes[number + 1 :], captions)
-    return best
+    places = list(places)
+    best: tuple[ImageRoot, dict[str, str]] | None = None
+    in_any_folder: tuple[ImageRoot, dict[str, str]] | None = None
+    for place in places:
+        index = ImageIndex(place)
+        best = _better(best, index, {name: path for name in sample if (path := _find_in_folder(index, name))}, sample)
+        if best and best[0].found == len(sample):
+            break
+        paths = {name: path for name in sample if (path := index.find(name))}
+        in_any_folder = _better(in_any_folder, index, paths, sample)
+    if in_any_folder and (best is None or best[0].found < in_any_folder[0].found):
+        best = in_any_folder
+    return best and _prefer_split(*best, places, captions)
+
+
+def _better(
+    best: tuple[ImageRoot, dict[str, str]] | None, index: ImageIndex, paths: dict[str, str], sample: Sequence[str]
+) -> tuple[ImageRoot, dict[str, str]] | None:
+    """The place with more images: `best`, or that of `index`, where the sample has these paths."""
+    found = len(set(paths.values()))
+    return (ImageRoot(index, found, len(sample)), paths) if found > (best[0].found if best else 0) else best
 
 
 def _prefer_split(
-    first: ImageRoot, paths: Mapping[str, str], others: Iterable[ImageIndex], captions: Path | None
+    first: ImageRoot, paths: Mapping[str, str], places: Iterable[Path], captions: Path | None
 ) -> ImageRoot:
     """The first place, or the one of the captions' split among those that hold other images of the same names."""
     rivals = []
-    for index in others:
+    for place in places:
+        if place.is_relative_to(first.index.root) or first.index.root.is_relative_to(place):
+            continue
+        index = ImageIndex(place)
         with suppress(DataError):  # a damaged archive
             found = {name: path for name in paths if (path := _find_in_folder(index, name))}
-            if len(found) == len(paths) and any(_differ(path, found[name]) for name, path in paths.items()):
-                rivals.append(index)
+            if 2 * len(found) >= len(paths) and any(_differ(paths[name], path) for name, path in found.items()):
+                rivals.append(ImageRoot(index, len(found), first.sampled))
     split = captions and _split_of(captions)
-    named = [index for index in (first.index, *rivals) if split and _split_of(index.root) == split]
-    if len(named) == 1:
-        return ImageRoot(named[0], first.found, first.sampled)
-    return ImageRoot(first.index, first.found, first.sampled, rivals[0].root if rivals else None)
+    named = [root for root in (first, *rivals) if split and _split_of(root.index.root) == split]
+    return named[0] if len(named) == 1 else replace(first, rival=rivals[0].index.root if rivals else None)
 
 
 def _find_in_folder(index: ImageIndex, name: str) -> str | None:
     return index.find(name, in_any_folder=False)
+
+
+def are_of_different_splits(one: Path, other: Path) -> bool:
+    """Whether two places are named after different splits."""
+    return len({_split_of(one), _split_of(other), None}) == 3
 
 
 def _split_of(place: Path) -> str | None:
@@ -119,6 +135,8 @@ def explain_missing(places: Sequence[Path], name: str) -> str:
         index = ImageIndex(place)
         if index.fitting(name):
             return f"{place}: {name}: {index.problem(name)}; give the captions the whole name, or keep one of the files"
+    if describe_names(places):
+        return ""
     for place in places:
         for file in sorted(place.iterdir()) if place.is_dir() else [place]:
             if file.is_file() and file.name.lower().endswith(COMPRESSED_SUFFIXES):

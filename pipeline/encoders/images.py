@@ -317,8 +317,11 @@ def to_rgb_image(value: bytes | NDArray[Any] | Image.Image) -> Image.Image:
         with _image_errors():
             _check_size(value)
             _load(value)
-            upright = value.copy()
-            _make_upright(upright)
+            try:
+                upright = ImageOps.exif_transpose(value)
+            except Exception:  # unusual metadata
+                upright = value.copy()
+                _make_upright(upright)
             return _convert_to_rgb(upright, _tiff_tags(value))
     if not isinstance(value, np.ndarray):
         raise ImageError(f"an image must be a path, bytes, a Pillow image or an array, not {type(value).__name__}")

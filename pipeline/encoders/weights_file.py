@@ -70,9 +70,11 @@ def _fitting(found: Mapping[str, Any], expected: Mapping[str, Tensor]) -> dict[s
         }
         for prefix in sorted(prefixes)
     }
-    best = max(candidates.values(), key=len)
+    best = max(candidates.values(), key=len)  # without a prefix, if that is as good
+    weights = [key for key in best if not key.endswith(_COUNTER)]
     equal = {prefix: tensors for prefix, tensors in candidates.items() if best and tensors.keys() == best.keys()}
-    if any(not torch.equal(one[key], best[key]) for one in equal.values() if one is not best for key in best):
+    others = [tensors for tensors in equal.values() if tensors is not best]
+    if "" not in equal and any(not torch.equal(one[key], best[key]) for one in others for key in weights):
         raise ParamsError(
             f"params.encoder.weights: the file holds several networks that fit: {', '.join(equal)}; "
             "save the state dict of one of them alone"

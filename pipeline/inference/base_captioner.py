@@ -285,7 +285,9 @@ class BaseCaptioner(ABC):
 
 def _check_several(images: object) -> None:
     """Raise `DataError` for one image, whose rows or letters would be taken for images."""
-    pixels = isinstance(images, np.ndarray) and np.issubdtype(images.dtype, np.number) and images.ndim < 4
+    pixels = (
+        isinstance(images, np.ndarray) and images.dtype == np.uint8 and (images.ndim < 3 or images.shape[2:] == (3,))
+    )
     if pixels or isinstance(images, str | Path | bytes | Image.Image):
         raise DataError("images: one image, not a list of images; put it in a list: [image]")
 

@@ -26,6 +26,7 @@ from pipeline.datasets.entries import (
 from pipeline.datasets.image_hashes import ImageHashes, hash_images
 from pipeline.datasets.image_index import ImageIndex, number_of
 from pipeline.datasets.image_root import (
+    are_of_different_splits,
     describe_names,
     explain_missing,
     find_image_root,
@@ -168,7 +169,7 @@ def _index_images(folder: Path, source: Path, captions: Sequence[CaptionEntry]) 
             or f"{folder}: holds none of the {counted(len(names), 'image')} that {source} names, such as "
             f"{names[0][:200]}; nor do {shown}; set params.data.images{describe_names([folder, *places])}"
         )
-    if root.rival:
+    if root.rival and are_of_different_splits(root.index.root, root.rival):
         raise DataError(
             f"{folder}: holds none of the images; {root.index.root} and {root.rival} hold different ones of the same "
             "names; set params.data.images"

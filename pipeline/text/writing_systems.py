@@ -17,6 +17,8 @@ _WITHOUT_SPACES = re.compile(
     "\U00020000-\U0003ffff]"
 )
 
+_SPACE_WITHIN = re.compile(rf"(?<={_WITHOUT_SPACES.pattern})\s+(?={_WITHOUT_SPACES.pattern})")
+"""A space between letters of these writing systems, and not beside a digit, a Latin word or punctuation."""
 _LETTERS_OF_PHRASE = 6
 """The mean number of letters between spaces from which on these separate phrases, not words."""
 
@@ -39,7 +41,7 @@ def share_with_dropped_letters(captions: Iterable[str]) -> float:
 
 
 def _is_without_spaces(text: str) -> bool:
-    letters, parts = len(_WITHOUT_SPACES.findall(text)), len(text.split())
+    letters, parts = len(_WITHOUT_SPACES.findall(text)), 1 + len(_SPACE_WITHIN.findall(text))
     return 2 * letters >= len(text.replace(" ", "")) and (parts == 1 or letters >= _LETTERS_OF_PHRASE * parts)
 
 

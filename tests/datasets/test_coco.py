@@ -149,11 +149,26 @@ def test_a_second_download_is_not_read(tmp_path):
 
 @pytest.mark.parametrize(
     ("part", "split"),
-    [("dev", "val"), ("validation", "val"), ("latest_fixed", None), ("pretrained", None), ("val2017", "val")],
+    [("dev", "val"), ("validation", "val"), ("dev_val", "val"), ("val2017", "val")],
 )
 def test_a_split_is_a_whole_word_of_the_file_name(tmp_path, part, split):
     for name in (part, "train2017", "test"):
         image, annotation = {"id": 1, "file_name": f"{name}.jpg"}, {"image_id": 1, "caption": "x"}
         coco(tmp_path, f"captions_{name}.json", [image], [annotation])
-    image = f"{part}/{part}.jpg" if split else f"{part}.jpg"
-    assert (image, "x", split) in kept(read("coco", tmp_path))
+    folder = part.split("_")[-1]
+    assert (f"{folder}/{part}.jpg", "x", split) in kept(read("coco", tmp_path))
+
+
+def test_the_images_of_restval_are_in_the_folder_val(tmp_path):
+    for number, name in enumerate(("restval2014", "test2014")):
+        image, annotation = {"id": number, "file_name": f"{name}.jpg"}, {"image_id": number, "caption": "x"}
+        coco(tmp_path, f"captions_{name}.json", [image], [annotation])
+    assert ("val2014/restval2014.jpg", "x", "train") in kept(read("coco", tmp_path))
+
+
+@pytest.mark.parametrize("name", ["latest_fixed", "trainval2014", "minival2014"])
+def test_a_file_without_a_split_beside_others_is_refused(tmp_path, name):
+    for number, one in enumerate((name, "test2014")):
+        coco(tmp_path, f"captions_{one}.json", [{"id": number, "file_name": "a.jpg"}], [])
+    with pytest.raises(DataError, match=f"captions_{name}.json: no split in its name, but other files have one; name"):
+        read("coco", tmp_path)

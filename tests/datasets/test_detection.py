@@ -185,6 +185,8 @@ def test_one_table_per_split_folder_is_refused(tmp_path):
         write(tmp_path, b"image", f"{split}/a.jpg")
     with pytest.raises(DataError, match=r"captions are in train/, val/; join them in one table with a column split"):
         detect(tmp_path)
+    (tmp_path / "val").rename(tmp_path / "other")
+    assert detect(tmp_path).captions == tmp_path / "other/captions.csv"
 
 
 def test_every_format_has_a_layout_here_and_a_page():

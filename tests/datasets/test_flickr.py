@@ -85,14 +85,3 @@ def test_blank_lines_before_the_first_row_are_ignored(tmp_path):
     for path, format in ((results, "flickr30k"), (token, "flickr8k")):
         assert detect(path).format == format
         assert kept(read(format, path)) == [("a.jpg", "x", None)]
-
-
-def test_with_split_lists_the_captions_are_their_folder(tmp_path):
-    path = write(tmp_path, "image,caption\na.jpg,x\n", "captions.txt")
-    token = write(tmp_path, "a.jpg#0\tx\n", "Flickr8k.token.txt")
-    assert detect(path).captions == path
-    write(tmp_path, "a.jpg\n", "Flickr_8k.trainImages.txt")
-    assert {detect(one).captions for one in (path, tmp_path)} == {tmp_path}
-    assert detect(path).evidence == "captions.txt, a table with Flickr8k's split lists beside it"
-    assert detect(token).captions == token  # the folder would be read as captions.txt
-    assert kept(read("flickr8k", tmp_path)) == [("a.jpg", "x", "train")]

@@ -93,7 +93,9 @@ def test_images_that_share_a_text_are_counted(tmp_path):
     [
         ("train-00000-of-00002.tar", "train"),
         ("cc3m-validation-00000-of-00001.tar", "val"),
-        ("my_test.zip", "test"),
+        ("my-cc-test_0001.zip", "test"),
+        ("test.zip", "test"),
+        ("crash-test.zip", None),
         ("pretrain-0001.tar", None),
         ("train-data.tar", None),
     ],

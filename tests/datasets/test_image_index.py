@@ -302,6 +302,16 @@ def test_of_folders_with_images_of_the_same_names_that_of_the_split_is_used(tmp_
     assert (root.index.root, root.rival) == (tmp_path / folder, rival and tmp_path / rival)
 
 
+def test_the_folder_of_the_split_is_used_though_an_image_is_missing(tmp_path):
+    names = [f"{number}.png" for number in range(9)]
+    for folder, held in (("train", names), ("val", names[1:])):
+        for name in held:
+            write(tmp_path, f"{folder} {name}", f"{folder}/{name}")
+    file = write(tmp_path, "", "val.csv")
+    root = find_image_root(likely_image_roots(file, tmp_path, names), names, file)
+    assert (root.index.root, root.found, root.sampled) == (tmp_path / "val", 8, 9)
+
+
 def test_a_copy_of_the_images_is_no_rival(tmp_path):
     for name in ("images/a.jpg", "copy/a.jpg"):
         write(tmp_path, b"x", name)

@@ -252,6 +252,12 @@ def test_metadata_of_an_unusual_type_do_not_stop_the_rotation(unusual):
         assert np.array_equal(upright, expected)
 
 
+def test_an_orientation_that_was_changed_in_memory_counts():
+    image = Image.open(io.BytesIO(encoded(noise(size=(8, 4)))))
+    image.getexif()[0x0112] = 6
+    assert to_rgb_image(image).size == (4, 8)
+
+
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
 def test_metadata_that_cannot_be_read_are_ignored(form):
     image = noise(size=(8, 4))

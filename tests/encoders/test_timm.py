@@ -188,6 +188,9 @@ def test_a_file_with_two_networks_is_refused(tmp_path):
     torch.save({"state_dict": two}, tmp_path / "own.pth")
     with pytest.raises(ParamsError, match=r"holds several networks that fit: k\., q\.; save the state dict of one"):
         encoder("test_resnet", weights=tmp_path / "own.pth")
+    torch.save({"state_dict": content | two}, tmp_path / "own.pth")  # the network itself, beside others
+    made = encoder("test_resnet", weights=tmp_path / "own.pth")
+    assert torch.equal(made.network.state_dict()["model.conv1.0.weight"], content["conv1.0.weight"])
 
 
 def test_a_file_without_a_weight_that_the_layer_needs_is_refused(tmp_path):

@@ -139,6 +139,8 @@ def test_images_may_be_an_iterator_or_an_array(captioner, images):
     arrays = np.stack([pixels_of(path) for path in images[:3]])
     for form in (iter(images[:3]), arrays, np.array([str(path) for path in images[:3]])):
         assert captioner.captions(form) == expected
+    gray = np.zeros((2, 24, 24), np.uint8)
+    assert captioner.captions(gray) == captioner.captions(list(gray))
 
 
 def test_options_of_another_type_are_refused(captioner, images):

@@ -57,4 +57,5 @@ def test_writing_systems_without_spaces_are_recognized():
 def test_words_that_are_separated_all_the_same_are_words():
     segmented = "\u4e00\u53ea \u72d7 \u5728 \u96ea\u5730 \u91cc"
     phrases = "\u4e00\u53ea\u72d7\u5728\u96ea\u5730\u91cc \u53e6\u4e00\u53ea\u72d7\u5728\u8dd1"
-    assert [share_without_spaces([text]) for text in (segmented, phrases)] == [0.0, 1.0]
+    with_digit = "\u56fe\u4e2d\u6709 2 \u4e2a\u7537\u4eba\u5728\u8857\u4e0a"
+    assert [share_without_spaces([text]) for text in (segmented, phrases, with_digit)] == [0.0, 1.0, 1.0]
