@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeVar
 
+from pipeline.file_signatures import other_content
 from pipeline.files import regular_file
 
 IMAGE_SUFFIXES = frozenset(
@@ -31,7 +32,6 @@ IMAGE_SUFFIXES = frozenset(
 ARCHIVES = frozenset({".zip", ".tar"})
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".7z", ".rar")
 COMPRESSED = "a compressed archive cannot be read; unpack it, or make a .tar or .zip"
-_COMPRESSED_STARTS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", b"Rar!")
 SEPARATOR = "::"
 MAX_BYTES = 1 << 29
 """Largest member that is read: a few kilobytes of zip can unpack to terabytes."""
@@ -80,10 +80,7 @@ class Archive:
             else:
                 self.members, self.repeated = _newest(_tar_members(path))
         except _DAMAGED as error:
-            self._file.seek(0)
-            is_compressed = self._file.read(8).startswith(_COMPRESSED_STARTS)
-            damaged = f"not a complete {kind} archive: {error}; copy or download it again"
-            reason = COMPRESSED if is_compressed else damaged
+            reason = other_content(path) or f"not a complete {kind} archive: {error}; copy or download it again"
             raise OSError(errno.EIO, reason, str(path)) from error
 
     def read(self, name: str) -> bytes:

@@ -12,6 +12,7 @@ _STARTS = {
     b"<!doctype html": "a web page, not the file itself; download it again",
     b"<html": "a web page, not the file itself; download it again",
     b"{\\rtf": "a document with markup (RTF); save it as plain text",
+    **dict.fromkeys((b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!"), "a compressed archive; unpack it"),
     b"\x1f\x8b": "compressed with gzip; unpack it with `gunzip < FILE > NEW`, or an archive with `tar xzf`",
 }
 

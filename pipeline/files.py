@@ -87,11 +87,12 @@ def _empty_file_beside(path: Path) -> Path:
 
 
 @contextmanager
-def locked_folder(folder: Path) -> Iterator[None]:
+def locked_folder(folder: Path, *, no_access: str = "") -> Iterator[None]:
     """Context manager: the only run that fills `folder`. Removes the temporary files that killed processes left in it
     and in its subfolders.
 
-    Raises `DiskError` when another run holds the lock for `LOCK_SECONDS`.
+    Raises `DiskError` when another run holds the lock for `LOCK_SECONDS`, and with the remedy `no_access` where the
+    folder is another user's.
     """
     from filelock import FileLock, Timeout
 
@@ -101,9 +102,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
     except Timeout as error:
         raise DiskError(f"{folder}: another run is filling this folder; wait until it ends") from error
     except OSError as error:
-        remedy = ""
-        if error.errno == errno.EACCES:
-            remedy = "; if it is another user's, ask for write access (see docs/scale.md), or set CAPTIONER_CACHE"
+        remedy = f"; {no_access}" if no_access and error.errno == errno.EACCES else ""
         raise DiskError(f"{folder}: cannot be locked: {error.strerror or error}{remedy}") from error
     try:
         _remove_temporary_files(folder)

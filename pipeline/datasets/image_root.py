@@ -20,13 +20,20 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class ImageRoot:
-    """A place of images, and how many different ones of a sample of names were found there."""
+    """A place of images, and those of a sample of names that were found there."""
 
     index: ImageIndex
-    found: int
+    paths: Mapping[str, str]
+    """By name."""
     sampled: int
+    """Names in the sample."""
     rival: Path | None = None
     """Another place that holds different images of the same names."""
+
+    @property
+    def found(self) -> int:
+        """Different images."""
+        return len(set(self.paths.values()))
 
 
 def find_image_root(places: Iterable[Path], names: Sequence[str], captions: Path | None = None) -> ImageRoot | None:
@@ -37,53 +44,45 @@ def find_image_root(places: Iterable[Path], names: Sequence[str], captions: Path
     """
     sample = names[:: max(1, len(names) // _SAMPLE)]
     places = list(places)
-    best: tuple[ImageRoot, dict[str, str]] | None = None
-    in_any_folder: tuple[ImageRoot, dict[str, str]] | None = None
+    roots: list[ImageRoot] = []  # the best by whole names, and the best by names that may lack folders
     for place in places:
         index = ImageIndex(place)
-        best = _better(best, index, {name: path for name in sample if (path := _find_in_folder(index, name))}, sample)
-        if best and best[0].found == len(sample):
+        found = [_find_sample(index, sample, in_any_folder=in_any_folder) for in_any_folder in (False, True)]
+        roots = [max(pair, key=lambda root: root.found) for pair in zip(roots, found, strict=True)] if roots else found
+        if roots[0].found == len(sample):
             break
-        paths = {name: path for name in sample if (path := index.find(name))}
-        in_any_folder = _better(in_any_folder, index, paths, sample)
-    if in_any_folder and (best is None or best[0].found < in_any_folder[0].found):
-        best = in_any_folder
-    return best and _prefer_split(*best, places, captions)
+    best = max(roots, key=lambda root: root.found, default=None)
+    return _prefer_split(best, places, captions) if best and best.found else None
 
 
-def _better(
-    best: tuple[ImageRoot, dict[str, str]] | None, index: ImageIndex, paths: dict[str, str], sample: Sequence[str]
-) -> tuple[ImageRoot, dict[str, str]] | None:
-    """The place with more images: `best`, or that of `index`, where the sample has these paths."""
-    found = len(set(paths.values()))
-    return (ImageRoot(index, found, len(sample)), paths) if found > (best[0].found if best else 0) else best
+def _find_sample(index: ImageIndex, names: Sequence[str], *, in_any_folder: bool) -> ImageRoot:
+    paths = {name: path for name in names if (path := index.find(name, in_any_folder=in_any_folder))}
+    return ImageRoot(index, paths, len(names))
 
 
-def _prefer_split(
-    first: ImageRoot, paths: Mapping[str, str], places: Iterable[Path], captions: Path | None
-) -> ImageRoot:
+def _prefer_split(first: ImageRoot, places: Iterable[Path], captions: Path | None) -> ImageRoot:
     """The first place, or the one of the captions' split among those that hold other images of the same names."""
     rivals = []
     for place in places:
         if place.is_relative_to(first.index.root) or first.index.root.is_relative_to(place):
             continue
-        index = ImageIndex(place)
         with suppress(DataError):  # a damaged archive
-            found = {name: path for name in paths if (path := _find_in_folder(index, name))}
-            if 2 * len(found) >= len(paths) and any(_differ(paths[name], path) for name, path in found.items()):
-                rivals.append(ImageRoot(index, len(found), first.sampled))
+            other = replace(
+                _find_sample(ImageIndex(place), list(first.paths), in_any_folder=False), sampled=first.sampled
+            )
+            if 2 * len(other.paths) >= len(first.paths) and any(
+                _differ(first.paths[name], path) for name, path in other.paths.items()
+            ):
+                rivals.append(other)
     split = captions and _split_of(captions)
     named = [root for root in (first, *rivals) if split and _split_of(root.index.root) == split]
     return named[0] if len(named) == 1 else replace(first, rival=rivals[0].index.root if rivals else None)
 
 
-def _find_in_folder(index: ImageIndex, name: str) -> str | None:
-    return index.find(name, in_any_folder=False)
-
-
 def are_of_different_splits(one: Path, other: Path) -> bool:
     """Whether two places are named after different splits."""
-    return len({_split_of(one), _split_of(other), None}) == 3
+    splits = _split_of(one), _split_of(other)
+    return all(splits) and splits[0] != splits[1]
 
 
 def _split_of(place: Path) -> str | None:
@@ -117,7 +116,7 @@ def refuse_shared_names(entries: Iterable[CaptionEntry], captions: Path, dataset
         paths: dict[str, str] = {}
         for split in by_split:
             with suppress(DataError):  # a damaged archive
-                found = (_find_in_folder(index, image) for index in indexes[split])
+                found = (index.find(image, in_any_folder=False) for index in indexes[split])
                 if path := next(filter(None, found), None):
                     paths[split] = path
         for split, path in paths.items():

@@ -57,8 +57,8 @@ def load_weights_file(
 def _fitting(found: Mapping[str, Any], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors with expected names and shapes.
 
-    In a checkpoint of a larger network they have a prefix, e.g. `visual.`: the one with which most tensors fit. Raises
-    `ParamsError` when several prefixes fit equally well, as in a checkpoint with a student and a teacher.
+    In a checkpoint of a larger network they have a prefix, e.g. `visual.`: the one with which most tensors fit, or none
+    if that is as good. Raises `ParamsError` when several prefixes fit equally well, as of a student and a teacher.
     """
     last = max((key for key in expected if not key.endswith(_COUNTER)), key=len, default="")
     prefixes = {key.removesuffix(last) for key in found if key.endswith(last)} | {""}
@@ -70,7 +70,7 @@ def _fitting(found: Mapping[str, Any], expected: Mapping[str, Tensor]) -> dict[s
         }
         for prefix in sorted(prefixes)
     }
-    best = max(candidates.values(), key=len)  # without a prefix, if that is as good
+    best = max(candidates.values(), key=len)
     weights = [key for key in best if not key.endswith(_COUNTER)]
     equal = {prefix: tensors for prefix, tensors in candidates.items() if best and tensors.keys() == best.keys()}
     others = [tensors for tensors in equal.values() if tensors is not best]

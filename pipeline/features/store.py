@@ -63,7 +63,8 @@ class FeatureStore:
             raise DiskError(
                 f"{self.folder}: cannot be created: {error.strerror}; set CAPTIONER_CACHE to a writable folder"
             ) from error
-        with locked_folder(self.folder):
+        no_access = "if it is another user's, ask for write access (see docs/scale.md), or set CAPTIONER_CACHE"
+        with locked_folder(self.folder, no_access=no_access):
             for path in self.folder.glob("*.segment"):  # of earlier versions
                 path.unlink()
             write_json(self.folder / SPEC_FILE, self._content)
