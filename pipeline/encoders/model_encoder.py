@@ -75,7 +75,8 @@ def _read(path: Path, weights: str) -> tuple[EncoderSpec, dict[str, Tensor]]:
         raise ParamsError(f"params.encoder.weights: {path}: not a model file of this version: {error}") from error
     with safe_open(path, framework="pt") as file:
         names = [name for name in file.keys() if name.startswith(_PREFIX)]  # noqa: SIM118
-        tensors = in_float32({name.removeprefix(_PREFIX): file.get_tensor(name) for name in names})
+        # Copied, because safetensors maps the file: a change of the file must not change a running extraction.
+        tensors = in_float32({name.removeprefix(_PREFIX): file.get_tensor(name).clone() for name in names})
     if not tensors:
         origin = (
             "another program computed its features" if spec.imported else f"it uses {spec.weights} of {spec.source}"

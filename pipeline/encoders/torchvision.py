@@ -67,6 +67,8 @@ class Torchvision:
 
     def empty_network(self, name: str, layer: str, size: int) -> nn.Module:
         """See `EncoderSource.empty_network`."""
+        from torchvision import models  # noqa: F401  torchvision 0.21 creates tensors when it is imported
+
         with torch.device("meta"):
             return self.cut_at(_create(name, size, seed=0), layer, name)
 

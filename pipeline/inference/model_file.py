@@ -159,7 +159,8 @@ class TrainedModel:
             spec = _spec(metadata, path)
             decoder = _unallocated_decoder(metadata, len(vocabulary), spec, path)
             _check_sizes(file, decoder, path)
-            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+            # Copied, because safetensors maps the file: a model that is loaded must outlive a change of its file.
+            tensors = {name: file.get_tensor(name).clone() for name in sorted(file.keys())}
             if sha256_of_tensors(tensors) != metadata.tensors_sha256:
                 raise ArtefactError(f"{path}: damaged: the tensors do not match their sha256; {COPY}")
             weights = in_float32(_below("decoder.", tensors))

@@ -221,6 +221,16 @@ def test_tensors_that_do_not_fit_are_refused(content, tmp_path, change, words):
         TrainedModel.load(path)
 
 
+def test_a_loaded_model_outlives_a_change_of_its_file(content, tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    model = TrainedModel.load(path)
+    expected = model.spec.weights_sha256
+    path.write_bytes(bytes(len(content)))
+    assert sha256_of_tensors(model.encoder_tensors) == expected
+    assert all(bool(tensor.any()) for tensor in model.decoder.state_dict().values())
+
+
 def test_tensors_in_float16_are_loaded_as_float32(content, tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
