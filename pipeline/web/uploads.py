@@ -6,6 +6,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from fastapi import HTTPException, Request
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
@@ -89,7 +90,7 @@ async def _form_image(request: Request, chunks: AsyncGenerator[bytes, None], max
     parser.spool_max_size = max_bytes + _FORM_OVERHEAD  # files never leave the memory
     try:
         form = await parser.parse()
-    except (MultiPartException, LookupError, UnicodeError) as error:
+    except (MultiPartException, FormParserError, LookupError, UnicodeError) as error:
         reason = error.message if isinstance(error, MultiPartException) else str(error)
         raise HTTPException(400, f"the form cannot be read: {reason}; send the file {FIELD} and no other") from error
     try:
