@@ -65,8 +65,6 @@ class FeatureStore:
             ) from error
         no_access = "if it is another user's, ask for write access (see docs/scale.md), or set CAPTIONER_CACHE"
         with locked_folder(self.folder, no_access=no_access):
-            for path in self.folder.glob("*.segment"):  # of earlier versions
-                path.unlink()
             write_json(self.folder / SPEC_FILE, self._content)
             self.load()
             yield

@@ -191,14 +191,6 @@ def test_few_parts_are_open_at_a_time(tmp_path, monkeypatch):
         assert psutil.Process().num_fds() <= before + 2
 
 
-def test_files_of_earlier_versions_are_deleted(images, tmp_path):
-    extract(images, tmp_path)
-    (folder,) = tmp_path.glob("store/*")
-    (folder / "000001.segment").write_bytes(b"rows")
-    assert encoded(images, tmp_path) == 0
-    assert sorted(path.name for path in folder.iterdir()) == [".lock", "000001.h5", "spec.json"]
-
-
 def test_keeping_some_images_deletes_the_rows_of_the_others(images, tmp_path):
     extract(images, tmp_path)
     (encoder,) = stored_encoders(tmp_path / "store")
