@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,9 @@ from pipeline.features.feature_layout import (
 )
 from pipeline.file_signatures import other_content
 from pipeline.files import allocate, replacing, write_at
+
+if TYPE_CHECKING:
+    from pipeline.features.shards import ShardedRows
 
 SLAB_BYTES = 1 << 20
 """Rows written at a time; they fit into the processor's cache."""
@@ -56,18 +59,6 @@ def remedy(spec: EncoderSpec | None) -> str:
     return imported if spec.imported else extract
 
 
-class RowReader(Protocol):
-    """Rows (N, R, C) that are read one by one."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    def __getitem__(self, row: int, /) -> Features: ...
-
-    def prefetch(self, rows: Sequence[int]) -> None:
-        """Start to read rows from the disk. Returns at once."""
-
-
 class MappedRows:
     """Rows (N, R, C) of a memory-mapped file."""
 
@@ -77,7 +68,7 @@ class MappedRows:
         self._start = header.features
         with path.open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        count = header.shape[0] * header.shape[1] * header.shape[2]
+        count = header.feature_bytes // 2
         self._rows: Features = np.frombuffer(self._map, "<f2", count, self._start).reshape(header.shape)
 
     def __getitem__(self, row: int) -> Features:
@@ -107,7 +98,7 @@ class FeatureFile:
     spec: EncoderSpec
     images: tuple[str, ...]
     """Image ids, in the order of the rows."""
-    features: RowReader
+    features: "MappedRows | ShardedRows"
     """(N, R, C) float16, unchecked. Use `read` or `load`."""
     crc32: NDArray[np.uint32]
     """(N,)"""

@@ -60,12 +60,7 @@ class Header:
     def size(self) -> int:
         """The smallest possible size of the file."""
         images = self.shape[0]
-        return max(
-            self.image + images * self.id_bytes,
-            self.crc32 + images * 4,
-            self.features + self.feature_bytes,
-            HEADER_BYTES,
-        )
+        return max(self.image + images * self.id_bytes, self.crc32 + images * 4, self.features + self.feature_bytes)
 
     def pack(self) -> bytes:
         """Return the header without its digest."""
