@@ -19,9 +19,9 @@ from pipeline.encoders.source import (
     FEATURES,
     POOLED,
     RANDOM_STRIDE,
+    EncoderSource,
     LoadedModel,
     WeightsNotFetched,
-    check_map_or_vector,
     check_weights_path,
     find_layer,
     suggest,
@@ -37,8 +37,8 @@ _NO_TEXT = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layer
 """The smallest text tower. Encoding images needs none, but open_clip builds no model without one."""
 
 
-class OpenClip:
-    """Implements `EncoderSource` with the image towers of open_clip.
+class OpenClip(EncoderSource):
+    """The image towers of open_clip.
 
     Layers: `features`, the normalized patch tokens without the class token, or a CNN's last map; `pooled`, the vector
     that is compared with texts; and the tower's blocks, e.g. `transformer.resblocks.10` or `layer3`.
@@ -96,10 +96,6 @@ class OpenClip:
             for unused in (*layers[index + 1 :], "attnpool"):
                 setattr(tower, unused, nn.Identity())
         return ImageTower(tower, index, norm=norm).eval()
-
-    def feature_map(self, output: Tensor, layer: str) -> Tensor:
-        """See `EncoderSource.feature_map`."""
-        return check_map_or_vector(output, layer)
 
 
 class ImageTower(nn.Module):

@@ -4,10 +4,11 @@ B images, S input side, C channels, H x W the layer's map.
 """
 
 import difflib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -53,13 +54,13 @@ class LoadedModel:
         return not self.weights.startswith("random:")
 
 
-class EncoderSource(Protocol):
+class EncoderSource(ABC):
     """One library of pretrained networks."""
 
-    @property
-    def library(self) -> str:
-        """The library and its version, where an image's features may depend on it; else empty."""
+    library: ClassVar[str]
+    """The library and its version, where an image's features may depend on it; else empty."""
 
+    @abstractmethod
     def load(self, name: str, weights: str, size: int | None, seed: int) -> LoadedModel:
         """Load the network `name` for inputs of `size` pixels; None selects the size that the weights were trained at.
 
@@ -67,12 +68,15 @@ class EncoderSource(Protocol):
         unknown name, unusable weights or an impossible size, `WeightsNotFetched`.
         """
 
+    @abstractmethod
     def empty_network(self, name: str, layer: str, size: int) -> nn.Module:
         """Build what `cut_at` returns without trained weights; its state dict is loaded from a model file."""
 
+    @abstractmethod
     def default_layer(self, loaded: LoadedModel, name: str) -> str:
         """Return the layer that `layer: auto` selects for inputs of `loaded.image_size`. Raises `ParamsError`."""
 
+    @abstractmethod
     def cut_at(self, model: nn.Module, layer: str, name: str) -> nn.Module:
         """Return the part of `model` up to `layer`, a module from images (B, 3, S, S) to the layer's output.
 
@@ -83,9 +87,14 @@ class EncoderSource(Protocol):
     def feature_map(self, output: Tensor, layer: str) -> Tensor:
         """Convert a layer's output to a map (B, C, H, W) or a vector (B, C).
 
-        Removes class and register tokens and moves channels first, where the network has not done so. Raises
+        A source whose networks output class and register tokens, or channels last, removes and moves them here. Raises
         `ParamsError` when the output is neither.
         """
+        if output.dim() not in {2, 4}:
+            raise ParamsError(
+                f"params.encoder.layer: {layer} outputs {tuple(output.shape)}, which is not a feature map"
+            )
+        return output
 
 
 def check_weights_path(weights: str) -> None:
@@ -93,13 +102,6 @@ def check_weights_path(weights: str) -> None:
     path = Path(weights)
     if path.suffix in SUFFIXES or path.name != weights:
         raise ParamsError(f"params.encoder.weights: {weights}: no such file")
-
-
-def check_map_or_vector(output: Tensor, layer: str) -> Tensor:
-    """Return `output` unchanged. Raises `ParamsError` when it is neither a map (B, C, H, W) nor a vector (B, C)."""
-    if output.dim() not in {2, 4}:
-        raise ParamsError(f"params.encoder.layer: {layer} outputs {tuple(output.shape)}, which is not a feature map")
-    return output
 
 
 def find_layer(layer: str, known: Sequence[str], name: str) -> None:

@@ -19,9 +19,9 @@ from pipeline.encoders.source import (
     POOLED,
     RANDOM_IMAGE_SIZE,
     RANDOM_STRIDE,
+    EncoderSource,
     LoadedModel,
     WeightsNotFetched,
-    check_map_or_vector,
     check_weights_path,
     find_layer,
     suggest,
@@ -31,8 +31,8 @@ from pipeline.encoders.weights_file import load_weights_file
 from pipeline.errors import ParamsError
 
 
-class Timm:
-    """Implements `EncoderSource` with timm.
+class Timm(EncoderSource):
+    """timm's networks.
 
     Layers: `features`, the last map after the final norm or convolution, without class and register tokens; `pooled`,
     the vector before the classifier; and the modules in the model's `feature_info`, e.g. `blocks.10`.
@@ -77,10 +77,6 @@ class Timm:
     def cut_at(self, model: nn.Module, layer: str, name: str) -> nn.Module:
         """See `EncoderSource.cut_at`."""
         return cut_timm_model(model, layer, name)
-
-    def feature_map(self, output: Tensor, layer: str) -> Tensor:
-        """See `EncoderSource.feature_map`."""
-        return check_map_or_vector(output, layer)
 
 
 class FeatureNetwork(nn.Module):

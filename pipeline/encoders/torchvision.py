@@ -13,9 +13,9 @@ from pipeline.encoders.images import BACKGROUND
 from pipeline.encoders.source import (
     RANDOM_IMAGE_SIZE,
     RANDOM_STRIDE,
+    EncoderSource,
     LoadedModel,
     WeightsNotFetched,
-    check_map_or_vector,
     check_weights_path,
     run_network,
     suggest,
@@ -25,8 +25,8 @@ from pipeline.encoders.weights_file import load_weights_file
 from pipeline.errors import ParamsError
 
 
-class Torchvision:
-    """Implements `EncoderSource` with torchvision's classification models."""
+class Torchvision(EncoderSource):
+    """torchvision's classification models."""
 
     library = ""
 
@@ -126,7 +126,7 @@ class Torchvision:
             return tokens.reshape(*tokens.shape[:2], side, side)
         if output.dim() == 4 and _has_channels_last(output, layer):
             return output.permute(0, 3, 1, 2)
-        return check_map_or_vector(output, layer)
+        return super().feature_map(output, layer)
 
 
 def _published(name: str) -> Any:
