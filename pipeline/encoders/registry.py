@@ -20,9 +20,7 @@ SOURCES = {
 
 
 def get_source(name: str) -> "EncoderSource":
-    """Import the source called `name`. Raises `ValueError` for an unknown name, `ParamsError` without its library."""
-    if name not in SOURCES:
-        raise ValueError(f"encoder source must be one of {', '.join(SOURCES)}, got {name!r}")
+    """Import the source called `name`. Raises `ParamsError` without its library."""
     module, attribute = SOURCES[name].split(":")
     try:
         source: EncoderSource = getattr(import_module(module), attribute)()
