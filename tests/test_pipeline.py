@@ -118,7 +118,7 @@ def test_a_model_of_other_features_is_refused_with_both_values(project):
     run_stages(project, "extract")
     code, _, stderr = run_command("score", cwd=project)
     assert code == 4
-    assert "not the features that the model was trained on (model, features): grid: 3, 2; run `dvc repro`" in stderr
+    assert "not the features that the model was trained on: grid: 3 (model), 2 (features); run `dvc repro`" in stderr
 
 
 def test_images_beside_the_captions_are_found_with_a_warning(project):

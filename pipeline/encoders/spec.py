@@ -119,14 +119,11 @@ class EncoderSpec:
             raise ArtefactError("not an encoder spec: has a 0, none or unknown that only imported features have")
         return spec
 
-    def differences(self, other: "EncoderSpec", labels: tuple[str, str] | None = None) -> list[str]:
-        """Return `name: ours, theirs` for each field that differs, e.g. `preprocessing.size: 224, 225`.
-
-        With the labels `model` and `features` this is `preprocessing.size: 224 (model), 225 (features)`.
-        """
-        ours, theirs = _by_name(self), _by_name(other)
-        first, second = (f" ({label})" for label in labels) if labels else ("", "")
-        return [f"{name}: {ours[name]}{first}, {theirs[name]}{second}" for name in ours if ours[name] != theirs[name]]
+    def differences(self, features: "EncoderSpec") -> list[str]:
+        """Compare a model's spec with that of features: `grid: 7 (model), 5 (features)` for each field that differs."""
+        ours, theirs = _by_name(self), _by_name(features)
+        names = [name for name in ours if ours[name] != theirs[name]]
+        return [f"{name}: {ours[name]} (model), {theirs[name]} (features)" for name in names]
 
 
 def imported_spec(name: str, channels: int) -> EncoderSpec:

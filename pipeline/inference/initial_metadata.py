@@ -64,7 +64,7 @@ class InitialMetadata:
                 f"{place} uses the tokenizer {self.tokenizer}, params.vocab.unit selects {tokenizer}; change "
                 "params.vocab.unit, or set init_from to none"
             )
-        differences = replace(self.spec, weights=spec.weights).differences(spec, ("model", "features")) if spec else []
+        differences = replace(self.spec, weights=spec.weights).differences(spec) if spec else []
         if differences:
             remedy = _remedy(self.spec, self.name, spec)
             raise ArtefactError(f"{place} was trained with another encoder: {'; '.join(differences)}; {remedy}")

@@ -103,7 +103,7 @@ class TrainedModel:
         path, differences = features.path, self.spec.differences(features.spec)
         if differences:
             raise ArtefactError(
-                f"{path}: not the features that the model was trained on (model, features): "
+                f"{path}: not the features that the model was trained on: "
                 f"{'; '.join(differences)}; run `dvc repro` if both are this project's, else give the features of the "
                 "model's encoder"
             )

@@ -39,7 +39,7 @@ def test_the_encoder_of_a_model_file_gives_the_features_of_the_model(file):
     again = encoder(file, precision=trained.spec.precision)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
     assert again.encode(pixels).tobytes() == trained.encode(pixels).tobytes()
-    assert again.spec.differences(trained.spec) == ["weights: file, random:17"]
+    assert again.spec.differences(trained.spec) == ["weights: file (model), random:17 (features)"]
     assert again.tensors_to_embed().keys() == trained.network.state_dict().keys()
 
 

@@ -41,7 +41,10 @@ def test_fields_at_their_defaults_are_left_out_so_that_new_ones_keep_old_digests
 
 def test_differences_name_the_fields():
     other = replace(SPEC, grid=1, preprocessing=replace(SPEC.preprocessing, size=225))
-    assert SPEC.differences(other) == ["grid: 7, 1", "preprocessing.size: 224, 225"]
+    assert SPEC.differences(other) == [
+        "grid: 7 (model), 1 (features)",
+        "preprocessing.size: 224 (model), 225 (features)",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -312,7 +312,9 @@ def test_the_decoder_is_part_of_the_spec(nvimgcodec):
     encoder, with_pillow = small_encoder(jpeg_decoder="nvimgcodec"), small_encoder()
     assert encoder.spec.digest != with_pillow.spec.digest
     assert "jpeg_decoder" not in with_pillow.spec.to_json()
-    assert encoder.spec.differences(with_pillow.spec) == ["preprocessing.jpeg_decoder: nvimgcodec, pillow"]
+    assert encoder.spec.differences(with_pillow.spec) == [
+        "preprocessing.jpeg_decoder: nvimgcodec (model), pillow (features)"
+    ]
 
 
 def test_predict_decodes_with_pillow(nvimgcodec):
