@@ -41,11 +41,12 @@ from pipeline.features.gpu_extraction import (
     CHUNK,
     GPU_DECODED,
     MAX_PENDING,
+    DecodedBatch,
     GpuExtractor,
     encode_on_gpu,
     registered,
 )
-from pipeline.features.image_batches import DecodedBatch, ImageFile
+from pipeline.features.image_batches import ImageFile
 from pipeline.files import sha256_of
 
 WARM = "ours without the store, workers warm"

@@ -28,7 +28,7 @@ from torch import Tensor
 from pipeline.encoders.encoder import GPU_BATCH, Encoder
 from pipeline.features.decode_pool import Answer, DecodePool
 from pipeline.features.gpu_decoding import Jpeg, JpegDecoder
-from pipeline.features.image_batches import DecodedBatch, EncodedBatch, ImageFile, map_ahead
+from pipeline.features.image_batches import EncodedBatch, ImageFile, map_ahead
 
 CHUNK = 16
 """Images that a worker process gets at a time."""
@@ -47,6 +47,17 @@ class ReadBatch:
     """Those of the pool, for each image."""
     first: int
     """The slot of the first image; those of the others follow."""
+
+
+@dataclass(frozen=True)
+class DecodedBatch:
+    """Images for one forward pass of the network."""
+
+    images: Sequence[ImageFile]
+    reasons: Sequence[str | None]
+    """For each image None, or the reason why it cannot be used."""
+    pixels: Tensor
+    """(GPU_BATCH, S, S, 3) uint8, in host memory or on the device; only those of usable images matter."""
 
 
 @dataclass

@@ -1,12 +1,12 @@
 """Batches of image files on their way to features: what extraction on a CPU and on a GPU share."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,6 @@ from pipeline.archives import read_image_bytes
 from pipeline.encoders.images import decode_pixels, read_file
 from pipeline.encoders.spec import Preprocessing
 from pipeline.features.feature_file import Features
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -35,17 +32,6 @@ class ImageFile:
     def pixels(self, preprocessing: Preprocessing) -> NDArray[np.uint8]:
         """Return the encoder's input (S, S, 3). Raises `ImageError`."""
         return decode_pixels(read_file(partial(read_image_bytes, self.path), self.sha256), preprocessing)
-
-
-@dataclass(frozen=True)
-class DecodedBatch:
-    """Images for one forward pass on a GPU."""
-
-    images: Sequence[ImageFile]
-    reasons: Sequence[str | None]
-    """For each image None, or the reason why it cannot be used."""
-    pixels: "Tensor"
-    """(GPU_BATCH, S, S, 3) uint8, in host memory or on the device; only those of usable images matter."""
 
 
 @dataclass(frozen=True)

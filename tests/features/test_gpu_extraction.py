@@ -17,8 +17,8 @@ from pipeline.encoders.encoder import GPU_BATCH, restore_encoder
 from pipeline.encoders.images import decode_image, preprocess_image
 from pipeline.features import decode_pool, extraction, gpu_extraction
 from pipeline.features.feature_file import FeatureFile
-from pipeline.features.gpu_extraction import GpuExtractor, encode_on_gpu
-from pipeline.features.image_batches import DecodedBatch, ImageFile
+from pipeline.features.gpu_extraction import DecodedBatch, GpuExtractor, encode_on_gpu
+from pipeline.features.image_batches import ImageFile
 
 
 @pytest.fixture(scope="module", params=["stretch", "crop"])
