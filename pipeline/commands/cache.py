@@ -58,11 +58,11 @@ def verify(
     encoders = [find_encoder(root, digest) for digest in digests] if digests else stored_encoders(root)
     damaged = 0
     for encoder in encoders:
-        report = verify_encoder(root, encoder.digest)
-        damaged += report.damaged + len(report.damaged_parts)
-        counts = f"{report.intact:9,} intact  {report.damaged:9,} damaged"
+        rows, parts = verify_encoder(root, encoder.digest)
+        damaged += rows + len(parts)
+        counts = f"{encoder.images - rows:9,} intact  {rows:9,} damaged"
         show(f"{encoder.digest[:12]}  {counts}  {_describe(encoder)}")
-        for path in report.damaged_parts:
+        for path in parts:
             say(f"damaged: {path}: not a complete part; delete it, and its images are encoded again when needed")
     if damaged:
         raise ArtefactError(f"{root}: damaged rows; `dvc repro -f extract` encodes the images in use again")

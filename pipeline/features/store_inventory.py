@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,17 +29,6 @@ class StoredEncoder:
     images: int
     bytes: int
     """On disk."""
-
-
-@dataclass(frozen=True)
-class VerifyReport:
-    """Result of reading every row of one encoder."""
-
-    digest: str
-    intact: int
-    damaged: int
-    """The next run that needs these rows encodes them again."""
-    damaged_parts: tuple[Path, ...]
 
 
 def stored_encoders(root: Path) -> list[StoredEncoder]:
@@ -72,14 +61,13 @@ def find_encoder(root: Path, prefix: str) -> StoredEncoder:
     return matching[0]
 
 
-def verify_encoder(root: Path, digest: str) -> VerifyReport:
-    """Read the newest row of each image and compare its crc32: the row that a run would use."""
+def verify_encoder(root: Path, digest: str) -> tuple[int, list[Path]]:
+    """Read the newest row of each image and compare its crc32: the row that a run would use.
+
+    Returns the number of damaged rows, and the parts that cannot be read at all.
+    """
     store = _open_store(root / digest)
-    if not store:
-        return VerifyReport(digest, 0, 0, ())
-    keys = store.keys()
-    damaged = len(store.damaged(keys))
-    return VerifyReport(digest, len(keys) - damaged, damaged, tuple(store.damaged_parts))
+    return (len(store.damaged(store.keys())), store.damaged_parts) if store else (0, [])
 
 
 def remove_encoder(root: Path, digest: str) -> None:
@@ -127,18 +115,17 @@ def _open_store(folder: Path) -> FeatureStore | None:
         spec, engine = EncoderSpec.from_json(json.dumps(content["spec"])), str(content["engine"])
     except (OSError, ValueError, KeyError, TypeError, ArtefactError):
         return None
-    shapes = (shape for path in parts_of(folder) if (shape := _shape_of(path)))
-    store = FeatureStore(folder.parent, spec, engine, next(shapes, (1, 1)))
+    store = FeatureStore(folder.parent, spec, engine, _shape_of_rows(folder))
     if store.folder != folder:
         return None
     store.load()
     return store
 
 
-def _shape_of(path: Path) -> tuple[int, int] | None:
-    """Regions and channels of a part; None for a damaged one."""
-    try:
-        part = FeatureFile.open(path)
-    except CaptionerError:
-        return None
-    return part.regions, part.channels
+def _shape_of_rows(folder: Path) -> tuple[int, int]:
+    """Regions and channels of the first part that can be read; 1, 1 without any."""
+    for path in parts_of(folder):
+        with suppress(CaptionerError):
+            part = FeatureFile.open(path)
+            return part.regions, part.channels
+    return 1, 1
