@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from pipeline.device import single_threaded
 from pipeline.encoders.encoder import Encoder
 from pipeline.encoders.images import ImageError
-from pipeline.encoders.spec import EncoderSpec
 from pipeline.errors import ArtefactError, DataError, DiskError
 from pipeline.features.feature_file import Features, write_feature_file
 from pipeline.features.gpu_extraction import encode_on_gpu
@@ -86,7 +85,7 @@ def extract_features(
             seconds += time.monotonic() - began
             attempted |= {image.sha256 for image in missing}
             unreadable |= {sha256: reason for sha256, reason in failed.items() if sha256 not in cached}
-            damaged = _write_from_store(images, cached, encoder.spec, out)
+            damaged = _write_from_store(images, cached, out)
             if damaged is None:
                 break
             cached.forget(damaged)
@@ -108,9 +107,7 @@ def _check_room_for_both(out: Path, rows: int, missing: int, cached: FeatureStor
     check_room(out.parent, (rows + missing * same_disk) * cached.row_bytes)
 
 
-def _write_from_store(
-    images: Sequence[ImageFile], cached: FeatureStore, spec: EncoderSpec, out: Path
-) -> list[str] | None:
+def _write_from_store(images: Sequence[ImageFile], cached: FeatureStore, out: Path) -> list[str] | None:
     """Write the features of `images` to `out`. If a row cannot be read, write nothing and return the damaged keys."""
     sha256_of_image = {image.image: image.sha256 for image in images if image.sha256 in cached}
 
@@ -118,7 +115,7 @@ def _write_from_store(
         return cached.read([sha256_of_image[image] for image in ids])
 
     try:
-        write_feature_file(out, spec, sha256_of_image, cached.shape, read)
+        write_feature_file(out, cached.spec, sha256_of_image, cached.shape, read)
     except (ArtefactError, DataError):
         return cached.damaged(dict.fromkeys(sha256_of_image.values()))
     return None

@@ -51,15 +51,10 @@ def extract(files: ExtractFiles, params: "Params", *, store: Path, progress: Pro
     rows = list(read_images(files.images))
     images = [ImageFile(row.image, row.path, row.sha256) for row in rows]
     report = extract_features(
-        images,
-        encoder,
-        files.features,
-        store=store,
-        workers=params.run.workers,
-        progress=progress,
+        images, encoder, files.features, store=store, workers=params.run.workers, progress=progress
     )
-    files_of = {image.image: str(image.path) for image in images}
-    skipped = sorted((image, files_of[image], reason) for image, reason in report.unreadable.items())
+    reasons = report.unreadable
+    skipped = [(row.image, str(row.path), reasons[row.image]) for row in rows if row.image in reasons]
     add_skipped_images(files.skipped, files.skipped_by_prepare, skipped)
     check_share(
         [f"{file}: {reason}" for _, file, reason in skipped],
@@ -70,5 +65,5 @@ def extract(files: ExtractFiles, params: "Params", *, store: Path, progress: Pro
         listed=files.skipped,
     )
     write_bytes(files.encoder, save(encoder.tensors_to_embed()))
-    kept = {row.split for row in rows if row.image not in report.unreadable}
+    kept = {row.split for row in rows if row.image not in reasons}
     return replace(report, lost_splits=tuple(sorted({row.split for row in rows} - kept)))
