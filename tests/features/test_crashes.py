@@ -196,12 +196,8 @@ def test_a_real_full_disk(tmp_path, place):
     assert json.loads(done.stdout) == {"refused": True, "old untouched": True, "written": True, "kept": True}
 
 
-CALLS = ("posix_fallocate", "pwrite")
-
-
-@pytest.mark.parametrize("missing", [*([call] for call in CALLS), CALLS])
-def test_a_system_without_these_calls_gives_the_same_bytes(place, images, expected, monkeypatch, missing):
-    for call in missing:
+def test_a_system_without_these_calls_gives_the_same_bytes(place, images, expected, monkeypatch):
+    for call in ("posix_fallocate", "pwrite"):
         monkeypatch.delattr(os, call)
     assert extract(images, place)[1] == expected
     assert extract(images, place)[0].from_store == 11

@@ -10,7 +10,6 @@ from support import small_encoder
 from pipeline.errors import DiskError
 from pipeline.features import extraction
 from pipeline.features import store as stores
-from pipeline.features.extraction import extract_features
 from pipeline.features.feature_file import FeatureFile
 from pipeline.features.image_batches import ImageFile
 from pipeline.files import sha256_of
@@ -38,14 +37,6 @@ def test_only_new_images_are_encoded_and_the_file_equals_a_fresh_one(images, enc
     grown, content = run(images, encoder, tmp_path)
     assert (grown.encoded, grown.from_store) == (4, 7)
     assert content == run(images, encoder, tmp_path, store="fresh")[1]
-
-
-def test_a_place_that_cannot_be_written_stops_before_any_image_is_encoded(images, encoder, tmp_path):
-    (tmp_path / "file").write_text("")
-    out = tmp_path / "file" / "features.h5"
-    with pytest.raises(DiskError, match=r"features\.h5: cannot be written: "):
-        extract_features(images, encoder, out, store=tmp_path / "store", workers=2)
-    assert run(images, encoder, tmp_path)[0].from_store == 0
 
 
 def test_renaming_and_removing_images_encodes_nothing(images, encoder, tmp_path):

@@ -6,15 +6,13 @@ import dataclasses
 import pytest
 from stand_in import SPEC
 
-from pipeline import files
-from pipeline.errors import ArtefactError, DataError, DiskError, ParamsError
+from pipeline.errors import ArtefactError, DataError, ParamsError
 
 pa = pytest.importorskip("pyarrow", reason="manifests need the extra `ray`")
 pq = pytest.importorskip("pyarrow.parquet", reason="manifests need the extra `ray`")
 
 from pipeline.features.ray.job import Job  # noqa: E402
 from pipeline.features.ray.manifest import digest_of, read_manifest  # noqa: E402
-from pipeline.features.shards import shard_path  # noqa: E402
 from pipeline.params import Params  # noqa: E402
 from pipeline.stages.extract import ExtractFiles  # noqa: E402
 from pipeline.stages.extract_on_ray import extract_on_ray  # noqa: E402
@@ -128,29 +126,6 @@ def test_images_with_a_known_sha256_may_move(table, tmp_path):
     rows = [("b.png", "new/b.png", "B" * 64), *ROWS[1:]]
     moved = write_csv(tmp_path / "moved.csv", ("image", "path", "sha256"), rows)
     assert digest_of(read_manifest(moved)) == digest_of(read_manifest(table))
-
-
-def test_a_folder_is_filled_by_one_run_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "LOCK_SECONDS", 0.05)
-    folder = tmp_path / "features.h5"
-    with (
-        files.locked_folder(folder),
-        pytest.raises(DiskError, match="another run is filling this folder"),
-        files.locked_folder(folder),
-    ):
-        pass
-
-
-def test_files_of_killed_processes_are_removed(tmp_path):
-    leftovers = [
-        tmp_path / ".index.json.0123456789abcdef",
-        shard_path(tmp_path, 3).with_name(".000003.h5.0123456789abcdef"),
-    ]
-    leftovers[1].parent.mkdir()
-    for path in leftovers:
-        path.touch()
-    with files.locked_folder(tmp_path):
-        assert not any(path.exists() for path in leftovers)
 
 
 def test_a_features_file_in_place_of_the_folder_is_refused(table, tmp_path):

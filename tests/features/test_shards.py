@@ -81,11 +81,6 @@ def test_a_shard_without_rows_is_allowed(tmp_path):
     assert FeatureFile.open(tmp_path).images == ()
 
 
-def test_an_image_without_features_is_named(folder):
-    with pytest.raises(DataError, match=r"no features of new\.jpg"):
-        FeatureFile.open(folder).load([IMAGES[0], "new.jpg"])
-
-
 def test_a_folder_without_index_is_not_complete(folder):
     (folder / shards.INDEX).unlink()
     with pytest.raises(DataError, match="extraction is not complete"):
