@@ -84,8 +84,7 @@ def prune(
     if bool(digests) == unused:
         raise ParamsError("captioner cache prune: name encoders, or use --unused")
     root = store or store_folder()
-    found = [find_encoder(root, digest) for digest in digests or ()]
-    for encoder in {encoder.digest: encoder for encoder in found}.values():
+    for encoder in dict.fromkeys(find_encoder(root, digest) for digest in digests or ()):  # each once
         remove_encoder(root, encoder.digest)
         show(f"{encoder.digest[:12]}  {counted(encoder.images, 'image'):>16} deleted  {_describe(encoder)}")
     if unused:
