@@ -41,6 +41,10 @@ class StandIn:
         return (pixels.reshape(len(pixels), 4, 48) / 255).astype(np.float16)
 
 
+def image_file(path):
+    return ImageFile(path.name, path, sha256_of(path))
+
+
 def draw(folder, count=11):
     """`count` small images of noise."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,7 +53,7 @@ def draw(folder, count=11):
         path = folder / f"{number:02d}.png"
         pixels = np.random.default_rng(number).integers(0, 256, (9, 12, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(path)
-        images.append(ImageFile(path.name, path, sha256_of(path)))
+        images.append(image_file(path))
     return images
 
 

@@ -1,6 +1,5 @@
 """Worker processes decode images into shared memory; a crash costs one image, and nothing is left behind."""
 
-import hashlib
 import os
 import signal
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from stand_in import draw
+from stand_in import draw, image_file
 
 from pipeline.encoders.images import decode_image, preprocess_image
 from pipeline.encoders.spec import Preprocessing
@@ -47,11 +46,10 @@ def test_images_are_preprocessed_into_their_slots(images):
 
 def test_unusable_images_have_a_reason(images, tmp_path):
     (tmp_path / "x.jpg").write_bytes(b"x")
-    no_image = ImageFile("x.jpg", tmp_path / "x.jpg", hashlib.sha256(b"x").hexdigest())
     images[0].path.unlink()
     images[2].path.write_bytes(b"other")
     with DecodePool(HOW, 4, 1) as pool:
-        missing, good, changed, damaged = pool.decode([*images[:3], no_image], range(4))
+        missing, good, changed, damaged = pool.decode([*images[:3], image_file(tmp_path / "x.jpg")], range(4))
     assert "No such file" in missing
     assert good is None
     assert changed.startswith("changed since")

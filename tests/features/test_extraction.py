@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 from PIL import Image
-from stand_in import extract
+from stand_in import extract, image_file
 from support import small_encoder
 
 from pipeline.errors import DiskError
@@ -12,7 +12,6 @@ from pipeline.features import extraction
 from pipeline.features import store as stores
 from pipeline.features.feature_file import FeatureFile
 from pipeline.features.image_batches import ImageFile
-from pipeline.files import sha256_of
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +62,7 @@ def test_features_do_not_depend_on_order_chunks_or_workers(images, encoder, tmp_
 def test_an_unreadable_image_is_left_out_and_changes_no_other_row(images, encoder, tmp_path):
     whole = dict(zip([one.image for one in images], _rows(run(images, encoder, tmp_path, "a"), tmp_path), strict=True))
     images[4].path.write_bytes(b"not an image")
-    bad = ImageFile(images[4].image, images[4].path, sha256_of(images[4].path))
+    bad = image_file(images[4].path)
     result, _ = run([*images[:4], bad, *images[5:]], encoder, tmp_path, "b")
     assert list(result.unreadable) == ["04.png"]
     assert "not an image" in result.unreadable["04.png"]

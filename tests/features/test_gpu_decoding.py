@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from stand_in import draw
+from stand_in import draw, image_file
 from support import small_encoder
 
 from pipeline.encoders import jpeg_headers
@@ -25,7 +25,6 @@ from pipeline.features.decode_pool import MAX_JPEG
 from pipeline.features.gpu_decoding import ONE, Jpeg, JpegDecoder, resampling_matrix
 from pipeline.features.gpu_extraction import encode_on_gpu
 from pipeline.features.image_batches import ImageFile
-from pipeline.files import sha256_of
 
 CPU = torch.device("cpu")
 
@@ -70,7 +69,7 @@ def jpeg(width=60, height=40, mode="RGB", **options):
 
 def jpeg_file(folder):
     (folder / "one.jpg").write_bytes(jpeg())
-    return ImageFile("one.jpg", folder / "one.jpg", sha256_of(folder / "one.jpg"))
+    return image_file(folder / "one.jpg")
 
 
 def with_segment(marker, data, before=0xDB):
@@ -219,8 +218,7 @@ def test_pixels_and_order_are_those_of_extraction_with_pillow(nvimgcodec, tmp_pa
     gray_corner = Image.new("RGB", (50, 50), (128, 128, 128))
     gray_corner.save(tmp_path / "gray.jpg", quality=95)
     Image.new("RGB", (50, 50), (200, 10, 10)).save(tmp_path / "red.png")
-    for name in sorted(path.name for path in tmp_path.glob("*.*")):
-        images.append(ImageFile(name, tmp_path / name, sha256_of(tmp_path / name)))
+    images += map(image_file, sorted(tmp_path.glob("*.*")))
     many = [*images] * 30
     assert len(many) > 7 * GPU_BATCH
     found, expected = (list(encode_on_gpu(many, one, workers=3)) for one in (encoder, with_pillow))
@@ -281,7 +279,7 @@ def test_a_large_jpeg_is_decoded_by_pillow(nvimgcodec, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (700, 700, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "large.jpg", quality=95)
     assert (tmp_path / "large.jpg").stat().st_size > MAX_JPEG
-    image = ImageFile("large.jpg", tmp_path / "large.jpg", sha256_of(tmp_path / "large.jpg"))
+    image = image_file(tmp_path / "large.jpg")
     (found,), (expected,) = (
         encode_on_gpu([image], small_encoder(jpeg_decoder=name), workers=1) for name in ("nvimgcodec", "pillow")
     )
@@ -296,7 +294,7 @@ def test_unreadable_images_are_listed(nvimgcodec, tmp_path):
     files = {"cut.jpg": content[: len(content) // 2], "cut-marked.jpg": jpeg(500, 400)[:5000] + b"\xff\xd9", "x": b"x"}
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
-        images.append(ImageFile(name, tmp_path / name, sha256_of(tmp_path / name)))
+        images.append(image_file(tmp_path / name))
     images[1].path.unlink()
     images[2].path.write_bytes(jpeg())
     (batch,) = encode_on_gpu(images, encoder, workers=2)

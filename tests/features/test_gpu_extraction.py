@@ -1,7 +1,6 @@
 """GPU extraction, run on a CPU: the network receives the same pixels as in extraction on a CPU."""
 
 import contextlib
-import hashlib
 import os
 import signal
 import subprocess
@@ -10,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from stand_in import draw
+from stand_in import draw, image_file
 from support import ROOT, small_encoder
 
 from pipeline.encoders.encoder import GPU_BATCH, restore_encoder
@@ -65,9 +64,8 @@ def test_every_image_gets_its_own_features(images, encoder, workers):
 
 
 def test_unreadable_images_are_listed_and_change_no_other_row(images, encoder):
-    damaged = images[1].path.read_bytes()[:200]
-    images[1].path.write_bytes(damaged)
-    images[1] = ImageFile(images[1].image, images[1].path, hashlib.sha256(damaged).hexdigest())
+    images[1].path.write_bytes(images[1].path.read_bytes()[:200])
+    images[1] = image_file(images[1].path)
     images[3].path.unlink()
     images[5].path.write_bytes(images[0].path.read_bytes())
     (batch,) = encode_on_gpu(images, encoder, workers=2)
@@ -82,7 +80,7 @@ def test_unreadable_images_are_listed_and_change_no_other_row(images, encoder):
 
 def test_a_batch_of_unreadable_images_has_no_rows(encoder, tmp_path):
     (tmp_path / "x.jpg").write_bytes(b"x")
-    image = ImageFile("x.jpg", tmp_path / "x.jpg", hashlib.sha256(b"x").hexdigest())
+    image = image_file(tmp_path / "x.jpg")
     (batch,) = encode_on_gpu([image], encoder, workers=2)
     assert (batch.keys, len(batch.features)) == ([], 0)
     assert list(batch.unreadable) == [image.sha256]
