@@ -48,7 +48,9 @@ class Timm(EncoderSource):
         if weights == "none":
             tag = f"random:{seed}"
         elif path.is_file():
-            tag, missing = "file", load_weights_file(model, path, name, _converter(model))
+            # timm's function that converts the authors' own checkpoints of this family to its names, where it has one
+            convert = getattr(import_module(type(model).__module__), "checkpoint_filter_fn", None)
+            tag, missing = "file", load_weights_file(model, path, name, convert)
         else:
             check_weights_path(weights)
             model, tag = _download(name, weights)
@@ -187,8 +189,3 @@ def set_input_size(model: Any, size: int, name: str) -> bool:
 
 def _shapes(model: nn.Module) -> list[torch.Size]:
     return [tensor.shape for tensor in model.state_dict().values()]
-
-
-def _converter(model: nn.Module) -> Any:
-    """timm's function that converts the authors' own checkpoints of this family to its names; None without one."""
-    return getattr(import_module(type(model).__module__), "checkpoint_filter_fn", None)

@@ -48,10 +48,6 @@ class ImportSource:
     load: Callable[[Any], NDArray[Any]]
     """Returns the array of a place."""
 
-    def ids(self) -> Sequence[str]:
-        """Return all ids."""
-        return list(self.places)
-
     def read(self, key: str) -> NDArray[Any]:
         """Return the array of an id. Thread-safe. Raises `DataError` with the reason alone."""
         place = self.places[key]
@@ -345,5 +341,4 @@ def regions_of(values: NDArray[Any], channels: int | None) -> NDArray[np.float16
         raise DataError("has only zeros")
     if largest < SMALLEST:
         raise DataError(f"has no value above {largest:.2g}, too small for float16; multiply all features by one number")
-    stored: NDArray[np.float16] = regions.astype(np.float16)
-    return stored
+    return regions.astype(np.float16)

@@ -68,7 +68,7 @@ def import_features(params: "Params", options: ImportOptions, *, progress: Progr
         raise DataError(f"{paths.IMAGES}: no such file; run `dvc repro prepare vocab` first")
     source = open_source(options.source, ids=options.ids, key=options.key)
     paths_of = {row.image: str(row.path) for row in read_images(paths.IMAGES)}
-    match = match_ids(sorted(paths_of), source.ids())
+    match = match_ids(sorted(paths_of), list(source.places))
     if not match.found:
         example = f"{match.extra[0]!r} is no name, path or number of one" if match.extra else "there is no id"
         raise DataError(

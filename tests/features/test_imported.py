@@ -53,7 +53,7 @@ def array_with_ids(folder):
 def test_each_layout_gives_the_features_by_id(layout, tmp_path):
     path, ids = layout(tmp_path)
     source = open_source(path, ids=ids, key=None)
-    assert sorted(source.ids()) == ["one", "two"]
+    assert sorted(source.places) == ["one", "two"]
     for name, values in FEATURES.items():
         assert np.array_equal(source.read(name), values)
 
@@ -109,7 +109,7 @@ def test_two_lists_of_ids_in_an_hdf5_file_must_agree(tmp_path):
     with pytest.raises(DataError, match="its datasets ids and image_ids name the rows differently; rename the wrong"):
         open_source(path, ids=None, key=None)
     path = hdf5(tmp_path / "y.h5", ids=list(FEATURES), image_ids=list(FEATURES), images=BOTH, features=BOTH)
-    assert sorted(open_source(path, ids=None, key=None).ids()) == sorted(FEATURES)
+    assert sorted(open_source(path, ids=None, key=None).places) == sorted(FEATURES)
 
 
 @pytest.mark.parametrize("layout", [folder_of_npy, array_with_ids])
@@ -157,7 +157,7 @@ def test_a_folder_may_hold_npy_files_beside_the_npz_files_that_a_key_is_for(tmp_
     folder_of_npz(tmp_path)
     np.save(tmp_path / "three.npy", np.ones((2, 3)))
     source = open_source(tmp_path, ids=None, key="feat")
-    assert sorted(source.ids()) == ["one", "three", "two"]
+    assert sorted(source.places) == ["one", "three", "two"]
     assert source.read("three").shape == (2, 3)
 
 
