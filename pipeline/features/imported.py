@@ -334,7 +334,7 @@ def regions_of(values: NDArray[Any], channels: int | None) -> NDArray[np.float16
     regions = values.reshape(-1, values.shape[-1])
     if channels is not None and regions.shape[1] != channels:
         raise DataError(f"has {regions.shape[1]} channels, the features before it have {channels}")
-    largest = np.abs(regions).max()
+    largest = max(float(regions.max()), -float(regions.min()))
     if not np.isfinite(regions).all() or largest > LARGEST:
         raise DataError("has values that are not finite, or beyond float16's range")
     if not largest:

@@ -315,6 +315,7 @@ def test_channels_before_height_and_width_are_refused():
         (np.ones((2, 4)), "has 4 channels, the features before it have 3"),
         (np.array([[1, np.nan, 0]]), "not finite"),
         (np.array([[1, 1e6, 0]]), "float16's range"),
+        (np.array([[1, -(2**31), 0]], np.int32), "float16's range"),  # has no absolute value in its type
         (np.zeros((2, 3)), "only zeros"),
         (np.full((2, 3), 2e-7), "no value above 2e-07, too small for float16"),
         (np.ones((0, 3)), "expected numbers"),
