@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 
 READY = "ready"
 """The first line that a worker writes."""
-_REMEDY = "set params.run.device to cpu, which needs no such process"
 Answer = str | tuple[int, int, int] | None
 """None: the slot holds the network's input. Bytes, height and width of a JPEG in the slot. Or the reason why the image
 cannot be used."""
@@ -63,11 +62,13 @@ class DecodePool:
 
     def __init__(self, preprocessing: Preprocessing, images: int, workers: int) -> None:
         """Raises `PeerError` when processes cannot be started on this machine."""
+        if sys.platform == "win32":
+            raise PeerError("on Windows, processes that decode images cannot share this memory")
         try:
             self._fd = _anonymous_file(images * _slot_size(preprocessing))
             slots = _map_slots(self._fd, images, preprocessing)
         except OSError as error:
-            raise PeerError(f"no shared memory for processes that decode images: {error}; {_REMEDY}") from error
+            raise PeerError(f"no shared memory for processes that decode images: {error}") from error
         self.slots = slots
         """The memory (images, bytes of a slot)."""
         self.pixels = _pixels(self.slots, preprocessing)
@@ -147,6 +148,31 @@ class DecodePool:
         self.close()
 
 
+class DecodeThreads:
+    """Does what `DecodePool` does without processes: the threads that call `decode` read the images themselves."""
+
+    def __init__(self, preprocessing: Preprocessing, images: int) -> None:
+        self._preprocessing = preprocessing
+        self.slots = np.zeros((images, _slot_size(preprocessing)), np.uint8)
+        self.pixels = _pixels(self.slots, preprocessing)
+
+    def decode(self, images: "Sequence[ImageFile]", slots: Sequence[int], *, with_pillow: bool = False) -> list[Answer]:
+        """See `DecodePool.decode`."""
+        return [
+            _read_into(self.slots[slot], str(image.path), image.sha256, self._preprocessing, with_pillow)
+            for image, slot in zip(images, slots, strict=True)
+        ]
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
 class _Crashed(Exception):
     """A worker ended. The message names its signal or exit code."""
 
@@ -168,16 +194,16 @@ class _Worker:
                 text=True,
             )
         except (OSError, ValueError) as error:
-            raise PeerError(f"a process that decodes images cannot be started: {error}; {_REMEDY}") from error
+            raise PeerError(f"a process that decodes images cannot be started: {error}") from error
 
     def wait_until_ready(self) -> None:
         """Raises `PeerError`."""
         try:
             answer = self.answer()
         except _Crashed as error:
-            raise PeerError(f"a process that decodes images did not start ({error}); {_REMEDY}") from error
+            raise PeerError(f"a process that decodes images did not start ({error})") from error
         if answer != READY:
-            raise PeerError(f"a process that decodes images sent {answer[:80]!r} first, not {READY!r}; {_REMEDY}")
+            raise PeerError(f"a process that decodes images sent {answer[:80]!r} first, not {READY!r}")
 
     def request(self, images: "Sequence[ImageFile]", slots: Sequence[int], with_pillow: bool) -> None:
         """Ask for images at once, so that the process does not wait between them. Raises `_Crashed`."""
@@ -254,24 +280,31 @@ def _work() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints is no answer
     fd, images, preprocessing = int(sys.argv[1]), int(sys.argv[2]), Preprocessing(**json.loads(sys.argv[3]))
     slots = _map_slots(fd, images, preprocessing)
-    pixels = _pixels(slots, preprocessing)
     print(READY, file=answers, flush=True)
     for line in sys.stdin:
         slot, path, sha256, with_pillow = json.loads(line)
-        answer: Answer | dict[str, str] = None
+        answer: Answer | dict[str, str]
         try:
-            content = read_file(partial(read_image_bytes, path), sha256)
-            size = None if with_pillow else _size_for_gpu(content, preprocessing)
-            if size:
-                slots[slot, : len(content)] = np.frombuffer(content, np.uint8)
-                answer = (len(content), *size)
-            else:
-                pixels[slot] = decode_pixels(content, preprocessing)
-        except ImageError as error:
-            answer = str(error)
+            answer = _read_into(slots[slot], path, sha256, preprocessing, with_pillow)
         except tuple(_ERRORS.values()) as error:
             answer = {type(error).__name__: str(error)}
         print(json.dumps(answer), file=answers, flush=True)
+
+
+def _read_into(
+    slot: NDArray[np.uint8], path: str, sha256: str, preprocessing: Preprocessing, with_pillow: bool
+) -> Answer:
+    """Read an image into its slot (bytes,). Raises `DiskError`, `ParamsError`."""
+    try:
+        content = read_file(partial(read_image_bytes, path), sha256)
+        size = None if with_pillow else _size_for_gpu(content, preprocessing)
+        if size:
+            slot[: len(content)] = np.frombuffer(content, np.uint8)
+            return (len(content), *size)
+        _pixels(slot[np.newaxis], preprocessing)[0] = decode_pixels(content, preprocessing)
+    except ImageError as error:
+        return str(error)
+    return None
 
 
 def _size_for_gpu(content: bytes, preprocessing: Preprocessing) -> tuple[int, int] | None:

@@ -26,7 +26,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.encoders.encoder import GPU_BATCH, Encoder
-from pipeline.features.decode_pool import Answer, DecodePool
+from pipeline.encoders.spec import Preprocessing
+from pipeline.errors import PeerError
+from pipeline.features.decode_pool import Answer, DecodePool, DecodeThreads
 from pipeline.features.gpu_decoding import Jpeg, JpegDecoder
 from pipeline.features.image_batches import EncodedBatch, ImageFile, map_ahead
 
@@ -38,9 +40,12 @@ GPU_DECODED = 4 * GPU_BATCH
 """Images that the GPU decodes at a time, if it does; one such group is decoded before the network needs it."""
 
 
+Pool = DecodePool | DecodeThreads
+
+
 @dataclass(frozen=True)
 class ReadBatch:
-    """Images in the memory of a `DecodePool`."""
+    """Images in the memory of a pool."""
 
     images: Sequence[ImageFile]
     answers: Sequence[Answer]
@@ -124,7 +129,8 @@ class GpuExtractor:
 def encode_on_gpu(images: Sequence[ImageFile], encoder: Encoder, workers: int) -> Generator[EncodedBatch, None, None]:
     """Encode `images` on the encoder's device, in order; at most `workers` processes or threads read and decode.
 
-    Keeps `MAX_PENDING` batches on the device. Raises `NumericError`, and `PeerError` when processes cannot be started.
+    Keeps `MAX_PENDING` batches on the device. Warns where no processes can be started: threads then decode. Raises
+    `NumericError`, and `PeerError` when a process that crashed cannot be started again.
     """
     workers = max(1, min(workers, -(-len(images) // CHUNK)))
     preprocessing = encoder.spec.preprocessing
@@ -135,7 +141,7 @@ def encode_on_gpu(images: Sequence[ImageFile], encoder: Encoder, workers: int) -
     extractor = GpuExtractor(encoder)
     pending: deque[PendingBatch] = deque()
     with (
-        DecodePool(preprocessing, (in_use + ahead + 2) * size, workers) as pool,
+        _pool(preprocessing, (in_use + ahead + 2) * size, workers) as pool,
         closing(_read(images, pool, workers, size)) as read,
         closing(decoded(read, pool, encoder, workers)) as batches,
     ):
@@ -151,7 +157,16 @@ def encode_on_gpu(images: Sequence[ImageFile], encoder: Encoder, workers: int) -
             raise
 
 
-def _read(images: Sequence[ImageFile], pool: DecodePool, workers: int, size: int) -> Generator[ReadBatch, None, None]:
+def _pool(preprocessing: Preprocessing, images: int, workers: int) -> Pool:
+    """Processes that decode, or threads where none can be started, with memory for `images` images."""
+    try:
+        return DecodePool(preprocessing, images, workers)
+    except PeerError as error:
+        warnings.warn(f"{error}; threads decode them, which is slower with more than five cores", stacklevel=2)
+        return DecodeThreads(preprocessing, images)
+
+
+def _read(images: Sequence[ImageFile], pool: Pool, workers: int, size: int) -> Generator[ReadBatch, None, None]:
     """Read `images` into the memory of `pool`, in order, in batches of `size`; slots are used again in their order."""
 
     def read(start: int) -> list[Answer]:
@@ -168,7 +183,7 @@ def _read(images: Sequence[ImageFile], pool: DecodePool, workers: int, size: int
 
 
 def _decoded_by_pillow(
-    read: Iterable[ReadBatch], pool: DecodePool, encoder: Encoder, workers: int
+    read: Iterable[ReadBatch], pool: Pool, encoder: Encoder, workers: int
 ) -> Generator[DecodedBatch, None, None]:
     """The images that the processes decoded, in memory that the device copies from without waiting."""
     pixels = torch.from_numpy(pool.pixels)
@@ -179,7 +194,7 @@ def _decoded_by_pillow(
 
 
 def _decoded_on_gpu(
-    read: Iterable[ReadBatch], pool: DecodePool, encoder: Encoder, workers: int
+    read: Iterable[ReadBatch], pool: Pool, encoder: Encoder, workers: int
 ) -> Generator[DecodedBatch, None, None]:
     """The images that the processes read, decoded and resized on the device."""
     device = encoder.device
@@ -208,7 +223,11 @@ def _decoded_on_gpu(
 
 
 def _decode(
-    batch: ReadBatch, pool: DecodePool, decoder: JpegDecoder, pillow_threads: ThreadPoolExecutor, device: torch.device
+    batch: ReadBatch,
+    pool: Pool,
+    decoder: JpegDecoder,
+    pillow_threads: ThreadPoolExecutor,
+    device: torch.device,
 ) -> tuple[ReadBatch, Tensor]:
     """Decode the JPEGs of a batch on the device; those that Pillow has to decode after all, in the processes.
 

@@ -113,7 +113,7 @@ def test_a_worker_that_cannot_be_started_again_is_an_error(images, monkeypatch):
 @pytest.mark.parametrize("executable", ["/nowhere/python", "/bin/false", "/bin/echo"])
 def test_processes_that_do_not_start_are_an_error(executable, monkeypatch):
     monkeypatch.setattr(sys, "executable", executable)
-    with pytest.raises(PeerError, match=r"a process that decodes images .*; set params.run.device to cpu, which"):
+    with pytest.raises(PeerError, match="a process that decodes images"):
         DecodePool(HOW, 4, 2)
     assert not children()
 

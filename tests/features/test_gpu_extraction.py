@@ -63,6 +63,19 @@ def test_every_image_gets_its_own_features(images, encoder, workers):
     assert distance.min() > 0.01  # so that a swap would be noticed
 
 
+@pytest.mark.parametrize(("name", "value"), [("platform", "win32"), ("executable", "/nowhere/python")])
+def test_threads_decode_where_processes_cannot_be_started(images, encoder, tmp_path, monkeypatch, name, value):
+    (tmp_path / "x.jpg").write_bytes(b"no image")
+    some = [*images, image_file(tmp_path / "x.jpg")] * 40
+    expected = list(encode_on_gpu(some, encoder, workers=2))
+    monkeypatch.setattr(sys, name, value)
+    with pytest.warns(UserWarning, match=r"process(es)? that decodes? images .*; threads decode them, which is slower"):
+        found = list(encode_on_gpu(some, encoder, workers=2))
+    for one, other in zip(found, expected, strict=True):
+        assert one.unreadable == other.unreadable
+        assert np.array_equal(one.features, other.features)
+
+
 def test_unreadable_images_are_listed_and_change_no_other_row(images, encoder):
     images[1].path.write_bytes(images[1].path.read_bytes()[:200])
     images[1] = image_file(images[1].path)
