@@ -1,8 +1,7 @@
 """`captioner extract`: the stage of dvc.yaml, on this machine or on a Ray cluster."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -16,36 +15,27 @@ if TYPE_CHECKING:
     from pipeline.params import Params
 
 
-class Engine(StrEnum):
-    """Where extraction runs."""
-
-    LOCAL = "local"
-    RAY = "ray"
-
-
 def extract(
     params: ParamsFile = paths.PARAMS,
     engine: Annotated[
-        Engine,
-        typer.Option("--engine", help="local: this machine, writes features.h5. ray: a Ray cluster, writes shards."),
-    ] = Engine.LOCAL,
+        Literal["local", "ray"],
+        typer.Option(help="local: this machine, writes features.h5. ray: a Ray cluster, writes shards."),
+    ] = "local",
     address: Annotated[
         str | None,
-        typer.Option("--address", help="Ray: address of a running cluster.", show_default="one is started here"),
+        typer.Option(help="Ray: address of a running cluster.", show_default="one is started here"),
     ] = None,
     manifest: Annotated[
         Path | None,
         typer.Option(
-            "--manifest",
             help="Ray: a .csv or .parquet with columns image, path and optionally sha256.",
             show_default=str(paths.IMAGES),
         ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Ray: the folder of shards.")] = paths.FEATURES,
+    out: Annotated[Path, typer.Option(help="Ray: the folder of shards.")] = paths.FEATURES,
     shard_images: Annotated[
         int | None,
         typer.Option(
-            "--shard-images",
             min=1,
             help="Ray: images per shard.",
             show_default="as many as fit 128 MiB of features and 256 MiB of pixels",
@@ -57,12 +47,12 @@ def extract(
     given = [name for name, value in ray_options.items() if value is not None]
     if out != paths.FEATURES:
         given.append("--out")
-    if given and engine is not Engine.RAY:
+    if given and engine != "ray":
         raise ParamsError(f"{', '.join(given)}: only with --engine ray")
     values = read_params_file(params)
     from pipeline.stages.extract import ExtractFiles
 
-    if engine is Engine.RAY:
+    if engine == "ray":
         from pipeline.stages.extract_on_ray import extract_on_ray
 
         files = ExtractFiles(features=out)

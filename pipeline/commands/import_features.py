@@ -20,20 +20,18 @@ def import_features(
     ],
     name: Annotated[
         str,
-        typer.Option(
-            "--name", help="Name of the encoder; a model accepts only features with the name that it was trained on."
-        ),
+        typer.Option(help="Name of the encoder; a model accepts only features with the name that it was trained on."),
     ],
     ids: Annotated[
         Path | None,
-        typer.Option("--ids", help="Image ids of an array's rows: .txt with one per line, a JSON list, or .npy."),
+        typer.Option(help="Image ids of an array's rows: .txt with one per line, a JSON list, or .npy."),
     ] = None,
     key: Annotated[
-        str | None, typer.Option("--key", help="Name of the array in .npz files, or of the dataset in an HDF5 file.")
+        str | None, typer.Option(help="Name of the array in .npz files, or of the dataset in an HDF5 file.")
     ] = None,
     regions: Annotated[
         int | None,
-        typer.Option("--regions", min=1, help="Regions stored per image.", show_default="the most an image has"),
+        typer.Option(min=1, help="Regions stored per image.", show_default="the most an image has"),
     ] = None,
     params: ParamsFile = paths.PARAMS,
 ) -> None:

@@ -45,7 +45,7 @@ def predict(
         typer.Option(help="Caption rows of this feature file; the arguments are image ids or quoted glob patterns."),
     ] = None,
     model: ModelOption = None,
-    runtime: RuntimeOption = Runtime.torch,
+    runtime: RuntimeOption = "torch",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image and line.")] = False,
     csv: Annotated[
         Path | None, typer.Option(help="Write a table with the columns image, caption, score, familiarity, error.")
@@ -171,7 +171,7 @@ def _inputs(
         rows, problem = None, "no image found; give a file, a folder or a quoted glob pattern"
         found = {pattern: find_images(pattern) for pattern in images}
     else:
-        if runtime is not Runtime.torch or attention is not None or STDIN in images:
+        if runtime != "torch" or attention is not None or STDIN in images:
             raise ParamsError("--features: not with --runtime onnx, --attention or -; leave one of them out")
         from pipeline.features.feature_file import FeatureFile
 

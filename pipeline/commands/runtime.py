@@ -1,8 +1,7 @@
 """The options of `predict`, `serve` and `export` that select the model and what computes it."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,15 +14,8 @@ if TYPE_CHECKING:
     from pipeline.inference.base_captioner import BaseCaptioner
 
 ONNX_FOLDER = Path("models/onnx")
-
-
-class Runtime(StrEnum):
-    """What computes the captions."""
-
-    torch = "torch"
-    onnx = "onnx"
-
-
+Runtime = Literal["torch", "onnx"]
+"""What computes the captions."""
 ModelOption = Annotated[
     str | None,
     typer.Option(
@@ -49,7 +41,7 @@ def load_captioner(model: str | None, runtime: Runtime, device: str, *, encoder:
     from pipeline.inference.model_metadata import training_summary
 
     captioner: BaseCaptioner
-    if runtime is Runtime.onnx:
+    if runtime == "onnx":
         if device not in ("auto", "cpu"):
             raise ParamsError(f"--device {device}: the onnx runtime computes on the CPU; leave it out")
         shown, captioner = model or str(ONNX_FOLDER), _load_onnx(model)

@@ -1,9 +1,8 @@
 """`captioner score`: the stage of dvc.yaml or, given a file, the scores of any captions against any references."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -33,15 +32,7 @@ SEED = 17
 _COMMON = 0.5
 """The stage warns when more of the images than this have the same caption, if there are at least `_FEW`."""
 _FEW = 5
-
-
-class Unit(StrEnum):
-    """What is compared."""
-
-    word = "word"
-    character = "character"
-
-
+Unit = Literal["word", "character"]
 UnitOption = Annotated[
     Unit | None,
     typer.Option(
@@ -106,7 +97,7 @@ def score(
     if as_json:
         show_json(evaluation.metrics(), indent=2)
     else:
-        _print_scores(evaluation, unit or Unit.word)
+        _print_scores(evaluation, unit or "word")
 
 
 def reference_file(captions: "CaptionFile", name: str, references: "ReferenceFile | None") -> "ReferenceFile":
@@ -137,9 +128,9 @@ def tokenizer_of(unit: Unit | None, references: Mapping[str, Sequence[str]]) -> 
             f"{share:.0%} of the references are in a script without spaces between words, so that words would score "
             "about 0: add --unit character, or --unit word where the words are separated by spaces"
         )
-    if unit is not Unit.character:
+    if unit != "character":
         say(*dropped_letters_warning(share_with_dropped_letters(every), "references", "add --unit character"))
-    return TOKENIZERS[UNITS[unit or Unit.word]]
+    return TOKENIZERS[UNITS[unit or "word"]]
 
 
 def warnings(evaluation: "Evaluation") -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.commands.runtime import DeviceOption, ModelOption, Runtime, RuntimeOption, load_captioner
+from pipeline.commands.runtime import DeviceOption, ModelOption, RuntimeOption, load_captioner
 from pipeline.commands.terminal import say
 from pipeline.errors import ParamsError
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def serve(
     model: ModelOption = None,
-    runtime: RuntimeOption = Runtime.torch,
+    runtime: RuntimeOption = "torch",
     device: DeviceOption = "auto",
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all networks.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
