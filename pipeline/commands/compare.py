@@ -74,6 +74,10 @@ def _caption_file(name: str) -> "CaptionFile":
 
     if Path(name).is_file():
         return read_caption_file(Path(name))
+    if name == _WORKSPACE:
+        if not paths.SCORED_CAPTIONS.is_file():
+            raise DataError(f"{paths.SCORED_CAPTIONS}: no such file; run `dvc repro` first")
+        return read_caption_file(paths.SCORED_CAPTIONS)
     if Path(name).suffix in {".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt"}:
         raise DataError(f"{name}: no such file")
     return parse_captions(_read_revision(name, paths.SCORED_CAPTIONS), f"{paths.SCORED_CAPTIONS} of {name}")
@@ -84,13 +88,6 @@ def _read_revision(revision: str, path: Path) -> str:
 
     Raises `ParamsError` when there is no such revision, `DataError` when the revision has no such file.
     """
-    if revision == _WORKSPACE:
-        try:
-            return path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error.strerror}; run `dvc repro` first") from error
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: not UTF-8 at byte {error.start}; run `dvc repro -f score`") from error
     import dvc.api
     from dvc.exceptions import DvcException, PathMissingError
     from dvc.scm import RevError, SCMError
@@ -105,8 +102,6 @@ def _read_revision(revision: str, path: Path) -> str:
         ) from error
     except (SCMError, GitError) as error:
         raise ParamsError(f"{revision}: no such file, and no git repository with commits: {error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} of revision {revision}: not UTF-8 at byte {error.start}") from error
     except (PathMissingError, FileNotFoundError) as error:
         raise DataError(f"{path}: not in revision {revision}; run `dvc repro score` there and commit it") from error
     except DvcException as error:
