@@ -1,14 +1,13 @@
 """metrics/report.html: one page that needs no other file and works offline."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
 from pipeline.datasets.statistics import DatasetStatistics
 from pipeline.encoders.spec import EncoderSpec
 from pipeline.metrics.diversity import diversity_rows
-from pipeline.metrics.evaluation_file import EvaluationFile
+from pipeline.metrics.evaluation_file import EvaluationFile, ScoreRecord
 from pipeline.metrics.registry import TITLES
 from pipeline.report.charts import Chart, bar_chart, line_chart
 from pipeline.report.dataset_section import dataset_section
@@ -38,7 +37,7 @@ def render_report(
         title=f"Captions of the {evaluation.split} split",
         lead=_lead(evaluation, spec),
         common_caption=_common_caption(evaluation),
-        tiles=[ScoreTile(TITLES[name], one.value, one.low, one.high) for name, one in evaluation.scores.items()],
+        tiles=[_tile(TITLES[name], score) for name, score in evaluation.scores.items()],
         cards=cards,
         card_scores=[TITLES[name] for name in cards[0].record.scores] if cards else [],
         titles=TITLES,
@@ -51,36 +50,12 @@ def render_report(
     )
 
 
-@dataclass(frozen=True)
-class ScoreTile:
-    """A score with its interval, drawn on a scale that starts at 0; positions are in percent of the scale."""
-
-    title: str
-    value: float
-    low: float | None
-    """Ends of the interval; None for a single image."""
-    high: float | None
-
-    @property
-    def scale(self) -> int:
-        """The end of the scale: 100, or more for a CIDEr-D above it."""
-        return 100 * max(1, ceil((self.high or self.value) / 100))
-
-    @property
-    def position(self) -> float:
-        return self._share(self.value)
-
-    @property
-    def start(self) -> float:
-        return self._share(self.low or 0.0)
-
-    @property
-    def width(self) -> float:
-        """The width of the interval, large enough to be visible."""
-        return round(max(self._share(self.high or 0.0) - self.start, 0.6), 2)
-
-    def _share(self, value: float) -> float:
-        return round(100 * min(max(value, 0), self.scale) / self.scale, 2)
+def _tile(title: str, score: ScoreRecord) -> dict[str, object]:
+    """A score with its interval, on a scale that starts at 0; positions are in percent of the scale."""
+    scale = 100 * ceil(max(score.value, score.high or 0.0, 1.0) / 100)  # a CIDEr-D may be above 100
+    position, start, end = (round(100 * one / scale, 2) for one in (score.value, score.low or 0.0, score.high or 0.0))
+    width = round(max(end - start, 0.6), 2)  # large enough to be visible
+    return {"title": title, "score": score, "scale": scale, "position": position, "start": start, "width": width}
 
 
 def _lead(evaluation: EvaluationFile, spec: EncoderSpec) -> str:

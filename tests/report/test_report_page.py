@@ -10,8 +10,9 @@ from example_evaluations import make_evaluation, make_spec, write_image
 
 from pipeline.datasets.statistics import dataset_statistics
 from pipeline.encoders.spec import imported_spec
+from pipeline.metrics.evaluation_file import ScoreRecord
 from pipeline.report.gallery import make_cards
-from pipeline.report.page import ScoreTile, render_report
+from pipeline.report.page import render_report
 
 EVIL = '<img src=x onerror="alert(1)"></script><b>&amp;'
 NAMES = [f"{number:02d}.png" for number in range(30)]
@@ -118,9 +119,13 @@ def test_scores_have_their_intervals(page):
         assert re.search(rf"{name}\s+\d+\.\d\s+95%: \d+\.\d to \d+\.\d", text), name
 
 
-def test_a_score_above_100_has_a_longer_scale():
-    tile = ScoreTile("CIDEr-D", 150.0, 90.0, 210.0)
-    assert (tile.scale, tile.position, tile.start, tile.width) == (300, 50.0, 30.0, 40.0)
+def test_a_score_above_100_has_a_longer_scale(tmp_path):
+    evaluation = make_evaluation({"a.png": "a dog"}, {"a.png": ["a dog"]})
+    scores = {"cider_d": ScoreRecord(value=150.0, low=90.0, high=210.0)}
+    evaluation = evaluation.model_copy(update={"scores": scores})
+    text = rendered(evaluation, {"a.png": ["a dog"]}, write_image(tmp_path), make_spec())
+    assert '<i style="left:30.0%;width:40.0%"></i><b style="left:50.0%"></b>' in text
+    assert "<span>0</span><span>300</span>" in text
 
 
 def test_every_curve_is_drawn_also_for_one_epoch(page):
