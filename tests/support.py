@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import io
-import os
 import shutil
 import signal
 import subprocess
@@ -112,15 +111,8 @@ def set_param(project: Path, key: str, value: object) -> None:
         YAML().dump(content, file)
 
 
-def run_command(
-    *arguments: str, cwd: Path | None = None, stdin: bytes = b"", new_process: bool = False
-) -> tuple[int, str, str]:
-    """Run `captioner ...`: exit code, standard output, standard error.
-
-    Runs in this process, since importing torch takes seconds; `new_process` starts Python again.
-    """
-    if new_process:
-        return _run_process(arguments, cwd, stdin)
+def run_command(*arguments: str, cwd: Path | None = None, stdin: bytes = b"") -> tuple[int, str, str]:
+    """Run `captioner ...`: exit code, standard output, standard error. In this process, since torch loads slowly."""
     from pipeline.cli import main
 
     out, err = io.StringIO(), io.StringIO()
@@ -151,19 +143,6 @@ def run_stages(project: Path, *stages: str) -> dict[str, str]:
         code, out, messages[stage] = run_command(stage, cwd=project)
         assert (code, out) == (0, ""), messages[stage]
     return messages
-
-
-def _run_process(arguments: tuple[str, ...], cwd: Path | None, stdin: bytes) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline", *arguments],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        input=stdin,
-        timeout=300,
-        check=False,
-    )
-    return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
 def run_program(*command: str, cwd: Path) -> str:

@@ -34,14 +34,8 @@ def test_the_version_is_that_of_the_package():
 @pytest.mark.parametrize("arguments", [("--version",), ("--help",), ("schema",)])
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_full_disk_behind_standard_output_is_one_error_line(arguments, unbuffered):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": unbuffered}
-    command = [sys.executable, "-m", "pipeline", *arguments]
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            command, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False
-        )
-    problem = "error: standard output: cannot be written: No space left on device\n"
-    assert (done.returncode, done.stderr) == (5, problem)
+    code, _, err = run_with_streams(">/dev/full", *arguments, cwd=ROOT, PYTHONUNBUFFERED=unbuffered)
+    assert (code, err) == (5, "error: standard output: cannot be written: No space left on device\n")
 
 
 def run_with_streams(redirection, *arguments, cwd, **environment):

@@ -119,12 +119,6 @@ def test_regions_beyond_the_limit_are_cut_and_counted(prepared):
     assert FeatureFile.open(prepared / "data/interim/features.h5").regions == 3
 
 
-def test_features_and_images_are_not_mixed(trained_project):
-    code, _, err = run_command("predict", "--features", "x.h5", "--attention", "maps", "a", cwd=trained_project)
-    assert code == 2
-    assert "--features: not with" in err
-
-
 def test_rows_of_a_feature_file_get_the_captions_of_their_images(trained_project):
     names = ["000.png", "004.png"]
     paths = [f"data/tiny/images/{name}" for name in names]

@@ -277,28 +277,6 @@ def test_attention_maps_in_a_folder_of_images_are_not_captioned(trained_project,
     assert f"note: {tmp_path}: attention maps that are not captioned: 1" in message
 
 
-def test_an_attention_map_beside_its_image_leaves_the_image_alone(trained_project, tmp_path):
-    image, drawn = tmp_path / "photo.png", tmp_path / "photo.attention.png"
-    image.write_bytes((trained_project / TINY / "000.png").read_bytes())
-    drawn.write_bytes(b"old")
-    before = image.read_bytes()
-    assert predict(trained_project, str(image), "--attention", str(tmp_path))[::2] == (0, "")
-    assert drawn.read_bytes().startswith(b"\x89PNG")
-    assert image.read_bytes() == before
-    assert len(list(tmp_path.iterdir())) == 2
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-def test_a_pipe_is_not_replaced(trained_project, tmp_path):
-    pipe = tmp_path / "table.csv"
-    os.mkfifo(pipe)
-    image = str(trained_project / TINY / "000.png")
-    code, out, message = predict(tmp_path, image, "--csv", "table.csv", "--model", "gone")
-    assert (code, out) == (2, "")
-    assert "table.csv: a pipe, a socket or a device" in message
-    assert pipe.is_fifo()
-
-
 def test_a_long_name_of_an_attention_map_is_cut(trained_project, tmp_path):
     letter = "\u56fe"  # of three bytes
     long = tmp_path / (80 * letter + ".png")
@@ -403,7 +381,6 @@ def test_an_archive_gets_advice(trained_project, tmp_path):
     code, out, message = predict(trained_project, str(tmp_path / "photos.zip"))
     assert (code, out) == (3, "")
     assert "photos.zip: an archive; unpack it and give the folder, or give an image in it as " in message
-    assert predict(trained_project, f"{tmp_path / 'photos.zip'}::000.png")[0] == 0
 
 
 def test_samples_depend_on_the_seed_and_not_on_the_other_images(trained_project):
@@ -443,6 +420,7 @@ def test_a_sample_has_an_attention_map(trained_project, tmp_path):
         (["--length-penalty", "inf"], "length_penalty: must be a finite number"),
         (["--csv", "-"], "--csv -: not a file name"),
         (["--model", "data"], "data: a folder; name a model file"),
+        (["--features", "x.h5", "--attention", "maps"], "--features: not with --runtime onnx, --attention or -"),
         (["--attention", "params.yaml"], "--attention params.yaml: a file; name a folder"),
         (["--batch-size", "99999999999999999999"], "'--batch-size': "),
         (["--sample", "--temperature", "1e39"], "'--temperature': "),

@@ -37,10 +37,5 @@ def test_a_repeated_phrase_is_found_unless_all_its_words_are_function_words(capt
 def test_every_statistic_has_a_title_and_a_form():
     found = diversity(["a dog", "a cat"], vocabulary_size=6)
     assert set(TITLES) == set(found)
-    assert {
-        name: formatted(name, value) for name, value in found.items() if name in ("distinct_words", "mean_length")
-    } == {
-        "distinct_words": "3",
-        "mean_length": "2.0",
-    }
-    assert formatted("vocabulary_used", found["vocabulary_used"]) == "50.0%"
+    names = ("distinct_words", "mean_length", "vocabulary_used")
+    assert [formatted(name, found[name]) for name in names] == ["3", "2.0", "50.0%"]

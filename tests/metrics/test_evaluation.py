@@ -29,14 +29,6 @@ def test_lengths_count_the_spaces_between_characters():
     assert found.hypotheses == ("a c a t",)
 
 
-def test_metrics_are_rounded_numbers():
-    found = evaluate(CAPTIONS, REFERENCES, seed=0).metrics()
-    assert found["bleu_4"] == 62.9483
-    assert found["images"] == 3
-    assert set(found["intervals"]) >= set(SCORES)
-    assert found["signatures"]["bleu"].startswith("nrefs:var")
-
-
 def test_intervals_do_not_depend_on_the_order_of_the_images():
     other = dict(reversed(CAPTIONS.items()))
     found = evaluate(other, {image: REFERENCES[image] for image in other}, seed=0)

@@ -103,13 +103,6 @@ def test_a_body_that_is_not_an_image_is_refused_with_the_reason(server, body, ki
     assert headers["content-type"] == "application/json"
 
 
-def test_a_body_of_two_images_is_refused(server, images):
-    body = images[0].read_bytes() + images[1].read_bytes()
-    status, _, response = send(server, body=body, content_type="image/png")
-    problem = "the image cannot be used: holds more than one image; give one at a time"
-    assert (status, response["error"]) == (422, problem)
-
-
 def test_a_form_with_another_field_or_two_images_is_refused(server, images):
     content = images[0].read_bytes()
     body, headers = form(content, field="photo")
