@@ -324,17 +324,6 @@ def decode_on_the_device(paths: list[Path], encoder: Encoder) -> Clock:
     return clock
 
 
-def matrix_product(dtype: torch.dtype) -> float:
-    """Giga-operations per second of one core."""
-    left = torch.randn(2048, 2048).to(dtype)
-    with single_threaded():
-        left @ left
-        began = time.perf_counter()
-        for _ in range(4):
-            left @ left
-    return 4 * 2 * 2048**3 / (time.perf_counter() - began) / 1e9
-
-
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", default="resnet50")
@@ -425,8 +414,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         best = measure(given, encoder, cores, Path(folder))
         print_table(best, cores)
-    for dtype in (torch.float32, torch.bfloat16):
-        print(f"matrix product on one core, {str(dtype).removeprefix('torch.')}: {matrix_product(dtype):,.0f} GFLOP/s")
 
 
 if __name__ == "__main__":

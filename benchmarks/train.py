@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, product
 
 import numpy as np
@@ -104,41 +105,26 @@ class Plain(nn.Module):
         return torch.cat([self.image(pooled).unsqueeze(1), self.embedding(tokens)], 1)
 
 
-def packed(model: Plain, data: Data) -> Steps:
-    for pooled, captions, lengths in Loader(data, pooled=True):
-
-        def loss(pooled: Tensor = pooled, captions: Tensor = captions, lengths: Tensor = lengths) -> Tensor:
-            inputs = pack_padded_sequence(model.inputs(pooled, captions[:, 1:-1]), lengths, batch_first=True)
-            targets = pack_padded_sequence(captions[:, 1:], lengths, batch_first=True).data
-            return functional.cross_entropy(model.output(model.lstm(inputs)[0].data), targets)
-
-        yield loss, int(lengths.sum())
+def packed(model: Plain, pooled: Tensor, captions: Tensor, lengths: Tensor) -> Tensor:
+    inputs = pack_padded_sequence(model.inputs(pooled, captions[:, 1:-1]), lengths, batch_first=True)
+    targets = pack_padded_sequence(captions[:, 1:], lengths, batch_first=True).data
+    return functional.cross_entropy(model.output(model.lstm(inputs)[0].data), targets)
 
 
-def padded(model: Plain, data: Data) -> Steps:
-    for pooled, captions, lengths in Loader(data, pooled=True):
-
-        def loss(pooled: Tensor = pooled, captions: Tensor = captions) -> Tensor:
-            outputs = model.output(model.lstm(model.inputs(pooled, captions[:, 1:-1]))[0])
-            return functional.cross_entropy(outputs.flatten(0, 1), captions[:, 1:].flatten(), ignore_index=0)
-
-        yield loss, int(lengths.sum())
+def padded(model: Plain, pooled: Tensor, captions: Tensor, lengths: Tensor) -> Tensor:
+    outputs = model.output(model.lstm(model.inputs(pooled, captions[:, 1:-1]))[0])
+    return functional.cross_entropy(outputs.flatten(0, 1), captions[:, 1:].flatten(), ignore_index=0)
 
 
-def cells(model: Plain, data: Data) -> Steps:
-    for pooled, captions, lengths in Loader(data, pooled=True):
-
-        def loss(pooled: Tensor = pooled, captions: Tensor = captions) -> Tensor:
-            inputs = model.inputs(pooled, captions[:, 1:-1])
-            h = c = inputs.new_zeros(len(inputs), model.hidden)
-            outputs = []
-            for step in inputs.unbind(1):
-                h, c = model.cell(step, (h, c))
-                outputs.append(model.output(h))
-            logits = torch.stack(outputs, 1).flatten(0, 1)
-            return functional.cross_entropy(logits, captions[:, 1:].flatten(), ignore_index=0)
-
-        yield loss, int(lengths.sum())
+def cells(model: Plain, pooled: Tensor, captions: Tensor, lengths: Tensor) -> Tensor:
+    inputs = model.inputs(pooled, captions[:, 1:-1])
+    h = c = inputs.new_zeros(len(inputs), model.hidden)
+    outputs = []
+    for step in inputs.unbind(1):
+        h, c = model.cell(step, (h, c))
+        outputs.append(model.output(h))
+    logits = torch.stack(outputs, 1).flatten(0, 1)
+    return functional.cross_entropy(logits, captions[:, 1:].flatten(), ignore_index=0)
 
 
 class PlainAttention(nn.Module):
@@ -166,14 +152,15 @@ class PlainAttention(nn.Module):
         return logits
 
 
-def plain_attention(model: PlainAttention, data: Data) -> Steps:
-    for features, captions, lengths in Loader(data, pooled=False):
+def plain_attention(model: PlainAttention, features: Tensor, captions: Tensor, lengths: Tensor) -> Tensor:
+    logits = model(features, captions[:, :-1], lengths)
+    return functional.cross_entropy(logits.flatten(0, 1), captions[:, 1:].flatten(), ignore_index=0)
 
-        def loss(features: Tensor = features, captions: Tensor = captions, lengths: Tensor = lengths) -> Tensor:
-            logits = model(features, captions[:, :-1], lengths)
-            return functional.cross_entropy(logits.flatten(0, 1), captions[:, 1:].flatten(), ignore_index=0)
 
-        yield loss, int(lengths.sum())
+def loader_steps(loss: Callable[..., Tensor], model: nn.Module, data: Data) -> Steps:
+    """The loss of each batch of a DataLoader."""
+    for features, captions, lengths in Loader(data, pooled=isinstance(model, Plain)):
+        yield partial(loss, model, features, captions, lengths), int(lengths.sum())
 
 
 def ours(decoder: Decoder, data: Data, bfloat16: bool) -> Steps:
@@ -256,19 +243,6 @@ def precisions(device: torch.device) -> list[str]:
     return ["tf32" if device.type == "cuda" else "float32", *["bfloat16"] * supports_bfloat16(device)]
 
 
-def matmul_roof(precision: str, device: torch.device, words: int, hidden: int, embed: int) -> float:
-    """Tokens/s if a step were only the matrix products of LSTM and output layer, at the speed of a large product."""
-    left = torch.randn(2048, 2048, device=device, dtype=torch.bfloat16 if precision == "bfloat16" else torch.float32)
-    with tensor_float_32() if precision == "tf32" else nullcontext():
-        left @ left
-        began = now(device)
-        for _ in range(4):
-            left @ left
-        rate = 4 * 2 * 2048**3 / (now(device) - began)
-    per_token = 3 * 2 * (4 * hidden * (embed + hidden) + hidden * words)  # forward, and twice as much backward
-    return rate / per_token
-
-
 def measure_training(sizes: Sizes, device: torch.device, seconds: float) -> dict[str, float]:
     """Tokens/s of the other implementations and of the four decoders; each is measured for `seconds`."""
     data = Data(sizes.words, sizes.batch, device)
@@ -291,14 +265,14 @@ def measure_training(sizes: Sizes, device: torch.device, seconds: float) -> dict
             rates[f"ours, {kind}, {precision}"] = rate
 
     plain = (sizes.words, sizes.hidden, sizes.embed)
-    for name, implementation in {"LSTMCell loop": cells, "padded nn.LSTM": padded, "packed sequences": packed}.items():
+    for name, loss in {"LSTMCell loop": cells, "padded nn.LSTM": padded, "packed sequences": packed}.items():
         model = Plain(*plain).to(device)
-        rates[f"{name}, DataLoader"] = tokens_per_second(model, implementation(model, data), seconds)
+        rates[f"{name}, DataLoader"] = tokens_per_second(model, loader_steps(loss, model, data), seconds)
     with_cnn = seconds_per_image(device) / (sum(map(len, data.captions)) / len(data.captions) - 1)  # per token
     rates["packed, ResNet-50 in the loop (extrapolated)"] = 1 / (1 / rates[PACKED] + with_cnn)
     measure_ours("inject", "merge")
     tutorial = PlainAttention(*plain, sizes.hidden).to(device)
-    rates[TUTORIAL] = tokens_per_second(tutorial, plain_attention(tutorial, data), seconds)
+    rates[TUTORIAL] = tokens_per_second(tutorial, loader_steps(plain_attention, tutorial, data), seconds)
     measure_ours(*ATTENTIVE)
     return rates
 
@@ -327,10 +301,6 @@ def main() -> None:
     sizes = f"hidden {given.hidden}, embed {given.embed}, {given.words} words, batch {given.batch}"
     print(f"{sizes}, {given.threads} threads, {device}\n")
     print_table(rates)
-    for precision in precisions(device):
-        roof = matmul_roof(precision, device, given.words, given.hidden, given.embed)
-        share = rates[f"ours, inject, {precision}"] / roof
-        print(f"\nmatrix products alone, {precision}: {roof:,.0f} tokens/s; inject reaches {share:.2f} of it")
 
 
 if __name__ == "__main__":
