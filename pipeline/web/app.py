@@ -13,7 +13,8 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from pipeline import __version__
@@ -26,7 +27,6 @@ from pipeline.web.security import Guard
 from pipeline.web.uploads import FIELD, Limits, discard, read_image
 
 _STATIC = Path(__file__).parent / "static"
-_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 
 
 @dataclass(frozen=True)
@@ -159,22 +159,11 @@ def _add_facts(app: FastAPI, captioner: BaseCaptioner, limits: Limits) -> None:
 
 
 def _add_page(app: FastAPI) -> None:
-    """The page and its files, read once: nothing else is served from the disk."""
-    files = {
-        path.name: Response(path.read_bytes(), media_type=kind, headers={"cache-control": "no-cache"})
-        for path in _STATIC.iterdir()
-        if (kind := _TYPES.get(path.suffix))
-    }
+    app.mount("/static", StaticFiles(directory=_STATIC))
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def page() -> Response:
-        return files["page.html"]
-
-    @app.api_route("/static/{name}", methods=["GET", "HEAD"], include_in_schema=False)
-    async def static(name: str) -> Response:
-        if name not in files:
-            raise HTTPException(404, "no such file")
-        return files[name]
+        return FileResponse(_STATIC / "page.html")
 
 
 def _add_error_handlers(app: FastAPI, limits: Limits) -> None:
