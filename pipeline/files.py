@@ -146,13 +146,16 @@ def write_error(error: OSError, path: Path, needed: int = 0) -> str:
         return "the file is larger than the limit of this shell (`ulimit -f`) or of the file system"
     if error.errno != errno.ENOSPC:
         return error.strerror or str(error)
-    try:
-        free = shutil.disk_usage(path.parent).free
-    except OSError:
-        free = 0
+    free = _free_bytes(path)
     if needed > free:
         return f"no space left: {needed:,} bytes are needed, {free:,} are free, {needed - free:,} are missing"
     return f"no space left: {free:,} bytes are free"
+
+
+def _free_bytes(path: Path) -> int:
+    """Free space on the disk of a folder, or of a file to be written, whose folder may be missing so far."""
+    folder = next(one for one in (path, *path.absolute().parents) if one.is_dir())
+    return shutil.disk_usage(folder).free
 
 
 def allocate(file: BinaryIO, path: Path, size: int) -> None:
@@ -162,7 +165,7 @@ def allocate(file: BinaryIO, path: Path, size: int) -> None:
     """
     needed = size - os.fstat(file.fileno()).st_size
     try:
-        if needed > shutil.disk_usage(path.parent).free:
+        if needed > _free_bytes(path):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         file.truncate(size)
         if size and hasattr(os, "posix_fallocate"):  # neither macOS nor Windows has it

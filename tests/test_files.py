@@ -2,11 +2,12 @@
 
 import errno
 import os
+import shutil
 
 import pytest
 
 from pipeline.errors import DataError, DiskError, ParamsError
-from pipeline.files import check_writable, locked_folder, read_csv, replacing, write_csv, write_text
+from pipeline.files import check_room, check_writable, locked_folder, read_csv, replacing, write_csv, write_text
 
 HEADER = ("image", "caption")
 
@@ -75,6 +76,14 @@ def test_the_reason_why_a_file_cannot_be_written_is_the_true_one(tmp_path, numbe
     with pytest.raises(DiskError, match=words) as caught, replacing(tmp_path / "a.txt"):
         raise OSError(number, os.strerror(number))
     assert ("bytes are free" in str(caught.value)) == (number == errno.ENOSPC)
+
+
+def test_the_room_in_a_folder_is_that_of_its_own_disk(tmp_path, monkeypatch):
+    """The feature store may be a folder where another disk is mounted."""
+    usage = shutil.disk_usage(tmp_path)
+    full = usage._replace(free=0)
+    monkeypatch.setattr("pipeline.files.shutil.disk_usage", lambda path: usage if path == tmp_path else full)
+    check_room(tmp_path, 1000)
 
 
 def test_a_locked_folder_loses_temporary_files_and_nothing_else(tmp_path):
