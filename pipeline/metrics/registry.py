@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,8 +22,7 @@ class MetricEntry:
 
     def load(self) -> "Metric":
         """Imports the metric's module."""
-        module, name = self.path.split(":")
-        metric: Metric = getattr(import_module(module), name)
+        metric: Metric = resolve_name(self.path)
         return metric
 
 

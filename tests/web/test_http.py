@@ -416,7 +416,7 @@ def test_a_port_that_is_taken_is_a_usage_error(trained_project, server):
     assert message.endswith("; try --port 0\n")
 
 
-@pytest.mark.parametrize("host", ["192.0.2.1", "a..b", "ä" * 70])
+@pytest.mark.parametrize("host", ["192.0.2.1", "a..b"])
 def test_a_host_that_is_not_this_computer_is_a_usage_error(tmp_path, host):
     code, _, message = run_command("serve", "--host", host, cwd=tmp_path)
     assert code == 2
