@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 from PIL import Image
-from support import run_command, run_stages, write_project
+from support import run_command
 
 from pipeline import paths
 from pipeline.cli import Stopped
@@ -313,15 +313,6 @@ def test_options_of_the_search(trained_project):
     captions = [caption["caption"].split() for line in out.splitlines() for caption in json.loads(line)["captions"]]
     assert len(captions) > 100
     assert all(len(set(tokens)) == len(tokens) for tokens in captions)
-
-
-@pytest.mark.slow
-def test_a_decoder_without_attention_cannot_draw_it(tmp_path):
-    write_project(tmp_path, decoder={"kind": "inject"}, train={"epochs": 1})
-    run_stages(tmp_path, "prepare", "extract", "vocab", "train")
-    code, _, message = predict(tmp_path, f"{TINY}/000.png", "--attention", "maps")
-    assert code == 3
-    assert "no attention weights" in message
 
 
 class Typed(io.BytesIO):
