@@ -312,7 +312,9 @@ def test_features_of_another_encoder_are_refused_with_all_differences(trained_pr
     model = TrainedModel.load(trained_project / paths.MODEL)
     features = FeatureFile.open(trained_project / paths.FEATURES)
     model.check_features(features)
-    with pytest.raises(ArtefactError, match=r"layer: .*, other \(features\); grid: 3 \(model\), 5 \(features\); run `dvc repro`"):
+    with pytest.raises(
+        ArtefactError, match=r"layer: .*, other \(features\); grid: 3 \(model\), 5 \(features\); run `dvc repro`"
+    ):
         model.check_features(replace(features, spec=replace(model.spec, layer="other", grid=5)))
 
 
