@@ -100,7 +100,7 @@ def _describe_splits(pairs: Collection[tuple[str, str | None]]) -> str:
 
 def _find_images(images: Path | None, found: "Candidate", dataset: Path, names: list[str]) -> Path:
     """Find the folder or archive of the images, and print it. Raises `DataError`."""
-    from pipeline.datasets.image_root import describe_names, explain_missing, find_image_root, likely_image_roots
+    from pipeline.datasets.image_root import explain_missing, find_image_root, likely_image_roots
 
     captions = found.captions
     remedy = "correct --images or the names in the captions" if images else "give their folder with --images"
@@ -109,11 +109,9 @@ def _find_images(images: Path | None, found: "Candidate", dataset: Path, names: 
     places = [images] if images else likely_image_roots(captions, dataset, names)
     root = find_image_root(places, names, captions)
     if root is None:
-        raise DataError(
-            explain_missing(places, names[0])
-            or f"{images or f'{dataset} and the folders in it'}: holds none of the images, such as {names[0][:200]}"
-            f"; {remedy}{describe_names(places)}"
-        )
+        where = images or f"{dataset} and the folders in it"
+        none_found = f"{where}: holds none of the images, such as {names[0][:200]}; {remedy}"
+        raise DataError(explain_missing(places, names[0], none_found))
     partly = "" if root.found == root.sampled else f" (only {root.found} of a sample of {root.sampled} are there)"
     say(f"images: {root.index.root}{partly}")
     if root.rival:

@@ -128,27 +128,20 @@ def refuse_shared_names(entries: Iterable[CaptionEntry], captions: Path, dataset
                 )
 
 
-def explain_missing(places: Sequence[Path], name: str) -> str:
-    """Why the image is in none of the places, and what to do; empty where that is unknown."""
+def explain_missing(places: Sequence[Path], name: str, none_found: str) -> str:
+    """Why the image is in none of the places, and what to do; `none_found` where the cause is unknown."""
     for place in places:
         index = ImageIndex(place)
         if index.fitting(name):
             return f"{place}: {name}: {index.problem(name)}; give the captions the whole name, or keep one of the files"
-    if describe_names(places):
-        return ""
+    for place in places:
+        if others := list(islice(ImageIndex(place).names(), _SHOWN)):
+            return f"{none_found}; the images in {place} are named {', '.join(others)}"
     for place in places:
         for file in sorted(place.iterdir()) if place.is_dir() else [place]:
             if file.is_file() and file.name.lower().endswith(COMPRESSED_SUFFIXES):
                 return f"{file}: {COMPRESSED}"
-    return ""
-
-
-def describe_names(places: Iterable[Path]) -> str:
-    """The first names of the images that are in a place; empty where none has images."""
-    for place in places:
-        if names := list(islice(ImageIndex(place).names(), _SHOWN)):
-            return f"; the images in {place} are named {', '.join(names)}"
-    return ""
+    return none_found
 
 
 def likely_image_roots(captions: Path, dataset: Path, names: Sequence[str]) -> list[Path]:

@@ -23,11 +23,10 @@ from pipeline.datasets.entries import (
     check_encodable,
     skip_entry,
 )
-from pipeline.datasets.image_hashes import ImageHashes, hash_images
+from pipeline.datasets.image_hashes import hash_images
 from pipeline.datasets.image_index import ImageIndex, number_of
 from pipeline.datasets.image_root import (
     are_of_different_splits,
-    describe_names,
     explain_missing,
     find_image_root,
     likely_image_roots,
@@ -103,11 +102,11 @@ def prepare(files: PrepareFiles, params: "Params", *, progress: Progress = no_pr
     refuse_shared_names(found.captions, dataset.captions, index.root)
     image_paths, captions, missing = _locate_images(index, found.captions, progress)
     hashes = hash_images(list(image_paths.values()), files.hash_cache, progress)
-    missing += _unreadable_images(hashes, image_paths, captions)
     sha256 = {image: hashes.sha256[path] for image, path in image_paths.items() if path in hashes.sha256}
-    broken = _broken_copies(sha256, image_paths, captions)
-    missing += broken.values()
-    sha256 = {image: digest for image, digest in sha256.items() if image not in broken}
+    problems = {image: hashes.unreadable[path] for image, path in sorted(image_paths.items()) if image not in sha256}
+    problems |= _broken_copies(sha256, image_paths, captions)
+    missing += _skip_images(problems, captions)
+    sha256 = {image: digest for image, digest in sha256.items() if image not in problems}
     captions = [entry for entry in captions if entry.image in sha256]
     if unusable := (*found.skipped, *missing):
         _write_skipped(files.skipped, unusable)
@@ -164,11 +163,11 @@ def _index_images(folder: Path, source: Path, captions: Sequence[CaptionEntry]) 
     root = find_image_root(places, names, source)
     if root is None:
         shown = ", ".join(map(str, places[:_SHOWN]))
-        raise DataError(
-            explain_missing([folder, *places], names[0])
-            or f"{folder}: holds none of the {counted(len(names), 'image')} that {source} names, such as "
-            f"{names[0][:200]}; nor do {shown}; set params.data.images{describe_names([folder, *places])}"
+        none_found = (
+            f"{folder}: holds none of the {counted(len(names), 'image')} that {source} names, such as "
+            f"{names[0][:200]}; nor do {shown}; set params.data.images"
         )
+        raise DataError(explain_missing([folder, *places], names[0], none_found))
     if root.rival and are_of_different_splits(root.index.root, root.rival):
         raise DataError(
             f"{folder}: holds none of the images; {root.index.root} and {root.rival} hold different ones of the same "
@@ -184,30 +183,26 @@ def _locate_images(
 
     Where several names mean one file, such as two that differ in case, all its captions get the first name.
     """
-    first = _first_entries(captions)
+    listed = sorted({entry.image for entry in captions}, key=str.encode)
     names: dict[str, str] = {}
     by_path: dict[str, str] = {}
-    missing = []
-    for number, image in enumerate(sorted(first, key=str.encode), start=1):
+    problems: dict[str, str] = {}
+    for number, image in enumerate(listed, start=1):
         path = index.find(image)
-        problem = index.problem(image) if path is None else _undecodable(path)
-        if path is None or problem:
-            missing.append(skip_entry(image, problem or "", first[image].file, first[image].line))
+        if path is None:
+            problems[image] = index.problem(image)
+        elif check_encodable(path):
+            problems[image] = f"its path {path!a} is not UTF-8; rename the file or folder"
         else:
             names[image] = by_path.setdefault(path, image)
         if number % 1000 == 0:
-            progress(number, len(first), "images found")
+            progress(number, len(listed), "images found")
     located = [
         entry if names[entry.image] == entry.image else replace(entry, image=names[entry.image])
         for entry in captions
         if entry.image in names
     ]
-    return {image: path for path, image in by_path.items()}, located, missing
-
-
-def _undecodable(path: str) -> str | None:
-    """Why a path cannot be written to images.csv; None when it can."""
-    return f"its path {path!a} is not UTF-8; rename the file or folder" if check_encodable(path) else None
+    return {image: path for path, image in by_path.items()}, located, _skip_images(problems, captions)
 
 
 def _describe_linked_folders(root: Path, image_paths: Iterable[str]) -> Iterator[str]:
@@ -269,27 +264,16 @@ def _describe_repetition(captions: Sequence[CaptionEntry], splits: Mapping[str, 
         yield f"captions that are also, word for word, in the train split: {shown}"
 
 
-def _first_entries(captions: Sequence[CaptionEntry]) -> dict[str, CaptionEntry]:
-    """The first caption of each image, whose place in the file stands for the image in messages."""
-    return {entry.image: entry for entry in reversed(captions)}
-
-
-def _unreadable_images(
-    hashes: ImageHashes, image_paths: Mapping[str, str], captions: Sequence[CaptionEntry]
-) -> list[SkippedEntry]:
-    first = _first_entries(captions)
-    return [
-        skip_entry(image, hashes.unreadable[path], first[image].file, first[image].line)
-        for image, path in sorted(image_paths.items())
-        if path in hashes.unreadable
-    ]
+def _skip_images(problems: Mapping[str, str], captions: Sequence[CaptionEntry]) -> list[SkippedEntry]:
+    """The images with their problems, each in the place of its first caption."""
+    first = {entry.image: entry for entry in reversed(captions)}
+    return [skip_entry(image, problem, first[image].file, first[image].line) for image, problem in problems.items()]
 
 
 def _broken_copies(
     sha256: Mapping[str, str], image_paths: Mapping[str, str], captions: Sequence[CaptionEntry]
-) -> dict[str, SkippedEntry]:
-    """Files of the same bytes in several splits that are no images, such as downloads of one error page."""
-    first = _first_entries(captions)
+) -> dict[str, str]:
+    """The problem of each file of the same bytes in several splits that is no image, such as downloaded error pages."""
     splits: dict[str, set[str]] = defaultdict(set)
     images: dict[str, list[str]] = defaultdict(list)
     for entry in captions:
@@ -297,10 +281,10 @@ def _broken_copies(
             splits[sha256[entry.image]].add(entry.split)
     for image, digest in sha256.items():
         images[digest].append(image)
-    broken: dict[str, SkippedEntry] = {}
+    broken: dict[str, str] = {}
     for digest, its_splits in splits.items():
         if len(its_splits) > 1 and (problem := _image_problem(image_paths[images[digest][0]])):
-            broken |= {one: skip_entry(one, problem, first[one].file, first[one].line) for one in images[digest]}
+            broken |= dict.fromkeys(images[digest], problem)
     return broken
 
 

@@ -14,7 +14,7 @@ from pipeline.datasets.entries import SPLITS
 from pipeline.datasets.tables import read_captions
 from pipeline.errors import ParamsError
 from pipeline.files import write_json
-from pipeline.text.tokenizers import UNITS, get_tokenizer
+from pipeline.text.tokenizers import TOKENIZERS, UNITS
 from pipeline.text.vocabulary import Vocabulary
 from pipeline.text.writing_systems import share_with_dropped_letters
 from pipeline.tokens import SPECIAL_TOKENS, UNK
@@ -60,7 +60,7 @@ def vocab(files: VocabFiles, params: "Params") -> VocabReport:
     """
     unit, min_count = params.vocab.unit, params.vocab.min_count
     tokenizer = UNITS[unit]
-    tokenize = get_tokenizer(tokenizer, str(files.captions))
+    tokenize = TOKENIZERS[tokenizer]
     captions = {split: read_captions(files.captions, split) for split in SPLITS}
 
     def tokens(split: str) -> Iterator[list[str]]:
