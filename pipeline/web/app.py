@@ -163,7 +163,7 @@ def _add_page(app: FastAPI) -> None:
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def page() -> Response:
-        return FileResponse(_STATIC / "page.html")
+        return FileResponse(_STATIC / "page.html", headers={"cache-control": "no-cache"})  # Back finds it as it was
 
 
 def _add_error_handlers(app: FastAPI, limits: Limits) -> None:
