@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO
 
 from pipeline.errors import DataError, DiskError, ParamsError
@@ -27,6 +28,8 @@ LOCK_SECONDS = 60.0
 _RANDOM_BYTES = 8
 _RANDOM = "[0-9a-f]" * 2 * _RANDOM_BYTES
 """Glob pattern of the end of a temporary file's name."""
+_SEEKING = Lock()
+"""Where a file has one position for all threads, one writes at a time."""
 
 
 def _check_replaceable(path: Path) -> None:
@@ -185,9 +188,10 @@ def write_at(file: BinaryIO, place: int, content: bytes | memoryview) -> None:
     """Write all of `content` at byte `place` of an unbuffered file. Raises `OSError`."""
     view = memoryview(content).cast("B")
     if not hasattr(os, "pwrite"):  # Windows
-        file.seek(place)
-        while view:
-            view = view[file.write(view) :]
+        with _SEEKING:
+            file.seek(place)
+            while view:
+                view = view[file.write(view) :]
         return
     while view:  # a write may be partial, e.g. on a full disk; the next one then raises the reason
         written = os.pwrite(file.fileno(), view, place)

@@ -3,11 +3,21 @@
 import errno
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from pipeline.errors import DataError, DiskError, ParamsError
-from pipeline.files import check_room, check_writable, locked_folder, read_csv, replacing, write_csv, write_text
+from pipeline.files import (
+    check_room,
+    check_writable,
+    locked_folder,
+    read_csv,
+    replacing,
+    write_at,
+    write_csv,
+    write_text,
+)
 
 HEADER = ("image", "caption")
 
@@ -84,6 +94,14 @@ def test_the_room_in_a_folder_is_that_of_its_own_disk(tmp_path, monkeypatch):
     full = usage._replace(free=0)
     monkeypatch.setattr("pipeline.files.shutil.disk_usage", lambda path: usage if path == tmp_path else full)
     check_room(tmp_path, 1000)
+
+
+def test_threads_write_to_their_places_without_pwrite(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "pwrite")  # as on Windows
+    parts = [bytes([number]) * 1000 for number in range(200)]
+    with (tmp_path / "file").open("w+b", buffering=0) as file, ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda number: write_at(file, 1000 * number, parts[number]), range(200)))
+    assert (tmp_path / "file").read_bytes() == b"".join(parts)
 
 
 def test_a_locked_folder_loses_temporary_files_and_nothing_else(tmp_path):
