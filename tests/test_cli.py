@@ -115,6 +115,7 @@ def test_without_a_command_the_help_is_shown():
         (["predict"], "Missing "),
         (["predict", "--beam", "0", "x.jpg"], "Invalid value for '--beam'"),
         (["train", "--no"], "No such option: --no"),
+        (["extract", "--engine", "gpu"], "Invalid value for '--engine': 'gpu' is not one of 'local', 'ray'"),
     ],
 )
 def test_wrong_usage_ends_with_two(arguments, problem):
