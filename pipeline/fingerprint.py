@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
+from pipeline.errors import ParamsError
 from pipeline.starter import STARTER
 
 PACKAGE = Path(__file__).parent
@@ -71,10 +72,13 @@ class Sources:
         return next((file for file in (base / "__init__.py", base.with_suffix(".py")) if file.is_file()), None)
 
     def _tree(self, module: str) -> ast.Module:
-        """The syntax tree of a module. Raises `SyntaxError` with its path and line if it does not parse."""
+        """The syntax tree of a module. Raises `ParamsError` if it does not parse."""
         path = self.path(module)
         assert path is not None, module
-        return ast.parse(path.read_bytes(), filename=str(path))
+        try:
+            return ast.parse(path.read_bytes(), filename=str(path))
+        except SyntaxError as error:
+            raise ParamsError(f"{path}, line {error.lineno}: {error.msg}; correct the module") from error
 
     def _imports(self, module: str) -> set[str]:
         """The dotted names that a module imports at run time."""

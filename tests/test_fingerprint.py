@@ -2,6 +2,7 @@
 
 import pytest
 
+from pipeline.errors import ParamsError
 from pipeline.fingerprint import STAGE_PARAMS, Sources, combined, fingerprint, stage_parts
 from pipeline.stages.code import code
 
@@ -141,6 +142,12 @@ def test_a_changed_default_changes_the_fingerprint_of_its_stage(monkeypatch):
     finally:
         monkeypatch.undo()
         params.Params.model_rebuild(force=True)
+
+
+def test_a_module_that_does_not_parse_is_named(package):
+    (package / "shapes/ring.py").write_text("def draw(:\n")
+    with pytest.raises(ParamsError, match=r"ring\.py, line 1: .*invalid syntax"):
+        parts(package)
 
 
 def test_the_stage_writes_one_file_per_stage(tmp_path):

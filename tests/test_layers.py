@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "params": BOTTOM,
     "params_errors": {"params"},
     "params_file": {"params", "params_errors", "errors", "files"},
-    "fingerprint": {"params", "starter"},
+    "fingerprint": {"params", "errors", "starter"},
     "text": BOTTOM,
     "metrics": BOTTOM | {"text"},
     "decoders": {"tokens", "options", "errors"},
