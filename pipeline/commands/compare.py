@@ -102,6 +102,8 @@ def _read_revision(revision: str, path: Path) -> str:
         ) from error
     except (SCMError, GitError) as error:
         raise ParamsError(f"{revision}: no such file, and no git repository with commits: {error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} of revision {revision}: not UTF-8 at byte {error.start}") from error
     except (PathMissingError, FileNotFoundError) as error:
         raise DataError(f"{path}: not in revision {revision}; run `dvc repro score` there and commit it") from error
     except DvcException as error:

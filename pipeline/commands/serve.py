@@ -78,8 +78,11 @@ def _listen(host: str, port: int) -> socket.socket:
     if not host:  # an unset variable of a shell, not all networks
         raise ParamsError(f"--host: empty; {advice}")
     try:
+        host.encode("idna")
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
+    except UnicodeError as error:
+        raise ParamsError(f"--host {host}: cannot listen: not a host name; {advice}") from error
     except OSError as error:
         if error.errno in {errno.EADDRINUSE, errno.EACCES}:
             raise ParamsError(f"--host {host} --port {port}: cannot listen: {error.strerror}; try --port 0") from error

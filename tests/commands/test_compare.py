@@ -173,6 +173,14 @@ def test_a_revision_that_is_not_there_or_has_no_captions_is_named(repository):
     assert err == "error: metrics/captions.csv: not in revision empty; run `dvc repro score` there and commit it\n"
 
 
+@needs_git
+def test_captions_of_a_revision_that_are_not_utf_8_are_named(repository):
+    (repository / paths.SCORED_CAPTIONS).write_bytes(b"image,caption\na.jpg,caf\xe9\n")
+    run_program("git", "commit", "-qam", "latin", cwd=repository)
+    code, _, err = run_command("compare", "HEAD", "second", cwd=repository)
+    assert (code, err) == (3, "error: metrics/captions.csv of revision HEAD: not UTF-8 at byte 23\n")
+
+
 def test_one_image_proves_nothing(folder):
     for name, caption in (("one.csv", "a man on a"), ("other.csv", "a dog stands near a river")):
         (folder / name).write_text(f"image,caption,references\ndog.png,{caption},{REFERENCES['dog.png']}\n")

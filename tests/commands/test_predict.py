@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import zipfile
 from dataclasses import replace
@@ -277,6 +278,28 @@ def test_attention_maps_in_a_folder_of_images_are_not_captioned(trained_project,
     assert f"note: {tmp_path}: attention maps that are not captioned: 1" in message
 
 
+def test_an_attention_map_beside_its_image_leaves_the_image_alone(trained_project, tmp_path):
+    image, drawn = tmp_path / "photo.png", tmp_path / "photo.attention.png"
+    image.write_bytes((trained_project / TINY / "000.png").read_bytes())
+    drawn.write_bytes(b"old")
+    before = image.read_bytes()
+    assert predict(trained_project, str(image), "--attention", str(tmp_path))[::2] == (0, "")
+    assert drawn.read_bytes().startswith(b"\x89PNG")
+    assert image.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_not_replaced(trained_project, tmp_path):
+    pipe = tmp_path / "table.csv"
+    os.mkfifo(pipe)
+    image = str(trained_project / TINY / "000.png")
+    code, out, message = predict(tmp_path, image, "--csv", "table.csv", "--model", "gone")
+    assert (code, out) == (2, "")
+    assert "table.csv: a pipe, a socket or a device" in message
+    assert pipe.is_fifo()
+
+
 def test_a_long_name_of_an_attention_map_is_cut(trained_project, tmp_path):
     letter = "\u56fe"  # of three bytes
     long = tmp_path / (80 * letter + ".png")
@@ -413,8 +436,6 @@ def test_a_sample_has_an_attention_map(trained_project, tmp_path):
         (["--model", "data"], "data: a folder; name a model file"),
         (["--features", "x.h5", "--attention", "maps"], "--features: not with --runtime onnx, --attention or -"),
         (["--attention", "params.yaml"], "--attention params.yaml: a file; name a folder"),
-        (["--batch-size", "99999999999999999999"], "'--batch-size': "),
-        (["--sample", "--temperature", "1e39"], "'--temperature': "),
         (["--runtime", "onnx", "--device", "cuda"], "--device cuda: the onnx runtime computes on the CPU"),
     ],
 )
@@ -422,6 +443,16 @@ def test_options_that_do_not_fit_together_are_refused(trained_project, options, 
     code, out, message = predict(trained_project, f"{TINY}/000.png", *options)
     assert (code, out) == (2, "")
     assert words in message
+
+
+@pytest.mark.parametrize(
+    ("options", "limit"),
+    [(["--batch-size", "99999999999999999999"], "10000"), (["--sample", "--temperature", "1e39"], "100")],
+)
+def test_a_value_beyond_its_limit_is_refused_with_the_limit(trained_project, options, limit):
+    code, out, message = predict(trained_project, f"{TINY}/000.png", *options)
+    assert (code, out) == (2, "")
+    assert re.search(rf"'{options[-2]}': .*\b{limit}\b", message)
 
 
 def test_an_image_in_an_archive_is_captioned_like_the_file(trained_project, tmp_path):

@@ -93,7 +93,7 @@ def test_attention_weights_are_optional(server, images):
         (b"no form", "multipart/form-data; boundary=edge", 400, "the form"),
         (b"no form", "multipart/form-data", 400, "the form"),
         (b"no form", "multipart/form-data; boundary=edge; charset=hex", 400, "the form"),
-        (b"--edge--\r\n", "multipart/form-data; boundary=edge", 400, "the form"),
+        (b"--edge--\r\n", "multipart/form-data; boundary=edge", 400, "the file image"),
     ],
 )
 def test_a_body_that_is_not_an_image_is_refused_with_the_reason(server, body, kind, status, words):
@@ -101,6 +101,13 @@ def test_a_body_that_is_not_an_image_is_refused_with_the_reason(server, body, ki
     assert found == status
     assert words in response["error"]
     assert headers["content-type"] == "application/json"
+
+
+def test_a_body_of_two_images_is_refused(server, images):
+    body = images[0].read_bytes() + images[1].read_bytes()
+    status, _, response = send(server, body=body, content_type="image/png")
+    problem = "the image cannot be used: holds more than one image; give one at a time"
+    assert (status, response["error"]) == (422, problem)
 
 
 def test_a_form_with_another_field_or_two_images_is_refused(server, images):
@@ -416,7 +423,7 @@ def test_a_port_that_is_taken_is_a_usage_error(trained_project, server):
     assert message.endswith("; try --port 0\n")
 
 
-@pytest.mark.parametrize("host", ["192.0.2.1", "a..b"])
+@pytest.mark.parametrize("host", ["192.0.2.1", "a..b", "ä" * 70])
 def test_a_host_that_is_not_this_computer_is_a_usage_error(tmp_path, host):
     code, _, message = run_command("serve", "--host", host, cwd=tmp_path)
     assert code == 2
