@@ -150,7 +150,7 @@ def _run(*, debug: bool) -> int:
     except Exception as error:
         if not hasattr(error, "format_message"):  # not wrong usage, whose class depends on the version of typer
             raise
-        # Empty without arguments, when the help was shown.
+        # Empty without arguments, when the help was shown. "Value error" is a word of pydantic, which typer uses.
         message = error.format_message().removesuffix(".").replace(": Value error, ", ": ")
         return _end(f"error: {message}; see --help", ParamsError.exit_code, debug) if message else ParamsError.exit_code
 

@@ -2,7 +2,7 @@
 
 Decoding in threads keeps about five cores busy, however many there are: Pillow holds Python's global lock for a part
 of the time. Processes keep all of them busy. A worker that crashes on an image is restarted; the image is listed if it
-crashes the next worker as well.
+crashes the next worker as well. `DecodeThreads` does the same in threads, for machines where no worker can be started.
 
 A worker is this module, run as a program:
 
@@ -139,7 +139,10 @@ class DecodePool:
         if self._closed:
             raise PeerError("decoding was interrupted")
         worker.kill()
-        return self._start()
+        try:
+            return self._start()
+        except PeerError as error:
+            raise PeerError(f"{error}; run the same command again, which continues") from error
 
     def __enter__(self) -> Self:
         return self

@@ -106,7 +106,7 @@ def test_a_worker_that_cannot_be_started_again_is_an_error(images, monkeypatch):
         (worker,) = pool._workers
         os.kill(worker._process.pid, signal.SIGKILL)
         monkeypatch.setattr(sys, "executable", "/nowhere/python")
-        with pytest.raises(PeerError, match="cannot be started"):
+        with pytest.raises(PeerError, match=r"cannot be started: .*; run the same command again, which continues"):
             pool.decode(images, range(4))
 
 
