@@ -192,24 +192,16 @@ _SYMBOLS = {
     **{"\u00bc": "1/4", "\u00bd": "1/2", "\u00be": "3/4", "\u2153": "1/3", "\u2154": "2/3"},
 }
 # Fast path: most of a caption is plain words and the punctuation between them, which need none of the rules above.
+_WORD_IN_ONE = r"(?!(?i:cannot|gonna|gotta|wanna|lemme|gimme)(?![A-Za-z]))[A-Za-z]+"
+_BLANK = r"[ \t][ \t\u00a0]*"
 _PLAIN = re.compile(
-    rf"(?!(?i:cannot|gonna|gotta|wanna|lemme|gimme|(?:[a-z]|{_TITLE}|{_ENDING})\.)(?![A-Za-z]))"
-    r"([A-Za-z]+)(?=[ \n]|[,;][ \n]|\.\n)|[ \t][ \t\u00a0]*|[.,;](?=\n| [^.])"
+    rf"((?:{_WORD_IN_ONE}(?=[ \n]|[,;][ \n])(?:{_BLANK})?)+|(?!(?i:[a-z]|{_TITLE}|{_ENDING})\.){_WORD_IN_ONE}(?=\.\n))|"
+    rf"{_BLANK}|[.,;](?=\n| [^.])"
 )
-
-# Many captions are such words only, with or without a final full stop: their words are their tokens.
-_ALL_PLAIN = re.compile(r"([A-Za-z]+(?: +[A-Za-z]+)*)( *)\.? *")
-_IN_PARTS = frozenset({"cannot", "gonna", "gotta", "wanna", "lemme", "gimme"})
-_ABBREVIATION = re.compile(rf"(?i:[a-z]|{_TITLE}|{_ENDING})")
 
 
 def tokenize(text: str) -> list[str]:
     """The lower-case tokens of one caption, without punctuation."""
-    plain = _ALL_PLAIN.fullmatch(text)
-    if plain is not None:
-        words = plain[1].lower().split()
-        if _IN_PARTS.isdisjoint(words) and (plain[2] or not _ABBREVIATION.fullmatch(words[-1])):
-            return words
     # Two line ends stand for the next caption, which some rules read.
     text = text.replace("\n", " ") + "\n\n"
     tokens: list[str] = []
@@ -219,7 +211,7 @@ def tokenize(text: str) -> list[str]:
         if plain is not None:
             position = plain.end()
             if plain[1]:
-                tokens.append(plain[1].lower())
+                tokens += plain[1].lower().split()
             continue
         token, name = _longest_match(text, position)
         position += max(len(token), 1)
