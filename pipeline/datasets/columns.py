@@ -121,7 +121,7 @@ def _describe_ignored(
             if name in usual or _NUMBERED.sub("_*", name) in usual or (by_pattern and _DESCRIPTION.fullmatch(name))
         ]
         several = len(read) > 1
-        if read and (others or (several and by_pattern)) and _requested(role, options) == AUTO:
+        if (others or (several and by_pattern)) and _requested(role, options) == AUTO:
             unread = f", not from {_named(kind, names, others)}" if others else ""
             yield f"the {role}{'s are' if several else ' is'} read from {_named(kind, names, read)}{unread}"
 

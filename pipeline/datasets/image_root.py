@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from pipeline.archives import ARCHIVES, COMPRESSED, COMPRESSED_SUFFIXES, SEPARATOR, read_image_bytes
+from pipeline.archives import ARCHIVES, COMPRESSED, COMPRESSED_SUFFIXES, read_image_bytes
 from pipeline.datasets.entries import SPLIT_NAMES, CaptionEntry, split_in
 from pipeline.datasets.image_index import ImageIndex
 from pipeline.errors import DataError
@@ -90,10 +90,7 @@ def _split_of(place: Path) -> str | None:
 
 
 def _differ(one: str, two: str) -> bool:
-    """Whether two paths lead to different images in folders of which none is in the other."""
-    folders = [PurePosixPath(path.replace(SEPARATOR, "/")).parent for path in (one, two)]
-    if folders[0].is_relative_to(folders[1]) or folders[1].is_relative_to(folders[0]):
-        return False
+    """Whether two paths lead to different images."""
     with suppress(OSError):
         return read_image_bytes(one) != read_image_bytes(two)
     return True

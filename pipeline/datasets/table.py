@@ -14,7 +14,16 @@ from pipeline.archives import IMAGE_SUFFIXES
 from pipeline.datasets.caption_rows import CaptionRow, read_entries
 from pipeline.datasets.delimited_table import is_image_name, read_delimited
 from pipeline.datasets.detection import Candidate, first_download, note_downloads
-from pipeline.datasets.entries import SPLIT_NAMES, SPLITS, CaptionEntry, Entry, Note, ReadOptions, SkippedEntry
+from pipeline.datasets.entries import (
+    SPLIT_NAMES,
+    SPLITS,
+    CaptionEntry,
+    Entry,
+    Note,
+    ReadOptions,
+    SkippedEntry,
+    split_in,
+)
 from pipeline.datasets.image_root import find_image_root, likely_image_roots
 from pipeline.datasets.json_records import JSON, is_json_lines, read_json_lines, read_records
 from pipeline.datasets.text_files import load_json, open_text, sniff_json
@@ -54,12 +63,12 @@ def detect_table(path: Path, options: ReadOptions) -> Iterator[Candidate]:
         yield Candidate(path, "", problem=f"{path}: {more}; name the file of captions")
         del files[_MAX_FILES:]
     others = [_candidate(file, options, needs_image=True) for file in files]
-    broken = [one.problem for one in others if one.problem and _split_in(one.captions.stem)]
+    broken = [one.problem for one in others if one.problem and split_in(one.captions.stem)]
     unread = f"; not read: {'; '.join(broken)}" if broken else ""
     if per_split:
         yield Candidate(path, f"{', '.join(file.name for file in parts)}, one table per split{unread}")
     for one in others:
-        yield replace(one, evidence=one.evidence + unread) if _split_in(one.captions.stem) else one
+        yield replace(one, evidence=one.evidence + unread) if split_in(one.captions.stem) else one
 
 
 def _is_of_one_image(file: Path) -> bool:
@@ -121,8 +130,9 @@ def files_by_split(folder: Path, options: ReadOptions) -> dict[Path, str]:
     groups: dict[tuple[str, ...], dict[Path, str]] = defaultdict(dict)
     for suffix in (".csv", ".tsv", ".jsonl", ".json"):
         for file in sorted(folder.glob(f"*{suffix}")):
-            if not first_download(file) and (found := _split_in(file.stem)):
-                split, others = found
+            if not first_download(file) and (split := split_in(file.stem)):
+                words = re.findall(r"([^\W\d_]+)(\d*)", file.stem.lower())
+                others = [word + number for word, number in words if word not in {*SPLIT_NAMES, "captions"}]
                 groups[suffix, *others][file] = split
     several = [groups[words] for words in sorted(groups, key=len) if len({*groups[words].values()}) > 1]
     if len(several) > 1:
@@ -133,14 +143,6 @@ def files_by_split(folder: Path, options: ReadOptions) -> dict[Path, str]:
 def _count_splits(files: Mapping[Path, str], options: ReadOptions) -> int:
     """The number of splits that have a table of captions."""
     return len({split for file, split in files.items() if not _problem(file, options, needs_image=True)})
-
-
-def _split_in(stem: str) -> tuple[str, list[str]] | None:
-    """The split in a file's name and the other words but `captions`; None without a split, or with two."""
-    words = re.findall(r"([^\W\d_]+)(\d*)", stem.lower())
-    splits = [SPLIT_NAMES[word] for word, _ in words if word in SPLIT_NAMES]
-    others = [word + number for word, number in words if word not in {*SPLIT_NAMES, "captions"}]
-    return (splits[0], others) if len(splits) == 1 else None
 
 
 def _read_file(path: Path, options: ReadOptions) -> Iterator[Entry]:

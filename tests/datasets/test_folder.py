@@ -11,11 +11,12 @@ from pipeline.errors import DataError, ParamsError
 
 
 def test_each_line_of_a_text_file_is_a_caption(tmp_path):
-    for name in ("a.jpg", "sub/b.PNG", "c.jpg", "val/d.webp"):
+    for name in ("a.jpg", "sub/b.PNG", "c.jpg", "val/d.webp", "e.jpg"):
         write(tmp_path, b"image", name)
     write(tmp_path, "a red fox\n\na fox in snow\n", "a.txt")
     write(tmp_path, "\ufeffa dog", "sub/b.txt")
     write(tmp_path, "a cat", "val/d.caption")
+    write(tmp_path, "\n", "e.txt")
     write(tmp_path, "nobody", "lost.txt")
     entries = read("folder", tmp_path)
     assert kept(entries) == [
@@ -26,6 +27,7 @@ def test_each_line_of_a_text_file_is_a_caption(tmp_path):
     ]
     assert skipped(entries) == [
         (0, "c.jpg", "the image has no caption"),
+        (1, "e.jpg", "the caption is empty"),
         (0, "lost.txt", "no image is beside the text"),
     ]
 
@@ -58,7 +60,8 @@ def test_a_note_counts_other_texts_beside_an_image(tmp_path):
 def test_texts_in_archives(tmp_path, kind):
     files = {"./00.jpg": b"one", "00.txt": b"a dog", "01.jpg": b"two", "01.txt": b"a cat", "01.json": b"{}"}
     for shard in ("train", "val"):
-        pack(tmp_path / f"{shard}.{kind}", files)
+        path = pack(tmp_path / f"{shard}.{kind}", files)
+    assert (detect(tmp_path).format, detect(path).format) == ("folder", "folder")
     entries = read("folder", tmp_path)
     assert kept(entries) == [
         (f"{shard}.{kind}/{name}", caption, shard)
