@@ -9,10 +9,9 @@ Code here asks for a batch's size as `shape[0]`: `len` would become a constant i
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.decoders.registry import DecoderOptions
@@ -138,7 +137,7 @@ class FeatureNormalizer(nn.Module):
         self.register_buffer("scale", torch.ones(channels))
 
     @torch.no_grad()
-    def fit(self, chunks: Iterable[Tensor | NDArray[Any]]) -> None:
+    def fit(self, chunks: Iterable[Tensor]) -> None:
         """Compute mean and scale from the training features, read in chunks of shape (n, R, C).
 
         Sums are in float64, because float32 loses digits over many rows. A channel that is constant gets scale 0.
@@ -147,7 +146,7 @@ class FeatureNormalizer(nn.Module):
         squares = torch.zeros_like(total)
         count = 0
         for chunk in chunks:
-            values = torch.as_tensor(chunk).cpu().double().flatten(0, 1)  # (n R, C)
+            values = chunk.double().flatten(0, 1)  # (n R, C)
             if self._padded:
                 values = values[values.any(1)]
             total += values.sum(0)

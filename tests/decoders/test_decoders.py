@@ -1,6 +1,5 @@
 """Every decoder implements the interface."""
 
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -123,15 +122,6 @@ def test_features_are_normalized_over_all_chunks():
     torch.testing.assert_close(normalized.mean((0, 1)), torch.zeros(C), atol=1e-3, rtol=0)
     torch.testing.assert_close(normalized.std((0, 1))[:5], torch.ones(5), atol=1e-2, rtol=0)
     assert (normalized[..., 5] == 0).all()  # a constant channel
-
-
-def test_chunks_may_be_float16_arrays():
-    features = np.random.default_rng(0).normal(3, 2, (40, R, C)).astype(np.float16)
-    from_arrays, from_tensor = FeatureNormalizer(C), FeatureNormalizer(C)
-    from_arrays.fit(np.array_split(features, 3))
-    from_tensor.fit([torch.from_numpy(features)])
-    torch.testing.assert_close(from_arrays.mean, from_tensor.mean)
-    torch.testing.assert_close(from_arrays.scale, from_tensor.scale)
 
 
 @pytest.mark.parametrize("kind", DECODERS)
