@@ -101,11 +101,9 @@ class Familiarity:
         others or holds impossible values."""
         dimensions = {"mean": 1, "directions": 2, "variances": 1, "distances": 1}
         expected = {name: (np.dtype(np.float32), count) for name, count in dimensions.items()}
-        if {name: (array.dtype, array.ndim) for name, array in arrays.items()} != expected:
+        found = {name: (array.dtype, array.ndim) for name, array in arrays.items()}
+        if found != expected or not (familiarity := cls(**arrays))._is_consistent(channels):
             raise ArtefactError(f"{place}: the arrays of the familiarity are not those of this version; train again")
-        familiarity = cls(**arrays)
-        if not familiarity._is_consistent(channels):
-            raise ArtefactError(f"{place}: the arrays of the familiarity do not fit each other; train again")
         return familiarity
 
     def _is_consistent(self, channels: int) -> bool:

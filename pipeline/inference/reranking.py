@@ -102,11 +102,9 @@ class Reranker:
         """The inverse of `arrays`. Raises `ArtefactError` naming `place` when an array is missing, has another dtype
         or does not fit the others."""
         expected = {name: (np.dtype(dtype), dimensions) for name, (dtype, dimensions) in _TYPES.items()}
-        if {name: (array.dtype, array.ndim) for name, array in arrays.items()} != expected:
+        found = {name: (array.dtype, array.ndim) for name, array in arrays.items()}
+        if found != expected or not (reranker := cls(**arrays))._is_consistent(vocabulary, hidden):
             raise ArtefactError(f"{place}: the arrays of the re-ranker are not those of this version; train again")
-        reranker = cls(**arrays)
-        if not reranker._is_consistent(vocabulary, hidden):
-            raise ArtefactError(f"{place}: the arrays of the re-ranker do not fit each other; train again")
         return reranker
 
     def _is_consistent(self, vocabulary: int, hidden: int) -> bool:

@@ -215,7 +215,7 @@ def test_a_model_file_keeps_it_and_refuses_a_wrong_one(model, tmp_path):
     assert (tmp_path / "again.safetensors").read_bytes() == model.read_bytes()
     wrong = replace(loaded.familiarity, distances=loaded.familiarity.distances[::-1].copy())
     replace(loaded, familiarity=wrong).save(tmp_path / "wrong.safetensors")
-    with pytest.raises(ArtefactError, match=r"wrong\.safetensors: the arrays of the familiarity do not fit"):
+    with pytest.raises(ArtefactError, match=r"wrong\.safetensors: the arrays of the familiarity are not"):
         TrainedModel.load(tmp_path / "wrong.safetensors")
 
 
