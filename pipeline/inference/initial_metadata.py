@@ -64,8 +64,7 @@ class InitialMetadata:
                 f"{place} uses the tokenizer {self.tokenizer}, params.vocab.unit selects {tokenizer}; change "
                 "params.vocab.unit, or set init_from to none"
             )
-        differences = replace(self.spec, weights=spec.weights).differences(spec) if spec else []
-        if differences:
+        if spec and (differences := replace(self.spec, weights=spec.weights).differences(spec)):
             remedy = _remedy(self.spec, self.name, spec)
             raise ArtefactError(f"{place} was trained with another encoder: {'; '.join(differences)}; {remedy}")
 
@@ -130,9 +129,9 @@ def _with_encoder_params(spec: EncoderSpec, params: "Params") -> EncoderSpec:
     )
 
 
-def _remedy(spec: EncoderSpec, name: str, own: EncoderSpec | None) -> str:
+def _remedy(spec: EncoderSpec, name: str, own: EncoderSpec) -> str:
     """How to get features of `spec`, the encoder of the model file `name`, instead of those of `own`."""
-    if own and own.imported and not spec.imported:
+    if own.imported and not spec.imported:
         return "imported features need a model that was trained on them; set init_from to none"
     if spec.imported:
         return f"import the features of {spec.name} with `captioner import-features`, or set init_from to none"
