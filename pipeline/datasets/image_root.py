@@ -92,7 +92,7 @@ def _split_of(place: Path) -> str | None:
 def _differ(one: str, two: str) -> bool:
     """Whether two paths lead to different images."""
     with suppress(OSError):
-        return read_image_bytes(one) != read_image_bytes(two)
+        return one != two and read_image_bytes(one) != read_image_bytes(two)
     return True
 
 

@@ -202,14 +202,15 @@ def test_identical_files_that_are_no_images_are_skipped(dataset):
     ]
 
 
-def test_names_that_are_other_images_in_the_folder_of_each_split_are_refused(dataset):
-    for split in ("train", "test"):
-        (dataset / split).mkdir()
-        write(dataset / split / "a.jpg", split.encode())
+@pytest.mark.parametrize("test", ["test", "train/test"])
+def test_names_that_are_other_images_in_the_folder_of_each_split_are_refused(dataset, test):
+    for folder in ("train", test):
+        (dataset / folder).mkdir()
+        write(dataset / folder / "a.jpg", folder.encode())
     save(dataset, [*rows_of(dataset), ("a.jpg", "another caption", "test")])
     for leaks in ("refuse", "drop"):
         with pytest.raises(
-            DataError, match=r"a.jpg is in test and also in train, and .*/test/a.jpg and .*/train/a.jpg"
+            DataError, match=rf"a.jpg is in test and also in train, and .*/{test}/a.jpg and .*/train/a.jpg"
         ):
             run(dataset, leaks=leaks)
 
