@@ -60,7 +60,7 @@ def without_images(folder: Path) -> Path:
 def one_stage(folder: Path) -> Path:
     """A pipeline of one stage that depends on the captions and images of params.yaml, as a script of one file would."""
     pipeline = cloned(folder) / "dvc.yaml"
-    deps = "deps: ['${data.captions}', '${data.images}', benchmarks/rerun.py]"
+    deps = "deps: ['${data.captions}', '${data.images}', data/scenes/draw.py]"
     pipeline.write_text(f"stages:\n  train:\n    cmd: echo > model\n    {deps}\n    outs: [model]\n", encoding="utf-8")
     (folder / "dvc.lock").unlink()
     run([*DVC, "repro", "-q"], folder)
