@@ -1,10 +1,9 @@
-"""Rates and memory of extraction, and what they mean for 10^5 to 10^9 images.
+"""Rates and memory of extraction, and what they mean for 10^5 to 10^7 images.
 
-    python benchmarks/scale.py [--images 100000] [--plot docs/images/memory.png]
+    python benchmarks/scale.py [--images 100000]
 
 Measures decoding, encoding, writing and hashing. Runs the commands `prepare` and `extract` on growing numbers of small
-images, up to `--images`, measures their memory, and compares the CPU time of the largest run with what the rates
-predict. Prints the tables of docs/scale.md.
+images, up to `--images`, and measures their memory. Prints the tables of docs/scale.md.
 """
 
 import argparse
@@ -162,24 +161,8 @@ def run_stages(folder: Path, images: Path, count: int) -> tuple[Command, Command
     return prepare, extract
 
 
-def plot(runs: dict[int, tuple[Command, Command]], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 3.6), constrained_layout=True)
-    counts = list(runs)
-    axes.plot(counts, [extract.resident / 1e6 for _, extract in runs.values()], "o-", label="with mapped files")
-    axes.plot(counts, [extract.anonymous / 1e6 for _, extract in runs.values()], "o-", label="without")
-    axes.set(xscale="log", xlabel="images", ylabel="peak memory of extract (MB)", ylim=(0, None))
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, loc="lower right")
-    figure.savefig(path, dpi=120)
-
-
 def as_volume(size: float) -> str:
-    for unit, length in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9)):
+    for unit, length in (("TB", 1e12), ("GB", 1e9)):
         if size >= length:
             return f"{size / length:,.3g} {unit}"
     return f"{size / 1e6:,.3g} MB"
@@ -199,25 +182,22 @@ def print_rates(rates: Rates, row_bytes: int, md5: float) -> None:
     print(f"\nwriting on all cores: {rates.write_elapsed * row_bytes / 1e6:,.0f} MB/s; md5: {md5 / 1e6:,.0f} MB/s\n")
 
 
-def print_runs(runs: dict[int, tuple[Command, Command]], rates: Rates) -> float:
+def print_runs(runs: dict[int, tuple[Command, Command]]) -> float:
     """Print time and memory of each run and return the bytes of memory per image."""
     print("\n| images | prepare | extract | CPU time | memory | with mapped files |\n" + 6 * "|---" + "|")
     for count, (prepare, extract) in runs.items():
         print(f"| {count:,} | {prepare.seconds:.1f} s | {extract.seconds:.1f} s | {extract.cpu_seconds:.1f} s ", end="")
         print(f"| {extract.anonymous / 1e6:,.0f} MB | {extract.resident / 1e6:,.0f} MB |")
     (least, (_, first)), *_, (most, (_, last)) = runs.items()
-    predicted = first.cpu_seconds + (most - least) / rates.extract
-    print(f"\nfrom the rates and the smallest run: {predicted:.0f} s of CPU time for {most:,} images; ", end="")
-    print(f"measured: {last.cpu_seconds:.0f} s, {last.cpu_seconds / predicted:.2f} times the prediction")
     per_image = max(0, last.anonymous - first.anonymous) / (most - least)
-    print(f"memory: {per_image:,.0f} bytes per image")
+    print(f"\nmemory: {per_image:,.0f} bytes per image")
     return per_image
 
 
 def print_sizes(rates: Rates, image_bytes: float, row_bytes: int, memory: float, md5: float) -> None:
     print("\n| images | CPU time | size of the images | of the features | md5 by DVC | memory for ids |")
     print("|---|---|---|---|---|---|")
-    for power in range(5, 10):
+    for power in range(5, 8):
         count = 10**power
         print(f"| 10^{power} | {as_duration(count / rates.extract)} | {as_volume(count * image_bytes)} ", end="")
         print(f"| {as_volume(count * row_bytes)} | {as_duration(count * row_bytes / md5)} ", end="")
@@ -228,7 +208,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cpu = torch.device("cpu")
@@ -253,15 +232,10 @@ def main() -> None:
         ends = [min(start + 5000, options.images) for start in starts]
         with ProcessPoolExecutor(cores) as pool:
             list(pool.map(draw_small_images, [small] * len(ends), starts, ends))
-        sample = sorted(small.rglob("*.jpg"))[:2000]
-        small_encoder = build_encoder(**SMALL, seed=1, device=cpu)
-        small_rates = measure_rates(small_encoder, sample, folder / "small-rates", cores, options.repeats)
         counts = [options.images // share for share in (100, 10, 4, 1)]
         runs = {count: run_stages(folder / str(count), small, count) for count in counts}
-        memory = print_runs(runs, small_rates)
+        memory = print_runs(runs)
         print_sizes(rates, image_bytes, row_bytes, memory, md5)
-        if options.plot:
-            plot(runs, options.plot)
 
 
 if __name__ == "__main__":
