@@ -225,7 +225,12 @@ class TrainParams(Options):
         default=0.0,
         description="Decay of the moving average of the weights, which is then scored and saved; 0: no average",
     )
-    average_best: int = Field(default=1, ge=1, le=1000, description="The model is the average of this many best epochs")
+    average_best: int = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        description="The model is the average of this many best epochs, unless the best one alone validates better",
+    )
     precision: Literal["float32", "bfloat16", "auto"] = Field(
         default="auto",
         description="Arithmetic of matrix products. auto: bfloat16 on processors that support it, TF32 on GPUs",

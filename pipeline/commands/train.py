@@ -65,7 +65,10 @@ def _summary(report: "TrainReport", params: "TrainParams") -> Iterator[str]:
     if report.known_tokens is not None:
         yield (
             f"train: started from {params.init_from}, which has {report.known_tokens:,} of the {report.tokens:,} tokens"
+            + (f"; it had {_validation(report.start)}" if report.start else "")
         )
+    if report.start_is_best:
+        yield f"warning: no epoch has a better {criterion} than the model that training started from"
     before = report.cross_entropy_epochs
     for phase, epochs, planned in (
         ("cross-entropy", before, params.epochs),
@@ -90,5 +93,16 @@ def _summary(report: "TrainReport", params: "TrainParams") -> Iterator[str]:
     yield (
         f"train: {counted(report.captions, 'caption')} of {counted(report.images, 'image')}, "
         f"{report.parameters:,} parameters; best of {counted(report.epochs, 'epoch')} by {criterion}: "
-        f"{report.best.epoch}, val CIDEr-D {report.best.val_cider_d:.1f}, val loss {report.best.val_loss:.3f}"
+        f"{report.best.epoch}, {_validation((report.best.val_cider_d, report.best.val_loss))}"
     )
+    if report.mean and report.mean_is_saved:
+        yield f"train: the model is the mean of the {report.averaged} best epochs, {_validation(report.mean)}"
+    elif report.mean:
+        yield (
+            f"note: the mean of the {report.averaged} best epochs is worse, {_validation(report.mean)}: the model is "
+            f"epoch {report.best.epoch} alone"
+        )
+
+
+def _validation(scores: tuple[float, float]) -> str:
+    return f"val CIDEr-D {scores[0]:.1f}, val loss {scores[1]:.3f}"

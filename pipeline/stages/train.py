@@ -87,6 +87,16 @@ class TrainReport:
     """Size of the vocabulary."""
     known_tokens: int | None
     """Tokens whose weights come from the model that `train.init_from` names; None without one."""
+    start: tuple[float, float] | None
+    """CIDEr-D and loss of the val split before the first epoch, with `train.init_from`."""
+    start_is_best: bool
+    """Whether no epoch is better than this start."""
+    averaged: int
+    """Best epochs whose weights were averaged."""
+    mean: tuple[float, float] | None
+    """CIDEr-D and loss of their mean, where there are several."""
+    mean_is_saved: bool
+    """Whether the model has the mean, and not the weights of the best epoch alone."""
 
 
 def train(
@@ -140,6 +150,7 @@ def train(
             if processes.rank == 0:
                 _model(files, params, inputs, decoder, sections, history.best.epoch, initial).save(files.model)
 
+        start = trainer.validate(trainer.decoder) if initial else None
         try:
             trainer.run(checkpoint, on_epoch=record, on_resume=on_resume)
         except NumericError as error:
@@ -150,10 +161,16 @@ def train(
         save()
         if processes.rank == 0:
             checkpoint.remove()
-    return _report(trainer, inputs, decoder, initial)
+    return _report(trainer, inputs, decoder, initial, start)
 
 
-def _report(trainer: Trainer, inputs: "_Inputs", decoder: Decoder, initial: InitialModel | None) -> TrainReport:
+def _report(
+    trainer: Trainer,
+    inputs: "_Inputs",
+    decoder: Decoder,
+    initial: InitialModel | None,
+    start: tuple[float, float] | None,
+) -> TrainReport:
     history, before = trainer.history, trainer.cross_entropy_epochs
     return TrainReport(
         history.best,
@@ -168,6 +185,11 @@ def _report(trainer: Trainer, inputs: "_Inputs", decoder: Decoder, initial: Init
         cut=inputs.train.cut,
         tokens=len(inputs.vocabulary),
         known_tokens=initial.known_tokens(inputs.vocabulary) if initial else None,
+        start=start,
+        start_is_best=history.as_good_as_best(start),
+        averaged=len(history.best_weights),
+        mean=trainer.mean_validation,
+        mean_is_saved=history.as_good_as_best(trainer.mean_validation),
     )
 
 

@@ -32,9 +32,9 @@ class EpochMetrics:
     """Real tokens per second of training, over all processes."""
 
 
-def _selection_key(metrics: EpochMetrics, by_score: bool) -> tuple[float, float]:
+def _selection_key(val_cider_d: float, val_loss: float, by_score: bool) -> tuple[float, float]:
     """Larger is better."""
-    return metrics.val_cider_d if by_score else 0.0, -metrics.val_loss
+    return val_cider_d if by_score else 0.0, -val_loss
 
 
 def _progress_key(metrics: EpochMetrics, by_score: bool) -> tuple[float, float]:
@@ -60,7 +60,7 @@ class History:
     @property
     def best(self) -> EpochMetrics:
         """The epoch of the highest score, of equal scores that of the lowest val loss, else the first."""
-        return max(self.epochs, key=lambda metrics: _selection_key(metrics, self.by_score))
+        return max(self.epochs, key=self._key)
 
     @property
     def epochs_without_progress(self) -> int:
@@ -74,13 +74,24 @@ class History:
         """Record an epoch, and keep the weights of `network` if they are among the best."""
         self.epochs.append(metrics)
         self.best_weights.append((metrics.epoch, weights_of(network)))
-        self.best_weights.sort(key=lambda kept: _selection_key(self.epochs[kept[0] - 1], self.by_score), reverse=True)
+        self.best_weights.sort(key=lambda kept: self._key(self.epochs[kept[0] - 1]), reverse=True)
         del self.best_weights[self._keep :]
 
-    def load_best_weights(self, network: nn.Module) -> None:
+    def load_mean_weights(self, network: nn.Module) -> None:
         """Load the mean of the weights of the best epochs; without an epoch `network` stays as it is."""
         if self.best_weights:
             load_mean(network, [weights for _, weights in self.best_weights])
+
+    def load_best_epoch(self, network: nn.Module) -> None:
+        """Load the weights of the best epoch alone."""
+        network.load_state_dict(self.best_weights[0][1])
+
+    def as_good_as_best(self, validation: tuple[float, float] | None) -> bool:
+        """Whether a CIDEr-D and a loss of the val split are at least as good as those of the best epoch."""
+        return validation is not None and _selection_key(*validation, self.by_score) >= self._key(self.best)
+
+    def _key(self, metrics: EpochMetrics) -> tuple[float, float]:
+        return _selection_key(metrics.val_cider_d, metrics.val_loss, self.by_score)
 
     def state_dict(self) -> dict[str, Any]:
         return {

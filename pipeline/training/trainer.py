@@ -93,6 +93,8 @@ class Trainer:
         self.history = History(keep=params.average_best, by_score=validation.score_decides)
         self.cross_entropy_epochs: int | None = None
         """Epochs before self-critical training; None until it starts."""
+        self.mean_validation: tuple[float, float] | None = None
+        """CIDEr-D and loss of the mean of the best epochs, where there are several."""
 
     def use_cuda_graphs(self) -> None:
         """Sample captions and compute steps as CUDA graphs, as long as they can be captured."""
@@ -113,7 +115,7 @@ class Trainer:
         on_epoch: Callable[[EpochMetrics], None] = lambda metrics: None,
         on_resume: Callable[[int], None] = lambda epochs: None,
     ) -> None:
-        """Train to the end; the decoder then has the mean of the weights of the best epochs.
+        """Train to the end; the decoder then has the best weights, see `load_best_weights`.
 
         If `checkpoint` holds the state of an interrupted run, training resumes after that run's last epoch; `on_resume`
         gets the number of epochs, and `on_epoch` their metrics. Raises `NumericError` if the loss or a weight is not
@@ -132,8 +134,10 @@ class Trainer:
                 if checkpoint and first:
                     checkpoint.save(self.state_dict())
                 on_epoch(metrics)
-        finally:
-            self.history.load_best_weights(self.decoder)
+        except NumericError:
+            self.load_best_weights()
+            raise
+        self.load_best_weights()
 
     def start_epoch(self) -> bool:
         """Whether another epoch is due; starts self-critical training after the last cross-entropy epoch."""
@@ -146,11 +150,30 @@ class Trainer:
             return True
         if params.scst.epochs:
             self.cross_entropy_epochs = done
-            self.history.load_best_weights(self.decoder)
+            self.load_best_weights()
             if self.ema:
                 self.ema.module.load_state_dict(self.decoder.state_dict())
             self.optimizer.state.clear()  # its momentum belongs to the other loss
         return bool(params.scst.epochs)
+
+    def load_best_weights(self) -> None:
+        """Load the mean of the weights of the best epochs, or those of the best one if the mean validates worse."""
+        self.history.load_mean_weights(self.decoder)
+        if len(self.history.best_weights) > 1:
+            self.mean_validation = self.validate(self.decoder)
+            if not self.history.as_good_as_best(self.mean_validation):
+                self.history.load_best_epoch(self.decoder)
+
+    def validate(self, decoder: Decoder) -> tuple[float, float] | None:
+        """CIDEr-D and loss of the val split, which the first process computes; None where they are not finite."""
+        found: tuple[float, float] | None = None
+        # The last step can make weights infinite, or so large that the logits are.
+        if self.processes.rank == 0 and all(bool(weights.isfinite().all()) for weights in decoder.parameters()):
+            with suppress(NumericError):
+                cider_d = self.validation.cider_d(decoder)
+                with self._autocast():
+                    found = cider_d, self.validation.loss(decoder)
+        return cast(tuple[float, float] | None, self.processes.from_first(found))
 
     def run_epoch(self) -> EpochMetrics:
         """Train for one epoch, validate, and keep the weights if they are among the best. Raises `NumericError`."""
@@ -165,22 +188,14 @@ class Trainer:
             train_loss, reward, tokens = epoch(number, loss)
         tokens_per_second = tokens / (time.monotonic() - began)
         decoder = cast(Decoder, self.ema.module) if self.ema else self.decoder
-        metrics: EpochMetrics | None = None
-        # The last step can make weights infinite, or so large that the logits are.
-        if self.processes.rank == 0 and all(bool(weights.isfinite().all()) for weights in decoder.parameters()):
-            with suppress(NumericError):
-                val_cider_d = self.validation.cider_d(decoder)
-                with self._autocast():
-                    val_loss = self.validation.loss(decoder)
-                seconds = time.monotonic() - began
-                metrics = EpochMetrics(
-                    number, train_loss, val_loss, val_cider_d, self.lr, reward, seconds, tokens_per_second
-                )
-        metrics = self.processes.from_first(metrics)
-        if metrics is None:
+        found = self.validate(decoder)
+        if found is None:
             raise not_finite(
                 f"the decoder's weights or probabilities are not finite after epoch {number}", self._lr_param
             )
+        val_cider_d, val_loss = found
+        seconds = time.monotonic() - began
+        metrics = EpochMetrics(number, train_loss, val_loss, val_cider_d, self.lr, reward, seconds, tokens_per_second)
         self.history.add(metrics, decoder)
         self.schedule.end_epoch(improved=not self.history.epochs_without_progress)
         return metrics

@@ -6,6 +6,21 @@ import pytest
 from support import run_stages, set_param
 
 
+def test_epochs_that_are_no_better_than_the_model_they_started_from_are_a_warning(trained_project, tmp_path):
+    project = shutil.copytree(trained_project, tmp_path / "project")
+    shutil.copy(project / "models/captioner.safetensors", project / "start.safetensors")
+    for name, value in {"epochs": 1, "lr": 1.0, "average_best": 2, "init_from": "start.safetensors"}.items():
+        set_param(project, f"train.{name}", value)
+    printed = run_stages(project, "train")["train"]
+    assert "warning: no epoch has a better val loss than the model that training started from\n" in printed
+    assert "train: the model is the mean" not in printed
+    set_param(project, "train.epochs", 3)
+    printed = run_stages(project, "train")["train"]
+    assert ("train: the model is the mean of the 2 best" in printed) != (
+        "the mean of the 2 best epochs is w" in printed
+    )
+
+
 @pytest.mark.parametrize("self_critical_epochs", [2, 3])
 def test_early_stopping_names_the_phase_that_stopped(trained_project, tmp_path, self_critical_epochs):
     project = shutil.copytree(trained_project, tmp_path / "project")

@@ -170,7 +170,8 @@ def test_a_project_is_tuned_from_the_starter_with_its_encoder(project, trained_p
         code, _, err = run_command(stage)
         assert code == 0, err
     known = len(TrainedModel.load(trained_project / paths.MODEL).vocabulary)
-    assert f"train: started from starter, which has {known - 1} of the {known} tokens" in err
+    assert f"train: started from starter, which has {known - 1} of the {known} tokens; it had val CIDEr-D " in err
+    assert "warning: no epoch has a better val loss than the model that training started from" not in err
     code, _, err = run_command("predict", "data/tiny/images/000.png")
     assert err == f"model: {paths.MODEL}, trained on 12 images of tiny/captions.csv, starting from starter\n"
 

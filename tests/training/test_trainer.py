@@ -149,9 +149,23 @@ def test_training_stops_when_the_score_no_longer_rises():
 def test_the_decoder_ends_with_the_mean_of_the_best_epochs():
     trainer = make_trainer(scores=[10.0, 50.0, 20.0, 40.0], average_best=2, epochs=4)
     weights = run(trainer, 4)
-    trainer.history.load_best_weights(trainer.decoder)
+    trainer.history.load_mean_weights(trainer.decoder)
     mean = {name: (weights[1][name] + weights[3][name]) / 2 for name in weights[1]}
     assert largest_difference(mean, weights_of(trainer.decoder)) < 1e-6
+
+
+@pytest.mark.parametrize(("score", "kept"), [(49.0, "best"), (50.5, "mean")])
+def test_the_best_epoch_is_kept_where_the_mean_validates_worse(score, kept):
+    # The third score and the last one are those of the mean, before the self-critical epoch and at the end.
+    trainer = make_trainer(scores=[50.0, 40.0, score, 45.0, score], average_best=2, epochs=2, scst=scst(epochs=1))
+    weights = run(trainer, 2)
+    best = weights[0] if kept == "best" else {name: (weights[0][name] + weights[1][name]) / 2 for name in weights[0]}
+    assert trainer.start_epoch()
+    assert largest_difference(best, weights_of(trainer.decoder)) < 1e-6
+    trainer.run()
+    assert trainer.mean_validation == (score, 6.0)
+    if kept == "best":
+        assert largest_difference(best, weights_of(trainer.decoder)) == 0
 
 
 def test_weight_decay_shrinks_the_weights_beside_the_step():
