@@ -19,8 +19,8 @@ from pipeline.text import character_tokenizer
 
 EXAMPLES = 60
 """Images whose details are kept: this many best, this many worst and twice as many random ones."""
-NO_COMMON_FOURGRAM = 0.1
-"""A caption of four words or more with a lower BLEU-4 shares no four consecutive words with a reference."""
+FOURGRAMS = 3
+"""The column of BLEU's statistics with the matches of order 4."""
 
 
 class _Record(BaseModel):
@@ -136,6 +136,7 @@ def image_records(
     ranks = np.random.default_rng(seed).permutation(len(evaluation.captions)).tolist()
     examples = _examples(per_image["cider_d"], ranks)
     counts = Counter(evaluation.hypotheses)
+    matches = evaluation.scores.statistics["bleu"]
     records = []
     for index, (image, tokens) in enumerate(zip(evaluation.captions, evaluation.hypotheses, strict=True)):
         weights = attention[image].tolist() if index in examples and image in attention else ()
@@ -145,7 +146,7 @@ def image_records(
                 caption=evaluation.captions[image],
                 references=tuple(evaluation.references[image]),
                 scores={name: round(values[index], 4) for name, values in per_image.items()},
-                flags=caption_flags(tokens.split(), counts[tokens], per_image["bleu_4"][index]),
+                flags=caption_flags(tokens.split(), counts[tokens], int(matches[index, FOURGRAMS])),
                 random_rank=ranks[index],
                 example=index in examples,
                 attention=tuple(tuple(round(weight, 4) for weight in row) for row in weights) or None,
@@ -154,8 +155,8 @@ def image_records(
     return tuple(records)
 
 
-def caption_flags(tokens: Sequence[str], count: int, bleu_4: float) -> tuple[str, ...]:
-    """What is unusual about a caption that `count` images have and that scores `bleu_4`.
+def caption_flags(tokens: Sequence[str], count: int, fourgrams: int) -> tuple[str, ...]:
+    """What is unusual about a caption that `count` images have and that shares `fourgrams` 4-grams with a reference.
 
     `shared`: several images have it; `unfinished`: it ends in a function word; `repeats`: it repeats a word or phrase;
     `no_match`: it shares no four consecutive words with a reference.
@@ -164,7 +165,7 @@ def caption_flags(tokens: Sequence[str], count: int, bleu_4: float) -> tuple[str
         "shared": count > 1,
         "unfinished": ends_in_function_word(tokens),
         "repeats": repeats_a_word(tokens) or repeats_a_phrase(tokens),
-        "no_match": len(tokens) < 4 or bleu_4 < NO_COMMON_FOURGRAM,
+        "no_match": not fourgrams,
     }
     return tuple(name for name, applies in flags.items() if applies)
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.encoders.spec import EncoderSpec
+from pipeline.metrics.bootstrap import FEW_IMAGES
 from pipeline.metrics.evaluation_file import EvaluationFile
 from pipeline.metrics.registry import TITLES
 from pipeline.params import TrainParams
@@ -11,7 +12,7 @@ from pipeline.report.page import training_params
 from pipeline.report.templating import render
 from pipeline.wording import counted
 
-FEW_IMAGES = 10_000
+FEW_TRAINED = 10_000
 """A model trained on fewer images is expected to fail outside its dataset."""
 WIDE_INTERVAL = 4
 """The card points out a wider 95% interval of BLEU-4."""
@@ -40,9 +41,11 @@ def _settings(values: Mapping[str, object]) -> str:
 
 
 def _changed_params(params: Mapping[str, Any]) -> dict[str, object]:
-    """The seed, and the train options that differ from their defaults."""
-    defaults = training_params({"train": TrainParams().model_dump()})
-    return {name: value for name, value in training_params(params).items() if value != defaults.get(name)}
+    """The train options that differ from their defaults."""
+    defaults, options = (
+        training_params({"train": train}) for train in (TrainParams().model_dump(), params.get("train", {}))
+    )
+    return {name: value for name, value in options.items() if value != defaults.get(name)}
 
 
 def _limits(evaluation: EvaluationFile, spec: EncoderSpec) -> list[str]:
@@ -52,8 +55,12 @@ def _limits(evaluation: EvaluationFile, spec: EncoderSpec) -> list[str]:
         "It captions every image, including kinds that it was not trained on"
         + (_FAMILIARITY if model.has_familiarity else "")
         + ".",
-        f"Its scores hold for images like those of the {evaluation.split} split, and for these references: compare "
-        "them with other captioners only on the same ones.",
+        (
+            "Its scores are those of the images that it was trained on: expect lower ones on all others."
+            if evaluation.split == "train"
+            else f"Its scores hold for images like those of the {evaluation.split} split, and for these references: "
+            "compare them with other captioners only on the same ones."
+        ),
         "It repeats the assumptions of its training captions, such as about gender and what is normal. Do not use it "
         "for decisions about people.",
     ]
@@ -63,10 +70,14 @@ def _limits(evaluation: EvaluationFile, spec: EncoderSpec) -> list[str]:
             "those must stay private, or train with `train.store_captions: false`."
         )
     trained_images = model.trained_on.get("images")
-    if isinstance(trained_images, int) and trained_images < FEW_IMAGES:
+    if isinstance(trained_images, int) and trained_images < FEW_TRAINED:
         limits.append(f"It was trained on only {counted(trained_images, 'image')}: expect it to fail on others.")
     if bleu.low is None or bleu.high is None:
         limits.append("Its scores are those of a single image: they have no interval, and CIDEr-D is 0 by definition.")
+    elif len(evaluation.images) < FEW_IMAGES:
+        limits.append(
+            f"Its scores are those of {len(evaluation.images)} images only; the intervals of so few are too narrow."
+        )
     elif bleu.high - bleu.low > WIDE_INTERVAL:
         limits.append(
             f"On {counted(len(evaluation.images), 'image')}, its BLEU-4 is only known to lie between {bleu.low:.1f} "

@@ -58,7 +58,7 @@ def make_evaluation(
             has_encoder=True,
             has_familiarity=has_familiarity,
             trained_on={"images": trained_images, "captions_sha256": "cd" * 32},
-            params={"train": {"lr": 0.002, "scst": {"epochs": 0}, **train}},
+            params={"seed": 17, "train": {"lr": 0.002, "scst": {"epochs": 0}, **train}},
         ),
         scores=score_records(evaluation.scores),
         signatures=evaluation.scores.signatures,

@@ -48,6 +48,13 @@ def test_unusual_captions_have_flags(cards):
     }
 
 
+def test_a_caption_much_shorter_than_its_references_may_share_four_words_with_one():
+    reference = "a brown dog runs on " + "and on " * 30
+    (record,) = make_evaluation({"1": "a brown dog runs"}, {"1": [reference]}).images
+    assert record.scores["bleu_4"] < 0.01
+    assert record.flags == ()
+
+
 def test_filters_count_the_captions_with_each_flag():
     captions = {"1": "a dog runs on grass", "2": "a man on a", "3": "a man on a"}
     evaluation = make_evaluation(captions, {image: ["a dog runs on grass"] for image in captions})

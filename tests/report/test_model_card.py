@@ -34,7 +34,7 @@ def test_scores_have_interval_signature_and_data():
 
 
 def test_only_options_that_differ_from_the_defaults_are_listed():
-    assert "differ from the defaults: none.\n" in card(lr=TrainParams().lr)
+    assert "Seed 17. Options of `train` that differ from the defaults: none.\n" in card(lr=TrainParams().lr)
     assert "differ from the defaults: train.lr 0.5, train.scst.samples 3.\n" in card(lr=0.5, scst={"samples": 3})
 
 
@@ -52,6 +52,15 @@ def test_limits_follow_from_the_run():
     assert "random weights, which is enough for drawings but not for photographs" in card()
     assert "captions of its training images word for word" in card(store_captions=True)
     assert "word for word" not in card(store_captions=False)
+    assert "Its scores are those of 15 images only; the intervals of so few are too narrow." in card()
+
+
+def test_scores_of_training_images_are_not_said_to_hold_for_others():
+    assert "Its scores hold for images like those of the test split" in card()
+    evaluation = make_evaluation(CAPTIONS, REFERENCES).model_copy(update={"split": "train"})
+    text = render_model_card(evaluation, spec=make_spec(), counts=[])
+    assert "Its scores are those of the images that it was trained on: expect lower ones on all others." in text
+    assert "hold for images like" not in text
 
 
 @pytest.mark.parametrize(
