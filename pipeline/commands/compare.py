@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline import paths
-from pipeline.commands.score import SEED, Meteor, Seed, UnitOption, reference_file, tokenizer_of, warnings
+from pipeline.commands.score import (
+    SEED,
+    Meteor,
+    Seed,
+    UnitOption,
+    few_images_warning,
+    reference_file,
+    tokenizer_of,
+    warnings,
+)
 from pipeline.commands.terminal import aligned, say, show, show_json
 from pipeline.errors import DataError, ParamsError
 from pipeline.wording import counted
@@ -62,6 +71,7 @@ def compare(
         say(f"warning: {counted(len(neither), 'image')} left out: neither of the two files has their captions")
     for name, side in ((first, comparison.first), (second, comparison.second)):
         say(*(f"{warning} ({name})" for warning in warnings(side)))
+    say(*few_images_warning(comparison.first.scores.images))
     if as_json:
         show_json(_as_json(comparison), indent=2)
     else:

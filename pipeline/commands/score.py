@@ -1,6 +1,7 @@
 """`captioner score`: the stage of dvc.yaml or, given a file, the scores of any captions against any references."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -91,7 +92,7 @@ def score(
     tokenize = tokenizer_of(unit, matched.references)
     seed = SEED if seed is None else seed
     evaluation = evaluate(matched.captions, matched.references, seed=seed, meteor=meteor, tokenize=tokenize)
-    say(*warnings(evaluation))
+    say(*warnings(evaluation), *few_images_warning(evaluation.scores.images))
     if per_image:
         write_scored_captions(per_image, evaluation.captions, evaluation.references, evaluation.scores.per_image)
     if as_json:
@@ -114,7 +115,8 @@ def reference_file(captions: "CaptionFile", name: str, references: "ReferenceFil
 
 
 def tokenizer_of(unit: Unit | None, references: Mapping[str, Sequence[str]]) -> Callable[[str], list[str]]:
-    """The tokenizer of a unit; prints a warning where the word tokenizer drops letters of the references.
+    """The tokenizer of a unit; prints a warning where the word tokenizer drops letters of the references, and a note
+    where the project's model generates characters and no unit is given.
 
     Raises `ParamsError` where a language without spaces needs a choice.
     """
@@ -128,9 +130,18 @@ def tokenizer_of(unit: Unit | None, references: Mapping[str, Sequence[str]]) -> 
             f"{share:.0%} of the references are in a script without spaces between words, so that words would score "
             "about 0: add --unit character, or --unit word where the words are separated by spaces"
         )
+    if unit is None and _model_unit() == "character":
+        say(f"note: scored in words, unlike {paths.SCORES}: add --unit character (params.vocab.unit)")
     if unit != "character":
         say(*dropped_letters_warning(share_with_dropped_letters(every), "references", "add --unit character"))
     return TOKENIZERS[UNITS[unit or "word"]]
+
+
+def _model_unit() -> str | None:
+    """`vocab.unit` of the project in the working folder, if there is one."""
+    with suppress(ParamsError):
+        return read_params_file(paths.PARAMS).vocab.unit if paths.PARAMS.is_file() else None
+    return None
 
 
 def warnings(evaluation: "Evaluation") -> Iterator[str]:
@@ -139,11 +150,19 @@ def warnings(evaluation: "Evaluation") -> Iterator[str]:
     empty = round(evaluation.diversity["empty_captions"] * images)
     if empty:
         yield f"warning: {empty:,} of {counted(images, 'caption')} {'has' if empty == 1 else 'have'} no words"
+
+
+def few_images_warning(images: int) -> Iterator[str]:
+    """A warning about scores of too few images for their intervals."""
+    from pipeline.metrics.bootstrap import FEW_IMAGES
+
     if images == 1:
         yield (
             "warning: one image: CIDEr-D is 0 by definition, because every n-gram is in the references of all images, "
             "and there is no interval"
         )
+    elif images < FEW_IMAGES:
+        yield f"warning: {images} images: the intervals and p-values of so few are too small"
 
 
 def _score_split(path: Path) -> None:
@@ -159,11 +178,13 @@ def _score_split(path: Path) -> None:
         say(without_features_warning(params.score.split, report.without_features))
     say(f"score: {counted(evaluation.scores.images, 'image')} of the {params.score.split} split")
     say(*_scores_table(evaluation))
-    if params.score.split == "train" and params.score.rerank.neighbors:
-        say(
-            "warning: each training image is its own nearest neighbor, so re-ranking raises these scores; set "
-            "params.score.rerank.neighbors to 0"
-        )
+    if params.score.split == "train":
+        say("warning: the model was trained on these images: expect lower scores on all others (params.score.split)")
+        if params.score.rerank.neighbors:
+            say(
+                "warning: each training image is its own nearest neighbor, so re-ranking raises these scores; set "
+                "params.score.rerank.neighbors to 0"
+            )
     if report.longer_references:
         references = counted(evaluation.reference_lengths.total(), "reference")
         say(
@@ -171,7 +192,7 @@ def _score_split(path: Path) -> None:
             f"longer than params.score.max_length ({counted(report.max_length, 'token')}); "
             f"{counted(report.at_max_length, 'generated caption reaches', 'generated captions reach')} this limit"
         )
-    say(*warnings(evaluation))
+    say(*warnings(evaluation), *few_images_warning(evaluation.scores.images))
     common = evaluation.diversity["most_common_caption"]
     if common > _COMMON and evaluation.scores.images >= _FEW:
         say(f"warning: {common:.0%} of the images have the same caption: the decoder does not describe its images yet")

@@ -15,6 +15,8 @@ from pipeline.metrics.metric import Floats
 
 RESAMPLES = 1000
 LEVEL = 0.95
+FEW_IMAGES = 20
+"""Intervals of fewer images are too narrow: those of 8 images hold the true value in 89% of cases instead of 95%."""
 _ROUNDING = 1e-9
 """Relative: resampled differences that are equal except for rounding are as far from zero as the observed one."""
 _NEGLIGIBLE = 1e-4
@@ -37,7 +39,9 @@ def paired_differences(first: Floats, second: Floats, from_sums: FromSums, *, se
 
     Returns (M, 4): the difference, the low and the high end of its 95% interval, and its two-sided p-value. For the
     p-value the resampled differences are centered on zero, and the observed one is added to them. It is the share
-    of these that are at least as far from zero as the observed one. Raises `ValueError` when the shapes differ.
+    of these that are at least as far from zero as the observed one, and at least 2^(1-N): where two equal systems
+    differ on N images, the second one is better, or worse, on all of them with this probability. Raises `ValueError`
+    when the shapes differ.
     """
     if first.shape != second.shape:
         raise ValueError(f"both systems must have the same images, got {first.shape} and {second.shape}")
@@ -45,7 +49,7 @@ def paired_differences(first: Floats, second: Floats, from_sums: FromSums, *, se
     first_scores, second_scores = (from_sums(resampled_sums(one, seed=seed)) for one in (first, second))
     resampled = second_scores - first_scores  # (B, M)
     at_least_as_far = np.abs(resampled - observed) >= np.abs(observed) * (1 - _ROUNDING) - _NEGLIGIBLE
-    p_values = (at_least_as_far.sum(axis=0) + 1) / (RESAMPLES + 1)
+    p_values = np.maximum((at_least_as_far.sum(axis=0) + 1) / (RESAMPLES + 1), 2.0 ** (1 - len(first)))
     return np.column_stack([observed, _percentiles(resampled), p_values])
 
 

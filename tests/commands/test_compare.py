@@ -25,6 +25,10 @@ def bad(word):
     return good(word) if word in WORDS[:2] else "a man on a"
 
 
+def few_images(count):
+    return f"warning: {count} images: the intervals and p-values of so few are too small\n"
+
+
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "bad.csv").write_text(table(bad))
@@ -34,11 +38,11 @@ def folder(tmp_path):
 
 def test_the_better_of_two_files_is_named_with_its_p_value(folder):
     code, out, err = run_command("compare", "bad.csv", "good.csv", "--top", "2", cwd=folder)
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, few_images(10))
     lines = out.splitlines()
     assert lines[0] == "10 images; A: bad.csv, B: good.csv"
     cider = next(line for line in lines if line.startswith("CIDEr-D"))
-    assert cider.endswith("0.001  B is better")
+    assert cider.endswith("0.002  B is better")  # 2 to the power of 1 - 10: at least this, with so few images
     assert "8 of 10 captions changed; CIDEr-D is higher for 8 and lower for 0 of them" in out
     assert sum(line.startswith("  A ") for line in lines) == 2
     assert "  B " in out
@@ -91,7 +95,7 @@ def test_images_that_one_side_lacks_are_left_out_with_a_warning(folder):
     (folder / "fewer.csv").write_text("\n".join(rows[:-3]) + "\n")
     code, out, err = run_command("compare", "good.csv", "fewer.csv", cwd=folder)
     assert code == 0
-    assert err == "warning: 3 images left out: only one of the two files has their captions\n"
+    assert err == "warning: 3 images left out: only one of the two files has their captions\n" + few_images(7)
     assert out.startswith("7 images")
 
 
@@ -101,7 +105,7 @@ def test_images_that_neither_side_has_are_left_out_with_a_warning(folder):
     (folder / "references.json").write_text(json.dumps({f"{letter}.jpg": ["a dog"] for letter in "abcde"}))
     code, out, err = run_command("compare", "one.json", "other.json", "--references", "references.json", cwd=folder)
     assert (code, out.startswith("2 images")) == (0, True)
-    assert err == "warning: 3 images left out: neither of the two files has their captions\n"
+    assert err == "warning: 3 images left out: neither of the two files has their captions\n" + few_images(2)
 
 
 @needs_git
@@ -147,7 +151,7 @@ def repository(tmp_path):
 @needs_git
 def test_revisions_are_compared_with_each_other_and_with_the_workspace(repository):
     code, out, err = run_command("compare", "first", "second", cwd=repository)
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, few_images(10))
     assert "8 of 10 captions changed; CIDEr-D is higher for 8" in out
     code, out, _ = run_command("compare", "HEAD", cwd=repository)
     assert code == 0

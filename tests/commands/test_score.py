@@ -26,6 +26,7 @@ CAPTIONS = [
     {"image_id": 2, "caption": "two men play soccer in a field."},
     {"image_id": 3, "caption": "a child in a red coat is"},
 ]
+FEW_IMAGES = "warning: {} images: the intervals and p-values of so few are too small\n"
 SCORES = {"bleu_1": 72.9213, "bleu_4": 62.9483, "cider_d": 390.8887, "rouge_l": 70.9702}
 
 
@@ -42,7 +43,7 @@ def score(folder, *arguments):
 
 def test_the_known_case_is_scored_as_in_coco_caption(folder):
     code, out, err = score(folder, "--json")
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, FEW_IMAGES.format(3))
     found = json.loads(out)
     assert {name: found[name] for name in SCORES} == SCORES
     assert found["ends_in_function_word"] == pytest.approx(1 / 3, abs=1e-4)
@@ -80,7 +81,7 @@ def test_captions_for_some_images_are_scored_only_on_request(folder):
     assert "error: ours.json: no caption for 1 of the 3 images in references.json: 3" in err
     code, out, err = score(folder, "--subset", "--json")
     assert code == 0
-    assert err == "warning: 1 image without a caption is not in these scores\n"
+    assert err == "warning: 1 image without a caption is not in these scores\n" + FEW_IMAGES.format(2)
     assert json.loads(out)["images"] == 2
 
 
@@ -114,7 +115,7 @@ def test_empty_captions_are_a_warning(folder):
     captions = [{"image_id": image, "caption": text} for image, text in ((1, "a brown dog"), (2, ""), (3, " "))]
     (folder / "ours.json").write_text(json.dumps(captions))
     code, _, err = score(folder)
-    assert (code, err) == (0, "warning: 2 of 3 captions have no words\n")
+    assert (code, err) == (0, "warning: 2 of 3 captions have no words\n" + FEW_IMAGES.format(3))
 
 
 def test_letters_that_words_drop_are_a_warning(folder):
@@ -124,8 +125,9 @@ def test_letters_that_words_drop_are_a_warning(folder):
     assert code == 0
     letters = "letters or vowel signs that the word tokenizer drops"
     warning = f"warning: 100% of the references hold {letters}; add --unit character"
-    assert err.splitlines() == [warning, "warning: 2 of 2 captions have no words"]
-    assert score(folder, "--unit", "character")[2] == ""
+    few = FEW_IMAGES.format(2)
+    assert err == f"{warning}\nwarning: 2 of 2 captions have no words\n{few}"
+    assert score(folder, "--unit", "character")[2] == few
 
 
 def test_one_image_has_no_interval_and_a_cider_of_zero_by_definition(folder):
@@ -155,10 +157,20 @@ def test_captions_without_spaces_need_a_choice_of_unit(folder):
     assert json.loads(out)["first"]["bleu_4"] > 50
 
 
+def test_words_are_noted_where_the_model_of_the_project_generates_characters(folder):
+    note = "note: scored in words, unlike metrics/scores.json: add --unit character (params.vocab.unit)\n"
+    compare = ("compare", "ours.json", "ours.json", "--references", "references.json")
+    for unit in ("word", "character"):
+        (folder / "params.yaml").write_text(f"vocab: {{unit: {unit}}}\n")
+        noted = note if unit == "character" else ""
+        assert score(folder)[2] == run_command(*compare, cwd=folder)[2] == noted + FEW_IMAGES.format(3)
+    assert score(folder, "--unit", "word")[2] == score(folder, "--unit", "character")[2] == FEW_IMAGES.format(3)
+
+
 def test_what_the_user_should_know_about_the_match_is_printed(folder):
     (folder / "ours.json").write_text(json.dumps([{**one, "image_id": f"00{one['image_id']}"} for one in CAPTIONS]))
     code, _, err = score(folder)
-    assert (code, err) == (0, "note: 3 images are matched by number, such as 001 with 1\n")
+    assert (code, err) == (0, "note: 3 images are matched by number, such as 001 with 1\n" + FEW_IMAGES.format(3))
 
 
 def test_accents_match_in_any_unicode_form(folder):
@@ -168,7 +180,7 @@ def test_accents_match_in_any_unicode_form(folder):
         (folder / "ours.json").write_text(json.dumps({names[ours]: texts[ours], "b.jpg": "a cat"}))
         (folder / "references.json").write_text(json.dumps({names[theirs]: [texts[theirs]], "b.jpg": ["a cat"]}))
         code, out, err = score(folder, "--json")
-        assert (code, err) == (0, "")
+        assert (code, err) == (0, FEW_IMAGES.format(2))
         assert (json.loads(out)["images"], json.loads(out)["bleu_4"]) == (2, 100.0)
 
 

@@ -48,6 +48,13 @@ def test_resamples_that_are_as_far_except_for_rounding_count():
     assert p_value == ((np.abs(drawn - 4) >= 4).sum() + 1) / 1001
 
 
+def test_a_few_images_prove_nothing():
+    """Of two equal systems, the second one is better on all of N images, or worse, with probability 2^(1-N)."""
+    for images in (2, 3, 5):
+        first = per_image(images)[:, None]
+        assert paired_differences(first, first + 1, mean_of(images), seed=0)[0, 3] == 2.0 ** (1 - images)
+
+
 def test_a_difference_too_small_to_print_is_not_significant():
     first = np.random.default_rng(1).uniform(0, 100, (50, 1))
     assert paired_differences(first, first + 1e-6, mean_of(50), seed=5)[0, 3] == 1
