@@ -12,7 +12,7 @@ INTRODUCTION = """# Parameters
 
 Every parameter has a default, so a `params.yaml` needs to hold only what differs. The one in this repository holds all
 of them, with values for the built-in dataset, because `-S` changes only keys that are in the file, and because DVC needs
-every section that a stage lists; `captioner params FILE` prints such a file for any other, with the options of its
+`seed`, `data.max_skipped` and every section that a stage lists; `captioner params FILE` prints such a file for any other, with the options of its
 `decoder.kind`. Values are checked before a stage starts: an unknown key, a wrong type or a value out of range ends the
 command with one `error:` line per mistake and exit code 2.
 

@@ -18,12 +18,10 @@ from pipeline.wording import counted, shown_names
 if TYPE_CHECKING:
     from pipeline.datasets.detection import Candidate
     from pipeline.datasets.entries import DatasetEntries
-    from pipeline.params import DataParams
+    from pipeline.params import DataParams, Params
 
 KEPT = ("encoding", "image_column", "caption_column", "split_column")
 """Params that only the user can know; they are used and left as they are."""
-DRAWN = Path("data/scenes")
-"""The folder of the built-in dataset, whose pipeline `dvc status` would list as not run."""
 _DVC_IGNORE = Path(".dvcignore")
 
 
@@ -41,6 +39,13 @@ def init(
 
     given = read_params_file(params)
     data = given.data
+    project = Path(os.path.abspath(params)).parent
+    if _is_undrawn(dataset, project):
+        say("format: table: the built-in dataset, which `dvc repro` draws")
+        values = {"format": "table", "captions": f"{paths.DRAWN}/captions.csv", "images": f"{paths.DRAWN}/images"}
+        _update_params(params, data, values, project)
+        say("next: dvc repro")
+        return
     if not dataset.exists():
         raise DataError(f"{dataset}: no such file or folder")
     check_writable(params)
@@ -56,20 +61,37 @@ def init(
     if given.vocab.unit == "word":
         texts = [entry.caption for entry in entries.captions]
         say(*word_warnings(share_without_spaces(texts), share_with_dropped_letters(texts)))
-    project = Path(os.path.abspath(params)).parent
-    captions = _path_in_project(found.captions, project)
-    values = {"format": found.format, "captions": captions, "images": _path_in_project(image_root, project)}
-    _update_params(params, data, values)
-    if change := _ignore_drawn_dataset(project, used=Path(captions).is_relative_to(DRAWN)):
-        say(change)
-    if missing := _missing_in_copies(project, [values["captions"], values["images"]]):
+    places = {"captions": _path_in_project(found.captions, project), "images": _path_in_project(image_root, project)}
+    _update_params(params, data, {"format": found.format, **places}, project)
+    if missing := _missing_in_copies(project, places.values()):
         say(
             f"note: {' and '.join(missing)}: not in git or dvc, so missing in the copies of the project in which "
             "`dvc exp run --temp` and `--queue` run; `dvc add` and `git add` them (see docs/datasets.md)"
         )
     if given.encoder.weights == "none":
         say("note: encoder.weights is none: random weights suit drawings only; docs/encoders.md lists trained encoders")
+    if (project / "dvc.yaml").is_file() and (missing := _missing_for_dvc(given)):
+        say(
+            f"note: DVC needs {', '.join(missing)} in {params}: run `captioner params {params} > complete.yaml`, and "
+            "put this file in its place"
+        )
     say("next: dvc repro")
+
+
+def _is_undrawn(dataset: Path, project: Path) -> bool:
+    """Whether `dataset` is the built-in one and has no captions: DVC deletes them where it ignores this dataset."""
+    drawn = project / paths.DRAWN
+    captions = drawn / "captions.csv"
+    return (
+        Path(os.path.abspath(dataset)) in (drawn, captions) and (drawn / "dvc.yaml").is_file() and not captions.exists()
+    )
+
+
+def _missing_for_dvc(params: "Params") -> list[str]:
+    """What a params file lacks that dvc.yaml lists."""
+    given = params.model_fields_set
+    missing = [name for name in ("seed", "encoder", "vocab", "decoder", "train", "score") if name not in given]
+    return missing if "max_skipped" in params.data.model_fields_set else [*missing, "data.max_skipped"]
 
 
 def _print_entries(entries: "DatasetEntries", images: int) -> None:
@@ -122,7 +144,7 @@ def _find_images(images: Path | None, found: "Candidate", dataset: Path, names: 
     return root.index.root
 
 
-def _update_params(file: Path, data: "DataParams", values: dict[str, str]) -> None:
+def _update_params(file: Path, data: "DataParams", values: dict[str, str], project: Path) -> None:
     """Write `values` to the section `data`, and print them and the values that the user chose."""
     from pipeline.params_file import write_section
 
@@ -130,6 +152,8 @@ def _update_params(file: Path, data: "DataParams", values: dict[str, str]) -> No
     say(*(f"{file}: data.{key}: {value}" for key, value in values.items()))
     chosen = {key: getattr(data, key) for key in KEPT}
     say(*(f"{file}: data.{key}: {value} (unchanged)" for key, value in chosen.items() if value != "auto"))
+    if change := _ignore_drawn_dataset(project, used=Path(values["captions"]).is_relative_to(paths.DRAWN)):
+        say(change)
 
 
 def _path_in_project(path: Path, project: Path) -> str:
@@ -142,8 +166,8 @@ def _ignore_drawn_dataset(project: Path, *, used: bool) -> str | None:
     """Let DVC ignore the pipeline that draws the built-in dataset unless it is `used`; returns what was changed."""
     from pipeline.files import write_bytes
 
-    rule, file = f"/{DRAWN.as_posix()}/", project / _DVC_IGNORE
-    if not file.is_file() or not (project / DRAWN / "dvc.yaml").is_file():
+    rule, file = f"/{paths.DRAWN.as_posix()}/", project / _DVC_IGNORE
+    if not file.is_file() or not (project / paths.DRAWN / "dvc.yaml").is_file():
         return None
     lines = file.read_bytes().splitlines()
     if used == (rule.encode() not in lines):

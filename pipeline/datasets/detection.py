@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from pipeline import paths
 from pipeline.archives import is_archive
 from pipeline.datasets.caption_markup import clean_captions
 from pipeline.datasets.entries import DatasetEntries, Entry, Note, ReadOptions, SkippedEntry, make_entry, split_in
@@ -142,6 +143,8 @@ def _check_exists(path: Path) -> None:
     remedy = "check params.data.captions"
     if (path.parent / "dvc.yaml").is_file() or path.with_name(f"{path.name}.dvc").is_file():
         remedy += ", or make it with `dvc repro` or `dvc pull`"
+        if path.parent == paths.DRAWN:
+            remedy += f", after `captioner init {path.parent}`"
     raise DataError(f"{path}: no such file or folder; {remedy}")
 
 

@@ -250,6 +250,37 @@ def test_dvc_ignores_the_built_in_dataset_where_it_is_not_used(tmp_path):
     assert (tmp_path / ".dvcignore").read_bytes() == b"# \xe9t\xe9\n*.pyc\n"
 
 
+@pytest.mark.parametrize("dataset", ["data/scenes", "data/scenes/captions.csv"])
+def test_the_built_in_dataset_can_be_chosen_again_before_it_is_drawn(tmp_path, dataset):
+    """DVC deletes its captions while .dvcignore lists it."""
+    write_project(tmp_path)
+    (tmp_path / "data/scenes").mkdir()
+    (tmp_path / "data/scenes/dvc.yaml").write_text("stages: {}\n")
+    (tmp_path / ".dvcignore").write_text("*.pyc\n/data/scenes/\n")
+    set_param(tmp_path, "data.captions", "data/scenes/captions.csv")
+    code, _, err = run_command("prepare", cwd=tmp_path)
+    assert code == 3
+    assert "make it with `dvc repro` or `dvc pull`, after `captioner init data/scenes`" in err
+    code, _, err = run_command("init", dataset, cwd=tmp_path)
+    assert (code, err.splitlines()[0]) == (0, "format: table: the built-in dataset, which `dvc repro` draws")
+    assert err.endswith("next: dvc repro\n")
+    data = data_of(tmp_path)
+    assert (data.format, data.captions, data.images) == ("table", "data/scenes/captions.csv", "data/scenes/images")
+    assert (tmp_path / ".dvcignore").read_text() == "*.pyc\n"
+
+
+def test_parameters_that_dvc_needs_are_named(project):
+    note = (
+        "note: DVC needs seed, encoder, vocab, decoder, score, data.max_skipped in params.yaml: run `captioner params"
+    )
+    (project / "params.yaml").write_text("train: {epochs: 1}\n")
+    assert "DVC needs" not in run_command("init", "data/tiny", cwd=project)[2]  # this project has no dvc.yaml
+    (project / "dvc.yaml").write_text("stages: {}\n")
+    assert note in run_command("init", "data/tiny", cwd=project)[2]
+    (project / "params.yaml").write_text(run_command("params", cwd=project)[1])
+    assert "DVC needs" not in run_command("init", "data/tiny", cwd=project)[2]
+
+
 def test_a_second_folder_with_images_of_the_same_names_causes_a_warning(project):
     shutil.copytree(project / "data/tiny/images", project / "data/tiny/other")
     (project / "data/tiny/other/000.png").write_bytes(b"another image")
