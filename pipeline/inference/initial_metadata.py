@@ -78,7 +78,7 @@ def check_initial_model(params: "Params", spec: EncoderSpec | None = None) -> No
     """
     initial = InitialMetadata.load(params.train.init_from)
     if initial:
-        from_params = None if initial.spec.imported else _with_encoder_params(initial.spec, params)
+        from_params = None if initial.spec.imported else with_encoder_params(initial.spec, params)
         for given in (from_params, spec):
             initial.check(params.decoder.model_dump(), UNITS[params.vocab.unit], given)
 
@@ -107,7 +107,7 @@ def unusable(error: ArtefactError) -> ArtefactError:
     return ArtefactError(f"params.train.init_from: {problem}; replace the file, or set init_from to none")
 
 
-def _with_encoder_params(spec: EncoderSpec, params: "Params") -> EncoderSpec:
+def with_encoder_params(spec: EncoderSpec, params: "Params") -> EncoderSpec:
     """The spec with the fields that `params.encoder` sets; `auto` values and those that come with the weights stay."""
     encoder = params.encoder
     size = spec.preprocessing.size if encoder.image_size == "auto" else encoder.image_size

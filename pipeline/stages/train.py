@@ -4,6 +4,7 @@ Reads captions.csv, features.h5, vocab.json, encoder.safetensors and the model f
 Writes captioner.safetensors and metrics/training.csv, which is replaced after each epoch.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
@@ -25,6 +26,7 @@ from pipeline.file_signatures import other_content
 from pipeline.files import check_writable, read_json, sha256_of, write_csv
 from pipeline.fingerprint import fingerprint
 from pipeline.inference.familiarity import Familiarity
+from pipeline.inference.initial_metadata import with_encoder_params
 from pipeline.inference.initial_model import InitialModel
 from pipeline.inference.model_file import TrainedModel
 from pipeline.metrics.cider import CiderD
@@ -119,6 +121,13 @@ def train(
     inputs = _Inputs.read(files)
     for split, images in inputs.without_features.items():
         on_missing(split, images)
+    spec = inputs.features.spec
+    if not spec.imported and (differences := spec.differences(with_encoder_params(spec, params))):
+        names = ", ".join(one.partition(":")[0] for one in differences)
+        warnings.warn(
+            f"{files.features} is not of the encoder in params.encoder, which differs in {names}: run `dvc repro`",
+            stacklevel=2,
+        )
     if processes.rank == 0:
         _encoder_tensors(files.encoder, inputs.features.spec)  # raises now instead of after the last epoch
     sections = {"seed": params.seed, "decoder": params.decoder.model_dump(), "train": params.train.model_dump()}

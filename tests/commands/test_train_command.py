@@ -21,6 +21,19 @@ def test_epochs_that_are_no_better_than_the_model_they_started_from_are_a_warnin
     )
 
 
+@pytest.mark.filterwarnings("default::UserWarning")
+def test_features_of_another_encoder_than_that_of_the_params_are_a_warning(trained_project, tmp_path):
+    project = shutil.copytree(trained_project, tmp_path / "project")
+    set_param(project, "train.epochs", 1)
+    assert "params.encoder" not in run_stages(project, "train")["train"]
+    for name, value in {"name": "resnet18", "grid": 2}.items():
+        set_param(project, f"encoder.{name}", value)
+    warning = (
+        "warning: data/interim/features.h5 is not of the encoder in params.encoder, which differs in name, grid: run"
+    )
+    assert warning in run_stages(project, "train")["train"]
+
+
 @pytest.mark.parametrize("self_critical_epochs", [2, 3])
 def test_early_stopping_names_the_phase_that_stopped(trained_project, tmp_path, self_critical_epochs):
     project = shutil.copytree(trained_project, tmp_path / "project")
