@@ -1,4 +1,5 @@
-# `make` trains and scores on the built-in dataset; `make test` runs the tests. Both create the environment first.
+# `make` trains and scores on the dataset of params.yaml; `make test` runs the tests. Both create the environment first,
+# and `make install` does nothing else.
 #   make PYTHON=python3.12   uses that Python
 #   make TORCH=cpu           installs the CPU builds of torch and torchvision, which are far smaller than those for CUDA
 PYTHON ?= python3
@@ -9,16 +10,19 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: all test test-all check schema clean
+.PHONY: all install test test-all check schema clean
 
 all: $(VENV)/ready
 	dvc repro
 	@echo
 	@dvc metrics show
 	@echo
-	@captioner predict data/scenes/images/1104.png data/scenes/images/1108.png data/scenes/images/1100.png
+	@! grep -q '^  images: data/scenes/images' params.yaml || \
+		captioner predict data/scenes/images/1104.png data/scenes/images/1108.png data/scenes/images/1100.png
 	@echo
 	@echo "The images with their captions: metrics/report.html"
+
+install: $(VENV)/ready
 
 test: $(VENV)/ready
 	pytest -n 2 --dist worksteal -m "not slow"

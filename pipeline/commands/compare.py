@@ -82,11 +82,13 @@ def _caption_file(name: str) -> "CaptionFile":
     """The captions of a file, or those that a revision holds."""
     from pipeline.datasets.caption_files import parse_captions, read_caption_file
 
+    if not name:
+        raise ParamsError("an empty name; give a file or a revision")
     if Path(name).is_file():
         return read_caption_file(Path(name))
     if name == _WORKSPACE:
         if not paths.SCORED_CAPTIONS.is_file():
-            raise DataError(f"{paths.SCORED_CAPTIONS}: no such file; run `dvc repro` first")
+            raise DataError(f"{paths.SCORED_CAPTIONS}: no such file; run `dvc repro` in the project's folder first")
         return read_caption_file(paths.SCORED_CAPTIONS)
     if Path(name).suffix in {".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt"}:
         raise DataError(f"{name}: no such file")

@@ -116,6 +116,8 @@ def test_neither_a_file_nor_a_revision_ends_with_two(folder):
     run_program("git", "init", "-q", cwd=folder)  # without a commit
     code, _, err = run_command("compare", "nothing", "good.csv", cwd=folder)
     assert (code, err.partition(" commits")[0]) == (2, "error: nothing: no such file, and no git repository with")
+    code, _, err = run_command("compare", "", "good.csv", cwd=folder)
+    assert (code, err) == (2, "error: an empty name; give a file or a revision\n")
     code, _, err = run_command("compare", "nothing.csv", "good.csv", cwd=folder)
     assert (code, err) == (3, "error: nothing.csv: no such file\n")
 
