@@ -30,8 +30,9 @@ FEATURE_NAMES = ("feat", "features")
 NPZ_KEYS = (*FEATURE_NAMES, "x", "att", "arr_0")
 """Names under which programs store an image's features in an .npz file, the preferred one first."""
 ID_DATASETS = ("ids", "image_ids", "image_id", "image", "images")
-ID_SUFFIX = "_features"
-"""Suffix of the datasets `<image id>_features`; those with other suffixes, such as `_boxes`, are ignored."""
+ID_SUFFIXES = ("_features", "/features", "/feat")
+"""Suffixes of the datasets `<image id>_features`, `<image id>/features` or `<image id>/feat`; others, such as `_boxes`,
+are ignored."""
 LARGEST, SMALLEST = float(np.finfo(np.float16).max), float(np.finfo(np.float16).tiny)
 
 
@@ -158,14 +159,14 @@ def _open_hdf5(path: Path, ids: Path | None, key: str | None) -> ImportSource:
     if ids is not None:
         raise _unneeded_ids(ids, path)
     if rows is not None:
-        counts = file["num_boxes"][()] if "num_boxes" in names else None
+        counts = np.ravel(file["num_boxes"][()]) if "num_boxes" in names else None
         return _rows_of(file[_features_dataset(file, names, key, path)], rows, path, counts)
     if key is not None:
         raise DataError(
             f"{path}: has no dataset {key!r} and no dataset of ids ({', '.join(ID_DATASETS)}), so that each "
             "dataset is an image's and --key selects none; leave it out"
         )
-    suffixed = {name.removesuffix(ID_SUFFIX): name for name in names if name.endswith(ID_SUFFIX)}
+    suffixed = {name.removesuffix(end): name for end in ID_SUFFIXES for name in names if name.endswith(end)}
     return ImportSource(suffixed or {name: name for name in names}, lambda name: np.asarray(file[name][()]))
 
 
@@ -176,6 +177,9 @@ def _rows_of(features: Any, ids: Sequence[str], path: Path, counts: NDArray[Any]
         raise DataError(f"{path}: {counted(len(features), 'row')}, but {counted(len(ids), 'id')}")
     if len(rows) != len(ids):
         raise DataError(f"{path}: {len(ids) - len(rows):,} of {counted(len(ids), 'id')} occur twice")
+
+    if counts is not None and (len(counts) != len(ids) or counts.max(initial=0) > features.shape[1]):
+        raise DataError(f"{path}: the dataset num_boxes does not fit the features {features.shape}")
 
     def load(row: int) -> NDArray[Any]:
         values = np.asarray(features[row])

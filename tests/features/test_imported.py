@@ -66,6 +66,32 @@ def test_an_hdf5_file_may_count_the_regions_of_each_image(tmp_path):
     assert [len(source.read(name)) for name in FEATURES] == [1, 2]
 
 
+def test_the_numbers_of_regions_may_be_a_column(tmp_path):
+    path, _ = hdf5_with_one_dataset(tmp_path)
+    with h5py.File(path, "a") as file:
+        file["num_boxes"] = [[1], [2]]
+    source = open_source(path, ids=None, key=None)
+    assert [len(source.read(name)) for name in FEATURES] == [1, 2]
+
+
+@pytest.mark.parametrize("counts", [[1, 9], [1]])
+def test_numbers_of_regions_that_do_not_fit_are_refused(tmp_path, counts):
+    path, _ = hdf5_with_one_dataset(tmp_path)
+    with h5py.File(path, "a") as file:
+        file["num_boxes"] = counts
+    with pytest.raises(DataError, match=r"the dataset num_boxes does not fit the features \("):
+        open_source(path, ids=None, key=None)
+
+
+def test_an_hdf5_file_may_have_a_group_for_each_image(tmp_path):
+    with h5py.File(tmp_path / "groups.h5", "w") as file:
+        for name, values in FEATURES.items():
+            file[f"{name}/features"], file[f"{name}/boxes"] = values, np.zeros((2, 4))
+    source = open_source(tmp_path / "groups.h5", ids=None, key=None)
+    assert sorted(source.places) == ["one", "two"]
+    assert np.array_equal(source.read("one"), FEATURES["one"])
+
+
 @pytest.mark.parametrize(
     ("datasets", "key"),
     [
