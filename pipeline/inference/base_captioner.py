@@ -183,7 +183,15 @@ class BaseCaptioner(ABC):
         captions: int = 1,
         attention: bool = False,
     ) -> list[list[Caption]]:
-        """Like `captions`, from the encoder's input (B, S, S, 3)."""
+        """Like `captions`, from the encoder's input (B, S, S, 3). Raises `DataError` for another shape or type."""
+        size = self.spec.preprocessing.size
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (size, size, 3):
+            raise DataError(
+                f"pixels: {pixels.dtype} {pixels.shape}, expected uint8 (images, {size}, {size}, 3), as `preprocess` "
+                "makes them"
+            )
+        if not len(pixels):
+            return []
         return self.caption_features(self.encode(pixels), options, captions=captions, attention=attention)
 
     @abstractmethod

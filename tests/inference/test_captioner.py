@@ -121,6 +121,16 @@ def test_a_named_image_keeps_its_name(captioner, images):
     assert prediction.captions[0].text == captioner(images[0])
 
 
+def test_pixels_of_another_type_or_shape_are_refused(captioner, images):
+    with Image.open(images[0]) as image:
+        pixels = np.stack([captioner.preprocess(image.convert("RGB"))])
+    assert captioner.caption_pixels(pixels)[0][0].text == captioner(images[0])
+    assert captioner.caption_pixels(pixels[:0]) == []
+    for wrong in (pixels / np.float32(255), pixels[:, :-1], pixels[0]):
+        with pytest.raises(DataError, match=r"pixels: .*, expected uint8 \(images, 64, 64, 3\), as `preprocess` makes"):
+            captioner.caption_pixels(wrong)
+
+
 def test_the_batch_size_changes_no_caption(captioner, images):
     by_size = [[one.captions[0].text for one in captioner.stream(images, batch_size=size)] for size in (1, 5, 64)]
     assert by_size[0] == by_size[1] == by_size[2]

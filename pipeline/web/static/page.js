@@ -70,7 +70,7 @@ function rowOf(item) {
     },
     edit: (text) => {
       item.text = text;
-      if (item === shown) at.text.value = text;
+      if (item === shown) at.text.value = at.image.alt = text;
     },
   });
 }
