@@ -46,7 +46,11 @@ class Encoder:
         preprocessing = spec.preprocessing
         self._dtype = torch.bfloat16 if spec.precision == "bfloat16" else torch.float32
         with single_threaded():  # packed weights have a layout for the number of threads
-            self._fast_network = fuse_convolutions(network, preprocessing.size, self._dtype, device)
+            try:
+                self._fast_network = fuse_convolutions(network, preprocessing.size, self._dtype, device)
+            except RuntimeError:  # often an image size that the network refuses; the plain network says so
+                run_network(network, torch.zeros(1, 3, preprocessing.size, preprocessing.size), spec.name)
+                raise
         self._mean = torch.tensor(preprocessing.mean, device=device).view(3, 1, 1) * 255
         self._std = torch.tensor(preprocessing.std, device=device).view(3, 1, 1) * 255
         blank = torch.zeros(1, 3, preprocessing.size, preprocessing.size, dtype=self._dtype, device=device)

@@ -22,6 +22,7 @@ from pipeline.encoders.source import (
     EncoderSource,
     LoadedModel,
     WeightsNotFetched,
+    check_patches,
     check_weights_path,
     find_layer,
     suggest,
@@ -184,7 +185,10 @@ def _download(name: str, config: dict[str, Any], tag: str, tags: list[str], size
 
 
 def _resize(tower: Any, size: int | None, name: str) -> bool:
-    """Set the input size of a tower that is a network of timm. Returns whether a tensor was resized."""
+    """Set the input size of a tower that is a network of timm, and check that of others. Returns whether it resized a
+    tensor."""
+    if size and hasattr(tower, "transformer"):
+        check_patches(size, tower.patch_size[0], name)
     is_other = hasattr(tower, "trunk") and size != tower.image_size[0]
     return size is not None and is_other and set_input_size(tower.trunk, size, name)
 

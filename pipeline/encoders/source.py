@@ -6,7 +6,9 @@ B images, S input side, C channels, H x W the layer's map.
 import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import ClassVar
 
@@ -104,6 +106,15 @@ def check_weights_path(weights: str) -> None:
         raise ParamsError(f"params.encoder.weights: {weights}: no such file")
 
 
+def check_patches(size: int, patch: int, name: str) -> None:
+    """Raise `ParamsError` if a vision transformer would ignore the right and bottom margin of an image."""
+    if size % patch:
+        raise ParamsError(
+            f"params.encoder.image_size: {name} does not accept {size}, which is no multiple of its patches of {patch} "
+            f"pixels; set it to {max(1, size // patch) * patch}"
+        )
+
+
 def find_layer(layer: str, known: Sequence[str], name: str) -> None:
     """Raise `ParamsError` with suggestions when `layer` is none of the `known` layers of the network `name`."""
     if layer not in known:
@@ -121,7 +132,8 @@ def suggest(value: str, known: Sequence[str]) -> str:
 def run_network(network: nn.Module, batch: Tensor, name: str) -> Tensor | dict[str, Tensor]:
     """Run a network once to learn its output's shape. Raises `ParamsError` when it does not accept this input size."""
     try:
-        output: Tensor | dict[str, Tensor] = network(batch)
+        with redirect_stderr(StringIO()):  # torch.fx prints a traceback of its own
+            output: Tensor | dict[str, Tensor] = network(batch)
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, AssertionError, ValueError) as error:

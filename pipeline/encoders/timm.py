@@ -22,6 +22,7 @@ from pipeline.encoders.source import (
     EncoderSource,
     LoadedModel,
     WeightsNotFetched,
+    check_patches,
     check_weights_path,
     find_layer,
     suggest,
@@ -175,6 +176,9 @@ def set_input_size(model: Any, size: int, name: str) -> bool:
 
     Returns whether a tensor was resized.
     """
+    patches = getattr(model, "patch_embed", None)
+    if isinstance(patches, timm.layers.PatchEmbed) and not patches.dynamic_img_pad:
+        check_patches(size, patches.patch_size[0], name)
     if not hasattr(model, "set_input_size"):
         return False
     before = _shapes(model)

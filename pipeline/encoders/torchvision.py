@@ -69,7 +69,10 @@ class Torchvision(EncoderSource):
         """See `EncoderSource.empty_network`."""
         from torchvision import models  # noqa: F401  torchvision 0.21 creates tensors when it is imported
 
-        with torch.device("meta"):
+        try:
+            with torch.device("meta"):
+                return self.cut_at(_create(name, size, seed=0), layer, name)
+        except NotImplementedError:  # RegNet computes its widths with tensors, which need values
             return self.cut_at(_create(name, size, seed=0), layer, name)
 
     def default_layer(self, loaded: LoadedModel, name: str) -> str:
@@ -100,6 +103,8 @@ class Torchvision(EncoderSource):
         """See `EncoderSource.cut_at`."""
         from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
+        for constant in [key for key in vars(model) if key.startswith("_tensor_constant")]:
+            delattr(model, constant)  # of an earlier tracing, after which this one would number its own differently
         try:
             extractor = create_feature_extractor(model, {layer: "output"}, suppress_diff_warning=True).eval()
         except ValueError as error:

@@ -2,7 +2,7 @@
 
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ SUFFIXES = frozenset({".pth", ".pt", ".ckpt", ".bin", ".safetensors"})
 _KERAS = frozenset({".h5", ".hdf5", ".keras"})
 _STATE_DICT_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "teacher")
 """Where training programs put the state dict in their checkpoints."""
+_CLASSIFIERS = ("classifier", "head", "heads", "fc")
 _COUNTER = "num_batches_tracked"
 """Unused, and absent from older files."""
 
@@ -33,17 +34,24 @@ def load_weights_file(
     when nothing or several networks fit.
     """
     content: Any = _read(path)
-    for key in _STATE_DICT_KEYS:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
     content = content if isinstance(content, dict) else {}
+    while inner := next((content[key] for key in _STATE_DICT_KEYS if isinstance(content.get(key), dict)), None):
+        content = inner
     # The prefixes of torch.compile and DistributedDataParallel
     found = {str(key).removeprefix("_orig_mod.").removeprefix("module."): value for key, value in content.items()}
     expected = model.state_dict()
-    fitting = _fitting(found, expected)
+    prefix, fitting = _fitting(found, expected)
+    converted: dict[str, Tensor] = {}
     if len(fitting) < len(expected) and convert:
         with suppress(Exception):  # a converter assumes a file of its network; without one the file is used as it is
-            fitting = max(fitting, _fitting(convert(dict(found), model), expected), key=len)
+            _, converted = _fitting(convert(dict(found), model), expected)
+    if len(converted) > len(fitting):
+        fitting = converted
+    elif further := _further_layers(model, [key.removeprefix(prefix) for key in found if key.startswith(prefix)]):
+        raise ParamsError(
+            f"params.encoder.weights: {path} is of a deeper network than {name}, which has no {further[0]}; set "
+            "params.encoder.name to its network"
+        )
     if not fitting:
         raise ParamsError(
             f"params.encoder.weights: {path} is not a state dict of {name}: "
@@ -54,14 +62,33 @@ def load_weights_file(
     return frozenset(expected.keys() - fitting.keys() - counters)
 
 
-def _fitting(found: Mapping[str, Any], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors with expected names and shapes.
+def _further_layers(model: nn.Module, names: Sequence[str]) -> list[str]:
+    """The tensors of layers after the last one of a sequence of the model, such as those of ResNet-101 for ResNet-50.
+
+    Sequences of classifiers do not count: the features do not depend on them.
+    """
+    modules = dict(model.named_modules())
+    further = []
+    for name in names:
+        parts = name.split(".")
+        if parts[0] in _CLASSIFIERS:
+            continue
+        depth = next(depth for depth in range(len(parts), -1, -1) if ".".join(parts[:depth]) in modules)
+        sequence = modules[".".join(parts[:depth])]
+        if isinstance(sequence, nn.Sequential | nn.ModuleList) and parts[depth].isdecimal():
+            further.append(name)
+    return further
+
+
+def _fitting(found: Mapping[str, Any], expected: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
+    """Return the prefix and the tensors with expected names and shapes.
 
     In a checkpoint of a larger network they have a prefix, e.g. `visual.`: the one with which most tensors fit, or none
     if that is as good. Raises `ParamsError` when several prefixes fit equally well, as of a student and a teacher.
     """
-    last = max((key for key in expected if not key.endswith(_COUNTER)), key=len, default="")
-    prefixes = {key.removesuffix(last) for key in found if key.endswith(last)} | {""}
+    names = [key for key in expected if not key.endswith(_COUNTER)]
+    ends = {names[0], max(names, key=len)} if names else set()  # the longest may be of a classifier that is not there
+    prefixes = {key.removesuffix(end) for end in ends for key in found if key.endswith(end)} | {""}
     candidates = {
         prefix: {
             key: found[prefix + key]
@@ -70,7 +97,7 @@ def _fitting(found: Mapping[str, Any], expected: Mapping[str, Tensor]) -> dict[s
         }
         for prefix in sorted(prefixes)
     }
-    best = max(candidates.values(), key=len)
+    prefix, best = max(candidates.items(), key=lambda candidate: len(candidate[1]))
     weights = [key for key in best if not key.endswith(_COUNTER)]
     equal = {prefix: tensors for prefix, tensors in candidates.items() if best and tensors.keys() == best.keys()}
     others = [tensors for tensors in equal.values() if tensors is not best]
@@ -79,7 +106,7 @@ def _fitting(found: Mapping[str, Any], expected: Mapping[str, Tensor]) -> dict[s
             f"params.encoder.weights: the file holds several networks that fit: {', '.join(equal)}; "
             "save the state dict of one of them alone"
         )
-    return best
+    return prefix, best
 
 
 def _read(path: Path) -> Any:
@@ -91,7 +118,7 @@ def _read(path: Path) -> Any:
             "torch.save(torch.jit.load(OLD).state_dict(), NEW)"
         )
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix == ".safetensors" or _is_safetensors(path):
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -104,6 +131,12 @@ def _read(path: Path) -> Any:
     except Exception as error:  # torch.load raises a different class for each way in which a file can be wrong
         reason = other_content(path) or str(error).partition("\n")[0] or "it is empty or truncated"
         raise ParamsError(f"params.encoder.weights: {path} cannot be read: {reason}") from error
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file begins as safetensors: 8 bytes with the length of a JSON object, and the object."""
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{"
 
 
 def _is_torchscript(path: Path) -> bool:

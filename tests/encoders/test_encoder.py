@@ -7,6 +7,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from support import small_encoder
 
 from pipeline.device import single_threaded
@@ -115,6 +116,36 @@ def test_weights_files_need_no_classifier_of_the_same_classes(tmp_path, classifi
         encoder(weights=str(tmp_path / "own.pth"), layer="classifier.1")
 
 
+def test_a_weights_file_may_have_a_prefix_and_no_classifier_and_be_a_part_of_a_checkpoint(tmp_path):
+    from torchvision.models import vgg11
+
+    features = {f"model.{key}": value for key, value in vgg11().state_dict().items() if key.startswith("features")}
+    torch.save({"model": {"state_dict": features}}, tmp_path / "own.pth")
+    made = encoder("vgg11", grid=2, weights=str(tmp_path / "own.pth"))
+    assert torch.equal(made.network.state_dict()["features.0.weight"], features["model.features.0.weight"])
+
+
+def test_a_weights_file_of_a_deeper_network_is_refused(tmp_path):
+    from torchvision.models import resnet34, vgg11
+
+    torch.save({"model": resnet34().state_dict()}, tmp_path / "deep.pth")
+    with pytest.raises(ParamsError, match=r"deep.pth is of a deeper network than resnet18, which has no layer1.2"):
+        encoder("resnet18", "layer4", 2, weights=str(tmp_path / "deep.pth"))
+    assert encoder("resnet34", "layer4", 2, weights=str(tmp_path / "deep.pth")).channels == 512
+    own = vgg11().state_dict() | {"classifier.8.weight": torch.zeros(3, 3)}  # a longer classifier changes no feature
+    torch.save(own, tmp_path / "own.pth")
+    assert encoder("vgg11", grid=2, weights=str(tmp_path / "own.pth")).spec.weights == "file"
+
+
+def test_a_safetensors_file_of_any_name_is_read(tmp_path):
+    from torchvision.models import squeezenet1_1
+
+    content = squeezenet1_1().state_dict()
+    save_file(content, tmp_path / "own.pth")
+    made = encoder(weights=str(tmp_path / "own.pth"))
+    assert torch.equal(made.network.state_dict()["features.0.weight"], content["features.0.weight"])
+
+
 @pytest.fixture
 def small_transformers(monkeypatch):
     """torchvision's vision transformers with one narrow layer; their published weights are random."""
@@ -216,10 +247,15 @@ def test_features_do_not_depend_on_the_batch(name):
     assert together.tobytes() == alone.tobytes()
 
 
-def test_a_restored_encoder_computes_the_same_features():
-    made = encoder()
+@pytest.mark.parametrize(
+    "name",
+    ["squeezenet1_1", "regnet_y_400mf", pytest.param("maxvit_t", marks=pytest.mark.slow)],
+)
+def test_a_restored_encoder_computes_the_same_features(name):
+    side = 224 if name == "maxvit_t" else 64
+    made = encoder(name, image_size=side)
     again = restore_encoder(EncoderSpec.from_json(made.spec.to_json()), made.tensors_to_embed(), CPU)
-    assert again.encode(pixels(2, 64)).tobytes() == made.encode(pixels(2, 64)).tobytes()
+    assert again.encode(pixels(2, side)).tobytes() == made.encode(pixels(2, side)).tobytes()
 
 
 def test_other_weights_are_refused_by_digest():

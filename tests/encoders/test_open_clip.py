@@ -140,6 +140,13 @@ def test_position_embeddings_are_interpolated_to_another_input_size(checkpoint):
     assert len(found) == 1 + 8 * 8
 
 
+def test_a_margin_narrower_than_a_patch_is_refused():
+    with pytest.raises(
+        ParamsError, match=r"tiny-transformer does not accept 60, which is no multiple of .* set it to 48"
+    ):
+        encoder(image_size=60)
+
+
 def test_the_text_tower_is_neither_built_nor_embedded():
     names = encoder("tiny-transformer").tensors_to_embed().keys()
     assert names

@@ -115,6 +115,11 @@ def test_unknown_weights_are_refused_with_the_choices():
 def test_an_impossible_input_size_is_refused():
     with pytest.raises(ParamsError, match=r"params.encoder.image_size: test_vit does not accept 60"):
         encoder("test_vit", image_size=60)
+    patches = r"deit_tiny_patch16_224 does not accept 110, .* no multiple of its patches of 16 pixels; set it to 96"
+    with pytest.raises(ParamsError, match=patches):
+        encoder("deit_tiny_patch16_224", image_size=110)
+    with pytest.raises(ParamsError, match=r"params.encoder.image_size: levit_128s does not accept 100"):
+        encoder("levit_128s", image_size=100)
 
 
 def test_a_network_without_a_map_after_its_norm_is_refused():
