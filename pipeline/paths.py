@@ -3,8 +3,6 @@
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
-DRAWN = Path("data/scenes")
-"""The built-in dataset, which a pipeline of its own draws."""
 CODE = Path("data/interim/code")
 CAPTIONS = Path("data/interim/captions.csv")
 IMAGES = Path("data/interim/images.csv")

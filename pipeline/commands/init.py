@@ -12,6 +12,7 @@ import typer
 from pipeline import paths
 from pipeline.commands.notes import word_warnings
 from pipeline.commands.terminal import ParamsFile, progress_bar, read_params_file, say
+from pipeline.datasets.registry import DRAWN
 from pipeline.errors import DataError
 from pipeline.wording import counted, shown_names
 
@@ -42,7 +43,7 @@ def init(
     project = Path(os.path.abspath(params)).parent
     if _is_undrawn(dataset, project):
         say("format: table: the built-in dataset, which `dvc repro` draws")
-        values = {"format": "table", "captions": f"{paths.DRAWN}/captions.csv", "images": f"{paths.DRAWN}/images"}
+        values = {"format": "table", "captions": f"{DRAWN}/captions.csv", "images": f"{DRAWN}/images"}
         _update_params(params, data, values, project)
         say("next: dvc repro")
         return
@@ -80,7 +81,7 @@ def init(
 
 def _is_undrawn(dataset: Path, project: Path) -> bool:
     """Whether `dataset` is the built-in one and has no captions: DVC deletes them where it ignores this dataset."""
-    drawn = project / paths.DRAWN
+    drawn = project / DRAWN
     captions = drawn / "captions.csv"
     return (
         Path(os.path.abspath(dataset)) in (drawn, captions) and (drawn / "dvc.yaml").is_file() and not captions.exists()
@@ -152,7 +153,7 @@ def _update_params(file: Path, data: "DataParams", values: dict[str, str], proje
     say(*(f"{file}: data.{key}: {value}" for key, value in values.items()))
     chosen = {key: getattr(data, key) for key in KEPT}
     say(*(f"{file}: data.{key}: {value} (unchanged)" for key, value in chosen.items() if value != "auto"))
-    if change := _ignore_drawn_dataset(project, used=Path(values["captions"]).is_relative_to(paths.DRAWN)):
+    if change := _ignore_drawn_dataset(project, used=Path(values["captions"]).is_relative_to(DRAWN)):
         say(change)
 
 
@@ -166,8 +167,8 @@ def _ignore_drawn_dataset(project: Path, *, used: bool) -> str | None:
     """Let DVC ignore the pipeline that draws the built-in dataset unless it is `used`; returns what was changed."""
     from pipeline.files import write_bytes
 
-    rule, file = f"/{paths.DRAWN.as_posix()}/", project / _DVC_IGNORE
-    if not file.is_file() or not (project / paths.DRAWN / "dvc.yaml").is_file():
+    rule, file = f"/{DRAWN.as_posix()}/", project / _DVC_IGNORE
+    if not file.is_file() or not (project / DRAWN / "dvc.yaml").is_file():
         return None
     lines = file.read_bytes().splitlines()
     if used == (rule.encode() not in lines):

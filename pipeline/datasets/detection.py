@@ -8,11 +8,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pipeline import paths
 from pipeline.archives import is_archive
 from pipeline.datasets.caption_markup import clean_captions
 from pipeline.datasets.entries import DatasetEntries, Entry, Note, ReadOptions, SkippedEntry, make_entry, split_in
-from pipeline.datasets.registry import FORMATS
+from pipeline.datasets.registry import DRAWN, FORMATS
 from pipeline.errors import DataError
 from pipeline.progress import Progress
 from pipeline.wording import counted, shown_names
@@ -143,7 +142,7 @@ def _check_exists(path: Path) -> None:
     remedy = "check params.data.captions"
     if (path.parent / "dvc.yaml").is_file() or path.with_name(f"{path.name}.dvc").is_file():
         remedy += ", or make it with `dvc repro` or `dvc pull`"
-        if path.parent == paths.DRAWN:
+        if path.parent == DRAWN:
             remedy += f", after `captioner init {path.parent}`"
     raise DataError(f"{path}: no such file or folder; {remedy}")
 

@@ -7,6 +7,10 @@ The module of the format NAME has two functions:
 """
 
 from dataclasses import dataclass
+from pathlib import Path
+
+DRAWN = Path("data/scenes")
+"""The folder of the built-in dataset, which a pipeline of its own draws."""
 
 
 @dataclass(frozen=True)
