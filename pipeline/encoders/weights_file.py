@@ -47,9 +47,9 @@ def load_weights_file(
             _, converted = _fitting(convert(dict(found), model), expected)
     if len(converted) > len(fitting):
         fitting = converted
-    elif further := _further_layers(model, [key.removeprefix(prefix) for key in found if key.startswith(prefix)]):
+    elif further := _further_layer(model, [key.removeprefix(prefix) for key in found if key.startswith(prefix)]):
         raise ParamsError(
-            f"params.encoder.weights: {path} is of a deeper network than {name}, which has no {further[0]}; set "
+            f"params.encoder.weights: {path} is of a deeper network than {name}, which has no {further}; set "
             "params.encoder.name to its network"
         )
     if not fitting:
@@ -62,13 +62,12 @@ def load_weights_file(
     return frozenset(expected.keys() - fitting.keys() - counters)
 
 
-def _further_layers(model: nn.Module, names: Sequence[str]) -> list[str]:
-    """The tensors of layers after the last one of a sequence of the model, such as those of ResNet-101 for ResNet-50.
+def _further_layer(model: nn.Module, names: Sequence[str]) -> str | None:
+    """The first tensor that would extend a sequence of the model's layers, such as ResNet-101's for ResNet-50.
 
     Sequences of classifiers do not count: the features do not depend on them.
     """
     modules = dict(model.named_modules())
-    further = []
     for name in names:
         parts = name.split(".")
         if parts[0] in _CLASSIFIERS:
@@ -76,8 +75,8 @@ def _further_layers(model: nn.Module, names: Sequence[str]) -> list[str]:
         depth = next(depth for depth in range(len(parts), -1, -1) if ".".join(parts[:depth]) in modules)
         sequence = modules[".".join(parts[:depth])]
         if isinstance(sequence, nn.Sequential | nn.ModuleList) and parts[depth].isdecimal():
-            further.append(name)
-    return further
+            return name
+    return None
 
 
 def _fitting(found: Mapping[str, Any], expected: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:

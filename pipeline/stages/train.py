@@ -121,14 +121,8 @@ def train(
     inputs = _Inputs.read(files)
     for split, images in inputs.without_features.items():
         on_missing(split, images)
-    spec = inputs.features.spec
-    if not spec.imported and (differences := spec.differences(with_encoder_params(spec, params))):
-        names = ", ".join(one.partition(":")[0] for one in differences)
-        warnings.warn(
-            f"{files.features} is not of the encoder in params.encoder, which differs in {names}: run `dvc repro`",
-            stacklevel=2,
-        )
     if processes.rank == 0:
+        _warn_of_another_encoder(files.features, inputs.features.spec, params)
         _encoder_tensors(files.encoder, inputs.features.spec)  # raises now instead of after the last epoch
     sections = {"seed": params.seed, "decoder": params.decoder.model_dump(), "train": params.train.model_dump()}
     hashes = [sha256_of(files.captions), sha256_of(files.vocabulary), inputs.features.digest()]
@@ -171,6 +165,16 @@ def train(
         if processes.rank == 0:
             checkpoint.remove()
     return _report(trainer, inputs, decoder, initial, start)
+
+
+def _warn_of_another_encoder(features: Path, spec: EncoderSpec, params: "Params") -> None:
+    """Warn where `params.encoder` changed after the features were extracted."""
+    if not spec.imported and (differences := spec.differences(with_encoder_params(spec, params))):
+        names = ", ".join(one.partition(":")[0] for one in differences)
+        warnings.warn(
+            f"{features} is not of the encoder in params.encoder, which differs in {names}: run `dvc repro`",
+            stacklevel=3,
+        )
 
 
 def _report(
